@@ -1,0 +1,81 @@
+"""The networks: tensors in, tensors out. They know neither files nor each other."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from personalive.config import ImageEncoderConfig, ModelConfig, VAEConfig
+from personalive.models.motion_encoder import MotionEncoder
+from personalive.models.motion_extractor import Float32LayerNorm, MotionExtractor
+from personalive.models.pose_guider import PoseGuider
+from personalive.models.unet import DenoisingUNet, ReferenceUNet
+
+__all__ = ["NETWORKS", "build_network", "cast"]
+
+
+def _build_vae(config: VAEConfig) -> nn.Module:
+    levels = len(config.block_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.block_channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=config.scaling_factor,
+    )
+
+
+def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
+    network = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            image_size=config.image_size,
+            patch_size=config.patch_size,
+            projection_dim=config.projection_dim,
+            hidden_act="quick_gelu",
+            layer_norm_eps=1e-5,
+        )
+    )
+    # No file holds this table, so it must have storage even where the network is built without.
+    embeddings = network.vision_model.embeddings
+    embeddings.register_buffer(
+        "position_ids", torch.arange(embeddings.num_positions, device="cpu")[None], persistent=False
+    )
+    return network
+
+
+_BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
+    "reference_unet": lambda config: ReferenceUNet(config.unet),
+    "denoising_unet": lambda config: DenoisingUNet(config.unet),
+    "motion_encoder": lambda config: MotionEncoder(config.motion_encoder),
+    "motion_extractor": lambda config: MotionExtractor(config.motion_extractor),
+    "pose_guider": lambda config: PoseGuider(config.pose_guider),
+    "vae": lambda config: _build_vae(config.vae),
+    "image_encoder": lambda config: _build_image_encoder(config.image_encoder),
+}
+NETWORKS = tuple(_BUILDERS)
+"""Names of all networks of a model."""
+
+
+def build_network(name: str, config: ModelConfig) -> nn.Module:
+    """One network in eval mode, on the current default device, weights as initialised."""
+    return _BUILDERS[name](config).eval()
+
+
+def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a network in place, but for the parameters that stay in fp32 (spec/model.md section 12)."""
+    for module in network.modules():
+        if isinstance(module, Float32LayerNorm):
+            continue
+        for tensors in (module._parameters, module._buffers):
+            for tensor in tensors.values():
+                if tensor is not None and tensor.is_floating_point():
+                    tensor.data = tensor.data.to(dtype)
+    return network

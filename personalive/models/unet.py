@@ -1,0 +1,293 @@
+"""The reference UNet and the denoising UNet (spec/model.md sections 2 to 4).
+
+The reference UNet looks at the portrait (or a keyframe) once and gives the tokens that feed its self-attentions. The
+denoising UNet projects them into keys and values once, and every later call only attends to them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from personalive.config import UNetConfig
+from personalive.models.layers import (
+    Downsample,
+    GroupNormSiLU,
+    MotionModule,
+    ResnetBlock,
+    SpatialTransformer,
+    TemporalModule,
+    Upsample,
+)
+
+TimeFeatures: TypeAlias = tuple[Tensor, ...]
+"""What each resnet block adds for the time, in the order of `UNet.resnets`: [frames, channels] each."""
+
+
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """What the denoising UNet knows of n portraits and their keyframes, per spatial transformer.
+
+    context: what the image embedding adds, [n, 1, c] each.
+    keys, values: projected tokens of the portrait, then of its keyframes in the order of insertion, [n, m, c] each.
+    """
+
+    context: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    def with_keyframe(self, keyframe: "ReferenceFeatures") -> "ReferenceFeatures":
+        """These features with a keyframe's tokens appended; the context stays."""
+        return ReferenceFeatures(
+            self.context,
+            tuple(torch.cat(pair, dim=1) for pair in zip(self.keys, keyframe.keys, strict=True)),
+            tuple(torch.cat(pair, dim=1) for pair in zip(self.values, keyframe.values, strict=True)),
+        )
+
+    @staticmethod
+    def stack(features: "Sequence[ReferenceFeatures]") -> "ReferenceFeatures":
+        """Several portraits with equally many keyframes, as one batch."""
+        return ReferenceFeatures(
+            *(
+                tuple(torch.cat(tensors) for tensors in zip(*group, strict=True))
+                for group in zip(*((f.context, f.keys, f.values) for f in features), strict=True)
+            )
+        )
+
+
+class TimeEmbedding(nn.Module):
+    """Timesteps → time embedding (spec/model.md section 1.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, out_channels)
+        self.linear_2 = nn.Linear(out_channels, out_channels)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Timesteps [f] → [f, out channels]. The sinusoid is computed in fp32, cosines first."""
+        half = self.linear_1.in_features // 2
+        exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000.0) / half)
+        angle = timesteps[:, None].float() * exponent.exp()
+        sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.linear_1.weight.dtype)
+        out: Tensor = self.linear_2(nn.functional.silu(self.linear_1(sinusoid)))
+        return out
+
+
+class Stage(nn.Module):
+    """The units of one resolution. Unit j is resnet j, then attention, motion and temporal module j where they exist."""
+
+    def __init__(self, config: UNetConfig, widths: Sequence[tuple[int, int]], spatial: int, motion: int) -> None:
+        """Make resnets of the given (in, out) widths, and the first `spatial` and `motion` of the other modules."""
+        super().__init__()
+        c, out = config, [width for _, width in widths]
+        self.resnets = nn.ModuleList(ResnetBlock(i, o, c.time_channels, c.norm_groups) for i, o in widths)
+        self.attentions = nn.ModuleList(
+            SpatialTransformer(o, c.heads, c.cross_attention_dim, c.norm_groups) for o in out[:spatial]
+        )
+        self.motion_modules = nn.ModuleList(
+            MotionModule(o, c.heads, c.motion_token_width, c.norm_groups) for o in out[:motion]
+        )
+        self.temporal_modules = nn.ModuleList(
+            TemporalModule(o, c.heads, c.max_frames, c.norm_groups) for o in out[:motion]
+        )
+        self.first_resnet = self.first_attention = 0  # places in the UNet's lists, which the UNet counts
+
+
+Unit: TypeAlias = Callable[[Stage, int, Tensor], Tensor]
+"""Runs unit j of a stage on an image batch."""
+
+
+class DownStage(Stage):
+    """Units whose results are kept as skips, then a downsampler."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, motion: bool, last: bool) -> None:
+        n = config.layers_per_block
+        widths = [(in_channels if j == 0 else out_channels, out_channels) for j in range(n)]
+        super().__init__(config, widths, 0 if last else n, n if motion else 0)
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(out_channels)])
+
+    def forward(self, x: Tensor, skips: list[Tensor], unit: Unit) -> Tensor:
+        for j in range(len(self.resnets)):
+            x = unit(self, j, x)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        return x
+
+
+class MidStage(Stage):
+    """One full unit and a resnet at the lowest resolution."""
+
+    def __init__(self, config: UNetConfig, channels: int, motion: bool) -> None:
+        super().__init__(config, [(channels, channels)] * 2, 1, int(motion))
+
+    def forward(self, x: Tensor, unit: Unit) -> Tensor:
+        return unit(self, 1, unit(self, 0, x))
+
+
+class UpStage(Stage):
+    """Units that each take one skip, then an upsampler to the size of the next skip."""
+
+    def __init__(self, config: UNetConfig, level: int, motion: bool) -> None:
+        channels, n = config.block_channels, config.layers_per_block + 1
+        out, before = channels[level], channels[min(level + 1, len(channels) - 1)]
+        # The skips come from this level, the last of them from the level above (its downsampler, or conv_in).
+        skips = [out] * (n - 1) + [channels[max(level - 1, 0)]]
+        widths = [((before if j == 0 else out) + skip, out) for j, skip in enumerate(skips)]
+        super().__init__(config, widths, 0 if level == len(channels) - 1 else n, n if motion else 0)
+        self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(out)])
+
+    def forward(self, x: Tensor, skips: list[Tensor], unit: Unit) -> Tensor:
+        for j in range(len(self.resnets)):
+            x = unit(self, j, torch.cat((x, skips.pop()), dim=1))
+        for upsample in self.upsamplers:
+            x = upsample(x, skips[-1].shape[2:])
+        return x
+
+
+class UNet(nn.Module):
+    """The way through the resolutions that both UNets share."""
+
+    def __init__(self, config: UNetConfig, motion: bool) -> None:
+        super().__init__()
+        channels = config.block_channels
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(channels[0], config.time_channels)
+        pairs = zip((channels[0], *channels), channels, strict=False)
+        self.down_blocks = nn.ModuleList(
+            DownStage(config, i, o, motion, last=level == len(channels) - 1) for level, (i, o) in enumerate(pairs)
+        )
+        self.mid_block = MidStage(config, channels[-1], motion)
+        self.up_blocks = nn.ModuleList(UpStage(config, level, motion) for level in reversed(range(len(channels))))
+        self.resnets: list[ResnetBlock] = []
+        self.attentions: list[SpatialTransformer] = []
+        for stage in self.stages():
+            stage.first_resnet, stage.first_attention = len(self.resnets), len(self.attentions)
+            self.resnets += list(stage.resnets)  # type: ignore[arg-type]
+            self.attentions += list(stage.attentions)  # type: ignore[arg-type]
+
+    def stages(self) -> list[Stage]:
+        """Every stage in the order in which an image passes them."""
+        return [*self.down_blocks, self.mid_block, *self.up_blocks]  # type: ignore[list-item]
+
+    def embed_time(self, timesteps: Tensor) -> TimeFeatures:
+        """Timesteps [frames], 0 to 999 → what each resnet block adds. The same for every call with these timesteps."""
+        embedding = self.time_embedding(timesteps)
+        return tuple(resnet.embed_time(embedding) for resnet in self.resnets)
+
+    def embed_image(self, embedding: Tensor) -> tuple[Tensor, ...]:
+        """Image embedding [n, 1, e] → what each spatial transformer adds, [n, 1, c] each."""
+        return tuple(attention.block.embed_image(embedding) for attention in self.attentions)
+
+    def traverse(self, x: Tensor, unit: Unit) -> Tensor:
+        """Image [n, c₀, h, w] down, through the middle and up again, `unit` doing the work at each place."""
+        skips = [x]
+        for stage in self.down_blocks:
+            x = stage(x, skips, unit)
+        x = self.mid_block(x, unit)
+        for stage in self.up_blocks:
+            x = stage(x, skips, unit)
+        return x
+
+
+class ReferenceUNet(UNet):
+    """Looks at a clean latent image and gives the tokens that the denoising UNet attends to."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config, motion=False)
+
+    def forward(self, latents: Tensor, embedding: Tensor) -> tuple[Tensor, ...]:
+        """Latents [n, 4, h, w] (scaled, without noise) and image embedding [n, 1, e] → one bank per transformer.
+
+        A bank is the input of a self-attention, [n, tokens, c]. What follows the last one is never computed.
+        """
+        time = self.embed_time(torch.zeros(len(latents), dtype=torch.long, device=latents.device))
+        context = self.embed_image(embedding)
+        banks: list[Tensor] = []
+
+        def unit(stage: Stage, j: int, x: Tensor) -> Tensor:
+            x = stage.resnets[j](x, time[stage.first_resnet + j])
+            if j < len(stage.attentions):
+                attention = self.attentions[stage.first_attention + j]
+                tokens, bank = attention.enter(x)
+                banks.append(bank)
+                if len(banks) < len(self.attentions):
+                    x = attention.finish(x, tokens, attention.block.attn1(bank), context[len(banks) - 1])
+            return x
+
+        self.traverse(self.conv_in(latents.contiguous(memory_format=torch.channels_last)), unit)
+        return tuple(banks)
+
+
+class DenoisingUNet(UNet):
+    """Predicts the noise (or v, or the clean latents) of several windows of frames."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config, motion=True)
+        self.conv_norm_out = GroupNormSiLU(config.norm_groups, config.block_channels[0], eps=1e-5)
+        self.conv_out = nn.Conv2d(config.block_channels[0], config.latent_channels, 3, padding=1)
+
+    def project_reference(self, banks: Sequence[Tensor], embedding: Tensor) -> ReferenceFeatures:
+        """Banks of the reference UNet and the image embedding [n, 1, e] → features for any number of calls."""
+        blocks = [attention.block.attn1 for attention in self.attentions]
+        return ReferenceFeatures(
+            self.embed_image(embedding),
+            tuple(block.to_k(bank) for block, bank in zip(blocks, banks, strict=True)),
+            tuple(block.to_v(bank) for block, bank in zip(blocks, banks, strict=True)),
+        )
+
+    def forward(
+        self,
+        latents: Tensor,
+        time: TimeFeatures,
+        motion: Tensor,
+        pose: Tensor,
+        references: Sequence[ReferenceFeatures],
+    ) -> Tensor:
+        """One prediction for b windows of f frames, frames folded into the batch (b-major).
+
+        Args:
+            latents: [b·f, 4, h, w].
+            time: `embed_time` of the f timesteps of a window, oldest frame first.
+            motion: motion tokens [b·f, tokens, width].
+            pose: pose features [b·f, c₀, h, w].
+            references: features of b portraits in all; each entry may hold several with equally many keyframes.
+
+        Returns:
+            The prediction, [b·f, 4, h, w].
+        """
+        frames = len(time[0])
+        time = tuple(t.repeat(len(latents) // frames, 1) for t in time)
+
+        def unit(stage: Stage, j: int, x: Tensor) -> Tensor:
+            x = stage.resnets[j](x, time[stage.first_resnet + j])
+            if j < len(stage.attentions):
+                x = self._attend(stage.first_attention + j, x, frames, references)
+            if j < len(stage.motion_modules):
+                x = stage.motion_modules[j](x, motion)
+                x = stage.temporal_modules[j](x, frames)
+            return x
+
+        x = self.conv_in(latents.contiguous(memory_format=torch.channels_last)) + pose
+        x = self.conv_norm_out(self.traverse(x, unit))
+        out: Tensor = self.conv_out(x)
+        return out
+
+    def _attend(self, index: int, x: Tensor, frames: int, references: Sequence[ReferenceFeatures]) -> Tensor:
+        """Spatial transformer `index`: each frame looks at itself, its portrait and the portrait's keyframes."""
+        transformer = self.attentions[index]
+        attention = transformer.block.attn1
+        tokens, normed = transformer.enter(x)
+        own = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
+        counts = [len(reference.context[index]) * frames for reference in references]
+        attended, context = [], []
+        for reference, query, key, value in zip(references, *(t.split(counts) for t in own), strict=True):
+            key = torch.cat((key, reference.keys[index].repeat_interleave(frames, dim=0)), dim=1)
+            value = torch.cat((value, reference.values[index].repeat_interleave(frames, dim=0)), dim=1)
+            attended.append(attention.attend(query, key, value))
+            context.append(reference.context[index].repeat_interleave(frames, dim=0))
+        return transformer.finish(x, tokens, torch.cat(attended), torch.cat(context))
