@@ -54,7 +54,7 @@ class UNetConfig:
         for channels in self.block_channels:
             _require(
                 channels % self.heads == 0 and channels % self.norm_groups == 0,
-                f"block channels {channels} must be a multiple of the {self.heads} heads and {self.norm_groups} norm groups",
+                f"block channels {channels} must be a multiple of {self.heads} heads and {self.norm_groups} norm groups",
             )
         _require(len(self.block_channels) >= 2, f"a UNet needs two blocks or more, not {len(self.block_channels)}")
         _require(self.max_frames >= FRAMES, f"max_frames is {self.max_frames}, but a call has {FRAMES} frames")
@@ -164,11 +164,13 @@ class ModelConfig:
         )
         _require(
             unet.block_channels[0] == self.pose_guider.output_channels,
-            f"the pose guider gives {self.pose_guider.output_channels} channels, the UNet starts with {unet.block_channels[0]}",
+            f"the pose guider gives {self.pose_guider.output_channels} channels, "
+            f"the UNet starts with {unet.block_channels[0]}",
         )
         _require(
             unet.cross_attention_dim == self.image_encoder.projection_dim,
-            f"the image encoder gives {self.image_encoder.projection_dim} values, the UNets take {unet.cross_attention_dim}",
+            f"the image encoder gives {self.image_encoder.projection_dim} values, "
+            f"the UNets take {unet.cross_attention_dim}",
         )
         _require(
             unet.motion_token_width == self.motion_encoder.token_width,

@@ -1,6 +1,6 @@
 """Layers that both UNets are built from (spec/model.md sections 1, 5 and 6).
 
-Frames are folded into the batch everywhere: an image batch is [n, channels, h, w] and its tokens are [n, h·w, channels],
+Frames are folded into the batch everywhere: an image batch is [n, channels, h, w], its tokens are [n, h·w, channels],
 row-major. With the channels-last memory format the one is a view of the other.
 """
 

@@ -1,5 +1,6 @@
 """Image → head pose and keypoints: ConvNeXt-V2 with one linear head per quantity (spec/model.md section 9)."""
 
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class MotionHeads(NamedTuple):
 
 
 class Float32LayerNorm(nn.LayerNorm):
-    """A LayerNorm whose parameters and arithmetic stay in fp32 whatever the model's dtype (spec/model.md section 12)."""
+    """A LayerNorm that stays in fp32 whatever the model's dtype (spec/model.md section 12)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.float()).to(x.dtype)
@@ -81,7 +82,7 @@ class Detector(nn.Module):
         self.downsample_layers = nn.ModuleList(
             [nn.Sequential(nn.Conv2d(3, channels[0], 4, stride=4), ChannelLayerNorm(channels[0], eps=1e-6))]
         )
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in itertools.pairwise(channels):
             self.downsample_layers.append(
                 nn.Sequential(ChannelLayerNorm(before, eps=1e-6), nn.Conv2d(before, after, 2, stride=2))
             )

@@ -1,5 +1,7 @@
 """Keypoint raster → pose features (spec/model.md section 7)."""
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ class PoseGuider(nn.Module):
         channels = config.channels
         self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in itertools.pairwise(channels):
             self.blocks.append(nn.Conv2d(before, before, 3, padding=1))
             self.blocks.append(nn.Conv2d(before, after, 3, stride=2, padding=1))
         self.conv_out_modify = nn.Conv2d(channels[-1], config.output_channels, 3, padding=1)

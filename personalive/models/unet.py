@@ -77,7 +77,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Stage(nn.Module):
-    """The units of one resolution. Unit j is resnet j, then attention, motion and temporal module j where they exist."""
+    """The units of one resolution: unit j is resnet j, then attention, motion and temporal module j if they exist."""
 
     def __init__(self, config: UNetConfig, widths: Sequence[tuple[int, int]], spatial: int, motion: int) -> None:
         """Make resnets of the given (in, out) widths, and the first `spatial` and `motion` of the other modules."""
