@@ -14,7 +14,7 @@ if [ "${1:-}" = --all ]; then
     shift
 fi
 
-make_venv requirements-dev.txt
+make_venv requirements.txt requirements-dev.txt
 make_libraries
 # The browser tests skip, and say so, where there is no Chromium.
 command -v chromium >/dev/null || install_packages chromium || say "no Chromium: the browser tests will be skipped"

@@ -80,11 +80,12 @@ install_pins() {
     digest "$1" >"$stamp"
 }
 
-# make_venv REQUIREMENTS: .venv exists and holds these pins when this returns. Two at once wait for each other.
+# make_venv REQUIREMENTS...: .venv exists and holds these pins when this returns. Two at once wait for each other.
 make_venv() {
+    local requirements
     (
         if command -v flock >/dev/null; then flock 9; fi
-        install_pins "$1" 9>&-
+        for requirements in "$@"; do install_pins "$requirements" 9>&-; done
     ) 9>"$root/.venv.lock" || exit
 }
 
