@@ -1,0 +1,30 @@
+"""Finds, verifies and loads weights (spec/weights.md).
+
+Sources are "personalive" (the published files, in the hub's cache), "demo" (the small model of the repository), a
+folder in the published layout, and a folder in this package's own format.
+"""
+
+from personalive.models import NETWORKS
+from personalive.weights.convert import convert
+from personalive.weights.download import PlannedFile, download
+from personalive.weights.find import resolve
+from personalive.weights.folder import save_folder
+from personalive.weights.hub import DownloadProgress, Hub, ProgressCallback
+from personalive.weights.load import load_into
+from personalive.weights.source import LoadReport, WeightsFile, WeightsSource
+
+__all__ = [
+    "NETWORKS",
+    "DownloadProgress",
+    "Hub",
+    "LoadReport",
+    "PlannedFile",
+    "ProgressCallback",
+    "WeightsFile",
+    "WeightsSource",
+    "convert",
+    "download",
+    "load_into",
+    "resolve",
+    "save_folder",
+]

@@ -1,0 +1,71 @@
+"""What the configuration files beside published weights must say, as far as tensors' shapes do not say it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from personalive.config import ModelConfig
+from personalive.errors import WeightsError
+
+
+def check_facts(network: str, path: Path, config: ModelConfig) -> None:
+    """Compare a published configuration file with the configuration that the network is built for.
+
+    Names that the file leaves out are not checked.
+
+    Raises:
+        WeightsError: the file can not be read, or says something else.
+    """
+    try:
+        facts = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{network}: {path} can not be read as JSON ({error})") from error
+    if not isinstance(facts, dict):
+        raise WeightsError(f"{network}: {path} must hold a JSON object, not {type(facts).__name__}")
+    for name, expected in _expected(network, config).items():
+        if name in facts and facts[name] != expected:
+            raise WeightsError(
+                f"{network}: {name} is {facts[name]!r} in {path}, the model needs {expected!r}. "
+                f"These weights belong to another model."
+            )
+
+
+def _expected(network: str, config: ModelConfig) -> dict[str, Any]:
+    if network == "denoising_unet":
+        return {
+            "in_channels": config.unet.latent_channels,
+            "out_channels": config.unet.latent_channels,
+            "block_out_channels": list(config.unet.block_channels),
+            "layers_per_block": config.unet.layers_per_block,
+            "attention_head_dim": config.unet.heads,  # heads, whatever the name says
+            "cross_attention_dim": config.unet.cross_attention_dim,
+            "norm_num_groups": config.unet.norm_groups,
+            "norm_eps": 1e-5,
+            "act_fn": "silu",
+            "flip_sin_to_cos": True,
+            "freq_shift": 0,
+            "downsample_padding": 1,
+            "center_input_sample": False,
+            "use_linear_projection": False,
+            "mid_block_scale_factor": 1,
+        }
+    if network == "vae":
+        return {
+            "block_out_channels": list(config.vae.block_channels),
+            "layers_per_block": config.vae.layers_per_block,
+            "latent_channels": config.vae.latent_channels,
+            "norm_num_groups": config.vae.norm_groups,
+            "act_fn": "silu",
+            "scaling_factor": config.vae.scaling_factor,
+        }
+    return {
+        "hidden_size": config.image_encoder.hidden_size,
+        "intermediate_size": config.image_encoder.intermediate_size,
+        "num_hidden_layers": config.image_encoder.layers,
+        "num_attention_heads": config.image_encoder.heads,
+        "image_size": config.image_encoder.image_size,
+        "patch_size": config.image_encoder.patch_size,
+        "projection_dim": config.image_encoder.projection_dim,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }

@@ -1,0 +1,93 @@
+"""Which published files there are, where they lie and what is known of them (spec/weights.md sections 1 and 8)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
+
+FileKind = Literal["weights", "base", "config"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a file must be: its size in bytes, and its digest as lower-case hex."""
+
+    size: int | None
+    digest: str | None
+    """sha256 (64 digits), or the git blob id (40 digits) of a small file that the hub keeps in git."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One repository at the commit that this package was written for."""
+
+    name: str
+    revision: str
+    prefix: str
+    """What comes before a file's name inside the repository."""
+    folder: str
+    """Where the repository's files lie in the published local layout."""
+    licence: str
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a network, perhaps published in several formats."""
+
+    network: str
+    repository: Repository
+    names: tuple[str, ...]
+    """The formats, the preferred one first; relative to the repository's prefix and to its local folder."""
+    kind: FileKind = "weights"
+    """`base` weights are needed only where the network's other files leave keys uncovered; `config` holds facts."""
+    known: Mapping[str, Known] = field(default_factory=dict)
+    """What is known in advance, by name."""
+
+    def hub_path(self, name: str) -> str:
+        """Path inside the repository."""
+        return self.repository.prefix + name
+
+    def label(self, name: str) -> str:
+        """How messages call the file."""
+        return f"{self.repository.name}@{self.repository.revision[:8]}/{self.hub_path(name)}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All published files. Weights of one network come in the order in which later ones win."""
+
+    files: tuple[PublishedFile, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
+        """From the structure of `manifest.json`."""
+        repositories = {entry["name"]: Repository(**entry) for entry in values["repositories"]}
+        return cls(
+            tuple(
+                PublishedFile(
+                    network=entry["network"],
+                    repository=repositories[entry["repository"]],
+                    names=tuple(entry["names"]),
+                    kind=entry.get("kind", "weights"),
+                    known={name: Known(**known) for name, known in entry.get("known", {}).items()},
+                )
+                for entry in values["files"]
+            )
+        )
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Revision of each repository: what a conversion was made from."""
+        return {file.repository.name: file.repository.revision for file in self.files}
+
+    def of(self, network: str) -> Iterator[PublishedFile]:
+        """Files of one network."""
+        return (file for file in self.files if file.network == network)
+
+
+@cache
+def published() -> Manifest:
+    """The manifest that is part of this package."""
+    return Manifest.from_dict(json.loads(resources.files(__package__).joinpath("manifest.json").read_text("utf-8")))

@@ -1,0 +1,73 @@
+"""Values that finding and loading weights share: a set of files, and what came out of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from personalive.config import ModelConfig
+
+DOWNLOAD_HINT = "`personalive download` fetches the published files"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file with tensors that was found."""
+
+    path: Path
+    label: str
+    """How messages call it: the path, or the repository with its revision."""
+    kind: Literal["weights", "base"] = "weights"
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the weights of every network of a model lie."""
+
+    name: str
+    config: ModelConfig
+    files: Mapping[str, tuple[WeightsFile, ...]]
+    """By network, in the order in which later files win."""
+    published: bool
+    """Whether the files have the published formats, with their freedoms, or this package's own."""
+    checked: bool
+    """Whether every file was compared with a recorded size and digest."""
+    absent_base: str = ""
+    """Where base weights were looked for that are needed only if the other files leave keys uncovered."""
+
+    def describe(self) -> str:
+        """One line for every file, for people."""
+        checked = "sizes and digests checked" if self.checked else "nothing recorded to check the files against"
+        lines = [f"weights of {self.name} ({self.config.name}): {checked}"]
+        for network, files in self.files.items():
+            lines += [f"  {network}: {file.label} ({format_size(file.path.stat().st_size)})" for file in files]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which file supplied how much of one network."""
+
+    network: str
+    suppliers: Mapping[str, int]
+    """Number of tensors by file."""
+    computed: tuple[str, ...]
+    """Keys that no file has: tables that were computed, and weights that no output depends on."""
+    ignored: tuple[str, ...]
+    """Keys of the files that the network does not know."""
+    seconds: float
+
+    def __str__(self) -> str:
+        supplied = ", ".join(f"{count} tensors from {label}" for label, count in self.suppliers.items())
+        computed = f", {len(self.computed)} computed" if self.computed else ""
+        return f"{self.network}: {supplied}{computed} ({self.seconds:.1f} s)"
+
+
+def format_size(size: int | None) -> str:
+    """Bytes for people, in decimal units."""
+    if size is None:
+        return "unknown size"
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
