@@ -89,16 +89,11 @@ def complete(hub: Hub, config: ModelConfig, progress: ProgressCallback | None) -
 
 def fetch_missing(hub: Hub, steps: list[_Step], config: ModelConfig, progress: ProgressCallback) -> list[_Step]:
     """Carry out the steps; the base UNet last, when it is known whether it is needed."""
+    for repository in {step.file.repository for step in steps if step.state == "missing"}:
+        logger.info("licence of %s: %s", repository.name, repository.licence)
     hub.require_space(sum(step.known.size or 0 for step in steps if step.known and step.state == "missing"))
-    done = {step.file: _carry_out(hub, step, progress) for step in steps if step.file.kind != "base"}
-    for step in steps:
-        if step.file.kind == "base":
-            if step.known is None or base_needed(hub, config):
-                done[step.file] = _carry_out(hub, step, progress)
-            else:
-                logger.info("%s is not needed: the other files hold all its tensors", step.file.label(step.name))
-                done[step.file] = replace(step, state="not needed")
-    return [done[step.file] for step in steps]
+    steps = [step if step.file.kind == "base" else _carry_out(hub, step, progress) for step in steps]
+    return [_carry_out_base(hub, config, step, progress) if step.file.kind == "base" else step for step in steps]
 
 
 def _survey(hub: Hub, *, thorough: bool) -> list[_Step]:
@@ -136,15 +131,22 @@ def _is_sound(hub: Hub, file: PublishedFile, name: str, path: Path, *, thorough:
 def _carry_out(hub: Hub, step: _Step, progress: ProgressCallback) -> _Step:
     if step.known is None:
         return step
-    logger.info("downloading %s; licence: %s", step.file.label(step.name), step.file.repository.licence)
+    logger.info("downloading %s", step.file.label(step.name))
     hub.fetch(step.file, step.name, step.known, progress, anew=step.damaged)
     return replace(step, known=None, state="present")
+
+
+def _carry_out_base(hub: Hub, config: ModelConfig, step: _Step, progress: ProgressCallback) -> _Step:
+    if step.known is None or base_needed(hub, config):
+        return _carry_out(hub, step, progress)
+    logger.info("%s is not needed: the other files hold all its tensors", step.file.label(step.name))
+    return replace(step, state="not needed")
 
 
 def base_needed(hub: Hub, config: ModelConfig) -> bool:
     """Whether the other files of the denoising UNet, all in the cache, lack tensors that the base UNet has."""
     source = cached_source(hub, config, check=lambda file, name, path: True)
-    others = tuple(file for file in source.files["denoising_unet"] if file.kind != "base")
+    others = tuple(file for file in source.files["denoising_unet"] if not file.base)
     with torch.device("meta"):
         network = build_network("denoising_unet", config)
     return bool(missing_names(replace(source, files={"denoising_unet": others}), "denoising_unet", network))
@@ -167,7 +169,7 @@ def cached_source(hub: Hub, config: ModelConfig, check: Callable[[PublishedFile,
         name, path = found
         checked &= check(file, name, path)
         if file.kind != "config":
-            entry = WeightsFile(path, file.label(name), file.kind)
+            entry = WeightsFile(path, file.label(name), file.kind == "base")
             files[file.network] = (*files.get(file.network, ()), entry)
     return WeightsSource(PUBLISHED, config, files, published=True, checked=checked, absent_base=absent_base)
 

@@ -133,7 +133,7 @@ def _from_published_layout(folder: Path, config: ModelConfig, manifest: Manifest
         if found is not None and file.kind == "config":
             check_facts(file.network, found, config)
         elif found is not None:
-            files[file.network] = (*files.get(file.network, ()), WeightsFile(found, str(found), file.kind))
+            files[file.network] = (*files.get(file.network, ()), WeightsFile(found, str(found), file.kind == "base"))
         elif file.kind == "weights":
             absent.append(candidates[-1])
         elif file.kind == "base":

@@ -11,10 +11,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -73,7 +75,7 @@ def _entries(module: nn.Module, dtype: torch.dtype) -> Iterator[Entry]:
     targets = target_dtypes(module, dtype)
     for key, tensor in module.state_dict().items():
         target = targets[key]
-        yield Entry(key, tensor.numel() * target.itemsize, lambda tensor=tensor, target=target: tensor.to(target))
+        yield Entry(key, tensor.numel() * target.itemsize, partial(tensor.to, target))
 
 
 class FolderWriter:
@@ -118,11 +120,11 @@ class FolderWriter:
                 partial.unlink(missing_ok=True)
 
     def _write(self, name: str, shard: Sequence[Entry]) -> None:
-        partial = self._partial(name)
+        path = self._partial(name)
         try:
-            save_file({entry.key: entry.read().detach().cpu().contiguous().clone() for entry in shard}, partial)
-            self._index["files"][name] = {"size": partial.stat().st_size, "digest": digest_of(partial)}
-        except OSError as error:
+            save_file({entry.key: entry.read().detach().cpu().contiguous().clone() for entry in shard}, path)
+            self._index["files"][name] = {"size": path.stat().st_size, "digest": digest_of(path)}
+        except (OSError, SafetensorError) as error:
             raise OutputError(f"{self._folder / name} can not be written: {error}") from error
 
     def _partial(self, name: str) -> Path:

@@ -205,7 +205,7 @@ def require_finite(network: str, state: Mapping[str, Tensor]) -> None:
     floats = {key: tensor for key, tensor in state.items() if tensor.dtype in _FLOATS}
     # A sum is finite only where all its terms are; the device is asked once.
     sums = [tensor.sum(dtype=torch.float32) for tensor in floats.values()]
-    finite = torch.stack(sums).isfinite().tolist()
+    finite = torch.stack(sums).isfinite().tolist() if sums else []
     bad = [key for key, good in zip(floats, finite, strict=True) if not good]
     if bad:
         raise WeightsError(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from personalive.config import ModelConfig
 
@@ -17,7 +16,8 @@ class WeightsFile:
     path: Path
     label: str
     """How messages call it: the path, or the repository with its revision."""
-    kind: Literal["weights", "base"] = "weights"
+    base: bool = False
+    """Whether it is needed only where the network's other files leave keys uncovered."""
 
 
 @dataclass(frozen=True)
