@@ -1,0 +1,85 @@
+"""Repairs to aiortc 1.16 that its public interface does not allow: the one place where a library's inside is replaced.
+
+1. Its jitter buffer holds every frame until the first packet of the next one has come, which costs a whole frame
+   interval. The RTP marker bit tells that a frame is complete.
+2. Packets without payload, which browsers send to probe the bandwidth, become empty frames there; an empty packet tells
+   FFmpeg's decoders that the stream has ended, and H.264 never recovers from it.
+3. Its video encoders are capped at 1.5 Mbit/s (VP8) and 3 Mbit/s (H.264), too little for 512×512 at 25 frames a second
+   without visible blocks.
+
+`apply` is to be called once before the first connection; other versions than 1.16 are left as they are. To be deleted
+when a release of aiortc has the same.
+"""
+
+import logging
+from importlib import metadata
+
+from aiortc import jitterbuffer
+from aiortc.codecs import h264, vpx
+from aiortc.jitterbuffer import JitterBuffer, JitterFrame
+from aiortc.rtp import RtpPacket
+
+logger = logging.getLogger(__name__)
+
+VERSION = "1.16."
+START_BITRATE = 2_500_000
+MAX_BITRATE = 8_000_000
+"""Bits a second of one video."""
+
+_stock_remove_frame = jitterbuffer.JitterBuffer._remove_frame
+
+
+def apply() -> bool:
+    """Repair aiortc in this process; whether that was done. Calls after the first change nothing."""
+    version = metadata.version("aiortc")
+    if not version.startswith(VERSION):
+        logger.warning("aiortc %s is used as it is: the repairs are made for %sx", version, VERSION)
+        return False
+    setattr(JitterBuffer, "_remove_frame", _remove_frame)  # noqa: B010  a method is replaced on purpose
+    for codec in (vpx, h264):
+        vars(codec).update(DEFAULT_BITRATE=START_BITRATE, MAX_BITRATE=MAX_BITRATE)
+    return True
+
+
+def _remove_frame(buffer: JitterBuffer, sequence_number: int) -> JitterFrame | None:
+    """Take the oldest frame out of the buffer if all of its packets are there."""
+    if not buffer._is_video:  # sound has one packet a frame, and wants the prefetching
+        return _stock_remove_frame(buffer, sequence_number)
+    _skip_empty(buffer)
+    packets: list[RtpPacket] = []
+    for packet in _in_order(buffer):
+        if packets and packet.timestamp != packets[0].timestamp:
+            return _finish(buffer, packets)  # the marked packet of the frame before was lost for good, or never set
+        packets.append(packet)
+        if packet.marker:
+            return _finish(buffer, packets)
+    return None
+
+
+def _in_order(buffer: JitterBuffer) -> list[RtpPacket]:
+    """Packets from the oldest on, up to the first that is missing."""
+    packets = []
+    for count in range(buffer.capacity):
+        packet = buffer._packets[((buffer._origin or 0) + count) % buffer.capacity]
+        if packet is None:
+            break
+        packets.append(packet)
+    return packets
+
+
+def _skip_empty(buffer: JitterBuffer) -> None:
+    """Drop packets without payload from the front. Inside a frame they do no harm."""
+    packets = _in_order(buffer)
+    empty = next((index for index, packet in enumerate(packets) if _payload(packet)), len(packets))
+    buffer.remove(empty)
+
+
+def _finish(buffer: JitterBuffer, packets: list[RtpPacket]) -> JitterFrame:
+    buffer.remove(len(packets))
+    return JitterFrame(data=b"".join(map(_payload, packets)), timestamp=packets[0].timestamp)
+
+
+def _payload(packet: RtpPacket) -> bytes:
+    """What the receiver left with the packet after it took the codec's header off."""
+    data: bytes = vars(packet)["_data"]
+    return data

@@ -1,0 +1,117 @@
+"""Who is who, and which portrait each client chose: bounded, so that nobody can fill the memory or push others out."""
+
+import hashlib
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+COOKIE = "personalive_client"
+"""Name of the cookie by which a client is known again."""
+MAX_PORTRAITS = 64
+"""Portraits that wait for their client's next offer."""
+MAX_PER_ADDRESS = 16
+"""How many of them may come from one address."""
+KEEP_SECONDS = 3600.0
+"""Seconds after its last use in which a portrait is kept."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """Whoever sent a request, under every name by which it may be known again.
+
+    A client with a cookie is known by that alone. One without is given a cookie, but may not send it back: it is known
+    by its token and address, too.
+    """
+
+    keys: tuple[str, ...]
+    address: str
+
+    @classmethod
+    def known(cls, cookie: str, address: str) -> "Client":
+        """A client that sent its cookie."""
+        return cls((_digest(f"cookie {cookie}"),), address)
+
+    @classmethod
+    def new(cls, cookie: str, token: str | None, address: str) -> "Client":
+        """A client that is given a cookie now."""
+        return cls((_digest(f"cookie {cookie}"), _digest(f"address {address} {token or ''}")), address)
+
+    def is_same(self, other: "Client") -> bool:
+        """Whether two requests came from one client."""
+        return not set(self.keys).isdisjoint(other.keys)
+
+
+def new_cookie() -> str:
+    """A value for `COOKIE` that nobody can guess."""
+    return secrets.token_urlsafe(24)
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()[:32]
+
+
+@dataclass
+class _Kept:
+    value: Any
+    address: str
+    used: float
+
+
+class ClientStore:
+    """One value for each client; the least used give way, those of the same address first."""
+
+    def __init__(
+        self,
+        capacity: int = MAX_PORTRAITS,
+        per_address: int = MAX_PER_ADDRESS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity = capacity
+        self._per_address = per_address
+        self._clock = clock
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, client: Client, value: Any) -> None:
+        """Keep a value in place of the client's last."""
+        with self._lock:
+            self._expire()
+            for key in client.keys:
+                self._kept.pop(key, None)
+                self._make_room(client.address)
+                self._kept[key] = _Kept(value, client.address, self._clock())
+
+    def get(self, client: Client) -> Any:
+        """The client's value, or None."""
+        with self._lock:
+            self._expire()
+            for key in client.keys:
+                if key in self._kept:
+                    self._kept[key].used = self._clock()
+                    self._kept.move_to_end(key)
+                    return self._kept[key].value
+            return None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._kept.clear()
+
+    def _make_room(self, address: str) -> None:
+        same = [key for key, kept in self._kept.items() if kept.address == address]
+        if len(same) >= self._per_address:
+            del self._kept[same[0]]
+        elif len(self._kept) >= self._capacity:
+            self._kept.popitem(last=False)
+
+    def _expire(self) -> None:
+        limit = self._clock() - KEEP_SECONDS
+        for key in [key for key, kept in self._kept.items() if kept.used < limit]:
+            del self._kept[key]

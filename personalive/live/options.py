@@ -1,0 +1,152 @@
+"""What the operator of a live server chooses."""
+
+import argparse
+import dataclasses
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl
+
+from personalive.errors import InputError
+
+Acceleration = Literal["auto", "none"]
+
+
+@dataclass(frozen=True)
+class IceServer:
+    """A STUN or TURN server that helps browsers and this server to find each other."""
+
+    urls: str
+    username: str | None = None
+    credential: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "IceServer":
+        """Read `stun:host:port` or `turn:host:port,username=NAME,credential=SECRET`.
+
+        Raises:
+            InputError: not of that form.
+        """
+        urls, _, rest = text.partition(",")
+        given = dict(parse_qsl(rest.replace(",", "&"), keep_blank_values=True))
+        if urls.partition(":")[0] not in ("stun", "stuns", "turn", "turns") or set(given) - {"username", "credential"}:
+            raise InputError(
+                f"the ICE server {text!r} must look like stun:HOST:PORT or turn:HOST:PORT,username=…,credential=…"
+            )
+        return cls(urls, given.get("username"), given.get("credential"))
+
+    def to_dict(self) -> dict[str, str]:
+        """As browsers take it."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Settings of a live server; checked when made.
+
+    Raises:
+        InputError: a value that can not be used, or an address open to others without a token.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    max_sessions: int = 4
+    model: str | None = None
+    """"personalive", "demo" or a folder; None: the published weights on a GPU, else the demo model."""
+    device: str | None = None
+    accelerate: str = "auto"
+    low_memory: bool = False
+    latency: Literal["low", "balanced"] = "balanced"
+    face_boxes: Literal["mesh", "keypoints"] = "mesh"
+    audio: bool = False
+    tokens: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    ice_servers: tuple[IceServer, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which browsers may call, besides the address that is listened on; needed behind a proxy."""
+    idle_seconds: float = 60.0
+    """A session without camera frames for so long is closed."""
+    linger_seconds: float = 15.0
+    """A session whose client went away is kept for so long, so that it can come back."""
+    load_at_start: bool = True
+    insecure: bool = False
+    """Listen beyond this machine without a token."""
+    presets: Path | None = field(default=None)
+    """A folder of portraits that the page offers; None: those of the package."""
+
+    def __post_init__(self) -> None:
+        _between("port", self.port, 0, 65535)
+        _between("max_sessions", self.max_sessions, 1, 64)
+        _between("idle_seconds", self.idle_seconds, 1, 86400)
+        _between("linger_seconds", self.linger_seconds, 0, 3600)
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InputError("tls_cert and tls_key belong together: give both or neither")
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not path.is_file():
+                raise InputError(f"{path} is not a file; tls_cert and tls_key name PEM files")
+        if any(not token.isascii() or not 8 <= len(token) <= 256 or not token.isprintable() for token in self.tokens):
+            raise InputError("a token must have 8 to 256 printable ASCII characters")
+        if not self.is_local and not self.tokens and not self.insecure:
+            raise InputError(
+                f"listening on {self.host} lets others in: give --token SECRET, or --insecure if the network is trusted"
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def page_url(self) -> str:
+        """Where a browser on this machine finds the page."""
+        name = "localhost" if self.host in ("0.0.0.0", "::", "127.0.0.1", "::1") else self.host
+        return f"{'https' if self.tls_cert else 'http'}://{name}:{self.port}/"
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}: it must be from {low} to {high}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the flags of `personalive serve`."""
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    add("--max_sessions", type=int, default=4, help="people at once (default: %(default)s)")
+    add("--model", help="personalive, demo or a folder (default: personalive where there is a GPU, else demo)")
+    add("--device", help="cuda, cuda:1 or cpu (default: the GPU if there is one)")
+    add("--accelerate", default="auto", help="how to speed the model up (default: %(default)s)")
+    add("--low_memory", action="store_true", help="use less memory of the device, at the price of speed")
+    add("--latency", choices=("low", "balanced"), default="balanced", help="low: twice the calls for less delay")
+    add(
+        "--face_boxes", choices=("mesh", "keypoints"), default="mesh", help="how faces are found (default: %(default)s)"
+    )
+    add("--audio", action="store_true", help="send the microphone back, delayed like the picture")
+    add("--token", action="append", default=[], help="secret that clients must send; may be given several times")
+    add("--tls_cert", type=Path, help="certificate (PEM) for https")
+    add("--tls_key", type=Path, help="its private key (PEM)")
+    add("--ice_server", action="append", default=[], help="stun:HOST:PORT or turn:HOST:PORT,username=…,credential=…")
+    add("--allowed_host", action="append", default=[], help="further name under which browsers may call")
+    add("--idle_seconds", type=float, default=60.0, help="close sessions without camera frames (default: %(default)s)")
+    add("--presets", type=Path, help="folder of portraits that the page offers")
+    add("--insecure", action="store_true", help="allow other machines without a token")
+
+
+def from_arguments(arguments: argparse.Namespace) -> ServeOptions:
+    """The options that the flags of `add_arguments` gave.
+
+    Raises:
+        InputError: a value that can not be used.
+    """
+    values: dict[str, Any] = {key: getattr(arguments, key) for key in vars(arguments)}
+    values["tokens"] = tuple(values.pop("token"))
+    values["ice_servers"] = tuple(IceServer.parse(text) for text in values.pop("ice_server"))
+    values["allowed_hosts"] = tuple(values.pop("allowed_host"))
+    known = {each.name for each in dataclasses.fields(ServeOptions)}
+    return ServeOptions(**{name: value for name, value in values.items() if name in known})

@@ -1,0 +1,54 @@
+"""A portrait as a client sends it → what the model animates."""
+
+from typing import Any
+
+from personalive.errors import NoFaceError
+from personalive.keypoints import Box
+from personalive.live.engine import Engine
+from personalive.live.facefinder import Faces
+from personalive.live.frames import RGBArray
+from personalive.live.pictures import crop, crop_window, decode, shrink
+
+
+def read(data: bytes) -> RGBArray:
+    """The picture in a request's body, at a size that is worth keeping.
+
+    Raises:
+        InputError: no picture, damaged, or too large.
+    """
+    return shrink(decode(data))
+
+
+def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:
+    """Crop a portrait around its face to the shape of the output, and prepare it for the model.
+
+    Args:
+        image: uint8 [h,w,3].
+        engine: the model that will animate it.
+        faces: finds the face; None leaves that to the model.
+
+    Raises:
+        NoFaceError: a face was looked for and none was found.
+    """
+    height, width = image.shape[:2]
+    aspect = engine.width / engine.height
+    if faces is None:
+        return engine.reference(crop(image, crop_window((width, height), aspect)), None)
+    face = faces.in_portrait(image)
+    if face is None:
+        raise NoFaceError("no face was found in the picture: send a portrait that shows one face from the front")
+    centre = ((face[0] + face[2]) / 2, (face[1] + face[3]) / 2)
+    window = crop_window((width, height), aspect, centre)
+    return engine.reference(crop(image, window), _within(face, window))
+
+
+def _within(box: Box, window: Box) -> Box:
+    """A box in the coordinates of a window, clipped to it."""
+    left, top, right, bottom = window
+    width, height = right - left, bottom - top
+    return (
+        min(max(box[0] - left, 0), width - 1),
+        min(max(box[1] - top, 0), height - 1),
+        min(max(box[2] - left, 1), width),
+        min(max(box[3] - top, 1), height),
+    )

@@ -1,0 +1,461 @@
+"""One person's animation: camera frames in, pictures out, and the commands in between.
+
+A session belongs to three threads: those that feed it, one that prepares its frames, and the device's, which alone
+touches its stream. Nothing here waits for another session.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from personalive.errors import InputError, PersonaLiveError
+from personalive.live.engine import Engine, LiveStream
+from personalive.live.facefinder import FaceFinder
+from personalive.live.frames import (
+    CameraFrame,
+    FrameRing,
+    Message,
+    Picture,
+    Playout,
+    RGBArray,
+    between,
+    evenly_before,
+)
+from personalive.live.parameters import Parameters
+from personalive.live.pictures import crop, crop_window
+from personalive.live.statistics import SessionStatistics
+
+Latency = Literal["low", "balanced"]
+
+PATIENCE = 0.3
+"""Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
+GAP = 2.0
+"""Seconds without camera frames after which old motion no longer counts as current."""
+ASSUMED_SPACING = 0.04
+"""Seconds between camera frames, until two of them have come."""
+MARGIN = 0.003
+"""Seconds by which frames are ready before the device is."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one call takes for one session."""
+
+    driving: Any
+    captured: list[float]
+    client_stamps: list[float | None]
+
+
+class Subscription:
+    """One reader of a session's pictures: its own play-out, and a call when something new is there."""
+
+    def __init__(self, window: int, statistics: SessionStatistics, on_ready: Callable[[], None]) -> None:
+        self.playout = Playout(window)
+        self.on_ready = on_ready
+        self._statistics = statistics
+        self._lock = threading.Lock()
+
+    def push(self, pictures: list[Picture], now: float) -> None:
+        """Hand pictures over (the device's thread)."""
+        with self._lock:
+            self.playout.push(pictures, now)
+        self.on_ready()
+
+    def pop(self, now: float) -> tuple[Picture | None, float | None]:
+        """The picture whose turn it is, and when the next one is due."""
+        with self._lock:
+            picture, due = self.playout.pop(now), self.playout.due()
+        if picture is not None:
+            self._statistics.shown(now - picture.captured if picture.driven else None, now)
+        return picture, due
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        with self._lock:
+            self.playout.clear()
+
+
+class Session:
+    """The state of one session. Made by the hub, driven by the scheduler."""
+
+    def __init__(
+        self,
+        identifier: str,
+        engine: Engine,
+        parameters: Parameters,
+        *,
+        latency: Latency = "balanced",
+        faces: FaceFinder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.identifier = identifier
+        self.parameters = parameters
+        self.statistics = SessionStatistics()
+        self.wake: Callable[[], None] = lambda: None
+        """Called when the scheduler has something to do; set by it."""
+        self.on_message: Callable[[Message], None] = lambda message: None
+        """Called with what the client is to be told, from any thread."""
+        self.on_closed: Callable[[str | None], None] = lambda reason: None
+        """Called once, with the error that ended the session or None."""
+        self.last_frame = clock()
+        self.last_served = 0.0
+        self.prepare_seconds = 0.0
+        self._engine = engine
+        self._latency = latency
+        self._faces = faces
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._ring = FrameRing()
+        self._subscriptions: list[Subscription] = []
+        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._stream: LiveStream | None = None
+        self._reference: Any = None
+        self._chunk: Chunk | None = None
+        self._preparing = False
+        self._epoch = 0
+        self._stamps: deque[tuple[float, float | None, bool]] = deque()
+        self._taken = clock()
+        self._last_captured: float | None = None
+        self._face_was_visible = True
+        self._dropped_out = 0
+        self._closed = False
+
+    # ---- what the doors call ----
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended."""
+        return self._closed
+
+    @property
+    def has_portrait(self) -> bool:
+        """Whether there is something to animate."""
+        return self._reference is not None
+
+    def offer(self, frame: CameraFrame) -> None:
+        """Take a camera frame, or leave it if the session is paused or the camera faster than its `fps`."""
+        with self._lock:
+            if self._closed:
+                return
+            self.last_frame = self._clock()
+            self.statistics.frame_in(self.last_frame)
+            if self.parameters.paused:
+                return
+            # Half a millisecond of tolerance: a camera of exactly `fps` must not lose frames to rounding.
+            if self._ring.newest is not None and frame.captured - self._ring.newest < 1 / self.parameters.fps - 5e-4:
+                self._ring.dropped += 1
+                return
+            self._ring.add(frame)
+        self.wake()
+
+    def subscribe(self, on_ready: Callable[[], None]) -> Subscription:
+        """A reader of the pictures from now on; `on_ready` may be called from any thread."""
+        subscription = Subscription(self._engine.window, self.statistics, on_ready)
+        with self._lock:
+            self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a reader."""
+        with self._lock:
+            if subscription in self._subscriptions:
+                self._subscriptions.remove(subscription)
+                self._dropped_out += subscription.playout.dropped
+
+    @property
+    def readers(self) -> int:
+        """How many read the pictures."""
+        return len(self._subscriptions)
+
+    def change(self, values: dict[str, Any]) -> Parameters:
+        """Change parameters, and reset with `reset_cache: true`.
+
+        Raises:
+            InputError: a value of the wrong kind or out of bounds; nothing was changed.
+        """
+        reset = values.get("reset_cache", False)
+        if not isinstance(reset, bool):
+            raise InputError(f"reset_cache must be true or false, not {reset!r}")
+        with self._lock:
+            before, self.parameters = self.parameters, self.parameters.updated(values)
+            after = self.parameters
+            if before.paused != after.paused:
+                self._begin_anew()
+        if before.seed != after.seed:
+            self.submit(self._reseed)
+        elif reset:
+            self.reset()
+        return after
+
+    def open_stream(self) -> "Future[None]":
+        """Make the state on the device."""
+        return self.submit(self._apply_open)
+
+    def set_portrait(self, reference: Any) -> "Future[None]":
+        """Animate this portrait (what `Engine.reference` made) from the next call on; motion goes on."""
+        return self.submit(lambda: self._apply_portrait(reference))
+
+    def reset(self) -> "Future[None]":
+        """Forget the driver, keep the portrait."""
+        return self.submit(self._apply_reset)
+
+    def snapshot(self) -> "Future[dict[str, Any]]":
+        """The temporal state of the animation."""
+        return self.submit(self._take_snapshot)
+
+    def resume(self, state: dict[str, Any]) -> "Future[None]":
+        """Continue from a temporal state."""
+        return self.submit(lambda: self._apply_state(state))
+
+    def submit(self, command: Callable[[], Any]) -> "Future[Any]":
+        """Run a command in the device's thread between two calls, in the order of submission."""
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._closed:
+                future.set_exception(PersonaLiveError(f"the session {self.identifier} has ended"))
+                return future
+            self._commands.append((command, future))
+        self.wake()
+        return future
+
+    def close(self, error: str | None = None) -> None:
+        """End the session; `error` is what the client is told. Calls after the first do nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            commands, self._commands = list(self._commands), deque()
+            self._ring.clear()
+            self._chunk = None
+            if not self._preparing:
+                self._free()
+        for _, future in commands:
+            future.set_exception(PersonaLiveError(f"the session {self.identifier} has ended"))
+        message: Message = {"type": "stream_stopped"}
+        if error is not None:
+            message["error_message"] = error
+        self.on_message(message)
+        self.on_closed(error)
+        self.wake()
+
+    # ---- what the scheduler calls ----
+
+    def prepare_at(self, device_free: float) -> float | None:
+        """When to begin with the next chunk so that its frames are as fresh as can be; None: nothing to do."""
+        with self._lock:
+            busy = self._closed or self._preparing or self._chunk is not None
+            waiting = len(self._ring)
+            if busy or self.parameters.paused or self._reference is None or waiting == 0:
+                return None
+            wanted = max(1, self._engine.window // 2) if self._latency == "low" else self._engine.window
+            ready = 0.0 if waiting >= wanted else self._taken + PATIENCE
+            return max(ready, device_free - self.prepare_seconds - MARGIN)
+
+    def begin_preparing(self) -> None:
+        """Mark the session so that it is prepared once."""
+        with self._lock:
+            self._preparing = True
+
+    def prepare(self) -> None:
+        """Choose the frames of the next chunk and make them ready for the model (a preparing thread)."""
+        began = self._clock()
+        with self._lock:
+            epoch = self._epoch
+            frames = self._choose()
+        chunk = None
+        try:
+            chunk = self._prepared(frames) if frames else None
+        finally:
+            self._end_preparing(chunk if epoch == self._epoch else None, self._clock() - began)
+        self.wake()
+
+    def _end_preparing(self, chunk: Chunk | None, seconds: float) -> None:
+        with self._lock:
+            self._preparing = False
+            self._chunk = chunk
+            self.prepare_seconds += 0.2 * (seconds - self.prepare_seconds)
+            if self._closed:
+                self._chunk = None
+                self._free()
+
+    @property
+    def has_command(self) -> bool:
+        """Whether a command waits for the device's thread."""
+        return bool(self._commands)
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether a chunk waits for the device."""
+        return self._chunk is not None
+
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """Camera frames and finished pictures that wait."""
+        return len(self._ring), max((len(each.playout) for each in self._subscriptions), default=0)
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """Camera frames and finished pictures that were left out so far."""
+        return self._ring.dropped, self._dropped_out + sum(each.playout.dropped for each in self._subscriptions)
+
+    def run_command(self) -> None:
+        """Run the oldest command (the device's thread); its error goes to whoever asked."""
+        with self._lock:
+            if not self._commands:
+                return
+            command, future = self._commands.popleft()
+        try:
+            result = command()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def begin_call(self) -> tuple[LiveStream, Any] | None:
+        """Hand the chunk over (the device's thread)."""
+        with self._lock:
+            chunk, self._chunk = self._chunk, None
+            if chunk is None or self._closed:
+                return None
+            stream = self._open()
+            stream.motion_strength = self.parameters.motion_strength
+            stream.keyframe_threshold = self.parameters.keyframe_threshold
+            self._stamp(chunk)
+            return stream, chunk.driving
+
+    def end_call(self, images: RGBArray) -> None:
+        """Take the pictures of a call (the device's thread)."""
+        now = self._clock()
+        with self._lock:
+            pictures = []
+            for image in images[max(0, len(images) - len(self._stamps)) :]:
+                captured, client_stamp, driven = self._stamps.popleft()
+                pictures.append(Picture(image, captured, client_stamp, driven))
+            self.last_served = now
+            self.statistics.made(len(pictures))
+            readers = list(self._subscriptions)
+        for reader in readers:
+            reader.push(pictures, now)
+
+    # ---- inside ----
+
+    def _free(self) -> None:
+        if self._faces is not None:
+            self._faces.close()
+        self._stream, self._reference = None, None
+
+    def _choose(self) -> list[CameraFrame]:
+        window, waiting = self._engine.window, len(self._ring)
+        counts = [count for count in range(window, 0, -1) if window % count == 0 and count <= waiting]
+        if not counts:
+            return []
+        self._taken = self._clock()
+        return self._ring.take(counts[0])
+
+    def _prepared(self, frames: list[CameraFrame]) -> Chunk | None:
+        images = []
+        for frame in frames:
+            try:
+                images.append(self._seen(frame.read()))
+            except InputError as error:  # a damaged frame: the chunk is left out, the next one comes soon
+                self.statistics.bad_frames += 1
+                self.on_message({"type": "message", "code": "bad_frame", "text": str(error)})
+                return None
+        boxes = self._faces.boxes(images) if self._faces else None
+        self._tell_about_face()
+        if self._faces and boxes is None:
+            return None
+        driving = self._engine.driving(images, boxes)
+        return Chunk(driving, *self._expanded(frames))
+
+    def _seen(self, image: RGBArray) -> RGBArray:
+        height, width = image.shape[:2]
+        window = crop_window((width, height), self._engine.width / self._engine.height)
+        return crop(image, window, self.parameters.mirror)
+
+    def _expanded(self, frames: list[CameraFrame]) -> tuple[list[float], list[float | None]]:
+        """Stamps of the call's pictures: those between two camera frames get times between theirs."""
+        repeats = self._engine.window // len(frames)
+        captured = [frame.captured for frame in frames]
+        previous = self._last_captured
+        if previous is None or captured[0] - previous > GAP:
+            previous = captured[0] - ASSUMED_SPACING
+        self._last_captured = captured[-1]
+        stamps = [frame.client_stamp for frame in frames for _ in range(repeats)]
+        return between(previous, captured, repeats), stamps
+
+    def _tell_about_face(self) -> None:
+        visible = self._faces is None or self._faces.visible
+        if visible != self._face_was_visible:
+            self._face_was_visible = visible
+            code, text = (
+                ("face", "Your face is seen again.")
+                if visible
+                else ("no_face", "No face is seen: look at the camera, with light on your face.")
+            )
+            self.on_message({"type": "message", "code": code, "text": text})
+
+    def _stamp(self, chunk: Chunk) -> None:
+        """Remember whose motion the coming pictures show: the model gives them `delay_frames` later."""
+        stale = not self._stamps or chunk.captured[0] - self._stamps[-1][0] > GAP
+        if stale:
+            spacing = (chunk.captured[-1] - chunk.captured[0]) / max(1, len(chunk.captured) - 1)
+            times = evenly_before(chunk.captured[0], spacing, self._engine.delay_frames)
+            self._stamps = deque((captured, None, False) for captured in times)
+        self._stamps.extend(
+            (captured, client_stamp, True)
+            for captured, client_stamp in zip(chunk.captured, chunk.client_stamps, strict=True)
+        )
+
+    def _begin_anew(self) -> None:
+        """Old frames and pictures no longer count; the caller holds the lock."""
+        self._epoch += 1
+        self._ring.clear()
+        self._chunk = None
+        self._stamps.clear()
+        for subscription in self._subscriptions:
+            subscription.clear()
+
+    def _open(self) -> LiveStream:
+        if self._stream is None:
+            self._stream = self._engine.open(self.parameters.seed)
+        return self._stream
+
+    def _apply_open(self) -> None:
+        self._open()
+
+    def _apply_portrait(self, reference: Any) -> None:
+        if self._reference is None:
+            self._open().set_reference(reference)
+        else:
+            self._open().swap_reference(reference)
+        self._reference = reference
+
+    def _apply_reset(self) -> None:
+        if self._reference is not None:
+            self._open().reset()
+        with self._lock:
+            self._begin_anew()
+
+    def _reseed(self) -> None:
+        stream = self._engine.open(self.parameters.seed)
+        if self._reference is not None:
+            stream.set_reference(self._reference)
+        self._stream = stream
+        with self._lock:
+            self._begin_anew()
+
+    def _take_snapshot(self) -> dict[str, Any]:
+        if self._reference is None:
+            raise InputError("the session has no portrait yet: send one first")
+        return {"reference": self._reference, "stream": self._open().state_dict()}
+
+    def _apply_state(self, state: dict[str, Any]) -> None:
+        self._open().load_state_dict(state["stream"])
+        self._reference = state["reference"]
+        with self._lock:
+            self._begin_anew()

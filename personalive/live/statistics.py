@@ -1,0 +1,88 @@
+"""Figures of one session: what the page shows, and what the metrics add up."""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+RATE_SECONDS = 3.0
+"""Span over which frame rates are counted."""
+DELAYS = 256
+"""Latest pictures whose delay is remembered."""
+
+
+class Rate:
+    """Events a second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=512)
+
+    def add(self, now: float) -> None:
+        """Count one event."""
+        self._times.append(now)
+
+    def value(self, now: float) -> float:
+        """Events a second."""
+        times = [each for each in self._times.copy() if each > now - RATE_SECONDS]
+        return len(times) / RATE_SECONDS
+
+
+@dataclass(frozen=True)
+class Delays:
+    """Seconds from capture to show."""
+
+    count: int
+    total: float
+    median: float
+    slow: float
+    """The 95th percentile."""
+
+
+class SessionStatistics:
+    """Counters of one session; every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.frames_in = 0
+        self.pictures_made = 0
+        self.pictures_shown = 0
+        self.bad_frames = 0
+        self._in = Rate()
+        self._out = Rate()
+        self._delays: deque[float] = deque(maxlen=DELAYS)
+        self._delay_count = 0
+        self._delay_total = 0.0
+        self._lock = threading.Lock()
+
+    def frame_in(self, now: float) -> None:
+        """A camera frame came."""
+        with self._lock:
+            self.frames_in += 1
+            self._in.add(now)
+
+    def made(self, pictures: int) -> None:
+        """The model gave pictures."""
+        with self._lock:
+            self.pictures_made += pictures
+
+    def shown(self, delay: float | None, now: float) -> None:
+        """A picture was sent; `delay` is None for pictures that no camera frame drove."""
+        with self._lock:
+            self.pictures_shown += 1
+            self._out.add(now)
+            if delay is not None:
+                self._delays.append(delay)
+                self._delay_count += 1
+                self._delay_total += delay
+
+    def rates(self, now: float) -> tuple[float, float]:
+        """Frames a second in and out."""
+        with self._lock:
+            return self._in.value(now), self._out.value(now)
+
+    def delays(self) -> Delays:
+        """Delays: count and sum since the beginning, percentiles of the latest."""
+        with self._lock:
+            latest = sorted(self._delays)
+            count, total = self._delay_count, self._delay_total
+        if not latest:
+            return Delays(count, total, 0.0, 0.0)
+        return Delays(count, total, latest[len(latest) // 2], latest[int(len(latest) * 0.95)])

@@ -1,0 +1,210 @@
+"""The REST interface as its clients know it."""
+
+import time
+
+import httpx
+import pytest
+
+from personalive.live.options import ServeOptions
+from tests.live_support import BLUE, GREEN, RED, live_server, picture, until
+
+LOAD = {"pipeline_id": "personalive", "load_params": {"height": 256, "width": 256, "seed": 7}}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with live_server(max_sessions=3) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with server.client() as http:
+        yield http
+    for identifier in list(server.hub.entries):
+        server.call(server.hub.close, identifier)
+    until(lambda: not server.hub.entries)
+
+
+def test_load_and_status_follow_the_interface():
+    with live_server(load_at_start=False) as server, server.client() as http:
+        assert http.get("/api/v1/pipeline/status").json() == {"status": "not_loaded"}
+        assert http.post("/api/v1/personalive/reference", content=picture()).status_code == 400
+        answer = http.post("/api/v1/pipeline/load", json=LOAD)
+        assert answer.status_code == 200 and set(answer.json()) == {"message"}
+        until(lambda: http.get("/api/v1/pipeline/status").json()["status"] == "loaded")
+        status = http.get("/api/v1/pipeline/status").json()
+        assert status["pipeline_id"] == "personalive" and status["load_params"] == LOAD["load_params"]
+
+
+def test_load_ignores_what_it_does_not_know_and_refuses_what_is_out_of_bounds(client):
+    unknown = {"pipeline_id": "personalive", "load_params": {"width": 256, "height": 256, "loras": []}}
+    assert client.post("/api/v1/pipeline/load", json=unknown).status_code == 200
+    for bad in ({"width": 100}, {"height": 2048}, {"seed": -1}, {"width": 300}):
+        assert client.post("/api/v1/pipeline/load", json={"load_params": bad}).status_code == 422
+    assert client.post("/api/v1/pipeline/load", json={"pipeline_id": "other"}).status_code == 422
+
+
+def test_load_with_other_parameters_is_refused_while_a_session_runs(server, client):
+    until(lambda: client.get("/api/v1/pipeline/status").json()["status"] == "loaded")
+    assert client.post("/api/v1/sessions", json={}).status_code == 201
+    answer = client.post("/api/v1/pipeline/load", json={"load_params": {"seed": 99}})
+    assert answer.status_code == 409 and "session" in answer.json()["detail"]
+    assert client.get("/api/v1/pipeline/status").json()["status"] == "loaded"
+
+
+def test_loading_is_told_with_its_stage_and_sessions_wait():
+    def slow(parameters, at_stage):
+        at_stage("reading the weights")
+        time.sleep(0.6)
+        raise MemoryError
+
+    with live_server(factory=slow, load_at_start=False) as server, server.client() as http:
+        http.post("/api/v1/pipeline/load", json=LOAD)
+        assert http.get("/api/v1/pipeline/status").json()["stage"] == "reading the weights"
+        refused = http.post("/api/v1/sessions", json={})
+        assert refused.status_code == 503 and "reading the weights" in refused.json()["detail"]
+        until(lambda: http.get("/api/v1/pipeline/status").json()["status"] == "error")
+        assert http.get("/api/v1/pipeline/status").json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(b"", "empty"), (b"no picture at all", "can not be read"), (picture()[:60], "can not be read")],
+)
+def test_bodies_that_are_no_picture_are_refused_with_the_reason(client, body, reason):
+    answer = client.post("/api/v1/personalive/reference", content=body, headers={"Content-Type": "image/png"})
+    assert answer.status_code == 400 and reason in answer.json()["detail"]
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(client):
+    answer = client.post("/api/v1/personalive/reference", content=picture(size=(9000, 9000)))
+    assert answer.status_code == 400 and "9000×9000" in answer.json()["detail"]
+
+
+def test_a_body_of_100_mb_is_refused_announced_or_not(client):
+    def endless():
+        for _ in range(1600):
+            yield bytes(65536)
+
+    for path in ("/api/v1/personalive/reference", "/api/v1/webrtc/offer"):
+        for content in (bytes(100 * 1024 * 1024), endless()):
+            try:
+                answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
+            except httpx.TransportError:  # the server hung up before everything was sent, which is as good
+                continue
+            assert answer.status_code == 413
+    assert client.get("/health").status_code == 200
+
+
+def test_session_calls(server, client):
+    assert client.post("/api/v1/personalive/reference", content=picture(BLUE)).json()["success"]
+    session = client.post("/api/v1/sessions", json={"mirror": True}).json()
+    path = f"/api/v1/sessions/{session['sessionId']}"
+    assert session["parameters"]["mirror"] and session["stats"]["has_portrait"] and not session["connected"]
+    changed = client.patch(f"{path}/parameters", json={"motion_strength": 0.5, "seed": 3}).json()
+    assert (changed["motion_strength"], changed["seed"], changed["mirror"]) == (0.5, 3, True)
+    assert client.patch(f"{path}/parameters", json={"fps": 0}).status_code == 422
+    assert client.put(f"{path}/reference", content=picture(GREEN)).json()["success"]
+    assert client.post(f"{path}/pause", json={"paused": True}).status_code == 200
+    assert client.get(path).json()["parameters"]["paused"] is True
+    assert client.post(f"{path}/pause", json={"paused": False}).status_code == 200
+    assert client.post(f"{path}/reset").status_code == 200
+    assert client.post(f"{path}/resume").status_code == 400
+    assert client.post(f"{path}/snapshot").status_code == 200
+    assert client.put(f"{path}/reference", content=picture(RED)).json()["success"]
+    assert client.post(f"{path}/resume").status_code == 200
+    assert server.hub.find(session["sessionId"]).session._stream.colour == GREEN
+    assert client.delete(path).status_code == 204
+    assert client.get(path).status_code == 404
+
+
+def test_a_snapshot_goes_on_in_another_session(server, client):
+    client.post("/api/v1/personalive/reference", content=picture(GREEN))
+    first = client.post("/api/v1/sessions", json={}).json()["sessionId"]
+    client.post(f"/api/v1/sessions/{first}/snapshot")
+    client.delete(f"/api/v1/sessions/{first}")
+    client.post("/api/v1/personalive/reference", content=picture(RED))
+    second = client.post("/api/v1/sessions", json={}).json()["sessionId"]
+    assert client.post(f"/api/v1/sessions/{second}/resume").status_code == 200
+    assert server.hub.find(second).session._stream.colour == GREEN
+
+
+def test_each_client_gets_its_own_portrait(server, client):
+    with server.client() as other:
+        client.post("/api/v1/personalive/reference", content=picture(RED))
+        other.post("/api/v1/personalive/reference", content=picture(GREEN))
+        mine = client.post("/api/v1/sessions", json={}).json()["sessionId"]
+        theirs = other.post("/api/v1/sessions", json={}).json()["sessionId"]
+        colours = {each: server.hub.find(each).session._stream.colour for each in (mine, theirs)}
+        assert colours == {mine: RED, theirs: GREEN}
+        client.post("/api/v1/personalive/reference", content=picture(BLUE))
+        assert server.hub.find(mine).session._stream.colour == BLUE
+        assert server.hub.find(theirs).session._stream.colour == GREEN
+
+
+def test_a_client_without_cookies_is_known_by_its_address(server, client):
+    def send(method, path, **options):
+        return httpx.request(method, server.url + path, **options)
+
+    send("POST", "/api/v1/personalive/reference", content=picture(BLUE))
+    session = send("POST", "/api/v1/sessions", json={}).json()
+    assert session["stats"]["has_portrait"]
+    send("POST", "/api/v1/personalive/reference", content=picture(GREEN))
+    assert server.hub.find(session["sessionId"]).session._stream.colour == GREEN
+
+
+def test_a_full_server_says_so(server, client):
+    others = [server.client() for _ in range(4)]
+    server.hub.options = ServeOptions(max_sessions=2)
+    try:
+        for http in others[:2]:
+            identifier = http.post("/api/v1/sessions", json={}).json()["sessionId"]
+            entry = server.hub.find(identifier)
+            server.call(server.hub.attach, entry, NoTransport())
+        refused = others[2].post("/api/v1/sessions", json={})
+        assert refused.status_code == 503 and "full" in refused.json()["detail"] and "Retry-After" in refused.headers
+    finally:
+        server.hub.options = ServeOptions(max_sessions=3)
+        for http in others:
+            http.close()
+
+
+class NoTransport:
+    """Stands for a connection that is up."""
+
+    connected = True
+
+    def send(self, message):
+        pass
+
+    async def close(self):
+        pass
+
+
+def test_other_calls_of_the_interface(client):
+    assert client.get("/api/v1/webrtc/ice-servers").json() == {"iceServers": []}
+    assert "personalive" in client.get("/api/v1/pipelines/schemas").json()["pipelines"]
+    health = client.get("/health").json()
+    assert health["status"] == "healthy" and health["max_sessions"] == 3
+    paths = client.get("/openapi.json").json()["paths"]
+    assert "/api/v1/webrtc/offer" in paths and "/api/v1/sessions/{session_id}/parameters" in paths
+
+
+def test_metrics_count_what_happened(server, client):
+    client.post("/api/v1/sessions", json={})
+    text = client.get("/metrics").text
+    for name in ("sessions", "fps_out", "chunk_seconds_count", "delay_seconds_sum", "dropped_frames_total", "waiting_in"):
+        assert f"personalive_{name} " in text, name
+    assert "process_resident_memory_bytes" in text
+    assert "personalive_sessions 1.0" in text
+
+
+def test_unknown_sessions_are_404(client):
+    missing = "/api/v1/sessions/nobody"
+    assert client.get(missing).status_code == 404
+    assert client.delete(missing).status_code == 404
+    assert client.put(f"{missing}/reference", content=picture()).status_code == 404
+    assert client.patch("/api/v1/webrtc/offer/nobody", json={"candidates": []}).status_code == 404
+    for call in ("pause", "reset", "snapshot", "resume"):
+        assert client.post(f"{missing}/{call}").status_code == 404
