@@ -116,7 +116,8 @@ def sample_identities(count: int, generator: Generator) -> Identity:
     style = style * (1 + spread * uniform(-1, 1, len(STYLE_COLUMNS)))
     style = style + torch.tensor((0, 0, 0, 0.02, 0.03, 0.03, 0.05, 0, 0)) * uniform(-1, 1, len(STYLE_COLUMNS))
     bearded = chance(0.3) * (style[:, 4] < 0.3)  # long hair and a beard would hide most of the face
-    background = uniform(0.12, 0.92, 3)
+    background = uniform(0.15, 0.85, 1) + uniform(-0.22, 0.22, 3)
+    background = background.clamp(0.04, 0.96)
     light = torch.stack((uniform(-0.55, 0.55), uniform(-0.6, -0.1), torch.ones(count)), 1)
     lip = skin * torch.tensor((0.86, 0.52, 0.52)) + torch.tensor((0.10, 0.02, 0.03)) * uniform(0, 1.6, 1)
     return Identity(
@@ -124,8 +125,8 @@ def sample_identities(count: int, generator: Generator) -> Identity:
         face_width=uniform(0.375, 0.425),
         face_height=uniform(0.95, 1.05),
         jaw=uniform(0.12, 0.36),
-        eye_distance=uniform(0.165, 0.182),
-        eye_width=uniform(0.078, 0.092),
+        eye_distance=uniform(0.168, 0.184),
+        eye_width=uniform(0.082, 0.095),
         eye_height=uniform(0.90, 1.15),
         eye_tilt=uniform(-0.10, 0.12),
         iris=(pick(IRIS_COLOURS) * uniform(0.8, 1.2, 1)).clamp(0, 1),
@@ -145,11 +146,11 @@ def sample_identities(count: int, generator: Generator) -> Identity:
         glasses=chance(0.25),
         glasses_shape=uniform(0, 1),
         glasses_colour=uniform(0.04, 0.35, 1) * uniform(0.5, 1.3, 3),
-        shirt=uniform(0.08, 0.92, 3),
-        shirt_accent=uniform(0.08, 0.92, 3),
+        shirt=(uniform(0.1, 0.85, 1) + uniform(-0.3, 0.3, 3)).clamp(0.05, 0.95),
+        shirt_accent=(uniform(0.1, 0.85, 1) + uniform(-0.3, 0.3, 3)).clamp(0.05, 0.95),
         neckline=uniform(0, 1),
         background=background,
-        background_end=(background + uniform(-0.3, 0.3, 3)).clamp(0.03, 0.97),
+        background_end=(background + uniform(-0.22, 0.22, 1) + uniform(-0.1, 0.1, 3)).clamp(0.03, 0.97),
         background_angle=uniform(-3.14159, 3.14159),
         light=light / light.norm(dim=1, keepdim=True),
         ambient=uniform(0.48, 0.62),

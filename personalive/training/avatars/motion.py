@@ -52,9 +52,9 @@ class Motion:
 
 # low, high, slowest and fastest swing in Hz
 RANGES: dict[str, tuple[float, float, float, float]] = {
-    "yaw": (-30, 30, 0.15, 0.6),
-    "pitch": (-17, 17, 0.15, 0.6),
-    "roll": (-17, 17, 0.15, 0.5),
+    "yaw": (-30, 30, 0.25, 0.6),
+    "pitch": (-17, 17, 0.3, 0.7),
+    "roll": (-17, 17, 0.25, 0.5),
     "translate_x": (-0.12, 0.12, 0.1, 0.5),
     "translate_y": (-0.06, 0.08, 0.1, 0.5),
     "scale": (0.92, 1.12, 0.1, 0.3),
@@ -98,10 +98,10 @@ def sample_tracks(count: int, frames: int, generator: Generator) -> Motion:
     for name, (low, high, slow, fast) in RANGES.items():
         swing = sum(
             weight * torch.sin(2 * torch.pi * (uniform(slow, fast) * rate * time + uniform(0, 1)))
-            for weight, rate in ((0.7, 1.0), (0.3, 1.9))
+            for weight, rate in ((0.8, 1.0), (0.2, 1.9))
         )
         middle, reach = (low + high) / 2, (high - low) / 2
-        size = uniform(0.5, 1)
+        size = uniform(0.8, 1)
         values[name] = middle + reach * (size * swing + (1 - size) * uniform(-1, 1))
     values["mouth_open"] = values["mouth_open"].clamp(min=0)
     values["blink"] = _blinks(count, frames, generator)

@@ -67,14 +67,15 @@ def paint_eyes(canvas: Canvas, below: Tensor) -> Tensor:
     across = side / identity.eye_width
     up = canvas.y - EYE_Y + identity.eye_tilt * side
     arch = (1 - across * across).clamp(min=-0.4)
-    size = 0.040 * identity.eye_height
+    size = 0.045 * identity.eye_height
     upper_open = -size * (1 - 0.16 * motion.gaze_y)
     lower_open = 0.024 * identity.eye_height * (1 - 0.20 * motion.smile.clamp(min=0))
     meeting = lower_open * 0.8
     upper = (upper_open + (meeting - upper_open) * motion.blink) * arch
     lower = (lower_open + (meeting - lower_open) * motion.blink) * arch
     crease = upper_open * arch * (1 - 0.35 * motion.blink) - 0.022
-    inside = bell((across.abs() - 0.2).clamp(min=0) / 0.8)
+    reach = smoothstep((1.12 - across.abs()) / 0.15)
+    inside = bell((across.abs() - 0.2).clamp(min=0) / 0.8) * reach
     lid = canvas.edge(torch.maximum(crease - up, up - upper)) * (arch > -0.3)
     picture = blend(below, below * 0.90, lid * inside)
     picture = blend(picture, below * 0.62, 0.6 * bell((up - crease) / 0.007) * inside * canvas.front)
@@ -90,7 +91,6 @@ def paint_eyes(canvas: Canvas, below: Tensor) -> Tensor:
     picture = blend(picture, _constant(below, 0.03, 0.03, 0.03), canvas.edge(radius - 0.0145, 0.6) * opening)
     gleam = torch.sqrt((canvas.x - torch.sign(canvas.x) * (identity.eye_distance + gaze) + 0.011) ** 2 + (up + 0.014) ** 2)
     picture = blend(picture, _constant(below, 1.0, 1.0, 1.0), canvas.edge(gleam - 0.007) * opening * 0.9)
-    reach = smoothstep((1.12 - across.abs()) / 0.15)
     lash = _constant(below, 0.10, 0.07, 0.06)
     thick = 0.0075 + 0.003 * across.clamp(0, 1)
     picture = blend(picture, lash, canvas.edge((up - upper).abs() - thick) * reach * 0.92)

@@ -121,7 +121,7 @@ class _Hair:
         back = smoothstep((wide - 1.75) / 0.5)
         end = front + (self.style["side"] - front) * side
         end = end + (self.style["back"] - end) * back
-        end = end + 0.010 * torch.sin(angle * 23) + 0.006 * torch.sin(angle * 51 + 2)
+        end = end + 0.008 * torch.sin(angle * 23 + 1)
         cut = (0.5 - (y - end) / (self.rays.pixel * 3)).clamp(0, 1)
         return cut * (0.5 - gap / (self.rays.pixel * 2)).clamp(0, 1)
 
@@ -161,27 +161,25 @@ def _body(rays: Rays, who: Identity, how: Motion, picture: Tensor) -> Tensor:
     """Shoulders stay upright under the head; the neck joins them."""
     edge = rays.pixel * 1.5
     x, y = rays.x, rays.y
-    shoulder = (torch.sqrt((x / 1.0) ** 2 + ((y - 1.52) / 0.74) ** 2) - 1) * 0.7
+    shoulder = (torch.sqrt((x / 1.0) ** 2 + ((y - 1.46) / 0.78) ** 2) - 1) * 0.7
     cover = (0.5 - shoulder / edge).clamp(0, 1)
-    fall = x / 1.0
-    normal = (fall, -0.55 + 0.0 * x, (1 - fall * fall).clamp(min=0.05).sqrt())
+    normal = (x, torch.full_like(x, -0.55), (1 - x * x).clamp(min=0.05).sqrt())
     accent = smoothstep((torch.sin((y + 0.3 * x.abs()) * 24) - 0.2) / 0.3) * (who.neckline > 0.75) * 0.8
     cloth = _lit(blend(who.shirt.expand(-1, -1, *x.shape[1:]), who.shirt_accent, accent), normal, who)
     picture = blend(picture, cloth, cover)
     turn = rays.turn
     top_x = 0.38 * turn[:, 0, 1, None, None] - 0.16 * turn[:, 0, 2, None, None]
     top_y = 0.38 * turn[:, 1, 1, None, None] - 0.16 * turn[:, 1, 2, None, None]
-    along = ((y - top_y) / (0.92 - top_y)).clamp(0, 1)
-    half = who.face_width * (0.52 + 0.10 * along * along)
+    along = ((y - top_y) / (0.86 - top_y)).clamp(0, 1)
+    half = who.face_width * (0.54 + 0.12 * along * along)
     across = (x - top_x * (1 - along)) / half
-    open_v = x.abs() - (1.06 - y) * 0.62
-    open_round = (torch.sqrt(x * x + ((y - 0.76) / 0.7) ** 2) - 0.24) * 0.8
-    neckline = torch.where(who.neckline < 0.35, open_v, open_round)
-    chest = torch.minimum(torch.maximum(neckline, shoulder), torch.maximum((across.abs() - 1) * half, y - 0.90))
+    neckline = (x.abs() ** 1.8 * 0.9 - (0.92 + 0.10 * who.neckline - y) * 0.75) * 0.7
+    column = torch.maximum((across.abs() - 1) * half, y - 0.84)
+    chest = torch.minimum(torch.maximum(neckline, shoulder), column)
     normal = (across.clamp(-1, 1), torch.full_like(x, -0.1), (1 - across.clamp(-1, 1) ** 2 * 0.9).sqrt())
     shadow = 1 - 0.30 * bell((y - top_y - 0.12) / 0.14)
     flesh = _lit(who.skin * shadow[:, None] * 0.97, normal, who)
-    picture = blend(picture, who.shirt_accent * 0.8, (0.5 - ((neckline.abs() - 0.016) / edge)).clamp(0, 1) * cover)
+    picture = blend(picture, who.shirt_accent * 0.8, (0.5 - (neckline.abs() - 0.018) / edge).clamp(0, 1) * cover)
     return blend(picture, flesh, (0.5 - chest / edge).clamp(0, 1) * (y > top_y - 0.1))
 
 
@@ -218,8 +216,7 @@ def _face(rays: Rays, who: Identity, how: Motion, depth: Tensor) -> Tensor:
 
 def _glasses(rays: Rays, who: Identity, picture: Tensor) -> Tensor:
     """A frame on a plane in front of the eyes, and its temples along the sides of the head."""
-    (ox, oy, oz), (dx, dy, dz) = rays.origin, rays.direction
-    depth = (FACE_FRONT + 0.045 - oz) / dz
+    depth = (FACE_FRONT + 0.045 - rays.origin[2]) / rays.direction[2]
     x, y, _ = rays.at(depth)
     side = x.abs() - who.eye_distance * 1.03
     up = y - EYE_Y - 0.012
