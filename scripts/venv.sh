@@ -25,9 +25,9 @@ install_packages() {
         as_root=(sudo -n env)
     fi
     say "installing $* with apt"
-    "${as_root[@]}" apt-get update -qq </dev/null >&2 || say "apt-get update failed; trying with the lists as they are"
+    "${as_root[@]}" apt-get update -qq </dev/null >/dev/null || say "apt-get update failed; trying with the lists as they are"
     "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2 || {
+        apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null || {
         say "apt-get install $* failed"
         return 1
     }
