@@ -34,7 +34,10 @@ RUN pip install --no-cache-dir --no-deps --editable /app
 # Without this file the server takes any input unchecked.
 RUN mkdir -p .cog && python -m cog.command.openapi_schema >.cog/openapi_schema.json
 
+# Kernels that were compiled for the GPU at hand are kept beside the weights.
 ENV HF_HOME=/cache \
+    TRITON_CACHE_DIR=/cache/personalive/triton \
+    TORCHINDUCTOR_CACHE_DIR=/cache/personalive/inductor \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
