@@ -39,10 +39,10 @@ class StoredRepository:
 class Faults:
     """What goes wrong; may be changed while the server runs."""
 
-    cut_after: int | None = None
-    """Bytes after which the connection breaks while a large file is sent."""
+    cuts: list[int] = field(default_factory=list)
+    """Bytes after which the connection breaks while a large file is sent: one number for each time that it does."""
     cut_path: str = ""
-    """The only file that is cut; empty: all."""
+    """The file that is cut."""
     corrupt: set[str] = field(default_factory=set)
     """Paths whose last byte is sent wrong."""
     claim_revision: str | None = None
@@ -191,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Accept-Ranges": "bytes"}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        cut = faults.cut_after if faults.cut_path in ("", name) else None
+        cut = faults.cuts.pop(0) if faults.cuts and faults.cut_path == name else None
         self._send(content[start:], headers, status=206 if "Range" in self.headers else 200, cut=cut)
 
     def _send(self, body: bytes, headers: dict[str, str], status: int = 200, cut: int | None = None) -> None:

@@ -89,7 +89,7 @@ def complete(hub: Hub, config: ModelConfig, progress: ProgressCallback | None) -
 
 def fetch_missing(hub: Hub, steps: list[_Step], config: ModelConfig, progress: ProgressCallback) -> list[_Step]:
     """Carry out the steps; the base UNet last, when it is known whether it is needed."""
-    for repository in {step.file.repository for step in steps if step.state == "missing"}:
+    for repository in dict.fromkeys(step.file.repository for step in steps if step.state == "missing"):
         logger.info("licence of %s: %s", repository.name, repository.licence)
     hub.require_space(sum(step.known.size or 0 for step in steps if step.known and step.state == "missing"))
     steps = [step if step.file.kind == "base" else _carry_out(hub, step, progress) for step in steps]

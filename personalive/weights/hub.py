@@ -8,6 +8,7 @@ import logging
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,9 @@ from personalive.weights.source import format_size
 logger = logging.getLogger(__name__)
 
 REMEDY = "Run `personalive download`: it fetches the file anew."
-_ATTEMPTS = 5
+_FAILURES = 3
+"""Broken connections in a row, without anything gained, after which a download is given up."""
+_PAUSE_SECONDS = 0.5
 _LOG_SECONDS = 10.0
 
 
@@ -132,7 +135,6 @@ class Hub:
         Raises:
             WeightsError: the connection broke again and again, or the file is not what the hub or the manifest says.
         """
-        label, path = file.label(name), file.hub_path(name)
         partial = self.folder(file.repository) / "blobs" / f"{known.digest}.incomplete"
         damaged = self.cached(file) if anew else None
         if damaged is not None:
@@ -140,7 +142,17 @@ class Hub:
             damaged[1].unlink(missing_ok=True)
         if known.size is not None and _size(partial) >= known.size:
             partial.unlink()  # nothing is left to ask the hub for, and still it is not the file
-        for attempt in range(1, _ATTEMPTS + 1):
+        found = self._fetch_persistently(file, name, known, partial, progress)
+        self.check(file, name, found, known, thorough=True)
+        progress(DownloadProgress(file.hub_path(name), found.stat().st_size, known.size))
+        return found
+
+    def _fetch_persistently(
+        self, file: PublishedFile, name: str, known: Known, partial: Path, progress: ProgressCallback
+    ) -> Path:
+        label, path = file.label(name), file.hub_path(name)
+        failures = 0
+        while True:
             before = _size(partial)
             try:
                 with _Watcher(partial, path, known.size, progress):
@@ -151,19 +163,17 @@ class Hub:
                         endpoint=self.endpoint,
                         cache_dir=self.cache,
                     )
-                break
+                return Path(found)
             except (OSError, HFValidationError) as error:
-                gained = _size(partial) > before
-                if attempt == _ATTEMPTS or not gained:
+                failures = 1 if _size(partial) > before else failures + 1
+                if failures == _FAILURES or not _is_passing(error):
                     raise WeightsError(
                         f"the download of {label} stopped at {format_size(_size(partial))} of "
                         f"{format_size(known.size)}: {error}. "
                         f"Run `personalive download` again: it goes on where it stopped."
                     ) from error
                 logger.warning("%s: the connection broke (%s); going on where it stopped", label, error)
-        self.check(file, name, Path(found), known, thorough=True)
-        progress(DownloadProgress(path, Path(found).stat().st_size, known.size))
-        return Path(found)
+                time.sleep(_PAUSE_SECONDS)
 
     def require_space(self, size: int) -> None:
         """Refuse to begin a download that can not end.
@@ -244,6 +254,12 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether it may go better at once: not where the hub answered and refused."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is None or status >= 500
 
 
 def _unreachable(repository: Repository, error: Exception) -> str:
