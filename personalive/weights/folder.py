@@ -106,7 +106,7 @@ class FolderWriter:
         Raises:
             OutputError: the disk is full, or the folder can not be written to.
         """
-        shards = _shards(entries, self._max_file_size)
+        shards = split_entries(entries, self._max_file_size)
         for number, shard in enumerate(shards, start=1):
             split = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
             self._write(f"{network}{split}.safetensors", shard)
@@ -146,7 +146,8 @@ class FolderWriter:
                     stale.unlink()
 
 
-def _shards(entries: Sequence[Entry], max_file_size: int) -> list[list[Entry]]:
+def split_entries(entries: Sequence[Entry], max_file_size: int) -> list[list[Entry]]:
+    """Files of at most so many bytes, in order; an entry that is larger has one to itself."""
     shards: list[list[Entry]] = [[]]
     size = 0
     for entry in entries:

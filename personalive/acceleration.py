@@ -1,0 +1,200 @@
+"""How the networks run on a device: merged layers, kernels, attention, CUDA graphs, compilation, memory.
+
+The rest of the engine is plain PyTorch and knows none of it. Whatever does not work on a machine is left out, with one
+line in the log: the result is the same, only slower.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from personalive.attention import AttentionName, MeasuredAttention
+from personalive.config import FRAMES
+from personalive.cuda_graphs import GraphFunction, GraphMemory
+from personalive.errors import InputError
+from personalive.models.fused import BLOCKS, fuse
+from personalive.models.fused_encoders import fuse_encoder
+from personalive.models.fused_vae import FusedDecoder
+from personalive.models.operations import Operations
+
+AccelerationName = Literal["none", "graphs", "compile", "max"]
+ACCELERATIONS: tuple[AccelerationName, ...] = ("none", "graphs", "compile", "max")
+"""none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: with a search for the
+fastest kernels. The first two start in seconds, the last two in minutes the first time."""
+DEFAULT_ACCELERATION: AccelerationName = "graphs"
+
+F = TypeVar("F", bound=Callable[..., Any])
+_log = logging.getLogger(__name__)
+
+
+class Acceleration:
+    """The choices for one model on one device."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        name: AccelerationName = DEFAULT_ACCELERATION,
+        attention: AttentionName = "auto",
+    ) -> None:
+        """Choose.
+
+        Raises:
+            InputError: an unknown acceleration or attention.
+        """
+        if name not in ACCELERATIONS:
+            raise InputError(f"accelerate is {name!r}: choose one of {', '.join(ACCELERATIONS)}")
+        self.device, self.dtype, self.name, self.merges = device, dtype, name, True
+        self.attention = MeasuredAttention(attention)
+        on_gpu = device.type == "cuda"
+        self.compiles = on_gpu and name in ("compile", "max")
+        self.operations = Operations()
+        if on_gpu:
+            # The compiler makes kernels of its own from the plain operations.
+            self.operations = Operations(attention=self.attention) if self.compiles else self._kernels()
+        self._memory = GraphMemory(device) if on_gpu and name != "none" else None
+
+    @classmethod
+    def off(cls, device: torch.device, dtype: torch.dtype) -> "Acceleration":
+        """Networks as they are: what training, tests and comparisons run."""
+        off = cls(torch.device("cpu"), torch.float32, "none", "sdpa")
+        off.device, off.dtype, off.merges = device, dtype, False
+        return off
+
+    def merge(self, networks: Mapping[str, nn.Module]) -> Callable[[Tensor], Tensor]:
+        """Replace layers of the networks by merged ones, in place, and give the VAE's decoder as a function.
+
+        The networks' state dicts lose their published names: load weights before.
+        """
+        vae: Any = networks["vae"]
+        if not self.merges:
+            return lambda latents: cast(Tensor, vae.decode(latents).sample)
+        with torch.no_grad():
+            for network in networks.values():
+                cast(Any, network).to(memory_format=torch.channels_last)
+            for name in ("denoising_unet", "reference_unet"):
+                fuse(networks[name], self.operations, FRAMES)
+            for name in ("motion_encoder", "motion_extractor"):
+                fuse_encoder(networks[name], self.operations)
+            decoder = FusedDecoder(vae, self.operations)
+        if self.compiles:
+            for network in (networks["denoising_unet"], decoder):
+                self._compile(network)
+        return decoder
+
+    def function(self, name: str, function: F, constants: Sequence[int] = ()) -> F:
+        """A function of tensors as it is to be called: recorded as CUDA graphs, or as it is.
+
+        Args:
+            name: for the log.
+            constants: places of arguments whose tensors never change once they are made.
+        """
+        if self._memory is None:
+            return function
+        return cast(F, GraphFunction(name, function, self._memory, constants))
+
+    def _kernels(self) -> Operations:
+        plain = Operations(attention=self.attention)
+        if self.dtype not in (torch.float16, torch.bfloat16):
+            return plain  # the kernels are for what half precision makes slow
+        try:
+            from personalive.models import kernels
+
+            fast = Operations(**{name: getattr(kernels, name) for name in kernels.__all__}, attention=self.attention)
+            _try_kernels(fast, self.device, self.dtype)
+        except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
+            _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", _first_line(error))
+            return plain
+        return fast
+
+    def _compile(self, network: nn.Module) -> None:
+        """Compile the blocks that repeat, each for itself: the whole network would take minutes."""
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
+        mode = "max-autotune-no-cudagraphs" if self.name == "max" else "default"
+        for module in list(network.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, BLOCKS):
+                    setattr(module, name, CompiledBlock(child, mode))
+
+
+class CompiledBlock(nn.Module):
+    """A block that PyTorch's compiler has made kernels for; the block itself where that fails."""
+
+    def __init__(self, block: nn.Module, mode: str) -> None:
+        super().__init__()
+        self.block = block
+        self._run: Callable[..., Any] = torch.compile(block.forward, dynamic=False, mode=mode)
+
+    def forward(self, *arguments: Any) -> Any:
+        try:
+            return self._run(*arguments)
+        except Exception as error:  # the compiler and what it calls fail in many ways
+            if self._run is self.block:
+                raise
+            _log.warning("%s is not compiled: %s", type(self.block).__name__, _first_line(error))
+            self._run = self.block
+            return self.block(*arguments)
+
+
+class HostMemory:
+    """Weights that stay in the host's memory but for the time that they are used."""
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        self.network, self.device = network, device
+        self._host: list[tuple[Tensor, Tensor]] = []
+        for tensor in (*network.parameters(), *network.buffers()):
+            host = tensor.data.cpu().pin_memory()
+            self._host.append((tensor, host))
+            tensor.data = host
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """The network is on the device within."""
+        for tensor, host in self._host:
+            tensor.data = host.to(self.device, non_blocking=True)
+        try:
+            yield
+        finally:
+            for tensor, host in self._host:
+                tensor.data = host  # inference changes no weight, so nothing has to come back
+
+
+def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> None:
+    """Run every kernel once, in sizes of the model, and compare.
+
+    Raises:
+        RuntimeError: a kernel's result is wrong.
+    """
+    plain = Operations()
+    draw = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, device=device).to(dtype)
+
+    image = random(1, 320, 32, 32).to(memory_format=torch.channels_last)
+    tokens, scale, bias = random(16, 4, 320), random(320), random(320)
+    for name, arguments in (
+        ("group_norm", (image, 32, scale, bias, 1e-5)),
+        ("group_norm", (image[:, :, :8, :8], 32, scale, bias, 1e-5)),
+        ("layer_norm", (tokens, scale, bias, 1e-5)),
+        ("add_layer_norm", (tokens, tokens, scale, bias, 1e-5)),
+        ("geglu", (random(16, 4, 2560),)),
+        ("add_bias", (image, image, bias)),
+        ("scale_relu", (image, scale, bias)),
+        ("frame_attention", (random(16, 4, 960), 8, 16)),
+        ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
+    ):
+        results = getattr(fast, name)(*arguments), getattr(plain, name)(*arguments)
+        pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
+        for actual, expected in pairs:
+            error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
+            if not error < 0.03:
+                raise RuntimeError(f"{name} is wrong by {error:.1%}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,220 @@
+"""One call: four driving frames of each of several streams → four finished frames of each (spec/streaming.md 8, 9).
+
+What streams of one model can share is computed for all at once; what belongs to a stream stays in its state. A stream
+that is alone takes the same way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from personalive import keypoints as kp
+from personalive import sampler
+from personalive.animation import AnimationState, MotionChunk, ReferenceState
+from personalive.config import FRAMES, SLOTS, WINDOW
+from personalive.driving import DrivingFrames, Reference, bilinear
+from personalive.keyframes import KeyframeTest
+from personalive.models.unet import TimeFeatures
+
+if TYPE_CHECKING:
+    from personalive.pipeline import PersonaLive
+    from personalive.stream import Stream
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The inner steps of a call, with everything that is the same at each call."""
+
+    steps: list[sampler.InnerStep]
+    times: list[TimeFeatures]
+    coefficients: list[sampler.StepCoefficients]
+
+    @classmethod
+    def of(cls, model: "PersonaLive", steps: int) -> "Schedule":
+        """For a number of denoising steps."""
+        inner = sampler.inner_steps(steps)
+        with torch.inference_mode():
+            times = [model.embed_time(step.timesteps) for step in inner]
+        return cls(inner, times, [sampler.StepCoefficients.of(step, model.device) for step in inner])
+
+
+@dataclass(frozen=True)
+class CallRecord:
+    """Values inside one call of one stream, for whoever wants to look; frames are oldest first."""
+
+    call: int
+    keypoints: Tensor
+    """Keypoints of this call's rasters: 16 sets at the first call, then 4; [n, 21, 3]."""
+    motion: Tensor
+    """Motion tokens of the window, [16, tokens, width]."""
+    pose_features: Tensor
+    """Pose features of the window, [16, c₀, h, w]."""
+    predictions: tuple[Tensor, ...]
+    """The denoising UNet's output at each inner step, [16, c, h, w]."""
+    latents: Tensor
+    """Latents after the call, fp32 [16, c, h, w]."""
+    clean: Tensor
+    """Clean latents of the frames that leave, fp32 [4, c, h, w]."""
+    frames: Tensor
+    """The frames that leave, fp32 [4, 3, H, W] in [0, 1]."""
+    keyframes: int
+    """Keyframes that the call attended to."""
+    bank: Tensor
+    """Motion bank after the call, fp32 [n, tokens·width]."""
+    inserted: bool
+    """Whether the call made a keyframe."""
+
+
+def encode_reference(model: "PersonaLive", reference: Reference) -> ReferenceState:
+    """Everything that the networks take from a portrait, once."""
+    pose = model.extract_pose(reference.pose_image)
+    face = reference.face
+    if face is None:
+        box = _boxes(reference.vae_image, pose)[0]
+        face = _cut(reference.vae_image, box or _whole(reference.vae_image), model.config.motion_encoder.image_size)
+    latents, embedding = model.encode_image(reference.vae_image), model.embed_image(reference.clip_image)
+    features = model.reference_features(latents, embedding)
+    return ReferenceState(latents, embedding, features, pose, model.encode_motion(face))
+
+
+def observe(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> list[MotionChunk]:
+    """Driving frames → the motion that each stream's reference takes over."""
+    model, counts = streams[0].model, [len(chunk) for chunk in chunks]
+    every_pose = model.extract_pose(torch.cat([chunk.pose_images for chunk in chunks]))
+    poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
+    faces = torch.cat([_faces(*item) for item in zip(streams, chunks, poses, strict=True)])
+    tokens = model.encode_motion(faces).split(counts)
+    return [_take_over(*item) for item in zip(streams, poses, tokens, strict=True)]
+
+
+def _faces(stream: "Stream", chunk: DrivingFrames, pose: kp.HeadPose) -> Tensor:
+    """The chunk's face crops, cut out by the driver's own keypoints where they were not given."""
+    device = stream.model.device
+    if chunk.faces is not None:
+        return chunk.faces.to(device)
+    assert chunk.frames is not None  # DrivingFrames has one or the other
+    frames, (_, state) = chunk.frames.to(device), stream.begun()
+    crops = []
+    for index, box in enumerate(_boxes(frames, pose)):
+        state.last_box = box or state.last_box
+        frame = frames[index : index + 1]
+        crops.append(_cut(frame, state.last_box or _whole(frame), stream.preprocessor.face_size))
+    return torch.cat(crops)
+
+
+def _boxes(images: Tensor, pose: kp.HeadPose) -> list[kp.Box | None]:
+    """Face boxes by keypoints; None where a box is no use."""
+    boxes = kp.face_boxes(kp.project(pose), images.shape[3], images.shape[2])
+    return [box if kp.usable(box) else None for box in boxes]
+
+
+def _whole(image: Tensor) -> kp.Box:
+    return 0, 0, image.shape[3], image.shape[2]
+
+
+def _cut(image: Tensor, box: kp.Box, size: int) -> Tensor:
+    left, top, right, bottom = box
+    return bilinear(image[:, :, top:bottom, left:right], size)
+
+
+def _take_over(stream: "Stream", pose: kp.HeadPose, tokens: Tensor) -> MotionChunk:
+    reference, state = stream.begun()
+    state.first = state.first or pose[:1]
+    target = kp.retarget(reference.pose, pose, state.first, stream.motion_strength)
+    tokens = torch.lerp(reference.motion.expand_as(tokens), tokens, stream.motion_strength)
+    if state.lead is None:
+        weights = kp.ramp_weights(tokens.device).to(tokens.dtype)[:, None, None]
+        leading = torch.lerp(reference.motion, tokens[:1], weights)
+        state.lead = MotionChunk(kp.project(kp.ramp(reference.pose, target[:1])), leading)
+    chunk = MotionChunk(kp.project(target), tokens)
+    state.remember(chunk)
+    return chunk
+
+
+def denoise(streams: Sequence["Stream"], chunks: Sequence[MotionChunk]) -> list[npt.NDArray[np.uint8]]:
+    """One call: four frames of motion enter each stream's window, and its four oldest frames leave it finished."""
+    model, size = streams[0].model, streams[0].preprocessor
+    states = [stream.begun()[1] for stream in streams]
+    entering = [state.entering(chunk) for state, chunk in zip(states, chunks, strict=True)]
+    rasters = torch.cat([kp.draw(chunk.keypoints, size.width, size.height) for chunk in entering])
+    guided = model.guide(rasters).split([len(chunk) for chunk in entering])
+    for state, chunk, pose_features in zip(states, entering, guided, strict=True):
+        state.enter(chunk.tokens, pose_features)
+    inserts = [_decide(stream) for stream in streams]
+    predictions, latents, clean = _sample(streams)
+    frames = model.decode(torch.cat(clean)).split(WINDOW)
+    for index, (stream, chunk) in enumerate(zip(streams, entering, strict=True)):
+        if stream.observer is not None:
+            outputs = tuple(prediction.split(FRAMES)[index] for prediction in predictions)
+            values = (outputs, latents[index], clean[index], frames[index])
+            stream.observer(_record(states[index], chunk, values, inserts[index]))
+        _leave(stream, latents[index], clean[index], inserts[index])
+    return [_pixels(images) for images in frames]
+
+
+def _decide(stream: "Stream") -> bool:
+    """Whether this call makes a keyframe; if so, its motion is remembered."""
+    state = stream.begun()[1]
+    assert state.motion is not None  # the window has been entered
+    test = KeyframeTest(state.calls, state.motion, state.bank, state.keyframes, stream.keyframe_threshold)
+    decision = stream.keyframes(test)
+    if decision.remember is not None:
+        remembered = state.motion[decision.remember].float().flatten()
+        state.bank = torch.cat((state.bank, remembered[None]))
+    return decision.insert
+
+
+def _sample(streams: Sequence["Stream"]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """All inner steps: the outputs of each, and per stream the latents after them and the clean ones that leave."""
+    model, schedule = streams[0].model, streams[0].schedule
+    begun = [stream.begun() for stream in streams]
+    states = [state for _, state in begun]
+    windows = []
+    for stream, (reference, state) in zip(streams, begun, strict=True):
+        new = sampler.add_noise(reference.latents, stream.draw(WINDOW), schedule.steps[0].timesteps[-WINDOW:])
+        windows += [state.latents, new]
+    latents = torch.cat(windows)
+    motion = torch.cat([state.motion for state in states if state.motion is not None])
+    pose = torch.cat([state.pose_features for state in states if state.pose_features is not None])
+    predictions, clean = [], latents
+    for time, coefficients in zip(schedule.times, schedule.coefficients, strict=True):
+        prediction = model.denoise(latents, time, motion, pose, [state.features for state in states])
+        predictions.append(prediction)
+        latents, clean = sampler.denoise_step(latents, prediction, coefficients, model.config.prediction_type)
+    return predictions, list(latents.split(FRAMES)), [window[:WINDOW] for window in clean.split(FRAMES)]
+
+
+def _leave(stream: "Stream", latents: Tensor, clean: Tensor, insert: bool) -> None:
+    """Close the call: keep what the next one needs, and the keyframe if there is one."""
+    reference, state = stream.begun()
+    state.latents = latents[WINDOW:].to(stream.model.dtype)
+    if insert:
+        state.features = state.features.with_keyframe(
+            stream.model.reference_features(clean[:1], reference.embedding)
+        )
+        state.keyframes += 1
+    state.calls += 1
+
+
+def _record(
+    state: AnimationState, chunk: MotionChunk, values: tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor], insert: bool
+) -> CallRecord:
+    assert state.motion is not None and state.pose_features is not None
+    return CallRecord(
+        state.calls, chunk.keypoints, state.motion, state.pose_features, *values, state.keyframes, state.bank, insert
+    )
+
+
+def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
+    """[n, 3, H, W] in [0, 1] → uint8 [n, H, W, 3], rounded, on the host."""
+    pixels: npt.NDArray[np.uint8] = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
+CALLS_OF_RAMP = SLOTS - 1
+"""Calls whose finished frames are the ramp, not a driving frame's."""

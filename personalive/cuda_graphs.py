@@ -1,0 +1,178 @@
+"""Functions of fixed shapes as CUDA graphs: recorded once per shape, then replayed without launching kernels one by one."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_GRAPHS = 12
+"""Recordings that one function keeps; the one that was unused for longest goes first."""
+
+_log = logging.getLogger(__name__)
+
+
+def flatten(value: Any, leaves: list[Tensor]) -> Any:
+    """Append every tensor within `value` to `leaves`; give a hashable description of the rest.
+
+    Looks into tuples, lists and dataclasses; anything else must be hashable.
+    """
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return value.shape, value.dtype, value.device
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value), *(flatten(getattr(value, field.name), leaves) for field in fields(value))
+    if isinstance(value, tuple | list):
+        return type(value), *(flatten(item, leaves) for item in value)
+    return value
+
+
+def rebuild(value: Any, leaves: Sequence[Tensor]) -> Any:
+    """`value` with its tensors replaced by `leaves`, in the order in which `flatten` found them."""
+    return _rebuild(value, iter(leaves))
+
+
+def _rebuild(value: Any, leaves: Any) -> Any:
+    if isinstance(value, Tensor):
+        return next(leaves)
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(*(_rebuild(getattr(value, field.name), leaves) for field in fields(value)))
+    if isinstance(value, tuple | list):
+        items = [_rebuild(item, leaves) for item in value]
+        # A named tuple takes its items one by one.
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+class _Input:
+    """Where recordings read one argument from. All recordings of a function share it, whatever the shapes."""
+
+    def __init__(self) -> None:
+        self.memory: Tensor | None = None
+        self.source: Tensor | None = None
+        """The tensor whose values it holds, if that never changes; kept, so that no other can be taken for it."""
+
+    def view(self, like: Tensor) -> tuple[Tensor, bool]:
+        """A part of the memory with the shape and layout of `like`, and whether the memory had to grow for it."""
+        grown = self.memory is None or self.memory.numel() < like.numel() or self.memory.dtype != like.dtype
+        if grown or self.memory is None:
+            self.memory, self.source = torch.empty(like.numel(), dtype=like.dtype, device=like.device), None
+        strides = torch.empty_like(like, device="meta").stride()
+        return self.memory[: like.numel()].as_strided(like.shape, strides), grown
+
+    def write(self, target: Tensor, given: Tensor, constant: bool) -> None:
+        """Copy the argument to its `view`, unless it is a constant that is there already."""
+        if constant and self.source is given:
+            return
+        self.source = given if constant else None
+        target.copy_(given, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    outputs: Any
+
+
+class GraphMemory:
+    """Memory and the stream that all recordings of a model share.
+
+    Recordings that share memory must not run at the same time: `lock` sees to it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._pool = torch.cuda.MemPool() if torch.__version__ >= torch.torch_version.TorchVersion("2.8") else None
+        self.pool: Any = torch.cuda.graph_pool_handle() if self._pool is None else self._pool.id
+        self.stream = torch.cuda.Stream(device)
+        self.lock = threading.RLock()
+
+    @contextmanager
+    def first_run(self) -> Iterator[None]:
+        """For the run before a recording: it takes its memory from where the recording will."""
+        current = torch.cuda.current_stream(self.device)
+        self.stream.wait_stream(current)
+        # Older versions take the memory twice: first the run, then, after it has given it back, the recording.
+        with torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self._pool) if self._pool else nullcontext():
+            yield
+        current.wait_stream(self.stream)
+        torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()
+
+
+class GraphFunction:
+    """A function of tensors that is recorded for each combination of shapes, and replayed."""
+
+    def __init__(
+        self, name: str, function: Callable[..., Any], memory: GraphMemory, constants: Sequence[int] = ()
+    ) -> None:
+        """Wrap `function`, whose result depends on its arguments alone.
+
+        Args:
+            name: for the log.
+            constants: places of arguments whose tensors never change once they are made: they are copied to the graph
+                when they are others than at the last call, and not at every call.
+        """
+        self.name, self.function, self.memory, self.constants = name, function, memory, frozenset(constants)
+        self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
+        self._inputs: list[_Input] = []
+        self._works = True
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What `function` returns; the tensors in it are the caller's own."""
+        if not self._works:
+            return self.function(*arguments)
+        with self.memory.lock:
+            return self._call(arguments)
+
+    def _call(self, arguments: tuple[Any, ...]) -> Any:
+        leaves: list[Tensor] = []
+        constant: list[bool] = []
+        shape = []
+        for place, argument in enumerate(arguments):
+            shape.append(flatten(argument, leaves))
+            constant += [place in self.constants] * (len(leaves) - len(constant))
+        key = tuple(shape)
+        if key not in self._recordings:
+            try:
+                self._recordings[key] = self._record(arguments, leaves)
+            except RuntimeError as error:
+                self._works = False
+                self._recordings.clear()
+                self._inputs.clear()
+                _log.warning("%s runs without a CUDA graph: %s", self.name, str(error).splitlines()[0])
+                return self.function(*arguments)
+        self._recordings.move_to_end(key)
+        while len(self._recordings) > MAX_GRAPHS:
+            self._recordings.popitem(last=False)
+        recording = self._recordings[key]
+        for source, target, given, fixed in zip(self._inputs, recording.inputs, leaves, constant, strict=False):
+            source.write(target, given, fixed)
+        recording.graph.replay()
+        outputs: list[Tensor] = []
+        flatten(recording.outputs, outputs)
+        return rebuild(recording.outputs, [output.clone() for output in outputs])
+
+    def _record(self, arguments: tuple[Any, ...], leaves: list[Tensor]) -> _Recording:
+        """Run once, so that everything that is made at first use exists, then record."""
+        self._inputs += [_Input() for _ in leaves[len(self._inputs) :]]
+        views = [place.view(leaf) for place, leaf in zip(self._inputs, leaves, strict=False)]
+        if any(grown for _, grown in views):
+            self._recordings.clear()  # they read from memory that is given up; all fit into the new one
+        inputs = [view for view, _ in views]
+        for place, target, leaf in zip(self._inputs, inputs, leaves, strict=False):
+            place.write(target, leaf, constant=False)
+        static = rebuild(arguments, inputs)
+        with self.memory.first_run():
+            self.function(*static)
+        graph = torch.cuda.CUDAGraph()
+        memory = self.memory
+        with torch.cuda.graph(graph, pool=memory.pool, stream=memory.stream, capture_error_mode="thread_local"):
+            outputs = self.function(*static)
+        return _Recording(graph, inputs, outputs)

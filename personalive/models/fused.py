@@ -1,0 +1,341 @@
+"""The layers of layers.py with their weights merged, for inference alone.
+
+`fuse` replaces layers in place, with the same results up to rounding:
+
+* queries, keys and values are one product;
+* a batch norm in eval mode, the biases before a norm or a sum, and the positions of frames become constants;
+* the keys of a motion token are a matrix of rank 16 (the token's width), so the query projection and the key
+  projection merge into one to 16 values per head, and so do the value and the output projection;
+* doubling an image and convolving it is a transposed convolution with 4 taps per pixel instead of 9.
+
+Images must be channels-last in memory: then tokens are a view of them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from personalive.models.layers import (
+    FeedForward,
+    FrameAttention,
+    GroupNormSiLU,
+    MotionBlock,
+    ResnetBlock,
+    SpatialTransformer,
+    TokenTransformer,
+    Upsample,
+    to_image,
+    to_tokens,
+)
+from personalive.models.operations import Operations
+
+
+def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Keep a merged weight as a buffer, so that it follows the module to another device; no file has it."""
+    if value.dim() == 4:
+        value = value.contiguous(memory_format=torch.channels_last)
+    module.register_buffer(name, value.detach().to(dtype), persistent=False)
+
+
+class FusedGroupNorm(nn.Module):
+    """A GroupNorm, with SiLU if the layer had it."""
+
+    def __init__(self, norm: nn.GroupNorm, operations: Operations, silu: bool | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias, self.groups, self.eps = norm.weight, norm.bias, norm.num_groups, norm.eps
+        self.silu = isinstance(norm, GroupNormSiLU) if silu is None else silu
+        self.operations = operations
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Image [n, c, h, w], plus `shift` [n, c] if given → normalised image."""
+        return self.operations.group_norm(
+            x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift
+        )
+
+
+class FusedResnetBlock(nn.Module):
+    """A resnet block whose biases join the time embedding and the final sum.
+
+    `block` may also be one of diffusers' autoencoder, which has no time embedding.
+    """
+
+    bias: Tensor
+
+    def __init__(self, block: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+        self.norm1, self.norm2 = (FusedGroupNorm(norm, operations, silu=True) for norm in (block.norm1, block.norm2))
+        self.conv1, self.conv2, self.time_emb_proj = block.conv1, block.conv2, block.time_emb_proj
+        self.conv_shortcut = block.conv_shortcut
+        bias = block.conv2.bias.float()
+        if block.conv_shortcut is not None:
+            bias = bias + block.conv_shortcut.bias.float()
+        constant(self, "bias", bias, block.conv2.weight.dtype)
+
+    def embed_time(self, embedding: Tensor) -> Tensor:
+        """Time embedding [f, time channels] → what this block adds per frame, the first bias included."""
+        projected = self.time_emb_proj(F.silu(embedding)).float() + self.conv1.bias.float()
+        return projected.to(embedding.dtype)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w]."""
+        hidden = F.conv2d(self.norm1(x), self.conv1.weight, padding=1)
+        hidden = F.conv2d(self.norm2(hidden, self.conv1.bias[None] if time is None else time), self.conv2.weight, padding=1)
+        if self.conv_shortcut is not None:
+            x = to_image(F.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
+        return self.operations.add_bias(hidden, x, self.bias)
+
+
+class FusedUpsample(nn.Module):
+    """Doubling and convolving as one transposed convolution; other sizes as before."""
+
+    weight: Tensor
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.conv = layer.conv
+        constant(self, "weight", _doubling_weight(layer.conv.weight), layer.conv.weight.dtype)
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        if tuple(size) != (2 * x.shape[2], 2 * x.shape[3]):
+            out: Tensor = self.conv(F.interpolate(x, size=tuple(size), mode="nearest"))
+            return out
+        return F.conv_transpose2d(x, self.weight, self.conv.bias, stride=2, padding=1)
+
+
+def _doubling_weight(weight: Tensor) -> Tensor:
+    """3×3 kernel [out, in, 3, 3] after nearest-neighbour doubling → transposed kernel [in, out, 4, 4] of stride 2.
+
+    A pixel covers two pixels of the doubled image, so tap t meets it through taps 2 - t and 3 - t.
+    """
+    spread = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=weight.device)
+    return torch.einsum("oiyx,ty,ux->iotu", weight.float(), spread, spread)
+
+
+class FusedFeedForward(nn.Module):
+    """A feed-forward whose gate is one pass over memory."""
+
+    def __init__(self, layer: FeedForward, operations: Operations) -> None:
+        super().__init__()
+        self.enter, self.leave = layer.net[0].proj, layer.net[2]
+        self.operations = operations
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leave(self.operations.geglu(self.enter(x)))
+        return out
+
+
+class FusedSpatialTransformer(nn.Module):
+    """A spatial transformer with one product for queries, keys and values."""
+
+    qkv: Tensor
+
+    def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
+        super().__init__()
+        block = layer.block
+        self.operations, self.heads = operations, block.attn1.heads
+        self.norm = FusedGroupNorm(layer.norm, operations)
+        self.proj_in, self.proj_out = layer.proj_in, layer.proj_out
+        self.norm1, self.norm3 = block.norm1, block.norm3
+        self.attn_out, self.context_value, self.context_out = block.attn1.to_out[0], block.attn2.to_v, block.attn2.to_out[0]
+        self.ff = FusedFeedForward(block.ff, operations)
+        weights = [layer.weight for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
+        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
+
+    def embed_image(self, embedding: Tensor) -> Tensor:
+        """Image embedding [n, 1, e] → the constant [n, 1, c] that both attentions' ends add."""
+        out = self.context_out(self.context_value(embedding)).float() + self.attn_out.bias.float()
+        return out.to(embedding.dtype)
+
+    def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
+        channels = bank.shape[-1]
+        key, value = F.linear(bank, self.qkv[channels:]).split(channels, dim=-1)
+        return key.contiguous(), value.contiguous()
+
+    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each."""
+        tokens = self.proj_in(to_tokens(self.norm(x)))
+        return tokens, self._norm(self.norm1, tokens)
+
+    def attend(self, x: Tensor, frames: int, sources: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Image [n, c, h, w] → the same; see `SpatialTransformer.attend`."""
+        tokens, normed = self.enter(x)
+        qkv = F.linear(normed, self.qkv)
+        attended, first = [], 0
+        for _, keys, values in sources:
+            count = len(keys) * frames
+            attended.append(self._attend(qkv[first : first + count], keys, values, frames))
+            first += count
+        merged = attended[0] if len(attended) == 1 else torch.cat(attended)
+        return self._finish(x, tokens, merged, torch.cat([context for context, _, _ in sources])[:, 0])
+
+    def attend_alone(self, x: Tensor, tokens: Tensor, normed: Tensor, context: Tensor) -> Tensor:
+        """Self-attention without other sources, and what follows; `tokens` and `normed` are from `enter`."""
+        qkv = F.linear(normed, self.qkv)
+        query, key, value = (self._heads(part) for part in qkv.chunk(3, dim=-1))
+        attended = self.operations.attention(query, key, value).transpose(1, 2).flatten(2)
+        return self._finish(x, tokens, attended, context[:, 0])
+
+    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
+        """Frames of k portraits, [k·frames, l, 3c], look at themselves and their portrait's [k, m, c]."""
+        query, key, value = qkv.chunk(3, dim=-1)
+        key, value = (
+            torch.cat((own.unflatten(0, (-1, frames)), bank[:, None].expand(-1, frames, -1, -1)), dim=2).flatten(0, 1)
+            for own, bank in ((key, keys), (value, values))
+        )
+        out = self.operations.attention(self._heads(query), self._heads(key), self._heads(value))
+        return out.transpose(1, 2).flatten(2)
+
+    def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
+        branch = F.linear(attended, self.attn_out.weight)
+        tokens, normed = self.operations.add_layer_norm(
+            tokens, branch, self.norm3.weight, self.norm3.bias, self.norm3.eps, add=context
+        )
+        return x + to_image(self.proj_out(tokens + self.ff(normed)), like=x)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _norm(self, norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+        return self.operations.layer_norm(tokens, norm.weight, norm.bias, norm.eps)
+
+
+class FusedTokenTransformer(nn.Module):
+    """What fused motion and temporal modules share."""
+
+    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
+        super().__init__()
+        block = layer.transformer_blocks[0]
+        self.operations = operations
+        self.norm = FusedGroupNorm(layer.norm, operations)
+        self.proj_in, self.proj_out = layer.proj_in, layer.proj_out
+        self.norms, self.ff_norm = block.norms, block.ff_norm
+        self.ff = FusedFeedForward(block.ff, operations)
+
+    def run(self, x: Tensor, attend: Sequence["nn.Module"], biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
+        """Image [n, c, h, w] → the same; `biases` are those of the two norms."""
+        operations, (first, second), last = self.operations, self.norms, self.ff_norm
+        tokens = self.proj_in(to_tokens(self.norm(x)))
+        normed = operations.layer_norm(tokens, first.weight, biases[0], first.eps)
+        branch = attend[0](normed, condition)
+        tokens, normed = operations.add_layer_norm(tokens, branch, second.weight, biases[1], second.eps)
+        branch = attend[1](normed, condition)
+        tokens, normed = operations.add_layer_norm(tokens, branch, last.weight, last.bias, last.eps)
+        return x + to_image(self.proj_out(tokens + self.ff(normed)), like=x)
+
+
+class TokenAttention(nn.Module):
+    """Cross-attention to motion tokens with merged projections."""
+
+    query: Tensor
+    output: Tensor
+
+    def __init__(self, layer: nn.Module, operations: Operations) -> None:
+        super().__init__()
+        self.operations, self.heads, self.bias = operations, layer.heads, layer.to_out[0].bias
+        query, key, value = (
+            projection.weight.float().unflatten(0, (layer.heads, -1))  # [heads, width, inputs]
+            for projection in (layer.to_q, layer.to_k, layer.to_v)
+        )
+        output = layer.to_out[0].weight.float().unflatten(1, (layer.heads, -1))  # [channels, heads, width]
+        scale = query.shape[1] ** -0.5
+        dtype = layer.to_q.weight.dtype
+        constant(self, "query", torch.einsum("hwt,hwc->htc", key, query).flatten(0, 1) * scale, dtype)
+        constant(self, "output", torch.einsum("chw,hwt->cht", output, value).flatten(1), dtype)
+
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        """Tokens [n, l, c] and motion tokens [n, t, w] → [n, l, c]."""
+        query = F.linear(x, self.query)  # [n, l, heads·w]
+        rows = query.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # every head has the same keys: [n, l·heads, w]
+        attended = self.operations.token_attention(rows, motion).view_as(query)
+        return F.linear(attended, self.output, self.bias)
+
+
+class FusedMotionTransformer(FusedTokenTransformer):
+    """Cross-attention to motion tokens: see `TokenAttention`."""
+
+    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
+        super().__init__(layer, operations)
+        blocks = layer.transformer_blocks[0].attention_blocks
+        self.attention_blocks = nn.ModuleList(TokenAttention(block, operations) for block in blocks)
+
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        return self.run(x, list(self.attention_blocks), [norm.bias for norm in self.norms], motion)
+
+
+class FusedFrameAttention(nn.Module):
+    """Self-attention over frames with one product for queries, keys and values. Positions are in the norm's bias."""
+
+    qkv: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: FrameAttention, norm: nn.LayerNorm, frames: int, operations: Operations) -> None:
+        super().__init__()
+        self.operations, self.heads, self.to_out = operations, layer.heads, layer.to_out[0]
+        weights = [projection.weight for projection in (layer.to_q, layer.to_k, layer.to_v)]
+        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
+        constant(self, "bias", norm.bias.float() + layer.pos_encoder.pe[0, :frames].float(), weights[0].dtype)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Tokens with positions [b·frames, l, c] → [b·frames, l, c]."""
+        out: Tensor = self.to_out(self.operations.frame_attention(F.linear(x, self.qkv), self.heads, frames))
+        return out
+
+
+class FusedTemporalTransformer(FusedTokenTransformer):
+    """Self-attention over a fixed number of frames."""
+
+    def __init__(self, layer: TokenTransformer, frames: int, operations: Operations) -> None:
+        super().__init__(layer, operations)
+        self.frames = frames
+        block = layer.transformer_blocks[0]
+        self.attention_blocks = nn.ModuleList(
+            FusedFrameAttention(attention, norm, frames, operations)
+            for attention, norm in zip(block.attention_blocks, block.norms, strict=True)
+        )
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Image [b·frames, c, h, w], oldest frame first → the same shape.
+
+        Raises:
+            ValueError: `frames` is not the number that the positions were merged for.
+        """
+        if frames != self.frames:
+            raise ValueError(f"this network was fused for {self.frames} frames per window, not {frames}")
+        return self.run(x, list(self.attention_blocks), [block.bias for block in self.attention_blocks], frames)
+
+
+def fuse(network: nn.Module, operations: Operations, frames: int) -> None:
+    """Replace every layer of `network` that has a merged form, in place.
+
+    Args:
+        frames: frames per window.
+    """
+    for name, child in list(network.named_children()):
+        merged: nn.Module
+        if isinstance(child, ResnetBlock):
+            merged = FusedResnetBlock(child, operations)
+        elif isinstance(child, SpatialTransformer):
+            merged = FusedSpatialTransformer(child, operations)
+        elif isinstance(child, TokenTransformer):
+            is_motion = isinstance(child.transformer_blocks[0], MotionBlock)
+            merged = (
+                FusedMotionTransformer(child, operations)
+                if is_motion
+                else FusedTemporalTransformer(child, frames, operations)
+            )
+        elif isinstance(child, Upsample):
+            merged = FusedUpsample(child)
+        elif isinstance(child, nn.GroupNorm):
+            merged = FusedGroupNorm(child, operations)
+        else:
+            fuse(child, operations, frames)
+            continue
+        setattr(network, name, merged)
+
+
+BLOCKS = (FusedResnetBlock, FusedSpatialTransformer, FusedMotionTransformer, FusedTemporalTransformer)
+"""The blocks that repeat."""

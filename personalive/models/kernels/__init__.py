@@ -1,0 +1,20 @@
+"""Triton kernels for what PyTorch runs far over the time that its bytes need.
+
+The same functions as in `personalive.models.operations`. Importing this package needs `triton`; whoever wants the
+kernels asks `personalive.acceleration`, which tries them on the device first.
+"""
+
+from personalive.models.kernels.attention import frame_attention, token_attention
+from personalive.models.kernels.norms import add_layer_norm, group_norm, layer_norm
+from personalive.models.kernels.pointwise import add_bias, geglu, scale_relu
+
+__all__ = [
+    "add_bias",
+    "add_layer_norm",
+    "frame_attention",
+    "geglu",
+    "group_norm",
+    "layer_norm",
+    "scale_relu",
+    "token_attention",
+]

@@ -1,0 +1,248 @@
+"""GroupNorm over channels-last images and LayerNorm over tokens, for GPUs.
+
+PyTorch's own GroupNorm is many times over the time that its bytes need when channels are last. Here the image is read
+twice and written once, and the reduction is split over enough programs to fill the GPU, however few images there are.
+Sums are in float32.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PROGRAMS = 2048
+"""Programs that a reduction is split into: enough for every multiprocessor of the largest GPUs to have several."""
+_SMALL = 32768
+"""Values of one group and image, padded to powers of two, up to which one program holds all of them in registers."""
+
+
+@triton.jit
+def _channel_sums(x, sums, rows, split_rows, splits, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Sum and sum of squares of each channel over one split of an image's pixels."""
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    split = tl.program_id(1)
+    n = tl.program_id(2).to(tl.int64)
+    x += n * rows * channels
+    inside = c < channels
+    first = split * split_rows
+    last = tl.minimum(first + split_rows, rows)
+    total = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    squares = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    for start in range(first, last, BLOCK_R):
+        r = start + tl.arange(0, BLOCK_R)
+        mask = (r < last)[:, None] & inside[None, :]
+        value = tl.load(x + r[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        total += value
+        squares += value * value
+    place = sums + (n * splits + split) * 2 * channels + c
+    tl.store(place, tl.sum(total, 0), mask=inside)
+    tl.store(place + channels, tl.sum(squares, 0), mask=inside)
+
+
+@triton.jit
+def _channel_factors(
+    sums, weight, bias, shift, factors, rows, splits, channels, shift_stride, eps,
+    WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """Factor and addend of each channel of one group, from the sums of all splits."""
+    group = tl.program_id(0)
+    n = tl.program_id(1).to(tl.int64)
+    c = tl.arange(0, BLOCK)
+    inside = c < WIDTH
+    c += group * WIDTH
+    split = tl.arange(0, SPLITS)
+    mask = (split < splits)[:, None] & inside[None, :]
+    place = sums + (n * splits + split)[:, None] * 2 * channels + c[None, :]
+    total = tl.sum(tl.load(place, mask=mask, other=0.0), 0)
+    squares = tl.sum(tl.load(place + channels, mask=mask, other=0.0), 0)
+    added = tl.zeros((BLOCK,), tl.float32)
+    if SHIFT:
+        added = tl.load(shift + n * shift_stride + c, mask=inside, other=0.0).to(tl.float32)
+        squares += (2 * total + added * rows) * added
+        total += added * rows
+    count = rows * WIDTH
+    mean = tl.sum(total, 0) / count
+    variance = tl.maximum(tl.sum(squares, 0) / count - mean * mean, 0.0)
+    factor = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
+    addend = tl.load(bias + c, mask=inside, other=0.0).to(tl.float32) + (added - mean) * factor
+    tl.store(factors + n * 2 * channels + c, factor, mask=inside)
+    tl.store(factors + (n * 2 + 1) * channels + c, addend, mask=inside)
+
+
+@triton.jit
+def _scale(x, factors, y, rows, channels, SILU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """y = x * factor + addend of its channel, then SiLU if asked for."""
+    r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
+    c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
+    n = tl.program_id(2).to(tl.int64)
+    inside = c < channels
+    factor = tl.load(factors + n * 2 * channels + c, mask=inside, other=0.0)
+    addend = tl.load(factors + (n * 2 + 1) * channels + c, mask=inside, other=0.0)
+    place = n * rows * channels + r[:, None] * channels + c[None, :]
+    mask = (r < rows)[:, None] & inside[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * factor[None, :] + addend[None, :]
+    if SILU:
+        value = value * tl.sigmoid(value)
+    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _small_group_norm(
+    x, weight, bias, shift, y, rows, channels, shift_stride, eps,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """The whole norm of one group of one small image."""
+    group = tl.program_id(0)
+    n = tl.program_id(1).to(tl.int64)
+    r = tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    inside = c < WIDTH
+    c += group * WIDTH
+    mask = (r < rows)[:, None] & inside[None, :]
+    place = n * rows * channels + r[:, None] * channels + c[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    if SHIFT:
+        value += tl.load(shift + n * shift_stride + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    count = rows * WIDTH
+    mean = tl.sum(tl.where(mask, value, 0.0)) / count
+    value = tl.where(mask, value - mean, 0.0)
+    factor = 1 / tl.sqrt(tl.sum(value * value) / count + eps)
+    value *= factor * tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if SILU:
+        value = value * tl.sigmoid(value)
+    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False, shift: Tensor | None = None
+) -> Tensor:
+    """GroupNorm of `x + shift`, followed by SiLU if `silu`.
+
+    Args:
+        x: `[n, c, h, w]`, channels last in memory (else it is copied).
+        weight: `[c]`, and so is `bias`.
+        shift: added to every pixel, `[n, c]` or `[1, c]`.
+
+    Returns:
+        `[n, c, h, w]`, channels last.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    n, channels, height, width = x.shape
+    rows = height * width
+    y = torch.empty_like(x)
+    group = channels // groups
+    block = triton.next_power_of_2(group)
+    stride = 0 if shift is None or shift.shape[0] == 1 else channels
+    shift = None if shift is None else shift.contiguous()
+    added = weight if shift is None else shift  # a kernel takes no None; what SHIFT turns off is not read
+    padded = triton.next_power_of_2(rows) * block
+    if padded <= _SMALL:
+        _small_group_norm[(groups, n)](
+            x, weight, bias, added, y, rows, channels, stride, eps, WIDTH=group, ROWS=triton.next_power_of_2(rows),
+            BLOCK=block, SHIFT=shift is not None, SILU=silu, num_warps=max(1, min(16, padded // 1024)),
+        )  # fmt: skip
+        return y
+    tile_c = _channel_tile(channels)
+    tile_r = 4096 // tile_c
+    tiles = triton.cdiv(channels, tile_c)
+    splits = max(1, min(256, _PROGRAMS // (tiles * n), triton.cdiv(rows, tile_r)))
+    split_rows = triton.cdiv(triton.cdiv(rows, splits), tile_r) * tile_r
+    splits = triton.cdiv(rows, split_rows)
+    sums = torch.empty((n, splits, 2, channels), dtype=torch.float32, device=x.device)
+    factors = torch.empty((n, 2, channels), dtype=torch.float32, device=x.device)
+    _channel_sums[(tiles, splits, n)](
+        x, sums, rows, split_rows, splits, channels, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
+    )
+    _channel_factors[(groups, n)](
+        sums, weight, bias, added, factors, rows, splits, channels, stride, eps, WIDTH=group,
+        SPLITS=triton.next_power_of_2(splits), BLOCK=block, SHIFT=shift is not None, num_warps=4,
+    )  # fmt: skip
+    _scale[(tiles, triton.cdiv(rows, tile_r), n)](
+        x, factors, y, rows, channels, SILU=silu, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
+    )
+    return y
+
+
+def _channel_tile(channels: int) -> int:
+    """Channels that a program reads of each pixel: all lanes busy, and whole lines of memory."""
+    return next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
+
+
+@triton.jit
+def _layer_norm(
+    x, branch, add, weight, bias, total, y, rows, channels, length, frames, add_length, add_rows, eps,
+    BRANCH: tl.constexpr, ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """LayerNorm of some rows, of the sum with a branch if there is one."""
+    r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    inside = c < channels
+    mask = (r < rows)[:, None] & inside[None, :]
+    place = r[:, None] * channels + c[None, :]
+    value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    if BRANCH:
+        value += tl.load(branch + place, mask=mask, other=0.0).to(tl.float32)
+        if ADD:
+            row = (r // add_length) % add_rows
+            value += tl.load(add + row[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        stored = value.to(total.dtype.element_ty)
+        tl.store(total + place, stored, mask=mask)
+        value = stored.to(tl.float32)
+    mean = tl.sum(value, 1) / channels
+    value = tl.where(mask, value - mean[:, None], 0.0)
+    factor = 1 / tl.sqrt(tl.sum(value * value, 1) / channels + eps)
+    value = value * factor[:, None] * tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    frame = (r // length) % frames
+    value += tl.load(bias + frame[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm of tokens.
+
+    Args:
+        x: `[n, l, c]`, contiguous (else it is copied).
+        weight: `[c]`.
+        bias: `[c]`, or `[f, c]` with a row for each frame: image i takes row i % f.
+
+    Returns:
+        `[n, l, c]`.
+    """
+    return _launch_layer_norm(x, None, None, weight, bias, eps)[1]
+
+
+def add_layer_norm(
+    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, *, add: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sum `x + branch + add`, and its LayerNorm.
+
+    Args:
+        x: `[n, l, c]`, contiguous (else it is copied), and so is `branch`.
+        weight: `[c]`.
+        bias: `[c]` or `[f, c]`, as in `layer_norm`.
+        add: `[k, c]`, n a multiple of k: images 0 to n/k - 1 take row 0, and so on.
+
+    Returns:
+        Two tensors `[n, l, c]`.
+    """
+    return _launch_layer_norm(x, branch, add, weight, bias, eps)
+
+
+def _launch_layer_norm(
+    x: Tensor, branch: Tensor | None, add: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    x = x.contiguous()
+    n, length, channels = x.shape
+    y = torch.empty_like(x)
+    total = x if branch is None else torch.empty_like(x)
+    block = triton.next_power_of_2(channels)
+    tile = max(1, 4096 // block)
+    add_rows = 1 if add is None else add.shape[0]
+    _layer_norm[(triton.cdiv(n * length, tile),)](
+        x, x if branch is None else branch.contiguous(), weight if add is None else add.contiguous(), weight,
+        bias.contiguous(), total, y, n * length, channels, length, bias.numel() // channels,
+        n * length // add_rows, add_rows, eps,
+        BRANCH=branch is not None, ADD=add is not None, ROWS=tile, BLOCK=block, num_warps=4,
+    )  # fmt: skip
+    return total, y

@@ -1,0 +1,143 @@
+"""The networks of one model as functions. `PersonaLive` holds weights and nothing of any animation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from personalive import models, weights
+from personalive.config import ModelConfig
+from personalive.driving import DrivingFrames
+from personalive.keypoints import HeadPose, head_pose
+from personalive.models.motion_encoder import MotionEncoder
+from personalive.models.motion_extractor import MotionExtractor
+from personalive.models.pose_guider import PoseGuider
+from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
+from personalive.stream import Stream, advance
+
+
+class PersonaLive:
+    """A loaded model, shared and read-only: any number of streams may use it, one call at a time."""
+
+    def __init__(self, config: ModelConfig, networks: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
+        """Take networks that are complete, on one device, and in eval mode, by the names of `models.NETWORKS`."""
+        self.config, self.dtype = config, dtype
+        self.reference_unet = cast(ReferenceUNet, networks["reference_unet"])
+        self.denoising_unet = cast(DenoisingUNet, networks["denoising_unet"])
+        self.motion_encoder = cast(MotionEncoder, networks["motion_encoder"])
+        self.motion_extractor = cast(MotionExtractor, networks["motion_extractor"])
+        self.pose_guider = cast(PoseGuider, networks["pose_guider"])
+        self.vae: Any = networks["vae"]
+        self.image_encoder: Any = networks["image_encoder"]
+        self.device = next(self.denoising_unet.parameters()).device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = "personalive",
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "PersonaLive":
+        """Load a model, downloading the published weights if they are not in the cache.
+
+        Args:
+            source: "personalive" (published weights), "demo" (in this package's repository), or a folder.
+            device: default: the GPU if there is one.
+            dtype: default: fp16 on a GPU, fp32 on the CPU.
+
+        Raises:
+            WeightsError: a file is missing, damaged, unsafe or does not fit.
+        """
+        device, dtype = _defaults(device, dtype)
+        found = weights.resolve(source)
+        networks = {}
+        for name in models.NETWORKS:
+            with torch.device("meta"):
+                networks[name] = models.build_network(name, found.config)
+            weights.load_into(found, name, networks[name], dtype=dtype, device=device)
+        return cls(found.config, networks, dtype)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ModelConfig,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "PersonaLive":
+        """A model with the weights that its networks are constructed with: for training and measuring."""
+        device, dtype = _defaults(device, dtype)
+        with device:
+            networks = {name: models.build_network(name, config) for name in models.NETWORKS}
+        return cls(config, {name: models.cast(network, dtype) for name, network in networks.items()}, dtype)
+
+    def stream(self, **options: Any) -> Stream:
+        """A new animation; options as in `Stream`."""
+        return Stream(self, **options)
+
+    def advance(self, streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
+        """Push frames into several streams of this model at once; see `stream.advance`."""
+        return advance(streams, driving)
+
+    def _take(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Images [n, 3, H, W] in [-1, 1] → scaled latents [n, c, h, w]: the mean, nothing is drawn."""
+        mean: Tensor = self.vae.encode(self._take(pixels)).latent_dist.mean
+        return mean * self.config.vae.scaling_factor
+
+    def embed_image(self, pixels: Tensor) -> Tensor:
+        """CLIP-normalised images [n, 3, s, s] → image embedding [n, 1, e]."""
+        embeds: Tensor = self.image_encoder(self._take(pixels)).image_embeds
+        return embeds[:, None]
+
+    def extract_pose(self, pixels: Tensor) -> HeadPose:
+        """Images [n, 3, s, s] in [0, 1] → head poses, fp32."""
+        return head_pose(self.motion_extractor(self._take(pixels)))
+
+    def encode_motion(self, faces: Tensor) -> Tensor:
+        """Face crops [n, 3, s, s] in [-1, 1] → motion tokens [n, tokens, width]."""
+        tokens: Tensor = self.motion_encoder(self._take(faces))
+        return tokens
+
+    def guide(self, rasters: Tensor) -> Tensor:
+        """Keypoint rasters [n, 3, H, W] in [0, 1] → pose features [n, c₀, h, w]."""
+        features: Tensor = self.pose_guider(self._take(rasters))
+        return features
+
+    def reference_features(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
+        """Clean latents [n, c, h, w] and image embedding [n, 1, e] → what the denoising UNet attends to."""
+        banks = self.reference_unet(self._take(latents), embedding)
+        return self.denoising_unet.project_reference(banks, embedding)
+
+    def embed_time(self, timesteps: Sequence[int]) -> TimeFeatures:
+        """Timesteps of a window's frames → their features, to be kept for every call with these timesteps."""
+        return self.denoising_unet.embed_time(torch.tensor(timesteps, device=self.device))
+
+    def denoise(
+        self,
+        latents: Tensor,
+        time: TimeFeatures,
+        motion: Tensor,
+        pose: Tensor,
+        references: Sequence[ReferenceFeatures],
+    ) -> Tensor:
+        """One prediction for the windows of one or more streams; shapes as in `DenoisingUNet`."""
+        prediction: Tensor = self.denoising_unet(self._take(latents), time, motion, pose, references)
+        return prediction
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32."""
+        pixels: Tensor = self.vae.decode(self._take(latents) * (1 / self.config.vae.scaling_factor)).sample
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+
+
+def _defaults(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return device, dtype or (torch.float16 if device.type == "cuda" else torch.float32)
