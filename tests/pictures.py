@@ -80,3 +80,9 @@ def run_ffmpeg(*arguments: str, data: bytes = b"") -> None:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     result = subprocess.run(command, input=data, capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
+
+
+def save_image(path: Path, picture: RGBArray) -> Path:
+    """Store a picture in the format of the name."""
+    Image.fromarray(picture).save(path)
+    return path
