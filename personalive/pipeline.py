@@ -54,7 +54,7 @@ class PersonaLive:
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
         device, dtype = _defaults(device, dtype)
-        found = weights.resolve(source)
+        found = weights.resolve(source, dtype=dtype)
         networks = {}
         for name in models.NETWORKS:
             with torch.device("meta"):
