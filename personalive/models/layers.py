@@ -157,6 +157,15 @@ class SpatialTransformer(nn.Module):
         assert isinstance(block, SpatialBlock)
         return block
 
+    def embed_image(self, embedding: Tensor) -> Tensor:
+        """Image embedding [n, 1, e] → the constant [n, 1, c] that every token gets."""
+        return self.block.embed_image(embedding)
+
+    def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
+        attention = self.block.attn1
+        return attention.to_k(bank), attention.to_v(bank)
+
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each.
 
@@ -165,8 +174,34 @@ class SpatialTransformer(nn.Module):
         tokens = self.proj_in(to_tokens(self.norm(x)))
         return tokens, self.block.norm1(tokens)
 
-    def finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
-        """What follows the self-attention's output `attended`; `context` [n, 1, c] is `embed_image`'s constant."""
+    def attend_alone(self, x: Tensor, tokens: Tensor, normed: Tensor, context: Tensor) -> Tensor:
+        """The transformer without other sources, from `enter`'s results on; `context` is `embed_image`'s constant."""
+        return self._finish(x, tokens, self.block.attn1(normed), context)
+
+    def attend(self, x: Tensor, frames: int, sources: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+        """Each frame looks at itself and at its source.
+
+        Args:
+            x: image batch [b·frames, c, h, w].
+            frames: frames per window.
+            sources: context [k, 1, c], keys and values [k, m, c] of k windows each, b windows in all.
+
+        Returns:
+            [b·frames, c, h, w].
+        """
+        attention = self.block.attn1
+        tokens, normed = self.enter(x)
+        own = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
+        counts = [len(context) * frames for context, _, _ in sources]
+        attended, contexts = [], []
+        for source, query, *pair in zip(sources, *(t.split(counts) for t in own), strict=True):
+            context, *banks = (t.repeat_interleave(frames, dim=0) for t in source)
+            key, value = (torch.cat(both, dim=1) for both in zip(pair, banks, strict=True))
+            attended.append(attention.attend(query, key, value))
+            contexts.append(context)
+        return self._finish(x, tokens, torch.cat(attended), torch.cat(contexts))
+
+    def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
         block = self.block
         tokens = tokens + attended + context
         tokens = tokens + block.ff(block.norm3(tokens))

@@ -163,12 +163,21 @@ class UNet(nn.Module):
         )
         self.mid_block = MidStage(config, channels[-1], motion)
         self.up_blocks = nn.ModuleList(UpStage(config, level, motion) for level in reversed(range(len(channels))))
-        self.resnets: list[ResnetBlock] = []
-        self.attentions: list[SpatialTransformer] = []
+        resnets = attentions = 0
         for stage in self.stages():
-            stage.first_resnet, stage.first_attention = len(self.resnets), len(self.attentions)
-            self.resnets += list(stage.resnets)  # type: ignore[arg-type]
-            self.attentions += list(stage.attentions)  # type: ignore[arg-type]
+            stage.first_resnet, stage.first_attention = resnets, attentions
+            resnets += len(stage.resnets)
+            attentions += len(stage.attentions)
+
+    @property
+    def resnets(self) -> list[ResnetBlock]:
+        """All resnet blocks, in the order in which an image passes them."""
+        return [block for stage in self.stages() for block in stage.resnets]  # type: ignore[misc]
+
+    @property
+    def attentions(self) -> list[SpatialTransformer]:
+        """All spatial transformers, in the order in which an image passes them."""
+        return [layer for stage in self.stages() for layer in stage.attentions]  # type: ignore[misc]
 
     def stages(self) -> list[Stage]:
         """Every stage in the order in which an image passes them."""
@@ -181,7 +190,7 @@ class UNet(nn.Module):
 
     def embed_image(self, embedding: Tensor) -> tuple[Tensor, ...]:
         """Image embedding [n, 1, e] → what each spatial transformer adds, [n, 1, c] each."""
-        return tuple(attention.block.embed_image(embedding) for attention in self.attentions)
+        return tuple(attention.embed_image(embedding) for attention in self.attentions)
 
     def traverse(self, x: Tensor, unit: Unit) -> Tensor:
         """Image [n, c₀, h, w] down, through the middle and up again, `unit` doing the work at each place."""
@@ -216,7 +225,7 @@ class ReferenceUNet(UNet):
                 tokens, bank = attention.enter(x)
                 banks.append(bank)
                 if len(banks) < len(self.attentions):
-                    x = attention.finish(x, tokens, attention.block.attn1(bank), context[len(banks) - 1])
+                    x = attention.attend_alone(x, tokens, bank, context[len(banks) - 1])
             return x
 
         self.traverse(self.conv_in(latents.contiguous(memory_format=torch.channels_last)), unit)
@@ -233,12 +242,9 @@ class DenoisingUNet(UNet):
 
     def project_reference(self, banks: Sequence[Tensor], embedding: Tensor) -> ReferenceFeatures:
         """Banks of the reference UNet and the image embedding [n, 1, e] → features for any number of calls."""
-        blocks = [attention.block.attn1 for attention in self.attentions]
-        return ReferenceFeatures(
-            self.embed_image(embedding),
-            tuple(block.to_k(bank) for block, bank in zip(blocks, banks, strict=True)),
-            tuple(block.to_v(bank) for block, bank in zip(blocks, banks, strict=True)),
-        )
+        pairs = [attention.project_bank(bank) for attention, bank in zip(self.attentions, banks, strict=True)]
+        keys, values = zip(*pairs, strict=True)
+        return ReferenceFeatures(self.embed_image(embedding), keys, values)
 
     def forward(
         self,
@@ -266,7 +272,9 @@ class DenoisingUNet(UNet):
         def unit(stage: Stage, j: int, x: Tensor) -> Tensor:
             x = stage.resnets[j](x, time[stage.first_resnet + j])
             if j < len(stage.attentions):
-                x = self._attend(stage.first_attention + j, x, frames, references)
+                index = stage.first_attention + j
+                sources = [(r.context[index], r.keys[index], r.values[index]) for r in references]
+                x = self.attentions[index].attend(x, frames, sources)
             if j < len(stage.motion_modules):
                 x = stage.motion_modules[j](x, motion)
                 x = stage.temporal_modules[j](x, frames)
@@ -276,18 +284,3 @@ class DenoisingUNet(UNet):
         x = self.conv_norm_out(self.traverse(x, unit))
         out: Tensor = self.conv_out(x)
         return out
-
-    def _attend(self, index: int, x: Tensor, frames: int, references: Sequence[ReferenceFeatures]) -> Tensor:
-        """Spatial transformer `index`: each frame looks at itself, its portrait and the portrait's keyframes."""
-        transformer = self.attentions[index]
-        attention = transformer.block.attn1
-        tokens, normed = transformer.enter(x)
-        own = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
-        counts = [len(reference.context[index]) * frames for reference in references]
-        attended, context = [], []
-        for reference, query, key, value in zip(references, *(t.split(counts) for t in own), strict=True):
-            key = torch.cat((key, reference.keys[index].repeat_interleave(frames, dim=0)), dim=1)
-            value = torch.cat((value, reference.values[index].repeat_interleave(frames, dim=0)), dim=1)
-            attended.append(attention.attend(query, key, value))
-            context.append(reference.context[index].repeat_interleave(frames, dim=0))
-        return transformer.finish(x, tokens, torch.cat(attended), torch.cat(context))
