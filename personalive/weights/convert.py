@@ -9,11 +9,12 @@ from torch import Tensor
 
 from personalive.config import ModelConfig
 from personalive.models import NETWORKS, build_network
+from personalive.weights.assembly import Assembly, assemble
 from personalive.weights.download import PUBLISHED
 from personalive.weights.find import conversion_folder, resolve
 from personalive.weights.folder import Entry, FolderWriter
 from personalive.weights.hub import Hub, ProgressCallback
-from personalive.weights.load import Assembly, assemble, read, require_finite, target_dtypes
+from personalive.weights.load import require_finite, target_dtypes
 from personalive.weights.source import WeightsSource
 
 _FILE_SIZE = 500_000_000
@@ -54,22 +55,22 @@ def convert(
 def _convert_network(source: WeightsSource, network: str, dtype: torch.dtype, writer: FolderWriter) -> None:
     with torch.device("meta"):
         module = build_network(network, source.config)
-    targets = target_dtypes(module, dtype)
+    initial, targets = module.state_dict(), target_dtypes(module, dtype)
     with assemble(source, network, module) as assembly:
         writer.add(
             network,
             [
                 Entry(
                     key,
-                    math.prod(initial.shape) * targets[key].itemsize,
-                    partial(_read_finite, assembly, network, key, initial, targets[key]),
+                    math.prod(initial[key].shape) * targets[key].itemsize,
+                    partial(_read_finite, assembly, key, initial[key], targets[key]),
                 )
-                for key, initial in module.state_dict().items()
+                for key in assembly.keys
             ],
         )
 
 
-def _read_finite(assembly: Assembly, network: str, key: str, initial: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = read(assembly, network, key, initial, dtype, torch.device("cpu"))
-    require_finite(network, {key: tensor})
+def _read_finite(assembly: Assembly, key: str, initial: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = assembly.read(key, initial, dtype, torch.device("cpu"))
+    require_finite(assembly.network, {key: tensor})
     return tensor

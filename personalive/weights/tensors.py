@@ -2,8 +2,6 @@
 
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,10 +15,11 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 
 class TensorFile(ABC):
-    """An open file of named tensors. What `read` gives may be a view of the file: copy it to keep it."""
+    """A file of named tensors. It is mapped into memory while it is read from, until it is released."""
 
-    def __init__(self, label: str) -> None:
-        self.label = label
+    def __init__(self, file: WeightsFile) -> None:
+        self.label = file.label
+        self._file = file
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -28,50 +27,62 @@ class TensorFile(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Tensor:
-        """One tensor on the CPU."""
+        """One tensor on the CPU, perhaps a view of the file: copy it to keep it."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the memory that was mapped; reading maps it again."""
 
 
 class _SafetensorsFile(TensorFile):
-    def __init__(self, label: str, file: Any) -> None:
-        super().__init__(label)
-        self._file = file
+    _opened: Any = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(self._file.get_slice(name).get_shape()) for name in self._file.keys()}  # noqa: SIM118
+        opened = self._open()
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
 
     def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name)
+        tensor: Tensor = self._open().get_tensor(name)
         return tensor
+
+    def release(self) -> None:
+        self._opened = None
+
+    def _open(self) -> Any:
+        if self._opened is None:
+            path = self._file.path
+            try:
+                self._opened = safe_open(path, framework="pt", device="cpu")
+            except (SafetensorError, OSError) as error:
+                raise WeightsError(f"{self.label} is damaged: {path} is no safetensors file ({error})") from error
+        return self._opened
 
 
 class _PickleFile(TensorFile):
-    def __init__(self, label: str, tensors: dict[str, Tensor]) -> None:
-        super().__init__(label)
-        self._tensors = tensors
+    _tensors: dict[str, Tensor] | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+        return {name: tuple(tensor.shape) for name, tensor in self._load().items()}
 
     def read(self, name: str) -> Tensor:
-        return self._tensors[name].detach()
+        return self._load()[name].detach()
+
+    def release(self) -> None:
+        self._tensors = None
+
+    def _load(self) -> dict[str, Tensor]:
+        if self._tensors is None:
+            self._tensors = _load_pickle(self._file)
+        return self._tensors
 
 
-@contextmanager
-def open_tensors(file: WeightsFile) -> Iterator[TensorFile]:
-    """Open a `.safetensors`, `.pth` or `.bin` file for reading.
+def open_tensors(file: WeightsFile) -> TensorFile:
+    """A `.safetensors`, `.pth` or `.bin` file for reading.
 
-    Raises:
-        WeightsError: the file can not be read, is damaged, holds code, or is no flat dictionary of tensors.
+    Every method of it raises `WeightsError` where the file can not be read, is damaged, holds code, or is no flat
+    dictionary of tensors.
     """
-    if file.path.suffix == ".safetensors":
-        try:
-            opened = safe_open(file.path, framework="pt", device="cpu")
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{file.label} is damaged: {file.path} is no safetensors file ({error})") from error
-        with opened as handle:
-            yield _SafetensorsFile(file.label, handle)
-    else:
-        yield _PickleFile(file.label, _load_pickle(file))
+    return _SafetensorsFile(file) if file.path.suffix == ".safetensors" else _PickleFile(file)
 
 
 def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
