@@ -137,7 +137,7 @@ def animate(
     """
     options = options or AnimateOptions()
     paths = Path(ref_image), Path(driving_video), Path(output)
-    _check_paths(*paths, options)
+    check_paths(*paths, options)
     return _animate(model, *paths, options)
 
 
@@ -222,7 +222,13 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
             torch.cuda.empty_cache()
 
 
-def _check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
+def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
+    """Refuse, before a model is loaded, files that are not there and an output that may not be made.
+
+    Raises:
+        InputError: an input is no file that can be read.
+        OutputError: the output exists, is an input, or has a name that can not be used.
+    """
     require_file(ref_image, "the reference")
     require_file(driving_video, "the driving video")
     check_output(output, options.overwrite)

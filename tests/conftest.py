@@ -35,14 +35,19 @@ SMALL = ModelConfig(
 """A call of it takes a fifth of a second on one core."""
 
 
-@pytest.fixture(scope="session")
-def small_model() -> PersonaLive:
+def make_small_model() -> PersonaLive:
     """Real networks, very small, filled by a rule: its pictures mean nothing."""
     networks = {}
     for name in NETWORKS:
         networks[name] = build_network(name, SMALL).eval()
         weight_rule.fill(networks[name], name)
     return PersonaLive(SMALL, networks, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def small_model() -> PersonaLive:
+    """See `make_small_model`."""
+    return make_small_model()
 
 
 @pytest.fixture(scope="session")
