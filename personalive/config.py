@@ -214,6 +214,41 @@ class ModelConfig:
         return cls.from_dict(values)
 
 
+PUBLISHED = ModelConfig()
+"""The sizes of the published weights."""
+DEMO = ModelConfig(
+    name="demo",
+    unet=UNetConfig(
+        latent_channels=16,
+        block_channels=(48, 80, 88),
+        layers_per_block=1,
+        heads=2,  # attention among pixels costs a CPU as much per head as a wide head does
+        norm_groups=8,
+        cross_attention_dim=64,
+    ),
+    vae=VAEConfig(block_channels=(32, 48, 72, 96), layers_per_block=1, latent_channels=16, norm_groups=8),
+    image_encoder=ImageEncoderConfig(
+        hidden_size=32, intermediate_size=128, layers=2, heads=2, patch_size=32, projection_dim=64
+    ),
+    motion_encoder=MotionEncoderConfig(
+        image_size=112,
+        channels=64,
+        attention_width=64,
+        heads=2,
+        landmark_channels=32,
+        hourglass_depth=3,
+        tokens=16,
+    ),
+    motion_extractor=MotionExtractorConfig(depths=(2, 2, 3, 2), channels=(32, 64, 96, 128)),
+    pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), output_channels=48),
+    prediction_type="v_prediction",  # at the noisiest timestep, noise in epsilon is magnified 66 times
+    size=256,
+)
+"""The sizes of the small model in `weights/demo`: 12 million parameters in all, made for CPUs."""
+PRESETS: dict[str, ModelConfig] = {config.name: config for config in (PUBLISHED, DEMO)}
+"""Configurations by their name."""
+
+
 def _from_dict(cls: Any, values: Any, where: str) -> Any:
     _require(isinstance(values, Mapping), f"{where} must be an object, not {values!r}")
     hints = typing.get_type_hints(cls)
