@@ -68,8 +68,9 @@ def face_landmarks(identity: Identity, motion: Motion) -> Tensor:
     """Named points that move with the expression too, in the picture, `[B, 14, 2]`, x and y in [-1, 1].
 
     Order: outer and inner corner of the left eye, inner and outer of the right (left and right in the picture), nose
-    tip, left and right mouth corner, middle of the upper and of the lower inner lip, chin, left and right cheek edge at
-    the height of the eyes, forehead, middle of the brows.
+    tip, left and right mouth corner, middle of the upper and of the lower inner lip, lower end of the chin, left and
+    right edge of the face at the height of the eyes, forehead, middle of the brows. Their extent is that of mediapipe's
+    mesh, to about 2 % of the picture.
     """
     tall, half = identity.face_height, identity.face_width
     inner, outer = identity.eye_distance - identity.eye_width, identity.eye_distance + identity.eye_width
@@ -86,9 +87,9 @@ def face_landmarks(identity: Identity, motion: Motion) -> Tensor:
         point(zero, NOSE_Y + identity.nose_length, FACE_FRONT + 0.10),
         point(-width, corner, 0.35), point(width, corner, 0.35),
         point(zero, MOUTH_Y - 0.18 * opening, 0.39), point(zero, MOUTH_Y + 0.82 * opening, 0.38),
-        point(zero, CHIN_Y * tall + JAW_DROP * motion.mouth_open, 0.12),
+        point(zero, 0.475 * tall + JAW_DROP * motion.mouth_open, 0.20),
         point(-half, EYE_Y, 0.0), point(half, EYE_Y, 0.0),
-        point(zero, -0.40 * tall, 0.34), point(zero, BROW_Y, 0.43),
+        point(zero, -0.335 * tall, 0.38), point(zero, BROW_Y, 0.43),
     )  # fmt: skip
     return project(torch.stack(points, 1), motion)[..., :2]
 
