@@ -1,6 +1,7 @@
 """The command `personalive`: animate, serve, download, doctor."""
 
 import argparse
+import functools
 import logging
 import os
 import signal
@@ -45,10 +46,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb."""
     parser = argparse.ArgumentParser(prog="personalive", description="Animates a portrait by a driving video.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_animate(verbs.add_parser("animate", help="make a video from a portrait and a driving video"))
-    add_live_arguments(verbs.add_parser("serve", help="the live page: a camera in, the animated portrait out"))
-    _add_download(verbs.add_parser("download", help="fetch the published weights into the cache"))
-    _add_model(verbs.add_parser("doctor", help="say what was found on this machine and what will be used"))
+    add = functools.partial(verbs.add_parser, allow_abbrev=False)  # predict.sh must recognise the paths among them
+    _add_animate(add("animate", help="make a video from a portrait and a driving video"))
+    add_live_arguments(add("serve", help="the live page: a camera in, the animated portrait out"))
+    _add_download(add("download", help="fetch the published weights into the cache"))
+    _add_model(add("doctor", help="say what was found on this machine and what will be used"))
     for verb in verbs.choices.values():
         verb.add_argument("--verbose", action="store_true", help="say more, and show where an error came from")
     return parser
