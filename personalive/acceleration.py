@@ -5,8 +5,8 @@ line in the log: the result is the same, only slower.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -23,8 +23,8 @@ from personalive.models.operations import Operations
 
 AccelerationName = Literal["none", "graphs", "compile", "max"]
 ACCELERATIONS: tuple[AccelerationName, ...] = ("none", "graphs", "compile", "max")
-"""none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: with a search for the
-fastest kernels. The first two start in seconds, the last two in minutes the first time."""
+"""none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: it also searches for
+the fastest kernels. The first two start in seconds, the last two in minutes the first time."""
 DEFAULT_ACCELERATION: AccelerationName = "graphs"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -40,51 +40,60 @@ class Acceleration:
         dtype: torch.dtype,
         name: AccelerationName = DEFAULT_ACCELERATION,
         attention: AttentionName = "auto",
+        low_memory: bool = False,
     ) -> None:
         """Choose.
+
+        Args:
+            low_memory: keep networks that no call needs in the host's memory while they are idle.
 
         Raises:
             InputError: an unknown acceleration or attention.
         """
         if name not in ACCELERATIONS:
             raise InputError(f"accelerate is {name!r}: choose one of {', '.join(ACCELERATIONS)}")
-        self.device, self.dtype, self.name, self.merges = device, dtype, name, True
-        self.attention = MeasuredAttention(attention)
         on_gpu = device.type == "cuda"
+        self.device, self.dtype, self.name = device, dtype, name
+        self.attention = MeasuredAttention(attention)
+        self.low_memory = low_memory and on_gpu
         self.compiles = on_gpu and name in ("compile", "max")
         self.operations = Operations()
         if on_gpu:
-            # The compiler makes kernels of its own from the plain operations.
-            self.operations = Operations(attention=self.attention) if self.compiles else self._kernels()
+            if self.compiles:  # the compiler makes kernels of its own from the plain operations
+                self.operations = Operations(attention=torch.compiler.disable(self.attention))
+            else:
+                self.operations = self._kernels()
         self._memory = GraphMemory(device) if on_gpu and name != "none" else None
+        if on_gpu and name == "max":
+            torch.backends.cudnn.benchmark = True
 
-    @classmethod
-    def off(cls, device: torch.device, dtype: torch.dtype) -> "Acceleration":
-        """Networks as they are: what training, tests and comparisons run."""
-        off = cls(torch.device("cpu"), torch.float32, "none", "sdpa")
-        off.device, off.dtype, off.merges = device, dtype, False
-        return off
+    def merge(self, name: str, network: nn.Module) -> None:
+        """Replace layers of a network by merged ones, in place.
 
-    def merge(self, networks: Mapping[str, nn.Module]) -> Callable[[Tensor], Tensor]:
-        """Replace layers of the networks by merged ones, in place, and give the VAE's decoder as a function.
-
-        The networks' state dicts lose their published names: load weights before.
+        Its state dict loses the published names: load weights before.
         """
-        vae: Any = networks["vae"]
-        if not self.merges:
-            return lambda latents: cast(Tensor, vae.decode(latents).sample)
         with torch.no_grad():
-            for network in networks.values():
-                cast(Any, network).to(memory_format=torch.channels_last)
-            for name in ("denoising_unet", "reference_unet"):
-                fuse(networks[name], self.operations, FRAMES)
-            for name in ("motion_encoder", "motion_extractor"):
-                fuse_encoder(networks[name], self.operations)
+            cast(Any, network).to(memory_format=torch.channels_last)
+            if name in ("denoising_unet", "reference_unet"):
+                fuse(network, self.operations, FRAMES)
+            elif name in ("motion_encoder", "motion_extractor"):
+                fuse_encoder(network, self.operations)
+        if self.compiles and name == "denoising_unet":
+            self._compile(network)
+
+    def decoder(self, vae: Any) -> Callable[[Tensor], Tensor]:
+        """The decoder of diffusers' AutoencoderKL in merged form, as a function from latents to images."""
+        with torch.no_grad():
             decoder = FusedDecoder(vae, self.operations)
         if self.compiles:
-            for network in (networks["denoising_unet"], decoder):
-                self._compile(network)
+            self._compile(decoder)
         return decoder
+
+    def park(self, *networks: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+        """For networks that no call needs: what to enter while they are used."""
+        if not self.low_memory:
+            return nullcontext
+        return HostMemory(networks, self.device).on_device
 
     def function(self, name: str, function: F, constants: Sequence[int] = ()) -> F:
         """A function of tensors as it is to be called: recorded as CUDA graphs, or as it is.
@@ -143,17 +152,18 @@ class CompiledBlock(nn.Module):
 class HostMemory:
     """Weights that stay in the host's memory but for the time that they are used."""
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.network, self.device = network, device
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
+        self.device = device
         self._host: list[tuple[Tensor, Tensor]] = []
-        for tensor in (*network.parameters(), *network.buffers()):
-            host = tensor.data.cpu().pin_memory()
-            self._host.append((tensor, host))
-            tensor.data = host
+        for network in networks:
+            for tensor in (*network.parameters(), *network.buffers()):
+                host = tensor.data.cpu().pin_memory()
+                self._host.append((tensor, host))
+                tensor.data = host
 
     @contextmanager
     def on_device(self) -> Iterator[None]:
-        """The network is on the device within."""
+        """The networks are on the device within."""
         for tensor, host in self._host:
             tensor.data = host.to(self.device, non_blocking=True)
         try:

@@ -1,4 +1,4 @@
-"""Functions of fixed shapes as CUDA graphs: recorded once per shape, then replayed without launching kernels one by one."""
+"""Functions as CUDA graphs: recorded once per combination of shapes, then replayed as a whole, not kernel by kernel."""
 
 import logging
 import threading

@@ -1,6 +1,7 @@
 """The networks of one model as functions. `PersonaLive` holds weights and nothing of any animation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from personalive import models, weights
+from personalive.acceleration import DEFAULT_ACCELERATION, Acceleration, AccelerationName
+from personalive.attention import AttentionName
 from personalive.config import ModelConfig
 from personalive.driving import DrivingFrames
 from personalive.keypoints import HeadPose, head_pose
@@ -19,12 +22,25 @@ from personalive.models.pose_guider import PoseGuider
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
 from personalive.stream import Stream, advance
 
+IDLE_NETWORKS = ("reference_unet", "image_encoder")
+"""Large networks that work when a reference or a keyframe is taken, and not in other calls."""
+
 
 class PersonaLive:
     """A loaded model, shared and read-only: any number of streams may use it, one call at a time."""
 
-    def __init__(self, config: ModelConfig, networks: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
-        """Take networks that are complete, on one device, and in eval mode, by the names of `models.NETWORKS`."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        networks: Mapping[str, nn.Module],
+        dtype: torch.dtype,
+        acceleration: Acceleration | None = None,
+    ) -> None:
+        """Take networks that are complete, on one device, and in eval mode, by the names of `models.NETWORKS`.
+
+        Args:
+            acceleration: changes the networks in place; without, they run as they are.
+        """
         self.config, self.dtype = config, dtype
         self.reference_unet = cast(ReferenceUNet, networks["reference_unet"])
         self.denoising_unet = cast(DenoisingUNet, networks["denoising_unet"])
@@ -34,6 +50,30 @@ class PersonaLive:
         self.vae: Any = networks["vae"]
         self.image_encoder: Any = networks["image_encoder"]
         self.device = next(self.denoising_unet.parameters()).device
+        # What calls run: the networks themselves, or what the acceleration makes of them.
+        self._extract_pose: Callable[[Tensor], HeadPose] = self._run_extractor
+        self._encode_motion: Callable[[Tensor], Tensor] = self.motion_encoder
+        self._guide: Callable[[Tensor], Tensor] = self.pose_guider
+        self._denoise: Callable[..., Tensor] = self.denoising_unet
+        self._decoder: Callable[[Tensor], Tensor] = lambda latents: self.vae.decode(latents).sample
+        self._decode: Callable[[Tensor], Tensor] = self._run_decoder
+        self._with_image_networks: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._with_reference_unet: Callable[[], AbstractContextManager[None]] = nullcontext
+        if acceleration is not None:
+            self._accelerate(networks, acceleration)
+
+    def _accelerate(self, networks: Mapping[str, nn.Module], acceleration: Acceleration) -> None:
+        for name, network in networks.items():
+            acceleration.merge(name, network)
+        self._decoder = acceleration.decoder(self.vae)
+        function = acceleration.function
+        self._extract_pose = function("the motion extractor", self._run_extractor)
+        self._encode_motion = function("the motion encoder", self.motion_encoder)
+        self._guide = function("the pose guider", self.pose_guider)
+        self._denoise = function("the denoising UNet", self.denoising_unet, constants=(1, 4))
+        self._decode = function("the VAE's decoder", self._run_decoder)
+        self._with_image_networks = acceleration.park(self.image_encoder, self.vae.encoder)
+        self._with_reference_unet = acceleration.park(self.reference_unet)
 
     @classmethod
     def from_pretrained(
@@ -42,6 +82,9 @@ class PersonaLive:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        attention: AttentionName = "auto",
+        accelerate: AccelerationName = DEFAULT_ACCELERATION,
+        low_memory: bool = False,
     ) -> "PersonaLive":
         """Load a model, downloading the published weights if they are not in the cache.
 
@@ -49,18 +92,24 @@ class PersonaLive:
             source: "personalive" (published weights), "demo" (in this package's repository), or a folder.
             device: default: the GPU if there is one.
             dtype: default: fp16 on a GPU, fp32 on the CPU.
+            attention: "auto" measures which implementation is fastest; "sdpa" leaves xformers out, "xformers" wants it.
+            accelerate: "none", "graphs", "compile" or "max": see `acceleration.ACCELERATIONS`.
+            low_memory: keep networks that no call needs in the host's memory.
 
         Raises:
+            InputError: an unknown attention or acceleration.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
         device, dtype = _defaults(device, dtype)
+        acceleration = Acceleration(device, dtype, accelerate, attention, low_memory)
         found = weights.resolve(source, dtype=dtype)
         networks = {}
         for name in models.NETWORKS:
             with torch.device("meta"):
                 networks[name] = models.build_network(name, found.config)
-            weights.load_into(found, name, networks[name], dtype=dtype, device=device)
-        return cls(found.config, networks, dtype)
+            place = torch.device("cpu") if acceleration.low_memory and name in IDLE_NETWORKS else device
+            weights.load_into(found, name, networks[name], dtype=dtype, device=place)
+        return cls(found.config, networks, dtype, acceleration)
 
     @classmethod
     def from_config(
@@ -89,31 +138,32 @@ class PersonaLive:
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Images [n, 3, H, W] in [-1, 1] → scaled latents [n, c, h, w]: the mean, nothing is drawn."""
-        mean: Tensor = self.vae.encode(self._take(pixels)).latent_dist.mean
+        with self._with_image_networks():
+            mean: Tensor = self.vae.encode(self._take(pixels)).latent_dist.mean
         return mean * self.config.vae.scaling_factor
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """CLIP-normalised images [n, 3, s, s] → image embedding [n, 1, e]."""
-        embeds: Tensor = self.image_encoder(self._take(pixels)).image_embeds
+        with self._with_image_networks():
+            embeds: Tensor = self.image_encoder(self._take(pixels)).image_embeds
         return embeds[:, None]
 
     def extract_pose(self, pixels: Tensor) -> HeadPose:
         """Images [n, 3, s, s] in [0, 1] → head poses, fp32."""
-        return head_pose(self.motion_extractor(self._take(pixels)))
+        return self._extract_pose(self._take(pixels))
 
     def encode_motion(self, faces: Tensor) -> Tensor:
         """Face crops [n, 3, s, s] in [-1, 1] → motion tokens [n, tokens, width]."""
-        tokens: Tensor = self.motion_encoder(self._take(faces))
-        return tokens
+        return self._encode_motion(self._take(faces))
 
     def guide(self, rasters: Tensor) -> Tensor:
         """Keypoint rasters [n, 3, H, W] in [0, 1] → pose features [n, c₀, h, w]."""
-        features: Tensor = self.pose_guider(self._take(rasters))
-        return features
+        return self._guide(self._take(rasters))
 
     def reference_features(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Clean latents [n, c, h, w] and image embedding [n, 1, e] → what the denoising UNet attends to."""
-        banks = self.reference_unet(self._take(latents), embedding)
+        with self._with_reference_unet():
+            banks = self.reference_unet(self._take(latents), embedding)
         return self.denoising_unet.project_reference(banks, embedding)
 
     def embed_time(self, timesteps: Sequence[int]) -> TimeFeatures:
@@ -129,12 +179,17 @@ class PersonaLive:
         references: Sequence[ReferenceFeatures],
     ) -> Tensor:
         """One prediction for the windows of one or more streams; shapes as in `DenoisingUNet`."""
-        prediction: Tensor = self.denoising_unet(self._take(latents), time, motion, pose, references)
-        return prediction
+        return self._denoise(self._take(latents), time, motion, pose, references)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32."""
-        pixels: Tensor = self.vae.decode(self._take(latents) * (1 / self.config.vae.scaling_factor)).sample
+        return self._decode(self._take(latents))
+
+    def _run_extractor(self, pixels: Tensor) -> HeadPose:
+        return head_pose(self.motion_extractor(pixels))
+
+    def _run_decoder(self, latents: Tensor) -> Tensor:
+        pixels = self._decoder(latents * (1 / self.config.vae.scaling_factor))
         return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 

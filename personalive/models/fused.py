@@ -12,14 +12,13 @@ Images must be channels-last in memory: then tokens are a view of them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.models.layers import (
-    FeedForward,
-    FrameAttention,
     GroupNormSiLU,
     MotionBlock,
     ResnetBlock,
@@ -42,7 +41,7 @@ def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) ->
 class FusedGroupNorm(nn.Module):
     """A GroupNorm, with SiLU if the layer had it."""
 
-    def __init__(self, norm: nn.GroupNorm, operations: Operations, silu: bool | None = None) -> None:
+    def __init__(self, norm: Any, operations: Operations, silu: bool | None = None) -> None:
         super().__init__()
         self.weight, self.bias, self.groups, self.eps = norm.weight, norm.bias, norm.num_groups, norm.eps
         self.silu = isinstance(norm, GroupNormSiLU) if silu is None else silu
@@ -50,9 +49,7 @@ class FusedGroupNorm(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """Image [n, c, h, w], plus `shift` [n, c] if given → normalised image."""
-        return self.operations.group_norm(
-            x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift
-        )
+        return self.operations.group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
 
 
 class FusedResnetBlock(nn.Module):
@@ -63,7 +60,7 @@ class FusedResnetBlock(nn.Module):
 
     bias: Tensor
 
-    def __init__(self, block: nn.Module, operations: Operations) -> None:
+    def __init__(self, block: Any, operations: Operations) -> None:
         super().__init__()
         self.operations = operations
         self.norm1, self.norm2 = (FusedGroupNorm(norm, operations, silu=True) for norm in (block.norm1, block.norm2))
@@ -82,7 +79,8 @@ class FusedResnetBlock(nn.Module):
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w]."""
         hidden = F.conv2d(self.norm1(x), self.conv1.weight, padding=1)
-        hidden = F.conv2d(self.norm2(hidden, self.conv1.bias[None] if time is None else time), self.conv2.weight, padding=1)
+        shift = self.conv1.bias[None] if time is None else time
+        hidden = F.conv2d(self.norm2(hidden, shift), self.conv2.weight, padding=1)
         if self.conv_shortcut is not None:
             x = to_image(F.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
         return self.operations.add_bias(hidden, x, self.bias)
@@ -93,7 +91,7 @@ class FusedUpsample(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         self.conv = layer.conv
         constant(self, "weight", _doubling_weight(layer.conv.weight), layer.conv.weight.dtype)
@@ -117,7 +115,7 @@ def _doubling_weight(weight: Tensor) -> Tensor:
 class FusedFeedForward(nn.Module):
     """A feed-forward whose gate is one pass over memory."""
 
-    def __init__(self, layer: FeedForward, operations: Operations) -> None:
+    def __init__(self, layer: Any, operations: Operations) -> None:
         super().__init__()
         self.enter, self.leave = layer.net[0].proj, layer.net[2]
         self.operations = operations
@@ -134,12 +132,13 @@ class FusedSpatialTransformer(nn.Module):
 
     def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
         super().__init__()
-        block = layer.block
+        block: Any = layer.block
         self.operations, self.heads = operations, block.attn1.heads
         self.norm = FusedGroupNorm(layer.norm, operations)
         self.proj_in, self.proj_out = layer.proj_in, layer.proj_out
         self.norm1, self.norm3 = block.norm1, block.norm3
-        self.attn_out, self.context_value, self.context_out = block.attn1.to_out[0], block.attn2.to_v, block.attn2.to_out[0]
+        self.attn_out = block.attn1.to_out[0]
+        self.context_value, self.context_out = block.attn2.to_v, block.attn2.to_out[0]
         self.ff = FusedFeedForward(block.ff, operations)
         weights = [layer.weight for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
         constant(self, "qkv", torch.cat(weights), weights[0].dtype)
@@ -206,18 +205,21 @@ class FusedSpatialTransformer(nn.Module):
 class FusedTokenTransformer(nn.Module):
     """What fused motion and temporal modules share."""
 
+    attention_blocks: Any
+
     def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
         super().__init__()
-        block = layer.transformer_blocks[0]
+        block: Any = layer.transformer_blocks[0]
         self.operations = operations
         self.norm = FusedGroupNorm(layer.norm, operations)
         self.proj_in, self.proj_out = layer.proj_in, layer.proj_out
         self.norms, self.ff_norm = block.norms, block.ff_norm
         self.ff = FusedFeedForward(block.ff, operations)
 
-    def run(self, x: Tensor, attend: Sequence["nn.Module"], biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
+    def run(self, x: Tensor, biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
         """Image [n, c, h, w] → the same; `biases` are those of the two norms."""
         operations, (first, second), last = self.operations, self.norms, self.ff_norm
+        attend = self.attention_blocks
         tokens = self.proj_in(to_tokens(self.norm(x)))
         normed = operations.layer_norm(tokens, first.weight, biases[0], first.eps)
         branch = attend[0](normed, condition)
@@ -233,7 +235,7 @@ class TokenAttention(nn.Module):
     query: Tensor
     output: Tensor
 
-    def __init__(self, layer: nn.Module, operations: Operations) -> None:
+    def __init__(self, layer: Any, operations: Operations) -> None:
         super().__init__()
         self.operations, self.heads, self.bias = operations, layer.heads, layer.to_out[0].bias
         query, key, value = (
@@ -259,11 +261,11 @@ class FusedMotionTransformer(FusedTokenTransformer):
 
     def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
         super().__init__(layer, operations)
-        blocks = layer.transformer_blocks[0].attention_blocks
-        self.attention_blocks = nn.ModuleList(TokenAttention(block, operations) for block in blocks)
+        block: Any = layer.transformer_blocks[0]
+        self.attention_blocks = nn.ModuleList(TokenAttention(item, operations) for item in block.attention_blocks)
 
     def forward(self, x: Tensor, motion: Tensor) -> Tensor:
-        return self.run(x, list(self.attention_blocks), [norm.bias for norm in self.norms], motion)
+        return self.run(x, [norm.bias for norm in self.norms], motion)
 
 
 class FusedFrameAttention(nn.Module):
@@ -272,7 +274,7 @@ class FusedFrameAttention(nn.Module):
     qkv: Tensor
     bias: Tensor
 
-    def __init__(self, layer: FrameAttention, norm: nn.LayerNorm, frames: int, operations: Operations) -> None:
+    def __init__(self, layer: Any, norm: nn.LayerNorm, frames: int, operations: Operations) -> None:
         super().__init__()
         self.operations, self.heads, self.to_out = operations, layer.heads, layer.to_out[0]
         weights = [projection.weight for projection in (layer.to_q, layer.to_k, layer.to_v)]
@@ -291,7 +293,7 @@ class FusedTemporalTransformer(FusedTokenTransformer):
     def __init__(self, layer: TokenTransformer, frames: int, operations: Operations) -> None:
         super().__init__(layer, operations)
         self.frames = frames
-        block = layer.transformer_blocks[0]
+        block: Any = layer.transformer_blocks[0]
         self.attention_blocks = nn.ModuleList(
             FusedFrameAttention(attention, norm, frames, operations)
             for attention, norm in zip(block.attention_blocks, block.norms, strict=True)
@@ -305,7 +307,7 @@ class FusedTemporalTransformer(FusedTokenTransformer):
         """
         if frames != self.frames:
             raise ValueError(f"this network was fused for {self.frames} frames per window, not {frames}")
-        return self.run(x, list(self.attention_blocks), [block.bias for block in self.attention_blocks], frames)
+        return self.run(x, [block.bias for block in self.attention_blocks], frames)
 
 
 def fuse(network: nn.Module, operations: Operations, frames: int) -> None:

@@ -1,5 +1,7 @@
 """The layers of the motion encoder and the motion extractor with their weights merged, for inference alone."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,7 +66,7 @@ class FusedPatchBlock(nn.Module):
 
     def __init__(self, block: PatchBlock, operations: Operations) -> None:
         super().__init__()
-        attention = block.attention_blocks[0]
+        attention: Any = block.attention_blocks[0]
         self.operations, self.heads, self.to_out = operations, attention.heads, attention.to_out[0]
         self.norm, self.ff_norm = block.norms[0], block.ff_norm
         self.ff = FusedFeedForward(block.ff, operations)
@@ -75,8 +77,7 @@ class FusedPatchBlock(nn.Module):
         norm, ff_norm = self.norm, self.ff_norm
         normed = self.operations.layer_norm(x, norm.weight, norm.bias, norm.eps)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in F.linear(normed, self.qkv).chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in F.linear(normed, self.qkv).chunk(3, dim=-1)
         )
         branch = self.to_out(self.operations.attention(query, key, value).transpose(1, 2).flatten(2))
         x, normed = self.operations.add_layer_norm(x, branch, ff_norm.weight, ff_norm.bias, ff_norm.eps)

@@ -1,5 +1,7 @@
 """The VAE's decoder with its weights merged, for inference alone: the same results as diffusers' up to rounding."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class FusedImageAttention(nn.Module):
     qkv: Tensor
     qkv_bias: Tensor
 
-    def __init__(self, layer: nn.Module, operations: Operations) -> None:
+    def __init__(self, layer: Any, operations: Operations) -> None:
         super().__init__()
         self.operations, self.to_out = operations, layer.to_out[0]
         self.norm = FusedGroupNorm(layer.group_norm, operations, silu=False)
@@ -32,7 +34,7 @@ class FusedImageAttention(nn.Module):
 class FusedDecoder(nn.Module):
     """Latents → image, from diffusers' AutoencoderKL, whose layers it takes over."""
 
-    def __init__(self, vae: nn.Module, operations: Operations) -> None:
+    def __init__(self, vae: Any, operations: Operations) -> None:
         super().__init__()
         decoder = vae.decoder
         self.post_quant_conv, self.conv_in = vae.post_quant_conv, decoder.conv_in

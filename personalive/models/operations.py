@@ -59,7 +59,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return layer_norm(x.to(weight.dtype), weight, bias, eps).to(x.dtype)
     if bias.dim() == 1:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
-    return (F.layer_norm(x, weight.shape, weight, None, eps).unflatten(0, (-1, len(bias))) + bias[:, None]).flatten(0, 1)
+    normed = F.layer_norm(x, weight.shape, weight, None, eps)
+    return (normed.unflatten(0, (-1, len(bias))) + bias[:, None]).flatten(0, 1)
 
 
 def add_layer_norm(

@@ -9,6 +9,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from personalive.models import operations
+
+SMALLEST_PRODUCT = 16
+"""Rows and columns that the GPU's matrix units take at least."""
+
 
 @triton.jit
 def _frame_attention(
@@ -39,12 +44,13 @@ def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
     """Self-attention over the frames of every pixel.
 
     Args:
-        qkv: `[b * frames, l, 3c]`: queries, keys and values; frames of a batch entry follow each other. `frames` must be
-            a power of two, 16 or more.
+        qkv: `[b * frames, l, 3c]`: queries, keys and values; frames of a batch entry follow each other.
 
     Returns:
         `[b * frames, l, c]`.
     """
+    if not _fits(frames):
+        return operations.frame_attention(qkv, heads, frames)
     qkv = qkv.contiguous()
     n, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     width = channels // heads
@@ -83,11 +89,13 @@ def token_attention(query: Tensor, tokens: Tensor) -> Tensor:
 
     Args:
         query: `[n, r, c]`.
-        tokens: `[n, t, c]`; t and c powers of two, 16 or more.
+        tokens: `[n, t, c]`.
 
     Returns:
         `[n, r, c]`.
     """
+    if not all(_fits(size) for size in tokens.shape[1:]):
+        return operations.token_attention(query, tokens)
     query, tokens = query.contiguous(), tokens.contiguous()
     n, rows, width = query.shape
     out = torch.empty_like(query)
@@ -96,3 +104,7 @@ def token_attention(query: Tensor, tokens: Tensor) -> Tensor:
         query, tokens, out, rows, TOKENS=tokens.shape[1], WIDTH=width, ROWS=tile, num_warps=4
     )
     return out
+
+
+def _fits(size: int) -> bool:
+    return size >= SMALLEST_PRODUCT and size == triton.next_power_of_2(size)

@@ -60,7 +60,7 @@ def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
 
 
 def scale_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """`relu(x * scale + bias)` of images `[n, c, h, w]`, channels last in memory; scale and bias `[c]`: a folded BatchNorm."""
+    """`relu(x * scale + bias)` of images `[n, c, h, w]`, channels last in memory; scale and bias are `[c]`."""
     return _launch_add(x, None, bias, scale, relu=True)
 
 

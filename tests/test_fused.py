@@ -1,0 +1,98 @@
+"""Merged layers and accelerated models against the plain ones, in float32 on the CPU."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from personalive.acceleration import Acceleration
+from personalive.errors import InputError
+from personalive.models import NETWORKS, build_network
+from personalive.models.fused import fuse
+from personalive.models.fused_encoders import fuse_encoder
+from personalive.models.fused_vae import FusedDecoder
+from personalive.models.operations import Operations
+from personalive.pipeline import PersonaLive
+from tests import weight_rule
+from tests.published_layout import SMALL
+from tests.weight_rule import normal_input
+
+CPU = torch.device("cpu")
+
+
+def filled(name):
+    network = build_network(name, SMALL)
+    weight_rule.fill(network, name)
+    return network.to(memory_format=torch.channels_last)
+
+
+def assert_near(actual, expected):
+    assert (actual - expected).norm() < 1e-5 * expected.norm()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("height", "width"), [(16, 8), (12, 8)], ids=["doubling", "odd sizes"])
+def test_merged_unets(height, width):
+    config = SMALL.unet
+    embedding = normal_input("image_embeds", (1, 1, config.cross_attention_dim))
+
+    def run(denoising, reference):
+        features, keyframe = (
+            denoising.project_reference(reference(normal_input(name, (1, 4, height, width)), embedding), embedding)
+            for name in ("ref_latents", "keyframe1_latents")
+        )
+        time = denoising.embed_time(torch.tensor([0, 333, 666, 999]).repeat_interleave(4))
+        # Two windows of 16 frames, the second with a keyframe.
+        latents = normal_input("latents", (32, 4, height, width))
+        motion = normal_input("motion", (32, 4, config.motion_token_width), 2.0)
+        pose = normal_input("pose", (32, config.block_channels[0], height, width))
+        return denoising(latents, time, motion, pose, [features, features.with_keyframe(keyframe)])
+
+    networks = [filled("denoising_unet"), filled("reference_unet")]
+    expected = run(*networks)
+    merged = copy.deepcopy(networks)
+    for network in merged:
+        fuse(network, Operations(), 16)
+    assert_near(run(*merged), expected)
+
+
+@torch.inference_mode()
+def test_merged_decoder():
+    vae, latents = filled("vae"), normal_input("vae_latents", (2, 4, 12, 16), 20)
+    assert_near(FusedDecoder(copy.deepcopy(vae), Operations())(latents), vae.decode(latents).sample)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["motion_encoder", "motion_extractor"])
+def test_merged_encoders(name):
+    network = filled(name)
+    size = getattr(SMALL, name).image_size
+    images = normal_input("faces", (2, 3, size, size))
+    merged = copy.deepcopy(network)
+    fuse_encoder(merged, Operations())
+    outputs = (m(images) for m in (merged, network))
+    for actual, expected in zip(*(o if isinstance(o, tuple) else (o,) for o in outputs), strict=True):
+        assert_near(actual, expected)
+
+
+def animate(acceleration):
+    networks = {name: filled(name).eval() for name in NETWORKS}
+    model = PersonaLive(SMALL, networks, torch.float32, acceleration)
+    images = np.random.default_rng(0).integers(0, 256, (13, 64, 64, 3), dtype=np.uint8)
+    stream = model.stream(width=64, height=64, emit_ramp=True)
+    stream.set_reference(stream.preprocessor.reference(images[0], None))
+    return stream.push(stream.preprocessor.driving(list(images[1:]), None))
+
+
+def test_an_accelerated_model_gives_the_same_pictures():
+    plain, accelerated = animate(None).astype(int), animate(Acceleration(CPU, torch.float32)).astype(int)
+    assert plain.shape == (12, 64, 64, 3) and plain.std() > 10
+    assert abs(plain - accelerated).max() <= 1
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(InputError, match=r"accelerate is 'fast': choose one of none, graphs, compile, max"):
+        Acceleration(CPU, torch.float32, "fast")
+    with pytest.raises(InputError, match=r"attention is 'quick'"):
+        Acceleration(CPU, torch.float32, attention="quick")

@@ -1,0 +1,105 @@
+"""Every GPU kernel against PyTorch's own operations: on a GPU, or in Triton's interpreter where there is none."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytest.importorskip("triton")
+
+from personalive.models.kernels import attention, norms, pointwise  # noqa: E402
+
+TYPES = [torch.float16, torch.bfloat16]
+DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
+TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float16, offset: float = 0.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return (torch.randn(shape, generator=generator) + offset).to(DEVICE, dtype)
+
+
+def assert_near(actual: torch.Tensor, exact: torch.Tensor) -> None:
+    """`exact` is float32, computed from the same rounded inputs."""
+    assert actual.shape == exact.shape
+    error = (actual.float() - exact).norm() / exact.norm()
+    assert error < TOLERANCE[actual.dtype], f"relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("shift_rows", [None, 3])
+@pytest.mark.parametrize(
+    ("channels", "height", "width"), [(64, 5, 7), (320, 8, 8), (96, 96, 64), (128, 96, 48)], ids=str
+)
+def test_group_norm(channels, height, width, shift_rows, silu, dtype):
+    x = draw(3, channels, height, width, dtype=dtype, offset=0.5).to(memory_format=torch.channels_last)
+    weight, bias = draw(channels, dtype=dtype), draw(channels, dtype=dtype, offset=1)
+    shift = None if shift_rows is None else draw(shift_rows, channels, dtype=dtype)
+    exact = x.float() if shift is None else x.float() + shift.float()[:, :, None, None]
+    exact = F.group_norm(exact, 32, weight.float(), bias.float(), 1e-5)
+    actual = norms.group_norm(x, 32, weight, bias, 1e-5, silu=silu, shift=shift)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    assert_near(actual, F.silu(exact) if silu else exact)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("channels", "length"), [(32, 7), (320, 12), (1280, 3)])
+def test_layer_norm_with_a_bias_for_each_frame(channels, length, dtype):
+    x, weight = draw(6, length, channels, dtype=dtype, offset=2), draw(channels, dtype=dtype)
+    for frames in (1, 3):
+        bias = draw(frames, channels, dtype=dtype)
+        exact = F.layer_norm(x.float(), (channels,), weight.float()) + bias.float().repeat(6 // frames, 1)[:, None]
+        assert_near(norms.layer_norm(x, weight, bias if frames > 1 else bias[0], 1e-5), exact)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rows", [None, 1, 2])
+def test_add_layer_norm(rows, dtype):
+    channels = 96
+    x, branch = draw(4, 11, channels, dtype=dtype), draw(4, 11, channels, dtype=dtype, offset=1)
+    weight, bias = draw(channels, dtype=dtype), draw(channels, dtype=dtype)
+    add = None if rows is None else draw(rows, channels, dtype=dtype)
+    total = x.float() + branch.float()
+    if add is not None:
+        total = total + add.float().repeat_interleave(4 // rows, 0)[:, None]
+    actual_total, actual = norms.add_layer_norm(x, branch, weight, bias, 1e-5, add=add)
+    assert_near(actual_total, total)
+    assert_near(actual, F.layer_norm(actual_total.float(), (channels,), weight.float(), bias.float()))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", [(2, 9, 2 * 128), (3, 5, 2 * 1280), (7, 2 * 96)], ids=str)
+def test_geglu(shape, dtype):
+    x = draw(*shape, dtype=dtype)
+    value, gate = x.float().chunk(2, -1)
+    assert_near(pointwise.geglu(x), value * F.gelu(gate))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("channels", [32, 72, 320])
+def test_add_bias_and_folded_batch_norm(channels, dtype):
+    x, branch = (draw(2, channels, 6, 5, dtype=dtype, offset=o) for o in (0, 1))
+    scale, bias = draw(channels, dtype=dtype), draw(channels, dtype=dtype)
+    wide = [t.float()[None, :, None, None] for t in (scale, bias)]
+    assert_near(pointwise.add_bias(x, branch, bias), x.float() + branch.float() + wide[1])
+    assert_near(pointwise.scale_relu(x, scale, bias), F.relu(x.float() * wide[0] + wide[1]))
+
+
+@pytest.mark.parametrize("dtype", DOT_TYPES)
+@pytest.mark.parametrize(("channels", "length"), [(32, 9), (320, 6), (1280, 3)])
+def test_frame_attention(channels, length, dtype):
+    batch, frames, heads = 2, 16, 8
+    qkv = draw(batch * frames, length, 3 * channels, dtype=dtype)
+    # [b, frames, l, 3, heads, width] → three times [b, l, heads, frames, width]
+    q, k, v = qkv.float().view(batch, frames, length, 3, heads, -1).permute(3, 0, 2, 4, 1, 5)
+    exact = F.scaled_dot_product_attention(q, k, v).permute(0, 3, 1, 2, 4).reshape(batch * frames, length, channels)
+    assert_near(attention.frame_attention(qkv, heads, frames), exact)
+
+
+@pytest.mark.parametrize("dtype", DOT_TYPES)
+@pytest.mark.parametrize("rows", [8, 200])
+def test_token_attention(rows, dtype):
+    query, tokens = draw(3, rows, 16, dtype=dtype), draw(3, 32, 16, dtype=dtype, offset=0.5)
+    exact = F.scaled_dot_product_attention(query.float(), tokens.float(), tokens.float(), scale=1.0)
+    assert_near(attention.token_attention(query, tokens), exact)
