@@ -161,7 +161,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--accelerate",
         choices=("none", "graphs", "compile", "max"),
-        help="on a GPU; compile and max take minutes the first time (default: graphs)",
+        default="graphs",
+        help="on a GPU; compile and max take minutes the first time (default: %(default)s)",
     )
     group.add_argument("--low_memory", action="store_true", help="use less memory of the GPU, at the price of speed")
 

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from personalive.acceleration import DEFAULT_ACCELERATION, AccelerationName
+from personalive.attention import AttentionName
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.pipeline import PersonaLive
 
@@ -27,8 +28,8 @@ class ModelChoice:
     """"cuda", "cuda:1", "cpu"..."""
     dtype: str | None = None
     """A name in `DTYPES`."""
-    attention: str = "auto"
-    accelerate: str | None = None
+    attention: AttentionName = "auto"
+    accelerate: AccelerationName = DEFAULT_ACCELERATION
     low_memory: bool = False
 
     def resolved_source(self) -> tuple[str, str]:
@@ -77,19 +78,14 @@ class ModelChoice:
         """
         device = self.resolved_device()
         source, _ = self.resolved_source()
-        options: dict[str, Any] = {}
-        if self.attention != "auto":
-            options["attention"] = self.attention
-        if self.accelerate is not None:
-            options["accelerate"] = self.accelerate
-        if self.low_memory:
-            options["low_memory"] = True
         try:
             return PersonaLive.from_pretrained(
                 Path(source).expanduser() if source not in ("personalive", "demo") else source,
                 device=device,
                 dtype=self.resolved_dtype(),
-                **options,
+                attention=self.attention,
+                accelerate=self.accelerate,
+                low_memory=self.low_memory,
             )
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(

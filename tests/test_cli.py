@@ -1,0 +1,240 @@
+"""The command as its users call it: in its own process, with its exit status, words and files."""
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import av
+import pytest
+import torch
+
+from personalive import cli
+from personalive.acceleration import ACCELERATIONS
+from personalive.animate import AnimateOptions
+from personalive.attention import ATTENTION_NAMES
+from personalive.faces import CROPS
+from personalive.loading import DTYPES, ModelChoice
+from personalive.reader import FACE_BOXES
+from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
+
+COMMAND = [sys.executable, "-m", "personalive.cli"]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """3 frames of a face."""
+    return save_video(tmp_path_factory.mktemp("short") / "short.mp4", moving_face(3))
+
+
+@pytest.fixture
+def inputs(small_model_folder, portrait, short):
+    return ["--model", small_model_folder, "--ref_image", portrait, "--driving_video", short]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys, caplog):
+    """Calls the command in this process, which saves seconds: status, what it printed, and its log."""
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def runner(*arguments):
+        caplog.clear()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as left:
+            status = left.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err, caplog.records
+
+    yield runner
+    signal.signal(signal.SIGTERM, before)
+
+
+def call(folder, *arguments):
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], cwd=folder, env=environment(), capture_output=True, text=True
+    )
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_default_output_is_named_by_time_and_printed(tmp_path, inputs):
+    done = call(tmp_path, "animate", *inputs)
+    assert done.returncode == 0, done.stderr
+    name = done.stdout.strip()
+    assert re.fullmatch(r"outputs/output_\d{8}_\d{6}\.mp4", name)
+    assert frames_of(tmp_path / name) == 3
+    assert "loading the model" in done.stderr and "3 of 3 frames" in done.stderr
+    assert os.listdir(tmp_path / "outputs") == [os.path.basename(name)]
+
+
+def test_short_flags_and_all_options(tmp_path, inputs):
+    done = call(
+        tmp_path,
+        *("animate", *inputs, "-o", "made.mp4", "-W", 320, "-H", 256, "-L", 2, "--steps", 8, "--seed", 7, "--fps", 30),
+        *("--no_audio", "--overwrite", "--crop", "center", "--motion_strength", 0.5, "--face_boxes", "keypoints"),
+        *("--side_by_side", "--device", "cpu", "--dtype", "fp32", "--attention", "sdpa", "--keyframe_threshold", 3),
+        *("--accelerate", "none", "--low_memory", "--verbose"),
+    )
+    assert done.returncode == 0, done.stderr
+    with av.open(str(tmp_path / "made.mp4")) as container:
+        video = container.streams.video[0]
+        assert (video.width, video.height, video.frames, video.average_rate) == (960, 256, 2, 30)
+        assert "seed 7" in container.metadata["comment"]
+    assert "2 of 4 frames used" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ref_image", "nowhere.png"], "nowhere.png does not exist"),
+        (["--driving_video", "."], "not a file"),
+        (["-o", "out.gif"], "must be a file whose name ends with .mp4"),
+        (["-o", "there.mp4"], "--overwrite"),
+        (["-o", "/proc/nowhere/out.mp4"], "can not be written"),
+        (["--width", "300"], "width is 300"),
+        (["--motion_strength", "nan"], "motion_strength is nan"),
+        (["--fps", "-5"], "fps is -5.0"),
+        (["--seed", "99999999999999999999"], "seed is 99999999999999999999"),
+        (["--model", "nowhere"], "nowhere"),
+        (["--device", "abacus"], "abacus"),
+    ],
+)
+def test_mistakes_are_one_line_and_a_status(tmp_path, run, inputs, arguments, words):
+    (tmp_path / "there.mp4").write_bytes(b"precious")
+    status, out, _, records = run("animate", *inputs, *arguments)
+    assert status == 1 and out == ""
+    (error,) = [record for record in records if record.levelname == "ERROR"]
+    assert words in error.getMessage() and not error.exc_info
+    assert os.listdir(tmp_path) == ["there.mp4"]
+
+
+def test_mistake_is_found_before_a_model_is_loaded(run, inputs):
+    status, _, _, records = run("animate", *inputs, "--max_frames", -1)
+    assert status == 1 and not any("loading" in record.getMessage() for record in records)
+
+
+@pytest.mark.parametrize("arguments", [["--steps", "many"], ["--crop", "left"], ["--unknown"], ["--dtype", "int8"]])
+def test_unknown_flags_and_words_show_the_usage(run, inputs, arguments):
+    status, _, err, _ = run("animate", *inputs, *arguments)
+    assert status == 2 and err.startswith("usage:")
+
+
+def test_error_in_a_process_of_its_own(tmp_path, inputs):
+    picture = save_image(tmp_path / "grey.png", faceless())
+    done = call(tmp_path, "animate", *inputs, "--ref_image", picture)
+    assert done.returncode == 1
+    assert "ERROR: no face was found in the reference" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_verbose_shows_where_an_error_came_from(run, inputs):
+    status, _, _, records = run("animate", *inputs, "--width", "300", "--verbose")
+    assert status == 1 and records[-1].exc_info
+
+
+def test_without_a_gpu_the_demo_model_is_chosen_and_said(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert ModelChoice().resolved_source()[0] == "demo"
+    assert "No GPU was found" in ModelChoice().resolved_source()[1]
+    assert ModelChoice(source="personalive").resolved_source() == ("personalive", "")
+    monkeypatch.setattr("personalive.loading.ModelChoice.resolved_device", lambda _: torch.device("cuda"))
+    assert ModelChoice().resolved_source() == ("personalive", "")
+
+
+def long_driver(folder):
+    clip = save_video(folder / "clip.mp4", moving_face(50))
+    driver = folder / "long.mp4"
+    run_ffmpeg("-stream_loop", "19", "-i", str(clip), "-c", "copy", str(driver))
+    return driver
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_stop_and_clean_up(tmp_path, inputs, number, status):
+    driver = long_driver(tmp_path)
+    (tmp_path / "work").mkdir()
+    arguments = ["animate", *inputs, "--driving_video", driver, "-L", "0", "-o", "made.mp4"]
+    running = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], cwd=tmp_path / "work", env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not os.listdir(tmp_path / "work") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    assert [name for name in os.listdir(tmp_path / "work") if ".part" in name]
+    running.send_signal(number)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == status
+    assert os.listdir(tmp_path / "work") == []
+    assert "Traceback" not in stderr
+
+
+def test_progress_bar_on_a_terminal(tmp_path, inputs):
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    done = subprocess.Popen(
+        [*COMMAND, "animate", *map(str, inputs), "-o", "made.mp4"],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+    )
+    done.communicate(timeout=120)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(main)
+    assert done.returncode == 0
+    assert b"3/3" in shown and b"frame/s" in shown
+
+
+def test_doctor_says_what_was_found_and_what_will_be_used(run):
+    status, out, _, _ = run("doctor", "--device", "cpu")
+    assert status == 0
+    for word in ("PyTorch", "GPU", "attention", "ffmpeg", "mediapipe", "cache", "weights", "will use"):
+        assert re.search(rf"^{word} +\S", out, re.MULTILINE), word
+    assert "on cpu in fp32" in out
+
+
+def test_choices_on_the_command_line_are_those_of_the_engine():
+    parser = cli.build_parser()
+    animate = next(action for action in parser._actions if action.dest == "verb").choices["animate"]
+    choices = {action.dest: tuple(action.choices) for action in animate._actions if action.choices}
+    assert choices["crop"] == CROPS
+    assert choices["face_boxes"] == FACE_BOXES
+    assert choices["dtype"] == tuple(DTYPES)
+    assert set(choices["attention"]) == set(ATTENTION_NAMES)
+    assert choices["accelerate"] == ACCELERATIONS
+
+
+def test_defaults_on_the_command_line_are_those_of_the_engine():
+    given = vars(cli.build_parser().parse_args(["animate"]))
+    assert (given["attention"], given["accelerate"]) == (ModelChoice().attention, ModelChoice().accelerate)
+    for name, value in vars(AnimateOptions()).items():
+        assert given[name] == value if name != "audio" else not given["no_audio"]
+
+
+@pytest.mark.parametrize("verb", [[], ["animate"], ["serve"], ["download"], ["doctor"]])
+def test_help(run, verb):
+    status, out, _, _ = run(*verb, "--help")
+    assert status == 0 and out.startswith("usage: personalive")
