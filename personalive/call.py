@@ -194,9 +194,7 @@ def _leave(stream: "Stream", latents: Tensor, clean: Tensor, insert: bool) -> No
     reference, state = stream.begun()
     state.latents = latents[WINDOW:].to(stream.model.dtype)
     if insert:
-        state.features = state.features.with_keyframe(
-            stream.model.reference_features(clean[:1], reference.embedding)
-        )
+        state.features = state.features.with_keyframe(stream.model.reference_features(clean[:1], reference.embedding))
         state.keyframes += 1
     state.calls += 1
 
@@ -212,7 +210,9 @@ def _record(
 
 def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
     """[n, 3, H, W] in [0, 1] → uint8 [n, H, W, 3], rounded, on the host."""
-    pixels: npt.NDArray[np.uint8] = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    pixels: npt.NDArray[np.uint8] = (
+        (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    )
     return pixels
 
 

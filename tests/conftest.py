@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from personalive import weights
 from personalive.config import (
@@ -19,6 +20,10 @@ from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
 from tests import weight_rule
 from tests.pictures import moving_face, photograph, save_image, save_video
+
+# How long an example takes says nothing on a machine that others use, too.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 SMALL = ModelConfig(
     name="small",

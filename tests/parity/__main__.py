@@ -31,9 +31,9 @@ NEVER_COMPUTED = frozenset({"ref_unet_out", "ref_unet_out_sub"})
 """The reference UNet's own output, which nothing uses: its last layers are not run."""
 
 
-def run(folder: Path, names: list[str], report: Report) -> None:
+def run(folder: Path, names: list[str], report: Report, whole: EndToEnd) -> None:
     """Run the named cases of a folder."""
-    cases, whole = case_list(folder), EndToEnd()
+    cases = case_list(folder)
     for name in names:
         case: dict[str, Any] = cases[name]
         golden: Golden = dict(np.load(folder / name))
@@ -61,7 +61,7 @@ def main() -> int:
     if arguments.skip_full:
         names = [name for name in names if cases[name].get("size") != "full"]
     report = Report()
-    run(arguments.folder, names, report)
+    run(arguments.folder, names, report, EndToEnd())
     print(report.summary())
     return 1 if report.failed else 0
 

@@ -183,5 +183,3 @@ def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
         "vae_ref_latents": (encoded, tolerances.UNET),
         "vae_decoded": (vae.decode(latents).sample, tolerances.UNET),
     }
-
-

@@ -225,6 +225,10 @@ def _collect(
     def last(key: str, values: Tensor) -> Tensor:
         return values[-len(golden[key]) :] if key in golden else values
 
+    def first(key: str, values: Tensor) -> Tensor:
+        axis = 2 if key == "pose_features_first" else 0  # [1, channels, frames, h, w]
+        return values[: golden[key].shape[axis]] if key in golden else values
+
     def channels_first(values: Tensor) -> Tensor:
         return values.transpose(-4, -3)
 
@@ -235,7 +239,7 @@ def _collect(
         frames = frames[RAMP // WINDOW :].flatten(0, 1).transpose(0, 1)[None]
     keypoints = torch.cat([record.keypoints for record in records])
     motion = torch.cat([record.motion if i == 0 else record.motion[-WINDOW:] for i, record in enumerate(records)])
-    pose = channels_first(records[0].pose_features)[None]
+    pose = records[0].pose_features
     inserted = [record.call for record in records if record.inserted]
     clean = torch.stack([record.clean for record in records])
     computed: Computed = {
@@ -245,11 +249,11 @@ def _collect(
         ),
         "latents_prev": (last("latents_prev", torch.stack([r.latents for r in records])), tolerances.LATENTS),
         "pred_original": (last("pred_original", clean), tolerances.LATENTS),
-        "keypoints": (keypoints[: len(golden["keypoints"])], tolerances.KEYPOINTS),
+        "keypoints": (first("keypoints", keypoints), tolerances.KEYPOINTS),
         "motion_hidden_states_in": (motion[None], tolerances.MOTION_TOKENS),
         "image_embeds": (model.embeddings[0], tolerances.HEADS),
         "ref_image_latents": (model.encoded[0], tolerances.UNET),
-        "pose_features_first": (pose[:, :, : golden["pose_features_first"].shape[2]], tolerances.POSE_FEATURES),
+        "pose_features_first": (channels_first(first("pose_features_first", pose))[None], tolerances.POSE_FEATURES),
         "kv_bank_entries_before_window": (np.array([r.keyframes for r in records]), tolerances.EXACT),
         "motion_bank_entries_after_window": (np.array([len(r.bank) for r in records]), tolerances.EXACT),
         "keyframes_after_window": (np.array([r.keyframes + r.inserted for r in records]), tolerances.EXACT),

@@ -1,0 +1,48 @@
+"""A small set of the numerical goldens, and that the runner can fail. All of them: `python -m tests.parity DIR`."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.parity.__main__ import run
+from tests.parity.end_to_end import EndToEnd
+from tests.parity.networks import case_list
+from tests.parity.report import Report
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="module")
+def whole() -> EndToEnd:
+    """Networks that are built once, and a memory of faces that are encoded once."""
+    return EndToEnd()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", case_list(GOLDENS))
+def test_golden(name, whole):
+    report = Report()
+    run(GOLDENS, [name], report, whole)
+    assert report.passed and not report.failures
+
+
+@pytest.mark.parametrize("damage", ["value", "shape", "unknown", "nan"])
+def test_a_golden_that_differs_fails(damage, tmp_path, whole):
+    name = "components/scheduler.npz"
+    shutil.copytree(GOLDENS / "components", tmp_path / "components")
+    shutil.copy(GOLDENS / "cases.json", tmp_path)
+    arrays = dict(np.load(tmp_path / name))
+    changed = arrays["prev_sample"].copy()
+    changed[3, 1, 4, 2] = np.nan if damage == "nan" else changed[3, 1, 4, 2] + 1e-3
+    arrays |= {
+        "value": {"prev_sample": changed},
+        "nan": {"prev_sample": changed},
+        "shape": {"prev_sample": arrays["prev_sample"][:-1]},
+        "unknown": {"something_new": changed},
+    }[damage]
+    np.savez(tmp_path / name, **arrays)
+    report = Report()
+    run(tmp_path, [name], report, whole)
+    assert len(report.failures) == 1

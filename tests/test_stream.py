@@ -1,0 +1,290 @@
+"""One animation: how many frames come out, that splitting pushes changes nothing, swapping, saving, keyframes."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personalive.config import (
+    ImageEncoderConfig,
+    ModelConfig,
+    MotionEncoderConfig,
+    MotionExtractorConfig,
+    PoseGuiderConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from personalive.errors import InputError
+from personalive.keyframes import MAX_KEYFRAMES, KeyframeDecision
+from personalive.models import NETWORKS, build_network
+from personalive.pipeline import PersonaLive
+from tests import weight_rule
+
+TINY = ModelConfig(
+    name="tiny",
+    size=32,
+    unet=UNetConfig(block_channels=(8, 8), heads=1, norm_groups=4, layers_per_block=1, cross_attention_dim=8),
+    vae=VAEConfig(block_channels=(8, 8, 8), layers_per_block=1, norm_groups=4),
+    image_encoder=ImageEncoderConfig(
+        hidden_size=8, intermediate_size=8, layers=1, heads=1, image_size=32, patch_size=16, projection_dim=8
+    ),
+    motion_encoder=MotionEncoderConfig(image_size=32, channels=64, attention_width=32, tokens=4, hourglass_depth=1),
+    motion_extractor=MotionExtractorConfig(image_size=32, depths=(1, 1, 1, 1), channels=(8, 8, 8, 8)),
+    pose_guider=PoseGuiderConfig(channels=(8, 8, 8), output_channels=8),
+)
+"""Pictures of 32 × 32 pixels: hundreds of frames take seconds."""
+
+
+@pytest.fixture(scope="module")
+def model():
+    networks = {name: build_network(name, TINY) for name in NETWORKS}
+    for name, network in networks.items():
+        weight_rule.fill(network, name)
+    return PersonaLive(TINY, networks, torch.float32)
+
+
+def picture(name, index=0):
+    return weight_rule.frame(name, index, 48, 40)
+
+
+def whole(image):
+    return 0, 0, image.shape[1], image.shape[0]
+
+
+def begin(model, reference="ref", mesh=True, **options):
+    stream = model.stream(**options)
+    image = picture(reference)
+    stream.set_reference(stream.preprocessor.reference(image, whole(image) if mesh else None))
+    return stream
+
+
+def frames(stream, count, driver="drv", start=0, mesh=True):
+    images = [picture(f"{driver}{index // 6}", index) for index in range(start, start + count)]
+    return stream.preprocessor.driving(images, [whole(image) for image in images] if mesh else None)
+
+
+def animate(model, count, splits=(), **options):
+    """All frames of an animation whose driver comes in pieces that end at `splits`."""
+    stream = begin(model, **options)
+    driving = frames(stream, count)
+    edges = [0, *sorted(split for split in splits if 0 < split < count), count]
+    pieces = [stream.push(driving[a:b]) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return np.concatenate([*pieces, stream.flush()])
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 200), st.lists(st.integers(1, 199), max_size=6))
+def test_any_split_of_any_length_gives_the_same_frames_as_one_push(model, count, splits):
+    once = animate(model, count)
+    assert once.shape == (count, 32, 32, 3) and once.dtype == np.uint8
+    assert np.array_equal(animate(model, count, splits), once)
+
+
+@pytest.mark.parametrize("count", range(1, 18))
+def test_as_many_frames_come_out_as_went_in(model, count):
+    assert len(animate(model, count)) == count
+    assert len(animate(model, count, emit_ramp=True)) == count + 12
+
+
+def test_the_beginning_does_not_depend_on_how_long_the_driver_goes_on(model):
+    long = animate(model, 40)
+    assert np.array_equal(animate(model, 28)[:16], long[:16])
+    assert not np.array_equal(long[0], long[20])
+
+
+@pytest.mark.parametrize("steps", [4, 8, 12, 16])
+def test_every_number_of_steps_gives_its_own_picture(model, steps):
+    out = animate(model, 6, steps=steps)
+    assert len(out) == 6
+    if steps > 4:
+        assert not np.array_equal(out, animate(model, 6))
+
+
+def test_seeds_repeat_and_differ(model):
+    assert np.array_equal(animate(model, 8, seed=1), animate(model, 8, seed=1))
+    assert not np.array_equal(animate(model, 8, seed=1), animate(model, 8, seed=2))
+
+
+def test_reset_begins_the_same_animation_again(model):
+    stream = begin(model)
+    driving = frames(stream, 24)
+    first = stream.push(driving)
+    stream.push(frames(stream, 6, start=60))
+    stream.reset()
+    assert np.array_equal(stream.push(driving), first)
+
+
+def test_inputs_are_not_changed(model):
+    stream = begin(model)
+    driving = frames(stream, 9)
+    copies = driving.pose_images.clone(), driving.faces.clone()
+    stream.push(driving)
+    stream.flush()
+    assert torch.equal(driving.pose_images, copies[0]) and torch.equal(driving.faces, copies[1])
+
+
+@pytest.mark.parametrize("mesh", [True, False])
+def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
+    names = ["a", "b", "c"]
+
+    def streams():
+        return [begin(model, name, mesh, seed=seed, keyframe_threshold=0) for seed, name in enumerate(names)]
+
+    together, alone = streams(), streams()
+    alone[2].push(frames(alone[2], 8, "late", mesh=mesh))  # one is ahead of the others
+    together[2].push(frames(together[2], 8, "late", mesh=mesh))
+    driving = [frames(stream, 64, name, mesh=mesh) for stream, name in zip(together, names, strict=True)]
+    batched = model.advance(together, driving)
+    for stream, part, given in zip(alone, batched, driving, strict=True):
+        single = stream.push(given)
+        assert part.shape == single.shape
+        assert np.abs(part.astype(int) - single).max() <= 1  # batches of other sizes round differently
+
+
+def test_streams_that_do_not_go_together_are_refused(model):
+    stream, other = begin(model), begin(model, steps=8)
+    with pytest.raises(InputError, match="advance together"):
+        model.advance([stream, other], [frames(stream, 4)] * 2)
+    with pytest.raises(InputError, match="advance together"):
+        model.advance([stream, stream], [frames(stream, 4)] * 2)
+
+
+def test_a_state_saved_in_the_middle_continues_identically(model):
+    stream = begin(model, keyframe_threshold=0.5)
+    stream.push(frames(stream, 46))
+    file = io.BytesIO()
+    torch.save(stream.state_dict(), file)
+    file.seek(0)
+    resumed = model.stream()
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    rest = frames(stream, 31, start=46)
+    expected = np.concatenate([stream.push(rest), stream.flush()])
+    assert np.array_equal(np.concatenate([resumed.push(rest), resumed.flush()]), expected)
+
+
+def test_a_state_of_another_kind_is_refused_with_the_values(model):
+    state = begin(model).state_dict()
+    with pytest.raises(InputError, match=r"\[32, 32\] and 4 steps, this stream \[48, 32\]"):
+        model.stream(width=48).load_state_dict(state)
+    with pytest.raises(InputError, match="steps"):
+        model.stream(steps=8).load_state_dict(state)
+
+
+def test_keyframes_stop_at_three_and_come_from_the_tenth_call_on(model):
+    made, records = [], []
+    stream = begin(model, keyframe_threshold=0, observer=records.append)
+    for start in range(0, 120, 4):
+        stream.push(frames(stream, 4, start=start))
+        made.append(stream.keyframe_count)
+    assert made[:9] == [0] * 9 and made[9] == 1 and made[-1] == MAX_KEYFRAMES
+    assert len(records[-1].bank) == 1 + MAX_KEYFRAMES
+
+
+def test_a_high_threshold_makes_no_keyframe(model):
+    stream = begin(model, keyframe_threshold=1e6)
+    stream.push(frames(stream, 80))
+    assert stream.keyframe_count == 0
+
+
+def test_a_keyframe_policy_may_refuse(model):
+    stream = begin(model, keyframe_threshold=0, keyframes=lambda test: KeyframeDecision(None, False))
+    stream.push(frames(stream, 60))
+    assert stream.keyframe_count == 0
+
+
+def test_a_swapped_reference_takes_over_within_four_calls(model):
+    stream, other = begin(model, "a", keyframe_threshold=0), begin(model, "b", keyframe_threshold=1e6)
+    records = []
+    stream.observer = records.append
+    driving, later = frames(stream, 60), frames(stream, 40, start=60)
+    stream.push(driving)
+    assert stream.keyframe_count == MAX_KEYFRAMES
+    image = picture("b")
+    stream.keyframe_threshold = 1e6
+    stream.swap_reference(stream.preprocessor.reference(image, whole(image)))
+    assert stream.keyframe_count == 0
+    swapped = stream.push(later)
+    other.push(driving)
+    expected = other.push(later)
+    # The noise is the same; once every frame under way began with the new portrait, so is the picture.
+    difference = np.abs(swapped.astype(int) - expected).reshape(10, -1).max(axis=1)
+    assert difference[0] > difference[5:].max()
+
+
+def test_motion_strength_zero_keeps_the_reference_still(model):
+    records = []
+    stream = begin(model, motion_strength=0.0, observer=records.append)
+    stream.push(frames(stream, 16))
+    still = torch.cat([record.keypoints for record in records])
+    torch.testing.assert_close(still, still[:1].expand_as(still))
+    assert all(torch.equal(record.motion, record.motion[:1].expand_as(record.motion)) for record in records)
+
+
+def test_reanchoring_measures_movement_from_the_next_frame(model):
+    records = []
+    stream = begin(model, observer=records.append)
+    stream.push(frames(stream, 8))
+    stream.reanchor()
+    stream.push(frames(stream, 4, "other"))
+    fresh = begin(model, observer=records.append)
+    fresh.push(frames(fresh, 4, "other"))
+    torch.testing.assert_close(records[-2].keypoints[:, :, 2], records[-1].keypoints[-4:, :, 2])
+    torch.testing.assert_close(records[-2].keypoints, records[-1].keypoints[-4:])
+
+
+def test_faces_that_keypoints_lose_are_cut_by_the_last_good_box(model, monkeypatch):
+    from personalive import keypoints as kp
+
+    stream = begin(model, mesh=False)
+    boxes = [[(4, 4, 28, 28)] * 4, [(0, 0, 0, 0)] * 4]
+    monkeypatch.setattr(kp, "face_boxes", lambda points, width, height: boxes[0])
+    stream.push(frames(stream, 4, mesh=False))
+    boxes.reverse()
+    stream.push(frames(stream, 4, mesh=False))
+    assert stream.begun()[1].last_box == (4, 4, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 5}, "4, 8, 12, 16"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"width": 30}, "multiple of 4"),
+        ({"height": -32}, "height is -32"),
+        ({"keyframe_threshold": float("nan")}, "keyframe_threshold is nan"),
+        ({"keyframe_threshold": -1}, "keyframe_threshold"),
+        ({"motion_strength": float("inf")}, "motion_strength"),
+        ({"motion_strength": 3}, "from 0 to 2"),
+    ],
+)
+def test_options_that_are_not_allowed_are_named(model, options, said):
+    with pytest.raises(InputError, match=said):
+        model.stream(**options)
+
+
+def test_use_in_the_wrong_order_says_what_to_do(model):
+    stream = model.stream()
+    for action in (lambda: stream.push(frames(stream, 4)), stream.flush, stream.reset, stream.reanchor):
+        with pytest.raises(InputError, match="set_reference"):
+            action()
+
+
+def test_pictures_and_boxes_that_do_not_fit_are_refused(model):
+    prepare = model.stream().preprocessor
+    image = picture("a")
+    for wrong in (image[..., 0], image.astype(np.float32), image[:0]):
+        with pytest.raises(InputError, match="uint8"):
+            prepare.reference(wrong, None)
+    with pytest.raises(InputError, match="within a picture of 40×48"):
+        prepare.driving([image], [(0, 0, 41, 48)])
+    stream = begin(model)
+    with pytest.raises(InputError, match="can not be mixed"):
+        stream.push(frames(stream, 1))
+        stream.push(frames(stream, 1, mesh=False))
+    with pytest.raises(InputError, match="prepared for"):
+        stream.set_reference(model.stream(width=48).preprocessor.reference(image, None))
