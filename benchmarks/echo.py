@@ -1,7 +1,7 @@
 """A model that hands its driver's frames through, so that what the server itself adds can be measured and tested.
 
-It has PersonaLive's shape (`personalive.live.engine.Engine`): it may take four frames a call, trail the driver by twelve
-and take its time. A border in the portrait's mean colour tells whose picture it is.
+It has PersonaLive's shape (`personalive.live.engine.Engine`): it may take four frames a call, trail the driver by
+twelve and take its time. A border in the portrait's mean colour tells whose picture it is.
 """
 
 import threading

@@ -99,7 +99,7 @@ def live_server(
 def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
     """Wait for something to become true, and give it."""
     end = time.monotonic() + seconds
-    while not (value := condition()):
+    while (value := condition()) is None or value is False or (not hasattr(value, "shape") and not value):
         assert time.monotonic() < end, f"did not happen within {seconds:g} seconds"
         time.sleep(0.02)
     return value

@@ -194,7 +194,14 @@ def test_other_calls_of_the_interface(client):
 def test_metrics_count_what_happened(server, client):
     client.post("/api/v1/sessions", json={})
     text = client.get("/metrics").text
-    for name in ("sessions", "fps_out", "chunk_seconds_count", "delay_seconds_sum", "dropped_frames_total", "waiting_in"):
+    for name in (
+        "sessions",
+        "fps_out",
+        "chunk_seconds_count",
+        "delay_seconds_sum",
+        "dropped_frames_total",
+        "waiting_in",
+    ):
         assert f"personalive_{name} " in text, name
     assert "process_resident_memory_bytes" in text
     assert "personalive_sessions 1.0" in text

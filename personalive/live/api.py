@@ -234,6 +234,7 @@ async def health(hub: HubOf) -> schemas.HealthAnswer:
         pipeline=hub.loader.state.status,
         sessions=len(hub.entries),
         max_sessions=hub.options.max_sessions,
+        audio=hub.options.audio,
     )
 
 

@@ -29,16 +29,18 @@ class Client:
 
     keys: tuple[str, ...]
     address: str
+    has_cookie: bool
 
     @classmethod
     def known(cls, cookie: str, address: str) -> "Client":
         """A client that sent its cookie."""
-        return cls((_digest(f"cookie {cookie}"),), address)
+        return cls((_digest(f"cookie {cookie}"),), address, has_cookie=True)
 
     @classmethod
     def new(cls, cookie: str, token: str | None, address: str) -> "Client":
         """A client that is given a cookie now."""
-        return cls((_digest(f"cookie {cookie}"), _digest(f"address {address} {token or ''}")), address)
+        keys = (_digest(f"cookie {cookie}"), _digest(f"address {address} {token or ''}"))
+        return cls(keys, address, has_cookie=False)
 
     def is_same(self, other: "Client") -> bool:
         """Whether two requests came from one client."""
@@ -57,7 +59,7 @@ def _digest(value: str) -> str:
 @dataclass
 class _Kept:
     value: Any
-    address: str
+    client: Client
     used: float
 
 
@@ -83,29 +85,39 @@ class ClientStore:
         """Keep a value in place of the client's last."""
         with self._lock:
             self._expire()
+            kept = _Kept(value, client, self._clock())
             for key in client.keys:
                 self._kept.pop(key, None)
                 self._make_room(client.address)
-                self._kept[key] = _Kept(value, client.address, self._clock())
+                self._kept[key] = kept
 
     def get(self, client: Client) -> Any:
         """The client's value, or None."""
         with self._lock:
             self._expire()
-            for key in client.keys:
-                if key in self._kept:
-                    self._kept[key].used = self._clock()
-                    self._kept.move_to_end(key)
-                    return self._kept[key].value
-            return None
+            key = next((key for key in client.keys if key in self._kept), None)
+            if key is None:
+                return None
+            kept = self._kept[key]
+            kept.used = self._clock()
+            self._kept.move_to_end(key)
+            if client.has_cookie:
+                self._forget_address(kept, key)
+            return kept.value
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._kept.clear()
 
+    def _forget_address(self, kept: _Kept, cookie_key: str) -> None:
+        """A client that sends its cookie back needs its address no longer: another one there must not get its value."""
+        for key in kept.client.keys:
+            if key != cookie_key and self._kept.get(key) is kept:
+                del self._kept[key]
+
     def _make_room(self, address: str) -> None:
-        same = [key for key, kept in self._kept.items() if kept.address == address]
+        same = [key for key, kept in self._kept.items() if kept.client.address == address]
         if len(same) >= self._per_address:
             del self._kept[same[0]]
         elif len(self._kept) >= self._capacity:

@@ -14,8 +14,8 @@ RING_FRAMES = 16
 """Camera frames that wait to be chosen."""
 DELAY_MEMORY = 2.0
 """Seconds over which the play-out remembers how late pictures came."""
-CATCH_UP = 0.1
-"""Seconds by which the play-out delay shrinks in one second once pictures come earlier again."""
+CATCH_UP, CATCH_UP_SHARE = 0.1, 0.5
+"""When pictures come earlier again, the delay shrinks by so many seconds and this share of the excess, a second."""
 SKEW_DRIFT = 0.001
 """Seconds a second by which the sender's clock may run away from ours."""
 
@@ -35,8 +35,8 @@ class CameraFrame:
 class FrameRing:
     """The camera frames since the last chunk, at most `capacity`.
 
-    A full ring forgets every second frame, so what is left still covers the whole time evenly, however slow the model
-    and however fast the camera.
+    A full ring forgets the frame that leaves the smallest gap, so what is left still covers the whole time evenly,
+    however slow the model and however fast the camera.
     """
 
     def __init__(self, capacity: int = RING_FRAMES) -> None:
@@ -44,10 +44,16 @@ class FrameRing:
         self._frames: list[CameraFrame] = []
         self.newest: float | None = None
         """Capture time of the last frame that came."""
+        self._taken: float | None = None
         self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._frames)
+
+    @property
+    def oldest(self) -> float | None:
+        """Capture time of the first frame that waits."""
+        return self._frames[0].captured if self._frames else None
 
     def add(self, frame: CameraFrame) -> None:
         """Keep a frame; one that is not later than the last is dropped."""
@@ -57,12 +63,11 @@ class FrameRing:
         self.newest = frame.captured
         self._frames.append(frame)
         if len(self._frames) > self._capacity:
-            kept = self._frames[::-2][::-1]
-            self.dropped += len(self._frames) - len(kept)
-            self._frames = kept
+            del self._frames[self._least_missed()]
+            self.dropped += 1
 
     def take(self, count: int) -> list[CameraFrame]:
-        """Empty the ring and give `count` of its frames, evenly spaced and ending with the newest.
+        """Empty the ring and give `count` of its frames, evenly spaced in time and ending with the newest.
 
         Raises:
             ValueError: the ring holds fewer than `count` frames.
@@ -70,20 +75,37 @@ class FrameRing:
         have = len(self._frames)
         if have < count:
             raise ValueError(f"{count} frames were asked for, {have} are there")
-        chosen = [self._frames[index] for index in spread(have, count)]
+        times = [frame.captured for frame in self._frames]
+        before = self._taken if self._taken is not None else times[0] - (times[-1] - times[0]) / max(1, have - 1)
+        chosen = [self._frames[index] for index in nearest(times, even_times(before, times[-1], count))]
         self.dropped += have - count
+        self._taken = times[-1]
         self._frames = []
         return chosen
+
+    def _least_missed(self) -> int:
+        times = [frame.captured for frame in self._frames]
+        return min(range(1, len(times) - 1), key=lambda index: times[index + 1] - times[index - 1])
 
     def clear(self) -> None:
         """Forget every frame."""
         self._frames = []
-        self.newest = None
+        self.newest = self._taken = None
 
 
-def spread(have: int, count: int) -> list[int]:
-    """Indices of `count` out of `have` things, evenly spaced and ending with the last."""
-    return [(position + 1) * have // count - 1 for position in range(count)]
+def even_times(before: float, last: float, count: int) -> list[float]:
+    """`count` times after `before`, evenly spaced and ending with `last`."""
+    return [before + (last - before) * (position + 1) / count for position in range(count)]
+
+
+def nearest(times: Sequence[float], wanted: Sequence[float]) -> list[int]:
+    """For each wanted time the index of the nearest of `times`; both ascend, and no index is given twice."""
+    indices: list[int] = []
+    for position, target in enumerate(wanted):
+        first = indices[-1] + 1 if indices else 0
+        last = len(times) - (len(wanted) - position)
+        indices.append(min(range(first, last + 1), key=lambda index: abs(times[index] - target)))
+    return indices
 
 
 @dataclass(frozen=True)
@@ -159,7 +181,8 @@ class Playout:
         wanted = max(need for _, need in self._needs)
         elapsed = 0.0 if self._updated is None else now - self._updated
         self._updated = now
-        self.delay = max(wanted, self.delay - CATCH_UP * elapsed)
+        shrink = elapsed * (CATCH_UP + CATCH_UP_SHARE * (self.delay - wanted))
+        self.delay = max(wanted, self.delay - shrink)
 
 
 class SenderClock:
@@ -193,7 +216,7 @@ def between(previous: float, captured: Sequence[float], repeats: int) -> list[fl
     """Times of pictures that lead up to each of `captured` in `repeats` equal steps, the first from `previous`."""
     times: list[float] = []
     for time in captured:
-        times += [previous + (time - previous) * (step + 1) / repeats for step in range(repeats)]
+        times += even_times(previous, time, repeats)
         previous = time
     return times
 

@@ -276,7 +276,7 @@ class Hub:
             reference = await asyncio.get_running_loop().run_in_executor(
                 self._decoding, portrait.prepare, image, engine, self._faces
             )
-            await asyncio.wrap_future(session.set_portrait(reference))
+            await asyncio.wrap_future(session.set_first_portrait(reference))
 
     def close(self, identifier: str) -> None:
         """End a session.

@@ -136,6 +136,7 @@ class HealthAnswer(BaseModel):
     pipeline: Literal["not_loaded", "loading", "loaded", "error"]
     sessions: int
     max_sessions: int
+    audio: bool = Field(description="Whether the microphone can be sent back with the picture's delay")
 
 
 class Preset(BaseModel):

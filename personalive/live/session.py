@@ -33,8 +33,8 @@ Latency = Literal["low", "balanced"]
 
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
-GAP = 2.0
-"""Seconds without camera frames after which old motion no longer counts as current."""
+GAP_FRAMES, GAP_SECONDS = 3, 0.3
+"""A pause of the camera so many of its intervals and seconds long is one after which motion begins anew."""
 ASSUMED_SPACING = 0.04
 """Seconds between camera frames, until two of them have come."""
 MARGIN = 0.003
@@ -118,7 +118,7 @@ class Session:
         self._preparing = False
         self._epoch = 0
         self._stamps: deque[tuple[float, float | None, bool]] = deque()
-        self._taken = clock()
+        self._interval = ASSUMED_SPACING
         self._last_captured: float | None = None
         self._face_was_visible = True
         self._dropped_out = 0
@@ -143,6 +143,8 @@ class Session:
                 return
             self.last_frame = self._clock()
             self.statistics.frame_in(self.last_frame)
+            if self._ring.newest is not None:
+                self._interval += 0.1 * (min(frame.captured - self._ring.newest, 2.0) - self._interval)
             if self.parameters.paused:
                 return
             # Half a millisecond of tolerance: a camera of exactly `fps` must not lose frames to rounding.
@@ -199,6 +201,10 @@ class Session:
         """Animate this portrait (what `Engine.reference` made) from the next call on; motion goes on."""
         return self.submit(lambda: self._apply_portrait(reference))
 
+    def set_first_portrait(self, reference: Any) -> "Future[None]":
+        """As `set_portrait`, unless there is one already: it came later and counts."""
+        return self.submit(lambda: None if self.has_portrait else self._apply_portrait(reference))
+
     def reset(self) -> "Future[None]":
         """Forget the driver, keep the portrait."""
         return self.submit(self._apply_reset)
@@ -252,7 +258,7 @@ class Session:
             if busy or self.parameters.paused or self._reference is None or waiting == 0:
                 return None
             wanted = max(1, self._engine.window // 2) if self._latency == "low" else self._engine.window
-            ready = 0.0 if waiting >= wanted else self._taken + PATIENCE
+            ready = 0.0 if waiting >= wanted else (self._ring.oldest or 0.0) + PATIENCE
             return max(ready, device_free - self.prepare_seconds - MARGIN)
 
     def begin_preparing(self) -> None:
@@ -353,7 +359,6 @@ class Session:
         counts = [count for count in range(window, 0, -1) if window % count == 0 and count <= waiting]
         if not counts:
             return []
-        self._taken = self._clock()
         return self._ring.take(counts[0])
 
     def _prepared(self, frames: list[CameraFrame]) -> Chunk | None:
@@ -382,11 +387,15 @@ class Session:
         repeats = self._engine.window // len(frames)
         captured = [frame.captured for frame in frames]
         previous = self._last_captured
-        if previous is None or captured[0] - previous > GAP:
-            previous = captured[0] - ASSUMED_SPACING
+        if previous is None or captured[0] - previous > self._gap:
+            previous = captured[0] - self._interval
         self._last_captured = captured[-1]
         stamps = [frame.client_stamp for frame in frames for _ in range(repeats)]
         return between(previous, captured, repeats), stamps
+
+    @property
+    def _gap(self) -> float:
+        return GAP_FRAMES * self._interval + GAP_SECONDS
 
     def _tell_about_face(self) -> None:
         visible = self._faces is None or self._faces.visible
@@ -401,7 +410,7 @@ class Session:
 
     def _stamp(self, chunk: Chunk) -> None:
         """Remember whose motion the coming pictures show: the model gives them `delay_frames` later."""
-        stale = not self._stamps or chunk.captured[0] - self._stamps[-1][0] > GAP
+        stale = not self._stamps or chunk.captured[0] - self._stamps[-1][0] > self._gap
         if stale:
             spacing = (chunk.captured[-1] - chunk.captured[0]) / max(1, len(chunk.captured) - 1)
             times = evenly_before(chunk.captured[0], spacing, self._engine.delay_frames)
@@ -414,6 +423,7 @@ class Session:
     def _begin_anew(self) -> None:
         """Old frames and pictures no longer count; the caller holds the lock."""
         self._epoch += 1
+        self._last_captured = None
         self._ring.clear()
         self._chunk = None
         self._stamps.clear()

@@ -1,0 +1,57 @@
+/** The server's REST interface. */
+
+/** The token of a page opened as `/#token=SECRET`; kept for this tab, and taken out of the address bar. */
+function readToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (given) {
+    sessionStorage.setItem("personalive-token", given);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+  return sessionStorage.getItem("personalive-token");
+}
+
+export const token = readToken();
+
+/** One request; gives the JSON answer, and throws an Error with the server's reason. */
+export async function request(method, path, { json, body, type } = {}) {
+  const headers = {};
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (json !== undefined) headers["Content-Type"] = "application/json";
+  if (type) headers["Content-Type"] = type;
+  let answer;
+  try {
+    // keepalive: the last request of a page that is being closed still leaves
+    const keepalive = method === "DELETE";
+    answer = await fetch(path, { method, headers, keepalive, body: json === undefined ? body : JSON.stringify(json) });
+  } catch {
+    throw new Error("The server does not answer. Is it running?");
+  }
+  if (answer.status === 204) return null;
+  const content = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(reason(answer.status, content.detail)), { status: answer.status });
+  return content;
+}
+
+function reason(status, detail) {
+  if (status === 401) return "This server wants a token: open the page as /#token=YOUR_TOKEN.";
+  if (typeof detail === "string") return detail.charAt(0).toUpperCase() + detail.slice(1);
+  if (Array.isArray(detail)) return detail.map((each) => each.msg).join("; ");
+  return `The server answered with status ${status}.`;
+}
+
+export const status = () => request("GET", "/api/v1/pipeline/status");
+export const health = () => request("GET", "/health");
+export const presets = () => request("GET", "/api/v1/presets");
+export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
+export const setPortrait = (blob) =>
+  request("POST", "/api/v1/personalive/reference", { body: blob, type: blob.type || "application/octet-stream" });
+export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });
+export const candidates = (id, list) => request("PATCH", `/api/v1/webrtc/offer/${id}`, { json: { candidates: list } });
+export const closeSession = (id) => request("DELETE", `/api/v1/sessions/${id}`);
+
+/** Address and subprotocols of the fallback socket. */
+export function socketAddress(query) {
+  const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+  const protocols = token ? ["personalive", `token.${token}`] : ["personalive"];
+  return [`${scheme}//${location.host}/api/v1/ws?${new URLSearchParams(query)}`, protocols];
+}

@@ -1,0 +1,240 @@
+/** The page: puts portrait, driver, connection and controls together. */
+
+import * as api from "./api.js";
+import { connect } from "./connect.js";
+import { Driver } from "./driver.js";
+import { PortraitChooser } from "./portrait.js";
+import { Recorder } from "./recorder.js";
+
+const RETRIES = 3;
+const $ = (id) => document.getElementById(id);
+const driver = new Driver($("driver"));
+const recorder = new Recorder();
+let running = null; // { connection, sessionId }
+let paused = false;
+let loaded = false;
+
+// ---- telling ----
+
+function say(text) {
+  $("notice").textContent = text ?? "";
+  $("notice").hidden = !text;
+}
+
+async function attempt(work) {
+  try {
+    say(null);
+    return await work();
+  } catch (error) {
+    say(error.message);
+    return undefined;
+  }
+}
+
+function showFigures(stats) {
+  $("fps").textContent = stats ? stats.fps_out.toFixed(1) : "–";
+  $("delay").textContent = stats?.delay_ms ? `${(stats.delay_ms / 1000).toFixed(2)} s` : "–";
+  $("dropped").textContent = stats ? String(stats.dropped_in + stats.dropped_out) : "–";
+}
+
+function showRunning() {
+  const on = running !== null;
+  $("start").textContent = on ? "Stop" : "Start";
+  $("start").disabled = !loaded;
+  for (const id of ["pause", "reset", "record"]) $(id).disabled = !on;
+  $("transport").textContent = on ? running.connection.kind : "–";
+  $("embed").href = on ? `/embed?session=${running.sessionId}` : "/embed";
+  $("embed").textContent = on ? new URL($("embed").href).href : "/embed";
+  if (!on) showFigures(null);
+}
+
+// ---- the model ----
+
+async function followLoading() {
+  for (;;) {
+    const state = await api.status().catch((error) => ({ status: "unreachable", error: error.message }));
+    loaded = state.status === "loaded";
+    $("loading").hidden = state.status !== "loading";
+    $("server").textContent = {
+      loaded: "Ready",
+      loading: `The model is being loaded: ${state.stage ?? ""}…`,
+      not_loaded: "The model is not loaded yet.",
+      error: `The model could not be loaded: ${state.error}`,
+    }[state.status] ?? state.error;
+    if (!running) showRunning();
+    if (loaded && !$("presets").children.length) await chooser.showPresets().catch(() => {});
+    await new Promise((resolve) => setTimeout(resolve, loaded ? 5000 : 500));
+  }
+}
+
+// ---- portrait ----
+
+const chooser = new PortraitChooser(
+  { presets: $("presets"), drop: $("drop"), file: $("portrait-file") },
+  (blob) => attempt(() => setPortrait(blob)),
+);
+
+async function setPortrait(blob) {
+  await api.setPortrait(blob);
+  if ($("still").src) URL.revokeObjectURL($("still").src);
+  $("still").src = URL.createObjectURL(blob);
+  $("still").hidden = running !== null;
+  return true;
+}
+
+async function takePhoto() {
+  const wasOn = driver.active;
+  await driver.start(source());
+  const photo = await driver.photo();
+  if (!wasOn) driver.stop();
+  await chooser.take(photo);
+}
+
+// ---- the session ----
+
+const source = () => ({ camera: $("camera").value, sound: $("sound").checked });
+
+function parameters() {
+  const values = { mirror: $("mirror").checked, paused };
+  for (const input of document.querySelectorAll("[data-parameter]")) {
+    if (input.value !== "" && input.checkValidity()) values[input.dataset.parameter] = Number(input.value);
+  }
+  return values;
+}
+
+const handlers = {
+  onStream(stream) {
+    $("result").srcObject = stream;
+    $("still").hidden = true;
+  },
+  onMessage(message) {
+    if (message.type === "stats") showFigures(message);
+    else if (message.code === "face") say(null);
+    else if (message.type === "message") say(message.text);
+    else if (message.type === "error") say(message.error_message);
+    else if (message.type === "stream_stopped") stop(message.error_message);
+  },
+  onLost: () => attempt(reconnect),
+};
+
+async function start() {
+  $("start").disabled = true;
+  paused = false;
+  try {
+    const stream = await driver.start(source());
+    await listCameras();
+    running = await connect($("way").value, stream, { initialParameters: parameters() }, handlers);
+  } finally {
+    if (!running) driver.stop();
+    showRunning();
+  }
+}
+
+function stop(reason) {
+  if (!running) return;
+  recorder.stop();
+  showPressed("record", false);
+  const { connection, sessionId } = running;
+  running = null;
+  connection.close();
+  api.closeSession(sessionId).catch(() => {}); // it may have ended already
+  driver.stop();
+  $("result").srcObject = null;
+  $("still").hidden = !$("still").src;
+  showPressed("pause", false);
+  showRunning();
+  if (reason) say(`The animation has stopped: ${reason}.`);
+}
+
+/** Go on with the same session over a new connection. */
+async function reconnect() {
+  const { sessionId } = running;
+  running.connection.close();
+  for (let round = 1; round <= RETRIES; round += 1) {
+    say(`The connection was lost; trying again (${round} of ${RETRIES})…`);
+    try {
+      running = await connect($("way").value, driver.stream, { sessionId }, handlers);
+      say(null);
+      showRunning();
+      return;
+    } catch {
+      await new Promise((resolve) => setTimeout(resolve, 1000 * round));
+    }
+  }
+  stop("the connection was lost");
+}
+
+// ---- controls ----
+
+function showPressed(id, on) {
+  $(id).setAttribute("aria-pressed", String(on));
+}
+
+function setPaused(on) {
+  paused = on;
+  showPressed("pause", on);
+  running?.connection.send({ paused });
+}
+
+async function changeDriver(file) {
+  driver.useFile(file);
+  $("use-camera").hidden = !file;
+  $("mirror").checked = !file;
+  showMirror();
+  if (!running) return;
+  await running.connection.replaceDriver(await driver.start(source()));
+  running.connection.send({ mirror: $("mirror").checked });
+}
+
+function showMirror() {
+  $("driver-pane").classList.toggle("mirrored", $("mirror").checked);
+}
+
+async function listCameras() {
+  const chosen = $("camera").value;
+  const options = (await driver.cameras()).map((each) => new Option(each.label, each.deviceId));
+  if (options.length) $("camera").replaceChildren(new Option("Default camera", ""), ...options);
+  $("camera").value = chosen;
+}
+
+$("start").addEventListener("click", () => (running ? stop() : attempt(start)));
+$("pause").addEventListener("click", () => setPaused(!paused));
+$("reset").addEventListener("click", () => running?.connection.send({ reset_cache: true }));
+$("shot").addEventListener("click", () => attempt(takePhoto));
+$("record").addEventListener("click", () =>
+  attempt(async () => {
+    if (recorder.active) recorder.stop();
+    else recorder.start($("result").srcObject);
+    showPressed("record", recorder.active);
+  }),
+);
+$("fullscreen").addEventListener("click", () => attempt(() => $("result-pane").requestFullscreen()));
+$("layout").addEventListener("click", () => {
+  const inset = $("stage").dataset.layout === "side";
+  $("stage").dataset.layout = inset ? "inset" : "side";
+  showPressed("layout", inset);
+});
+$("mirror").addEventListener("change", () => {
+  showMirror();
+  running?.connection.send({ mirror: $("mirror").checked });
+});
+$("camera").addEventListener("change", () => attempt(() => changeDriver(null)));
+$("use-camera").addEventListener("click", () => attempt(() => changeDriver(null)));
+$("video-file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  if (file) attempt(() => changeDriver(file));
+  event.target.value = "";
+});
+for (const input of document.querySelectorAll("[data-parameter]")) {
+  const shown = document.querySelector(`output[for="${input.id}"]`);
+  input.addEventListener("input", () => {
+    if (shown) shown.textContent = input.value;
+  });
+  input.addEventListener("change", () => running?.connection.send(parameters()));
+}
+window.addEventListener("pagehide", () => stop());
+
+showMirror();
+showRunning();
+followLoading();
+api.health().then((health) => ($("sound-choice").hidden = !health.audio)).catch(() => {});

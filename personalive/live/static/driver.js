@@ -1,0 +1,86 @@
+/** What drives the portrait: a camera, or a video file. */
+
+const CAMERA_PROBLEMS = {
+  NotAllowedError: "The browser may not use the camera. Allow it in the address bar, then start again.",
+  NotFoundError: "No camera was found. Connect one, or use a video file.",
+  NotReadableError: "The camera is used by another program. Close that, then start again.",
+  OverconstrainedError: "This camera is gone. Choose another one.",
+};
+
+export class Driver {
+  /** @param {HTMLVideoElement} view where the driver is shown */
+  constructor(view) {
+    this.view = view;
+    this.file = null;
+  }
+
+  get active() {
+    return this.stream !== undefined;
+  }
+
+  /** Begin, and give the stream that is sent. */
+  async start({ camera, sound }) {
+    if (this.stream) return this.stream;
+    this.stream = this.file ? await this.#play() : await this.#open(camera, sound);
+    return this.stream;
+  }
+
+  /** Change to a video file, or back to the camera with null. */
+  useFile(file) {
+    this.stop();
+    this.file = file;
+  }
+
+  stop() {
+    if (!this.file) this.stream?.getTracks().forEach((track) => track.stop());
+    this.stream = undefined;
+    this.view.pause();
+    this.view.srcObject = null;
+    if (this.view.src) {
+      URL.revokeObjectURL(this.view.src);
+      this.view.removeAttribute("src");
+      this.view.load();
+    }
+  }
+
+  /** The present picture as a PNG. */
+  async photo() {
+    const { videoWidth: width, videoHeight: height } = this.view;
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    canvas.getContext("2d").drawImage(this.view, 0, 0);
+    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  }
+
+  async cameras() {
+    const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+    return devices.filter((device) => device.kind === "videoinput" && device.label);
+  }
+
+  async #open(camera, sound) {
+    if (!navigator.mediaDevices) {
+      throw new Error("Browsers give the camera only to pages on https or localhost. Start the server with a certificate.");
+    }
+    const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
+    if (camera) video.deviceId = { exact: camera };
+    let stream;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ video, audio: sound });
+    } catch (error) {
+      throw new Error(CAMERA_PROBLEMS[error.name] ?? `The camera can not be used: ${error.message}`);
+    }
+    this.view.srcObject = stream;
+    await this.view.play();
+    return stream;
+  }
+
+  async #play() {
+    this.view.src = URL.createObjectURL(this.file);
+    this.view.loop = true;
+    try {
+      await this.view.play();
+    } catch {
+      throw new Error(`${this.file.name} is no video that this browser can play.`);
+    }
+    return this.view.captureStream();
+  }
+}

@@ -1,0 +1,108 @@
+/** One WebRTC connection: the driver's tracks out, the portrait's track in, parameters and messages beside them. */
+
+import * as api from "./api.js";
+
+const CONNECT_MS = 8000;
+const MAX_BITRATE = 4_000_000;
+
+export class WebRtcConnection {
+  kind = "WebRTC";
+
+  /**
+   * @param {MediaStream|null} driver null to look at a session only
+   * @param {object} handlers onStream(stream), onMessage(message), onLost()
+   */
+  constructor(driver, handlers) {
+    this.driver = driver;
+    this.handlers = handlers;
+    this.waiting = [];
+    this.closed = false;
+  }
+
+  /** Connect; gives the session's id. `request` may have initialParameters, sessionId or watch. */
+  async open(request) {
+    const { iceServers } = await api.iceServers();
+    this.peer = new RTCPeerConnection({ iceServers });
+    this.channel = this.peer.createDataChannel("parameters", { ordered: true });
+    this.channel.onmessage = (event) => this.handlers.onMessage(JSON.parse(event.data));
+    this.peer.ontrack = (event) => this.#receive(event);
+    this.peer.onicecandidate = (event) => this.#tell(event.candidate);
+    await this.#addTracks();
+    await this.peer.setLocalDescription(await this.peer.createOffer());
+    const connected = this.#connected();
+    connected.catch(() => {}); // awaited below, after the answer
+    const answer = await api.offer({ ...request, sdp: this.peer.localDescription.sdp, type: "offer" });
+    this.sessionId = answer.sessionId;
+    await this.peer.setRemoteDescription({ sdp: answer.sdp, type: answer.type });
+    if (!request.watch) await this.#tellAll();
+    await connected;
+    this.peer.onconnectionstatechange = () => this.#watchState();
+    return this.sessionId;
+  }
+
+  send(parameters) {
+    if (this.channel?.readyState === "open") this.channel.send(JSON.stringify(parameters));
+  }
+
+  /** Replace the driver's picture without a new connection. */
+  async replaceDriver(stream) {
+    this.driver = stream;
+    const [track] = stream.getVideoTracks();
+    await this.videoSender.replaceTrack(track);
+  }
+
+  close() {
+    this.closed = true;
+    this.peer?.close();
+  }
+
+  async #addTracks() {
+    if (!this.driver) {
+      this.peer.addTransceiver("video", { direction: "recvonly" });
+      return;
+    }
+    for (const track of this.driver.getTracks()) {
+      const sender = this.peer.addTrack(track, this.driver);
+      if (track.kind === "video") this.videoSender = sender;
+    }
+    const parameters = this.videoSender.getParameters();
+    parameters.degradationPreference = "maintain-resolution"; // the face must not shrink when bandwidth seems short
+    for (const encoding of parameters.encodings ?? []) encoding.maxBitrate = MAX_BITRATE;
+    await this.videoSender.setParameters(parameters).catch(() => {});
+  }
+
+  #receive(event) {
+    // The server paces its pictures; a large buffer here would only add delay.
+    if ("jitterBufferTarget" in event.receiver) event.receiver.jitterBufferTarget = 0;
+    this.stream ??= new MediaStream();
+    this.stream.addTrack(event.track);
+    if (event.track.kind === "video") this.handlers.onStream(this.stream);
+  }
+
+  #tell(candidate) {
+    if (candidate) this.waiting.push(candidate.toJSON());
+    if (this.sessionId && !this.closed) this.#tellAll();
+  }
+
+  async #tellAll() {
+    const list = this.waiting.splice(0).map(({ candidate, sdpMid, sdpMLineIndex }) => ({ candidate, sdpMid, sdpMLineIndex }));
+    if (list.length && this.driver) await api.candidates(this.sessionId, list).catch(() => {});
+  }
+
+  #connected() {
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => reject(new Error("no way to the server was found")), CONNECT_MS);
+      this.peer.onconnectionstatechange = () => {
+        const state = this.peer.connectionState;
+        if (state === "connected") resolve();
+        else if (state === "failed" || state === "closed") reject(new Error("the connection failed"));
+        else return;
+        clearTimeout(timer);
+      };
+    });
+  }
+
+  #watchState() {
+    if (!this.closed && ["failed", "closed"].includes(this.peer.connectionState)) this.handlers.onLost();
+  }
+}

@@ -1,0 +1,464 @@
+"""The parts of the live server by themselves: rings, play-out, sessions, scheduler, clients, options."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.echo import EchoEngine
+from personalive.errors import InputError, NoFaceError
+from personalive.live import portrait
+from personalive.live.clients import Client, ClientStore
+from personalive.live.engine import Engine
+from personalive.live.facefinder import LOST_AFTER, FaceFinder
+from personalive.live.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
+from personalive.live.options import IceServer, ServeOptions
+from personalive.live.parameters import Parameters
+from personalive.live.pictures import crop_window, decode
+from personalive.live.scheduler import Scheduler
+from personalive.live.security import TokenCheck
+from personalive.live.session import Session
+from tests.live_support import BLUE, GREEN, RED, shows, until
+
+IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
+
+
+def frame(captured: float, image: np.ndarray = IMAGE) -> CameraFrame:
+    return CameraFrame(captured, lambda: image, captured)
+
+
+# ---- frames ----
+
+
+@given(st.integers(1, 40).flatmap(lambda count: st.tuples(st.integers(count, 200), st.just(count))))
+def test_chosen_frames_are_even_and_end_with_the_newest(numbers):
+    have, count = numbers
+    ring = FrameRing(have)
+    for index in range(have):
+        ring.add(frame(float(index)))
+    indices = [each.captured for each in ring.take(count)]
+    assert len(set(indices)) == count and indices == sorted(indices)
+    assert indices[0] >= 0 and indices[-1] == have - 1
+    steps = np.diff([-1, *indices])
+    assert steps.max() - steps.min() <= 1
+
+
+@given(st.integers(4, 400), st.sampled_from([1, 2, 4]))
+def test_a_full_ring_still_covers_the_whole_time(frames, count):
+    ring = FrameRing(16)
+    for index in range(frames):
+        ring.add(frame(float(index)))
+    assert len(ring) <= 16
+    chosen = [each.captured for each in ring.take(count)]
+    assert chosen[-1] == frames - 1 and len(ring) == 0
+    assert ring.dropped == frames - count
+    gaps = np.diff([-1, *chosen])
+    assert gaps.max() <= 1.5 * frames / count + 2 * frames / 16 + 2
+
+
+@given(
+    st.lists(st.floats(0, 100), min_size=1, max_size=20, unique=True).map(sorted),
+    st.lists(st.floats(0, 100), min_size=1, max_size=8).map(sorted),
+)
+def test_nearest_frames_are_different_and_in_order(times, wanted):
+    wanted = wanted[: len(times)]
+    indices = nearest(times, wanted)
+    assert indices == sorted(set(indices)) and len(indices) == len(wanted)
+
+
+def test_frames_out_of_order_are_left_out():
+    ring = FrameRing()
+    for captured in (1.0, 3.0, 2.0, 3.0):
+        ring.add(frame(captured))
+    assert len(ring) == 2 and ring.dropped == 2
+
+
+def pictures(first: float, count: int = 4, spacing: float = 0.04) -> list[Picture]:
+    return [Picture(IMAGE, first + spacing * index, None, True) for index in range(count)]
+
+
+def play(chunks: list[tuple[float, float]], until_time: float) -> list[tuple[float, float]]:
+    """Show what arrives as (arrival, first capture); gives times of show and capture."""
+    playout, shown, now = Playout(4), [], 0.0
+    arriving = list(chunks)
+    while now < until_time:
+        while arriving and arriving[0][0] <= now:
+            playout.push(pictures(arriving.pop(0)[1]), now)
+        if (each := playout.pop(now)) is not None:
+            shown.append((now, each.captured))
+        now += 0.001
+    return shown
+
+
+def test_pictures_keep_the_driver_s_rhythm():
+    late = [0.0, 0.03, 0.01, 0.05, 0.0, 0.02, 0.04, 0.01, 0.03, 0.0] * 3
+    shown = play([(0.16 * n + 0.3 + late[n], 0.16 * n) for n in range(30)], 5.2)
+    assert len(shown) == 120
+    gaps = np.diff([when for when, _ in shown])[24:]
+    assert gaps.min() > 0.03 and gaps.max() < 0.05
+    delays = [when - captured for when, captured in shown]
+    assert max(delays) < 0.36
+
+
+def test_a_late_spell_raises_the_delay_only_for_a_while():
+    chunks = [(0.16 * n + 0.3 + (0.4 if n == 10 else 0), 0.16 * n) for n in range(80)]
+    chunks = [
+        (max(when, chunks[10][0]) if index > 10 else when, captured) for index, (when, captured) in enumerate(chunks)
+    ]
+    shown = play(chunks, 13)
+    delays = np.array([when - captured for when, captured in shown])
+    assert delays.max() > 0.6 and delays[-1] < 0.35
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=30))
+def test_at_most_one_chunk_waits_and_the_newest_is_never_left_out(gaps):
+    playout, now = Playout(4), 1.0
+    for gap in gaps:
+        now += gap
+        playout.push(pictures(now - 0.2), now)
+        assert len(playout) <= 8
+    newest = None
+    while (due := playout.due()) is not None:
+        newest = playout.pop(max(due, now)) or newest
+    assert newest is not None and newest.captured == pytest.approx(now - 0.2 + 0.12)
+
+
+def test_jitter_of_the_network_does_not_reach_the_stamps():
+    clock, rng = SenderClock(), np.random.default_rng(0)
+    arrivals = np.arange(200) * 0.04 + 10 + rng.exponential(0.02, 200)
+    captured = [clock.captured(0.04 * n, arrival) for n, arrival in enumerate(arrivals)]
+    assert np.all(np.array(captured) <= arrivals + 1e-9)
+    assert np.abs(np.diff(captured[50:]) - 0.04).max() < 0.003
+
+
+def test_a_clock_that_jumps_is_followed():
+    clock = SenderClock()
+    assert clock.captured(0.0, 100.0) == 100.0
+    assert clock.captured(5000.0, 100.1) == pytest.approx(100.1)
+
+
+def test_pictures_between_two_frames_get_times_between():
+    assert between(0.0, [0.4, 0.8], 2) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+# ---- session and scheduler ----
+
+
+class Harness:
+    """A scheduler over an echoing engine, with one reader for each session."""
+
+    def __init__(self, engine: Engine, **options):
+        self.engine = engine
+        self.scheduler = Scheduler(engine, **options)
+        self.scheduler.start()
+
+    def session(self, colour, **options) -> SimpleNamespace:
+        session = Session(f"{colour}", self.engine, Parameters(), **options)
+        messages, shown = [], []
+        session.on_message = messages.append
+        self.scheduler.add(session)
+        if colour:
+            image = np.full((8, 8, 3), colour, dtype=np.uint8)
+            session.set_portrait(self.engine.reference(image, None)).result(5)
+        reader = session.subscribe(lambda: None)
+
+        def pump():
+            while not session.closed:
+                each, _ = reader.pop(time.monotonic())
+                if each is not None:
+                    shown.append(each)
+                time.sleep(0.002)
+
+        threading.Thread(target=pump, daemon=True).start()
+        return SimpleNamespace(session=session, messages=messages, shown=shown, reader=reader)
+
+    def feed(self, *fed, seconds=1.0, fps=25.0, image=IMAGE):
+        end, count = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            for each in fed:
+                each.session.offer(frame(time.monotonic(), image))
+            count += 1
+            time.sleep(1 / fps)
+        return count
+
+
+@pytest.fixture
+def harness():
+    made = []
+
+    def make(engine, **options):
+        made.append(Harness(engine, **options))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.scheduler.stop()
+
+
+def test_pictures_carry_the_stamps_of_the_frames_that_drove_them(harness):
+    bench = harness(EchoEngine(64, 64, window=4, delay_frames=12))
+    one = bench.session(RED)
+    stamps = []
+    for index in range(60):
+        image = np.full((64, 64, 3), index * 4, dtype=np.uint8)
+        stamps.append(time.monotonic())
+        one.session.offer(CameraFrame(stamps[-1], lambda image=image: image, float(index)))
+        time.sleep(0.02)
+    until(lambda: len([each for each in one.shown if each.driven]) > 20)
+    driven = [each for each in one.shown if each.driven]
+    assert not one.shown[0].driven
+    for each in driven:
+        index = int(each.image[32, 32, 0]) // 4
+        assert each.client_stamp == index and each.captured == pytest.approx(stamps[index])
+
+
+def test_low_latency_moves_the_window_twice_as_fast(harness):
+    delays = {}
+    for latency in ("balanced", "low"):
+        bench = harness(EchoEngine(64, 64, window=4, delay_frames=12, seconds=0.01))
+        one = bench.session(GREEN, latency=latency)
+        bench.feed(one, seconds=2.5)
+        delays[latency] = one.session.statistics.delays().median
+        one.session.close()
+    assert 0.5 < delays["balanced"] < 0.9
+    assert delays["low"] < 0.65 * delays["balanced"]
+
+
+def test_sessions_share_the_device_fairly_in_batches(harness):
+    batches = []
+    engine = EchoEngine(64, 64, window=4, seconds=0.15, before_call=lambda streams: batches.append(len(streams)))
+    bench = harness(engine, max_batch=2)
+    people = [bench.session(colour) for colour in (RED, GREEN, BLUE)]
+    bench.feed(*people, seconds=3)
+    made = [each.session.statistics.pictures_made for each in people]
+    assert min(made) > 0.6 * max(made) and min(made) >= 8
+    assert max(batches) == 2
+    assert len(engine.threads) == 1
+
+
+def test_one_that_stalls_in_preparation_does_not_hold_up_the_others(harness):
+    bench = harness(EchoEngine(64, 64, window=4))
+    lucky, stuck = bench.session(GREEN), bench.session(RED)
+    release = threading.Event()
+
+    def wait():
+        release.wait(10)
+        return IMAGE
+
+    for index in range(4):
+        stuck.session.offer(CameraFrame(time.monotonic() + index / 100, wait))
+    try:
+        bench.feed(lucky, seconds=1.2)
+        assert len(lucky.shown) > 10
+    finally:
+        release.set()
+
+
+def test_a_gap_of_the_camera_does_not_leave_a_delay_behind(harness):
+    bench = harness(EchoEngine(64, 64, window=4, delay_frames=12))
+    one = bench.session(RED)
+    bench.feed(one, seconds=1)
+    time.sleep(2.2)
+    bench.feed(one, seconds=1.5)
+    assert one.reader.playout.delay < 1.0
+
+
+def test_pause_stops_and_goes_on(harness):
+    bench = harness(EchoEngine(64, 64, window=4, delay_frames=12))
+    one = bench.session(RED)
+    bench.feed(one, seconds=0.6)
+    one.session.change({"paused": True})
+    bench.feed(one, seconds=0.3)
+    before = one.session.statistics.pictures_made
+    bench.feed(one, seconds=0.4)
+    assert one.session.statistics.pictures_made == before
+    one.session.change({"paused": False})
+    bench.feed(one, seconds=1)
+    assert one.session.statistics.pictures_made > before
+    assert one.reader.playout.delay < 1.0
+
+
+def test_mirror_and_centre_crop(harness):
+    bench = harness(EchoEngine(64, 64))
+    one = bench.session(RED)
+    wide = np.zeros((64, 128, 3), dtype=np.uint8)
+    wide[:, 64:] = 255
+    one.session.change({"mirror": True})
+    one.session.offer(frame(time.monotonic(), wide))
+    image = until(lambda: one.shown)[0].image
+    assert image[32, 24, 0] > 200 and image[32, 40, 0] < 50
+
+
+def test_damaged_frames_are_told_and_skipped(harness):
+    bench = harness(EchoEngine(64, 64))
+    one = bench.session(RED)
+    one.session.offer(CameraFrame(time.monotonic(), lambda: decode(b"garbage")))
+    until(lambda: one.messages)
+    assert one.messages[0]["code"] == "bad_frame"
+    one.session.offer(frame(time.monotonic()))
+    assert shows(until(lambda: one.shown)[0].image, RED)
+
+
+def test_a_new_seed_begins_anew(harness):
+    engine = EchoEngine(64, 64)
+    bench = harness(engine)
+    one = bench.session(RED)
+    one.session.change({"seed": 7})
+    until(lambda: [stream.seed for stream in engine.streams] == [42, 7])
+    one.session.offer(frame(time.monotonic()))
+    assert shows(until(lambda: one.shown)[0].image, RED)
+
+
+def test_commands_of_a_closed_session_say_so(harness):
+    one = harness(EchoEngine(64, 64)).session(None)
+    one.session.close("because")
+    one.session.close("again")
+    assert one.messages == [{"type": "stream_stopped", "error_message": "because"}]
+    with pytest.raises(Exception, match="has ended"):
+        one.session.reset().result(1)
+
+
+# ---- faces ----
+
+
+class Script:
+    """A tracker that says what it is told to."""
+
+    def __init__(self, *boxes):
+        self.boxes, self.closed = list(boxes), False
+
+    def follow(self, image):
+        return self.boxes.pop(0) if self.boxes else None
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_frame_without_a_face_takes_the_last_box_at_its_own_size():
+    finder = FaceFinder(Script((10, 10, 30, 30), None))
+    assert finder.boxes([IMAGE, np.zeros((128, 128, 3), np.uint8)]) == [(10, 10, 30, 30), (20, 20, 60, 60)]
+    assert finder.boxes([IMAGE] * LOST_AFTER) == [(10, 10, 30, 30)] * LOST_AFTER
+    assert not finder.visible and finder.lost == 1 + LOST_AFTER
+
+
+def test_frames_before_the_first_face_take_its_box():
+    assert FaceFinder(Script(None, (1, 2, 3, 4))).boxes([IMAGE, IMAGE]) == [(1, 2, 3, 4)] * 2
+    assert FaceFinder(Script()).boxes([IMAGE]) is None
+
+
+def test_the_client_is_told_when_no_face_is_seen_and_when_it_is_back(harness):
+    bench = harness(EchoEngine(64, 64))
+    tracker = Script(*[None] * 6, *[(5, 5, 40, 40)] * 100)
+    one = bench.session(RED, faces=FaceFinder(tracker))
+    bench.feed(one, seconds=1)
+    codes = [each["code"] for each in one.messages]
+    assert codes == ["no_face", "face"] and one.shown
+    one.session.close()
+    until(lambda: tracker.closed)
+
+
+def test_a_portrait_is_cropped_around_its_face():
+    engine = EchoEngine(64, 64)
+    image = np.zeros((100, 300, 3), dtype=np.uint8)
+    image[:, 200:] = RED
+    faces = SimpleNamespace(in_portrait=lambda given: (230, 30, 270, 70))
+    assert portrait.prepare(image, engine, faces) == RED
+    with pytest.raises(NoFaceError, match="no face"):
+        portrait.prepare(image, engine, SimpleNamespace(in_portrait=lambda given: None))
+
+
+# ---- the rest ----
+
+
+def test_windows_keep_their_shape_and_stay_inside():
+    assert crop_window((640, 480), 1.0) == (80, 0, 560, 480)
+    assert crop_window((640, 480), 1.0, (630, 10)) == (160, 0, 640, 480)
+    assert crop_window((100, 400), 2.0) == (0, 175, 100, 225)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA"])
+def test_pictures_of_every_mode_become_rgb(mode):
+    import io
+
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.new("RGB", (20, 10), RED).convert(mode).save(stream, "PNG")
+    assert decode(stream.getvalue()).shape == (10, 20, 3)
+
+
+def test_a_portrait_s_address_is_forgotten_once_the_cookie_came_back():
+    store = ClientStore()
+    store.put(Client.new("c1", None, "10.0.0.1"), "mine")
+    assert store.get(Client.new("c2", None, "10.0.0.1")) == "mine"
+    assert store.get(Client.known("c1", "10.0.0.1")) == "mine"
+    assert store.get(Client.new("c3", None, "10.0.0.1")) is None
+    assert store.get(Client.known("c1", "10.0.0.9")) == "mine"
+
+
+def test_an_address_displaces_only_its_own_portraits():
+    store = ClientStore(capacity=8, per_address=3)
+    store.put(Client.known("victim", "10.0.0.1"), "kept")
+    for index in range(50):
+        store.put(Client.known(f"flood{index}", "10.0.0.2"), index)
+    assert store.get(Client.known("victim", "10.0.0.1")) == "kept" and len(store) == 4
+
+
+def test_portraits_are_forgotten_after_an_hour():
+    now = [0.0]
+    store = ClientStore(clock=lambda: now[0])
+    store.put(Client.known("c", "a"), 1)
+    now[0] = 3601
+    assert store.get(Client.known("c", "a")) is None
+
+
+def test_tokens():
+    assert TokenCheck([]).accepts(None)
+    check = TokenCheck(["secret-one", "secret-two"])
+    assert check.accepts("secret-two")
+    for wrong in (None, "", "secret-on", "secret-one ", "geheim\udcff"):
+        assert not check.accepts(wrong)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"host": "0.0.0.0"}, "token"),
+        ({"port": 70000}, "port"),
+        ({"max_sessions": 0}, "max_sessions"),
+        ({"tokens": ("short",)}, "8 to 256"),
+        ({"idle_seconds": 0}, "idle_seconds"),
+    ],
+)
+def test_options_that_can_not_be_used_are_refused(values, reason):
+    with pytest.raises(InputError, match=reason):
+        ServeOptions(**values)
+
+
+def test_tls_needs_both_files(tmp_path):
+    certificate = tmp_path / "cert.pem"
+    certificate.write_text("x")
+    with pytest.raises(InputError, match="both"):
+        ServeOptions(tls_cert=certificate)
+    with pytest.raises(InputError, match="not a file"):
+        ServeOptions(tls_cert=certificate, tls_key=tmp_path / "missing.pem")
+
+
+def test_ice_servers():
+    turn = IceServer.parse("turn:turn.example:3478,username=me,credential=a=b")
+    assert turn.to_dict() == {"urls": "turn:turn.example:3478", "username": "me", "credential": "a=b"}
+    for bad in ("http://x", "turn:x,user=y", ""):
+        with pytest.raises(InputError, match="ICE server"):
+            IceServer.parse(bad)
+
+
+@pytest.mark.parametrize(
+    "values", [{"fps": float("nan")}, {"fps": True}, {"seed": 1.5}, {"mirror": 1}, {"seed": 2**63}]
+)
+def test_parameters_that_can_not_be_used_are_refused(values):
+    with pytest.raises(InputError):
+        Parameters().updated(values)

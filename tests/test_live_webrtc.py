@@ -1,0 +1,322 @@
+"""Sessions over WebRTC, by a client that knows only the interface table."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from aiortc.mediastreams import AudioStreamTrack
+
+from benchmarks.echo import EchoEngine
+from personalive.errors import DeviceMemoryError
+from tests.live_client import Camera, LiveClient, grey
+from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
+
+
+@pytest.fixture(scope="module")
+def server():
+    engine = EchoEngine(256, 256, window=4, delay_frames=12)
+    with live_server(engine, max_sessions=3, linger_seconds=1, idle_seconds=4, audio=True) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(request):
+    yield
+    if "server" in request.fixturenames:
+        server = request.getfixturevalue("server")
+        until(lambda: not server.hub.entries, 20)
+        server.engine.seconds, server.engine.before_call = 0.0, lambda streams: None
+
+
+async def shown(client: LiveClient, colour) -> None:
+    async with asyncio.timeout(15):
+        while not shows((await client.watch(1))[0], colour):
+            pass
+
+
+async def test_load_reference_offer_stream(server):
+    async with LiveClient(server.url) as client:
+        await client.load(height=256, width=256, seed=42)
+        assert (await client.reference(picture(BLUE))).json()["success"] is True
+        answer = await client.offer(Camera(grey()), initialParameters={"mirror": True, "prompts": ["ignored"]})
+        assert set(answer.json()) == {"sdp", "type", "sessionId"} and answer.json()["type"] == "answer"
+        trickle = {"candidate": "candidate:1 1 udp 2122260223 127.0.0.1 9 typ host", "sdpMid": "0", "sdpMLineIndex": 0}
+        path = f"/api/v1/webrtc/offer/{client.session_id}"
+        assert (await client.http.patch(path, json={"candidates": [trickle]})).status_code == 204
+        pictures = await client.watch(20)
+        assert pictures[-1].shape == (256, 256, 3) and shows(pictures[-1], BLUE)
+        stats = await client.until_message(lambda each: each["type"] == "stats" and each["fps_out"] > 5)
+        assert stats["delay_ms"] > 0
+        await client.http.delete(f"/api/v1/sessions/{client.session_id}")
+        await client.until_message(lambda each: each["type"] == "stream_stopped" and "error_message" not in each)
+
+
+async def test_the_reference_changes_the_running_session(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()))
+        await shown(client, RED)
+        answer = await client.reference(picture(GREEN))
+        assert "1 running session" in answer.json()["message"]
+        await shown(client, GREEN)
+
+
+async def test_a_portrait_may_come_after_the_offer(server):
+    async with LiveClient(server.url) as client:
+        await client.offer(Camera(grey()))
+        await client.until_message(lambda each: each.get("has_portrait") is False)
+        await client.reference(picture(RED))
+        await shown(client, RED)
+
+
+async def test_parameters_come_over_the_data_channel_and_bad_ones_are_answered(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()))
+        session = server.hub.find(client.session_id).session
+        await client.send(motion_strength=0.25, unknown=1)
+        await asyncio.to_thread(until, lambda: session.parameters.motion_strength == 0.25)
+        for bad in ({"fps": "fast"}, {"seed": -1}, {"motion_strength": 1e9}, {"paused": "yes"}, {"reset_cache": 3}):
+            await client.send(**bad)
+            name = next(iter(bad))
+            await client.until_message(
+                lambda each, name=name: each["type"] == "error" and name in each["error_message"]
+            )
+        client.channel.send("no JSON")
+        client.channel.send("[1]")
+        client.channel.send("x" * 20000)
+        client.channel.send("[" * 10000)
+        client.channel.send(b"\x00\x01")
+        await client.until_message(lambda each: "not JSON" in each.get("error_message", ""))
+        assert session.parameters.motion_strength == 0.25
+        await client.watch(5)
+
+
+async def test_sizes_may_change_at_any_time(server):
+    sizes = [(256, 256), (384, 256), (192, 384), (640, 480), (96, 96)]
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(GREEN))
+        await client.offer(Camera(lambda index: grey(size=sizes[index // 20 % len(sizes)])(index)))
+        pictures = await client.watch(110, 40)
+        assert all(image.shape == (256, 256, 3) for image in pictures)
+        assert shows(pictures[-1], GREEN)
+
+
+@pytest.mark.parametrize("fps", [1, 120])
+async def test_slow_and_fast_cameras(server, fps):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey(size=(128, 128)), fps))
+        await client.watch(4 if fps == 1 else 60)
+        session = server.hub.find(client.session_id).session
+        waiting_in, waiting_out = session.backlog
+        assert waiting_in <= 16 and waiting_out <= 8
+
+
+async def test_a_slow_model_keeps_motion_current(server):
+    server.engine.seconds = 0.5
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()))
+        await client.watch(40, 30)
+        session = server.hub.find(client.session_id).session
+        delays = session.statistics.delays()
+        # A chunk's time to fill, three calls on the way, the call itself, and the play-out of its four pictures.
+        assert 1.5 < delays.median < 4.0
+        assert session.dropped[0] > 0
+
+
+async def test_garbage_offers_are_refused_and_leave_nothing(server):
+    audio_only = (
+        "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\nc=IN IP4 0.0.0.0\r\n"
+    )
+    bad = ["garbage", "v=0\r\n", audio_only, "v=0\r\n" + "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n" * 500, "\x00" * 1000]
+    async with LiveClient(server.url) as client:
+        for sdp in bad:
+            answer = await client.http.post("/api/v1/webrtc/offer", json={"sdp": sdp, "type": "offer"})
+            assert answer.status_code == 400, sdp[:40]
+        assert not server.hub.entries
+        for body in (b"", b"{", b"[]", b'{"sdp": 1}', b'{"sdp": "v=0", "type": "answer"}'):
+            answer = await client.http.post(
+                "/api/v1/webrtc/offer", content=body, headers={"Content-Type": "application/json"}
+            )
+            assert answer.status_code == 422
+
+
+async def test_garbage_candidates_are_refused(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()))
+        path = f"/api/v1/webrtc/offer/{client.session_id}"
+        for text in ("candidate:", "candidate:x y z", "nonsense " * 50):
+            answer = await client.http.patch(path, json={"candidates": [{"candidate": text, "sdpMid": "0"}]})
+            assert answer.status_code == 400, text
+        assert (await client.http.patch(path, json={"candidates": [{"candidate": ""}]})).status_code == 204
+        many = {"candidates": [{"candidate": ""}] * 65}
+        assert (await client.http.patch(path, json=many)).status_code == 422
+        await client.watch(5)
+
+
+async def test_a_flood_of_offers_locks_nobody_out(server):
+    async with LiveClient(server.url) as client, LiveClient(server.url) as flooder:
+        await client.reference(picture(GREEN))
+        await client.offer(Camera(grey()))
+        await client.watch(5)
+        await flooder.offer(Camera(grey()))
+        await flooder.hang_up()
+        sdp = flooder.peer.localDescription.sdp
+        for _ in range(60):
+            answer = await flooder.http.post("/api/v1/webrtc/offer", json={"sdp": sdp, "type": "offer"})
+            assert answer.status_code == 200
+        assert len(server.hub.entries) <= 3
+        async with LiveClient(server.url) as third:
+            await third.reference(picture(BLUE))
+            await third.offer(Camera(grey()))
+            await shown(third, BLUE)
+        await shown(client, GREEN)
+        for identifier in list(server.hub.entries):
+            await client.http.delete(f"/api/v1/sessions/{identifier}")
+
+
+async def test_a_full_server_refuses_with_the_reason(server):
+    clients = [LiveClient(server.url) for _ in range(4)]
+    try:
+        for client in clients[:3]:
+            await client.reference(picture(RED))
+            await client.offer(Camera(grey()))
+            await client.watch(1)
+        answer = await clients[3].offer(Camera(grey()))
+        assert answer.status_code == 503 and "full" in answer.json()["detail"]
+    finally:
+        for client in clients:
+            await client.__aexit__()
+
+
+async def test_a_client_that_vanishes_makes_room(server):
+    client = LiveClient(server.url)
+    await client.reference(picture(RED))
+    await client.offer(Camera(grey()))
+    await client.watch(2)
+    await client.http.aclose()
+    await client.hang_up()
+    await asyncio.to_thread(until, lambda: not server.hub.entries, 20)
+
+
+async def test_a_client_comes_back_to_its_session(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(BLUE))
+        await client.offer(Camera(grey()))
+        await shown(client, BLUE)
+        first = client.session_id
+        await client.hang_up()
+        answer = await client.offer(Camera(grey()), sessionId=first)
+        assert answer.json()["sessionId"] == first
+        await shown(client, BLUE)
+        assert len(server.hub.entries) == 1
+        stranger = await client.http.post(
+            "/api/v1/webrtc/offer", json={"sdp": "v=0", "type": "offer", "sessionId": "somebody"}
+        )
+        assert stranger.status_code == 404
+
+
+async def test_a_client_that_sends_nothing_is_let_go(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer()
+        message = await client.until_message(lambda each: each["type"] == "stream_stopped", 20)
+        assert "no camera frame" in message["error_message"]
+
+
+async def test_a_session_that_breaks_leaves_the_others_alone(server):
+    async with LiveClient(server.url) as lucky, LiveClient(server.url) as unlucky:
+        await lucky.reference(picture(GREEN))
+        await lucky.offer(Camera(grey()))
+        await unlucky.reference(picture(RED))
+        await unlucky.offer(Camera(grey()))
+        await shown(lucky, GREEN)
+        await shown(unlucky, RED)
+
+        def break_one(streams):
+            if any(stream.colour == RED for stream in streams):
+                raise RuntimeError("a defect")
+
+        server.engine.before_call = break_one
+        message = await unlucky.until_message(lambda each: each["type"] == "stream_stopped")
+        assert "unexpected error" in message["error_message"] and "a defect" not in message["error_message"]
+        await lucky.watch(20)
+        await shown(lucky, GREEN)
+
+
+async def test_without_memory_the_newcomer_is_refused_and_the_others_go_on(server):
+    async with LiveClient(server.url) as first, LiveClient(server.url) as newcomer:
+        await first.reference(picture(GREEN))
+        await first.offer(Camera(grey()))
+        await shown(first, GREEN)
+        known = set(map(id, server.engine.streams))
+
+        def no_memory(streams):
+            if any(id(stream) not in known for stream in streams):
+                raise DeviceMemoryError("the device's memory is used up")
+
+        server.engine.before_call = no_memory
+        answer = await newcomer.offer(Camera(grey()))
+        assert answer.status_code == 503 and "memory" in answer.json()["detail"]
+        await first.watch(20)
+
+
+async def test_sound_comes_back_with_the_picture(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()), AudioStreamTrack())
+        await client.watch(5)
+        began = time.monotonic()
+        while client.sounds < 20:
+            assert time.monotonic() < began + 10
+            await asyncio.sleep(0.05)
+
+
+async def test_viewers_look_on_without_driving(server):
+    async with LiveClient(server.url) as client, LiveClient(server.url) as viewer:
+        await client.reference(picture(BLUE))
+        await client.offer(Camera(grey()))
+        await shown(client, BLUE)
+        assert (await viewer.offer(watch=client.session_id)).status_code == 200
+        await shown(viewer, BLUE)
+        await viewer.send(paused=True)
+        await client.watch(10)
+        assert not server.hub.find(client.session_id).session.parameters.paused
+        assert len(server.hub.entries) == 1
+        assert (
+            await viewer.http.post("/api/v1/webrtc/offer", json={"sdp": "x", "type": "offer", "watch": "no"})
+        ).status_code == 404
+
+
+async def test_wrong_tokens_stay_out():
+    with live_server(tokens=("a-long-secret", "another-secret")) as server:
+        async with LiveClient(server.url) as stranger, LiveClient(server.url, "wrong") as liar:
+            for client in (stranger, liar):
+                for path in ("/api/v1/pipeline/status", "/metrics", "/api/v1/webrtc/ice-servers"):
+                    assert (await client.http.get(path)).status_code == 401
+                assert (await client.http.post("/api/v1/webrtc/offer", json={})).status_code == 401
+            assert (await stranger.http.get("/health")).status_code == 200
+            assert (await stranger.http.get("/")).status_code == 200
+        for token in ("a-long-secret", "another-secret"):
+            async with LiveClient(server.url, token) as friend:
+                await friend.reference(picture(RED))
+                await friend.offer(Camera(grey()))
+                await shown(friend, RED)
+
+
+def test_pictures_of_different_sessions_never_mix(server):
+    async def one(colour):
+        async with LiveClient(server.url) as client:
+            await client.reference(picture(colour))
+            await client.offer(Camera(grey()))
+            await shown(client, colour)
+            return all(shows(image, colour) for image in await client.watch(30))
+
+    async def all_three():
+        return await asyncio.gather(*(one(colour) for colour in (RED, GREEN, BLUE)))
+
+    assert np.all(asyncio.run(all_three()))
