@@ -23,8 +23,8 @@ from personalive.models.operations import Operations
 
 AccelerationName = Literal["none", "graphs", "compile", "max"]
 ACCELERATIONS: tuple[AccelerationName, ...] = ("none", "graphs", "compile", "max")
-"""none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: it also searches for
-the fastest kernels. The first two start in seconds, the last two in minutes the first time."""
+"""none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: it also searches
+for the fastest kernels. The first two start in seconds, the last two in minutes the first time."""
 DEFAULT_ACCELERATION: AccelerationName = "graphs"
 
 F = TypeVar("F", bound=Callable[..., Any])

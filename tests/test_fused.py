@@ -28,11 +28,11 @@ def filled(name):
 
 
 def assert_near(actual, expected):
-    assert (actual - expected).norm() < 1e-5 * expected.norm()
+    assert (actual - expected).norm() < 3e-5 * expected.norm()
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("height", "width"), [(16, 8), (12, 8)], ids=["doubling", "odd sizes"])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 16)], ids=["doubling", "odd sizes"])
 def test_merged_unets(height, width):
     config = SMALL.unet
     embedding = normal_input("image_embeds", (1, 1, config.cross_attention_dim))
@@ -79,15 +79,15 @@ def test_merged_encoders(name):
 def animate(acceleration):
     networks = {name: filled(name).eval() for name in NETWORKS}
     model = PersonaLive(SMALL, networks, torch.float32, acceleration)
-    images = np.random.default_rng(0).integers(0, 256, (13, 64, 64, 3), dtype=np.uint8)
-    stream = model.stream(width=64, height=64, emit_ramp=True)
+    images = np.random.default_rng(0).integers(0, 256, (13, 128, 128, 3), dtype=np.uint8)
+    stream = model.stream(width=128, height=128, emit_ramp=True)
     stream.set_reference(stream.preprocessor.reference(images[0], None))
     return stream.push(stream.preprocessor.driving(list(images[1:]), None))
 
 
 def test_an_accelerated_model_gives_the_same_pictures():
     plain, accelerated = animate(None).astype(int), animate(Acceleration(CPU, torch.float32)).astype(int)
-    assert plain.shape == (12, 64, 64, 3) and plain.std() > 10
+    assert plain.shape == (12, 128, 128, 3) and plain.std() > 10
     assert abs(plain - accelerated).max() <= 1
 
 

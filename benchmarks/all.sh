@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# GPU measurements one after the other, each with a time limit of its own:
+#   benchmarks/all.sh FOLDER [STEP...]     one JSON and one log per step; without steps, all of them
+# "graphs" should come first on a machine whose kernel caches are empty: it shows the cold start, "warm" the warm one.
+set -uo pipefail
+folder=${1:?usage: benchmarks/all.sh FOLDER [STEP...]}
+shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+mkdir -p "$folder"
+steps=("$@")
+[ $# -gt 0 ] || steps=(graphs warm none kernels low_memory bf16 compile sizes endurance max)
+
+# measure NAME SECONDS MODULE ARGUMENTS...
+measure() {
+    local name=$1 limit=$2
+    shift 2
+    local began=$SECONDS
+    timeout "$limit" python3 -m "$@" --output "$folder/$name.json" >"$folder/$name.log" 2>&1
+    local status=$?
+    printf '== %s: exit status %d after %d s\n' "$name" "$status" $((SECONDS - began))
+    grep -v '^  ' "$folder/$name.log" | cut -c1-260 | tail -n 60
+}
+
+for step in "${steps[@]}"; do
+    case $step in
+    graphs) measure graphs 200 benchmarks.gpu ;;
+    warm) measure warm 60 benchmarks.gpu --skip calls parts profile batches together agreement ;;
+    none) measure none 90 benchmarks.gpu --accelerate none --keyframes 0 3 --skip batches together agreement ;;
+    kernels) measure kernels 120 benchmarks.kernels ;;
+    low_memory) measure low_memory 60 benchmarks.gpu --low_memory --keyframes 0 3 --skip parts profile batches together agreement ;;
+    bf16) measure bf16 90 benchmarks.gpu --dtype bfloat16 --keyframes 0 3 --skip profile batches together ;;
+    compile) measure compile 150 benchmarks.gpu --accelerate compile --keyframes 0 3 --skip batches together agreement ;;
+    max) measure max 400 benchmarks.gpu --accelerate max --keyframes 0 3 --skip batches together ;;
+    sizes)
+        for size in 384 768; do
+            measure "size_$size" 60 benchmarks.gpu --size "$size" --keyframes 0 3 --skip profile batches together agreement
+        done
+        ;;
+    endurance) measure endurance 400 benchmarks.gpu --long 10000 --skip calls parts profile batches together agreement ;;
+    *) printf 'unknown step: %s\n' "$step" >&2 ;;
+    esac
+done
