@@ -54,7 +54,7 @@ class UNetConfig:
         for channels in self.block_channels:
             _require(
                 channels % self.heads == 0 and channels % self.norm_groups == 0,
-                f"block channels {channels} must be a multiple of {self.heads} heads and {self.norm_groups} norm groups",
+                f"block channels {channels} are no multiple of {self.heads} heads and {self.norm_groups} norm groups",
             )
         _require(len(self.block_channels) >= 2, f"a UNet needs two blocks or more, not {len(self.block_channels)}")
         _require(self.max_frames >= FRAMES, f"max_frames is {self.max_frames}, but a call has {FRAMES} frames")

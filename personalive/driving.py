@@ -2,7 +2,7 @@
 
 Two preparations exist, as in the published model. With face boxes found in the picture (a face mesh), everything is
 resized with Lanczos; without, the face is cut out by the keypoints that the motion extractor finds, and driving frames
-are resized bilinearly, which is faster and made for live frames. Their features are not interchangeable within a stream.
+are resized bilinearly, which is faster and made for live frames. Their features can not be mixed within a stream.
 """
 
 from collections.abc import Sequence

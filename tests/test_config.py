@@ -34,7 +34,7 @@ def test_values_that_do_not_fit_are_named(changes, said):
 def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, text):
     path = tmp_path / "config.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="config.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         ModelConfig.load(path)
 
 

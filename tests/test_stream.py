@@ -1,6 +1,7 @@
 """One animation: how many frames come out, that splitting pushes changes nothing, swapping, saving, keyframes."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ def animate(model, count, splits=(), **options):
     stream = begin(model, **options)
     driving = frames(stream, count)
     edges = [0, *sorted(split for split in splits if 0 < split < count), count]
-    pieces = [stream.push(driving[a:b]) for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    pieces = [stream.push(driving[a:b]) for a, b in itertools.pairwise(edges) if a < b]
     return np.concatenate([*pieces, stream.flush()])
 
 
@@ -138,8 +139,8 @@ def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
     together[2].push(frames(together[2], 8, "late", mesh=mesh))
     driving = [frames(stream, 64, name, mesh=mesh) for stream, name in zip(together, names, strict=True)]
     batched = model.advance(together, driving)
-    for stream, part, given in zip(alone, batched, driving, strict=True):
-        single = stream.push(given)
+    for stream, part, its_frames in zip(alone, batched, driving, strict=True):
+        single = stream.push(its_frames)
         assert part.shape == single.shape
         assert np.abs(part.astype(int) - single).max() <= 1  # batches of other sizes round differently
 
