@@ -7,7 +7,7 @@ are resized bilinearly, which is faster and made for live frames. Their features
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +60,8 @@ class DrivingFrames:
         return len(self.pose_images)
 
     def __getitem__(self, frames: slice) -> "DrivingFrames":
-        parts = (getattr(self, field.name) for field in fields(self))
-        return DrivingFrames(*(None if part is None else part[frames] for part in parts))
+        parts: Any = [getattr(self, field.name) for field in fields(self)]
+        return DrivingFrames(*[None if part is None else part[frames] for part in parts])
 
     def join(self, later: "DrivingFrames") -> "DrivingFrames":
         """These frames, then `later`.
@@ -71,8 +71,9 @@ class DrivingFrames:
         """
         if (self.faces is None) != (later.faces is None):
             raise InputError("frames with face boxes and frames without can not be mixed in one animation")
-        pairs = ((getattr(self, field.name), getattr(later, field.name)) for field in fields(self))
-        return DrivingFrames(*(None if a is None else torch.cat((a, b)) for a, b in pairs))
+        pairs = [(getattr(self, field.name), getattr(later, field.name)) for field in fields(self)]
+        joined: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
+        return DrivingFrames(*joined)
 
 
 def _check(image: RGBArray) -> RGBArray:

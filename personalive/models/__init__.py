@@ -1,6 +1,7 @@
 """The networks: tensors in, tensors out. They know neither files nor each other."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -18,7 +19,8 @@ __all__ = ["NETWORKS", "build_network", "cast"]
 
 def _build_vae(config: VAEConfig) -> nn.Module:
     levels = len(config.block_channels)
-    return AutoencoderKL(
+    autoencoder: Any = AutoencoderKL
+    network: nn.Module = autoencoder(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=config.block_channels,
@@ -27,11 +29,14 @@ def _build_vae(config: VAEConfig) -> nn.Module:
         norm_num_groups=config.norm_groups,
         scaling_factor=config.scaling_factor,
     )
+    return network
 
 
 def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
-    network = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
+    make_network: Any = CLIPVisionModelWithProjection
+    make_config: Any = CLIPVisionConfig
+    network = make_network(
+        make_config(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.layers,
@@ -48,6 +53,7 @@ def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
     embeddings.register_buffer(
         "position_ids", torch.arange(embeddings.num_positions, device="cpu")[None], persistent=False
     )
+    assert isinstance(network, nn.Module)
     return network
 
 
