@@ -60,8 +60,9 @@ class DrivingFrames:
         return len(self.pose_images)
 
     def __getitem__(self, frames: slice) -> "DrivingFrames":
-        parts: Any = [getattr(self, field.name) for field in fields(self)]
-        return DrivingFrames(*[None if part is None else part[frames] for part in parts])
+        parts = [getattr(self, field.name) for field in fields(self)]
+        taken: Any = [None if part is None else part[frames] for part in parts]
+        return DrivingFrames(*taken)
 
     def join(self, later: "DrivingFrames") -> "DrivingFrames":
         """These frames, then `later`.

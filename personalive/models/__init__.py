@@ -1,7 +1,6 @@
 """The networks: tensors in, tensors out. They know neither files nor each other."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -19,8 +18,7 @@ __all__ = ["NETWORKS", "build_network", "cast"]
 
 def _build_vae(config: VAEConfig) -> nn.Module:
     levels = len(config.block_channels)
-    autoencoder: Any = AutoencoderKL
-    network: nn.Module = autoencoder(
+    network: nn.Module = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=config.block_channels,
@@ -33,10 +31,8 @@ def _build_vae(config: VAEConfig) -> nn.Module:
 
 
 def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
-    make_network: Any = CLIPVisionModelWithProjection
-    make_config: Any = CLIPVisionConfig
-    network = make_network(
-        make_config(
+    network = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.layers,
