@@ -65,7 +65,8 @@ def rotation(angles: Tensor) -> Tensor:
     about_y = torch.stack((cy, zero, sy, zero, one, zero, -sy, zero, cy), dim=-1)
     about_z = torch.stack((cz, -sz, zero, sz, cz, zero, zero, zero, one), dim=-1)
     x, y, z = (matrix.unflatten(-1, (3, 3)) for matrix in (about_x, about_y, about_z))
-    return z @ y @ x
+    matrix: Tensor = z @ y @ x
+    return matrix
 
 
 def project(pose: HeadPose) -> Tensor:

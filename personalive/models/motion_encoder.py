@@ -121,7 +121,8 @@ class PatchAttention(nn.Module):
         p, grid = self.patch, self.grid
         tokens = self.transformer_blocks[0](self.pos_embed(self.norm(x)))
         pixels = self.proj_out(tokens.reshape(len(x), grid, grid, p, p, -1))  # each token holds p×p pixels
-        return x + pixels.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+        out: Tensor = x + pixels.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
+        return out
 
 
 class FaceNetwork(nn.Module):

@@ -52,7 +52,8 @@ class GlobalResponseNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         energy = x.norm(dim=(1, 2), keepdim=True)
         share = energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
-        return self.gamma * (x * share) + self.beta + x
+        out: Tensor = self.gamma * (x * share) + self.beta + x
+        return out
 
 
 class ConvNeXtBlock(nn.Module):

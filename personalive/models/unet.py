@@ -181,7 +181,7 @@ class UNet(nn.Module):
 
     def stages(self) -> list[Stage]:
         """Every stage in the order in which an image passes them."""
-        return [*self.down_blocks, self.mid_block, *self.up_blocks]  # type: ignore[list-item]
+        return [*self.down_blocks, self.mid_block, *self.up_blocks]
 
     def embed_time(self, timesteps: Tensor) -> TimeFeatures:
         """Timesteps [frames], 0 to 999 → what each resnet block adds. The same for every call with these timesteps."""
