@@ -1,0 +1,175 @@
+"""Checkpoints of training, of two kinds.
+
+A local one holds everything, so that a resumed run continues exactly. A portable one holds the averaged weights in fp16
+in a few files of at most 15 MB and the name of the next stage: small enough to keep, and to start from elsewhere; the
+optimizer warms up again. Both are written beside their place and renamed, and their digests are checked on reading.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from personalive.config import ModelConfig
+from personalive.errors import WeightsError
+from personalive.models import NETWORKS, build_network
+from personalive.training.trainee import Trainee
+from personalive.weights import save_folder
+
+PART_SIZE = 15_000_000
+"""Bytes of a file of a portable checkpoint."""
+INDEX, LOCAL = "checkpoint.json", "local.pt"
+
+
+def save_portable(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> None:
+    """Write `checkpoint.json` and as many `weights-N.safetensors` as it takes.
+
+    Args:
+        progress: what a run needs to know besides the weights, as JSON.
+    """
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name in NETWORKS:
+        for key, value in trainee.average[name].state_dict().items():
+            tensor = value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+            if size + tensor.nbytes > PART_SIZE and parts[-1]:
+                parts.append({})
+                size = 0
+            parts[-1][f"{name}.{key}"] = tensor
+            size += tensor.nbytes
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for number, part in enumerate(parts):
+        path = folder / f"weights-{number}.safetensors"
+        beside = path.with_suffix(".part")
+        save_file(part, str(beside))
+        files[path.name] = _digest(beside)
+        os.replace(beside, path)
+    _write_json(folder / INDEX, {"config": trainee.config.to_dict(), "progress": progress, "files": files})
+
+
+def load_portable(folder: Path, trainee: Trainee) -> dict[str, Any]:
+    """Read a portable checkpoint into the weights and their average.
+
+    Returns:
+        The `progress` that was saved.
+
+    Raises:
+        WeightsError: a file is missing, damaged, or belongs to another model.
+    """
+    index = read_index(folder)
+    config = ModelConfig.from_dict(index["config"])
+    trainee.set_latent_scale(config.vae.scaling_factor)
+    if config.to_dict() != trainee.config.to_dict():
+        raise WeightsError(f"the checkpoint {folder} is of another configuration ({config.name}) than this run")
+    tensors = _read_parts(folder, index)
+    for name in NETWORKS:
+        own = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == name}
+        for network in (trainee.networks[name], trainee.average[name]):
+            missing = network.load_state_dict({key: value.float() for key, value in own.items()}, strict=False)
+            if missing.missing_keys or missing.unexpected_keys:
+                raise WeightsError(f"the checkpoint {folder} does not fit the network {name}: {missing}")
+    progress: dict[str, Any] = index["progress"]
+    return progress
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """`checkpoint.json` of a portable checkpoint.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    try:
+        index: dict[str, Any] = json.loads((folder / INDEX).read_text())
+        if not {"config", "progress", "files"} <= set(index):
+            raise ValueError("it lacks entries")
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder / INDEX} can not be read as a checkpoint: {error}") from error
+    return index
+
+
+def _read_parts(folder: Path, index: dict[str, Any]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, digest in index["files"].items():
+        path = folder / Path(name).name
+        try:
+            if _digest(path) != digest:
+                raise WeightsError(f"{path} is damaged: its digest is not the one that was saved; use another checkpoint")
+            tensors |= load_file(str(path))
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path} can not be read: {error}") from error
+    return tensors
+
+
+def save_local(folder: Path, state: dict[str, Any]) -> None:
+    """Write everything of a run: tensors, plain values and containers of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, beside = folder / LOCAL, folder / f"{LOCAL}.part"
+    torch.save(state, beside)
+    digest = _digest(beside)
+    os.replace(beside, path)
+    _write_json(path.with_suffix(".json"), {"sha256": digest})
+
+
+def load_local(folder: Path) -> dict[str, Any]:
+    """The opposite of `save_local`, on the CPU.
+
+    Raises:
+        WeightsError: the file is missing or damaged.
+    """
+    path = folder / LOCAL
+    try:
+        digest = json.loads(path.with_suffix(".json").read_text())["sha256"]
+        if _digest(path) != digest:
+            raise WeightsError(f"{path} is damaged: its digest is not the one that was saved; use another checkpoint")
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} can not be read as a checkpoint: {error}") from error
+    return state
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Turn a portable checkpoint into a model folder that the program loads.
+
+    Raises:
+        WeightsError: the checkpoint is damaged.
+    """
+    config = ModelConfig.from_dict(read_index(checkpoint)["config"])
+    trainee = Trainee(config, torch.device("cpu"), ema=False)
+    load_portable(checkpoint, trainee)
+    save_folder(folder, trainee.config, trainee.networks, torch.float16)
+
+
+def load_folder(folder: Path, trainee: Trainee) -> None:
+    """Start from a finished model: "demo", "personalive" (downloaded when needed), or a folder.
+
+    Raises:
+        WeightsError: it does not fit.
+    """
+    from personalive import weights
+
+    found = weights.resolve(str(folder))
+    trainee.set_latent_scale(found.config.vae.scaling_factor)
+    for name in NETWORKS:
+        with torch.device("meta"):
+            network = build_network(name, found.config)
+        weights.load_into(found, name, network, dtype=torch.float32, device=torch.device("cpu"))
+        for target in (trainee.networks[name], trainee.average[name]):
+            target.load_state_dict(network.state_dict(), strict=False)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    beside = path.with_suffix(".json.part")
+    beside.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(beside, path)

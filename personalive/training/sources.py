@@ -1,0 +1,198 @@
+"""Where training examples come from: a protocol, and drawn people as its first form.
+
+Every method is a function of its seed, so that a resumed run sees what the interrupted one would have seen.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from personalive.config import RAMP
+from personalive.keypoints import TRANSLATION_SCALE, HeadPose, ramp_weights
+from personalive.training.avatars import (
+    Identity,
+    Motion,
+    canonical_keypoints,
+    face_landmarks,
+    render,
+    sample_identities,
+    sample_motions,
+    sample_tracks,
+)
+from personalive.training.shots import Shots, mesh_boxes
+
+FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
+"""Pairs of landmarks whose middle must look right: both eyes, the mouth, the lips."""
+CHUNK = 64
+"""Faces that are drawn at once: one shape, so that a compiled renderer is compiled once."""
+
+
+class Clips(Protocol):
+    """Moving people: a reference of each, a driver, and how the reference should look when it follows the driver."""
+
+    reference: Shots
+    """`[n, 1]`"""
+    length: int
+    """Frames."""
+
+    def ramp(self) -> Tensor | None:
+        """The 12 frames that lead from the reference to the first target, `[n, 12, 3, S, S]`; None: unknown."""
+
+    def frames(self, start: int, stop: int) -> tuple[Shots, Shots]:
+        """Driving and target frames, `[n, stop - start]` each."""
+
+
+class Source(Protocol):
+    """Gives examples of (reference, driving, target)."""
+
+    labelled: bool
+    """Whether heads come with exact poses."""
+
+    def portraits(self, count: int, seed: int) -> Shots:
+        """Unrelated pictures, `[count, 1]`."""
+
+    def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
+        """References `[people, 1]`, driving and target pictures `[people, frames]`; frames are unrelated."""
+
+    def clips(self, people: int, length: int, seed: int) -> Clips:
+        """Smooth motion of `length` frames; `people` is even."""
+
+
+class Avatars:
+    """Drawn people."""
+
+    labelled = True
+
+    def __init__(self, size: int, device: torch.device, compiled: bool = False) -> None:
+        """Draw `size` x `size` pictures on `device`."""
+        self.size, self.device = size, device
+        self._render: Callable[[Identity, Motion, int], Tensor] = (
+            torch.compile(render, dynamic=False) if compiled else render
+        )
+        self._fixed = compiled
+
+    def portraits(self, count: int, seed: int) -> Shots:
+        """Unrelated people in unrelated poses."""
+        generator = torch.Generator().manual_seed(seed)
+        identity = sample_identities(count, generator).to(self.device)
+        return self.shots(identity, sample_motions(count, generator).to(self.device), 1)
+
+    def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
+        """Everybody in the same poses, so that each may drive another."""
+        generator = torch.Generator().manual_seed(seed)
+        identity = sample_identities(people, generator).to(self.device)
+        poses = sample_motions(frames, generator).to(self.device)
+        own = sample_motions(people * frames, generator).to(self.device)
+        scale = sample_motions(people, generator).scale.to(self.device)
+        every = torch.arange(frames, device=self.device).repeat(people)
+        motion = poses[every].replace(
+            translate_x=own.translate_x, translate_y=own.translate_y, scale=scale.repeat_interleave(frames)
+        )
+        target = self.shots(identity.repeat(frames), motion, frames)
+        chosen = torch.randint(frames, (people,), generator=generator).to(self.device)
+        rows = torch.arange(people, device=self.device)
+        reference = _columns(target, chosen)
+        shift = int(torch.randint(people, (1,), generator=generator))
+        return reference, target.take((rows + shift) % people), target
+
+    def clips(self, people: int, length: int, seed: int) -> "AvatarClips":
+        """Pairs of people with the same track, each the driver of the other."""
+        return AvatarClips(self, people, length, seed)
+
+    def shots(self, identity: Identity, motion: Motion, frames: int) -> Shots:
+        """Draw B people in B poses, and give them as `[B / frames, frames]`."""
+        landmarks = face_landmarks(identity, motion)
+        focus = torch.stack([landmarks[:, list(pair)].mean(dim=1) for pair in FOCUS], dim=1)
+        people = len(identity) // frames
+        return Shots(
+            self.draw(identity, motion).unflatten(0, (people, frames)),
+            mesh_boxes(landmarks, self.size).unflatten(0, (people, frames)),
+            head_poses(identity, motion),
+            focus.unflatten(0, (people, frames)),
+        )
+
+    def draw(self, identity: Identity, motion: Motion) -> Tensor:
+        """`[B, 3, S, S]` in [-1, 1], drawn in chunks."""
+        count, pictures = len(identity), []
+        for start in range(0, count, CHUNK):
+            chosen = torch.arange(start, min(start + CHUNK, count), device=self.device)
+            if self._fixed and len(chosen) < CHUNK:
+                chosen = torch.cat((chosen, chosen.new_full((CHUNK - len(chosen),), start)))
+            drawn = self._render(identity[chosen], motion[chosen], self.size)
+            pictures.append(drawn[: min(CHUNK, count - start)])
+        return torch.cat(pictures)
+
+
+class AvatarClips:
+    """Drawn people in motion. The target's place follows the retargeting rule (spec/model.md section 9.3)."""
+
+    def __init__(self, source: Avatars, people: int, length: int, seed: int) -> None:
+        """Draw the references; frames are drawn when they are asked for."""
+        generator = torch.Generator().manual_seed(seed)
+        self.source, self.length, self.people = source, length, people
+        device = source.device
+        self.identity = sample_identities(people, generator).to(device)
+        calm = torch.rand(people, generator=generator) * 0.9 + 0.1
+        rest = sample_motions(people, generator)
+        rest = Motion(
+            **{name: getattr(rest, name) * (1.0 if name == "scale" else calm) for name in vars(rest)}  # type: ignore[arg-type]
+        ).replace(blink=rest.blink * (torch.rand(people, generator=generator) < 0.3))
+        self.rest = rest.to(device)
+        track = sample_tracks(math.ceil(people / 2), length, generator).to(device)
+        both = torch.arange(people, device=device) % len(track.yaw)
+        track = track[both]
+        moved = {
+            name: getattr(self.rest, name)[:, None]
+            + TRANSLATION_SCALE * (getattr(track, name) - getattr(track, name)[:, :1])
+            for name in ("translate_x", "translate_y")
+        }
+        self.track = track.replace(scale=self.rest.scale[:, None].expand(-1, length), **moved)
+        self.reference = source.shots(self.identity, self.rest, 1)
+
+    def ramp(self) -> Tensor | None:
+        """Pictures between the reference and the first target."""
+        weights = ramp_weights(self.source.device)
+        values = {
+            name: torch.lerp(getattr(self.rest, name)[:, None], getattr(self.track, name)[:, :1], weights)
+            for name in vars(self.rest)
+        }
+        pictures = self.source.draw(self.identity.repeat(RAMP), Motion(**values).flatten())
+        return pictures.unflatten(0, (self.people, RAMP))
+
+    def frames(self, start: int, stop: int) -> tuple[Shots, Shots]:
+        """Targets, and the same shots of the other one of each pair as drivers."""
+        count = stop - start
+        target = self.source.shots(self.identity.repeat(count), self.track[:, start:stop].flatten(), count)
+        half = self.people // 2
+        other = (torch.arange(self.people, device=self.source.device) + half) % self.people
+        return target.take(other), target
+
+
+def head_poses(identity: Identity, motion: Motion) -> HeadPose:
+    """Exact poses of B heads, as the motion extractor should find them."""
+    return HeadPose(
+        torch.stack((motion.pitch, motion.yaw, motion.roll), dim=-1),
+        torch.stack((motion.translate_x, motion.translate_y, torch.zeros_like(motion.scale)), dim=-1),
+        motion.scale[:, None],
+        canonical_keypoints(identity),
+    )
+
+
+def _columns(shots: Shots, chosen: Tensor) -> Shots:
+    """One shot of each person: `[n, 1]`."""
+    people, frames = shots.images.shape[:2]
+    rows = torch.arange(people, device=chosen.device)
+    assert shots.pose is not None and shots.focus is not None
+    heads = rows * frames + chosen
+    pose = HeadPose(*(part[heads] for part in vars(shots.pose).values()))
+    return Shots(
+        shots.images[rows, chosen][:, None], shots.boxes[rows, chosen][:, None], pose, shots.focus[rows, chosen][:, None]
+    )
+
+
+def step_generator(device: torch.device, seed: int) -> Generator:
+    """Random numbers of one step."""
+    return torch.Generator(device).manual_seed(seed)

@@ -1,0 +1,249 @@
+"""The stages of training. A stage turns a step's number into losses; the loop in train.py does everything else."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from personalive import keypoints as kp
+from personalive import sampler
+from personalive.config import SLOTS
+from personalive.keypoints import HeadPose
+from personalive.models.unet import ReferenceFeatures
+from personalive.training.shots import (
+    Shots,
+    crop_faces,
+    focus_map,
+    jitter_boxes,
+    jitter_pose,
+    keypoint_boxes,
+    roughen,
+)
+from personalive.training.sources import Source, step_generator
+from personalive.training.trainee import Trainee
+
+Losses = dict[str, Tensor]
+"""Means by name; "loss" is what is minimised."""
+TIMESTEPS = tuple(sampler.inner_steps(SLOTS)[0].timesteps[4 * slot] for slot in range(SLOTS))
+"""0, 333, 666, 999: the noise levels at which the streaming model works."""
+KEYPOINT_BOX_SHARE = 0.25
+"""Part of the face crops that are cut by keypoints, as for live frames."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How much a step works on, per process."""
+
+    pictures: int = 64
+    """Of the VAE and extractor stages."""
+    people: int = 16
+    """Of the image stage."""
+    frames: int = 8
+    """Per person in the image stage."""
+    streams: int = 16
+    """Of the temporal and streaming stages; even."""
+
+
+class Stage(Protocol):
+    """One part of training."""
+
+    name: str
+    trains: tuple[str, ...]
+    """Networks, or parts of them."""
+    rate: float
+    """Highest learning rate."""
+
+    def begin(self) -> None:
+        """Prepare the networks: train or eval mode."""
+
+    def losses(self, step: int, seed: int) -> Losses:
+        """Losses of a step; `seed` differs between steps and processes."""
+
+    def end(self) -> None:
+        """What follows the last step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the stage keeps between steps."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from it."""
+
+
+class _Stateless:
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def picture_loss(output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Absolute error of pixels and of their differences to the next: the latter keeps edges sharp."""
+    error = (output - target).abs()
+    across = ((output[..., 1:] - output[..., :-1]) - (target[..., 1:] - target[..., :-1])).abs()
+    down = ((output[..., 1:, :] - output[..., :-1, :]) - (target[..., 1:, :] - target[..., :-1, :])).abs()
+    return (error * weight).mean() + across.mean() + down.mean()
+
+
+class VAEStage(_Stateless):
+    """The image autoencoder, which bounds everything that follows."""
+
+    name, trains, rate = "vae", ("vae",), 1e-3
+
+    def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
+        self.trainee, self.source, self.batch = trainee, source, batch
+
+    def begin(self) -> None:
+        self.trainee.networks["vae"].train()
+
+    def losses(self, step: int, seed: int) -> Losses:
+        shots = self.source.portraits(self.batch.pictures, seed)
+        images = shots.images.flatten(0, 1)
+        noise = step_generator(images.device, seed)
+        with self.trainee.autocast():
+            mean, log_variance = self.trainee.moments(images)
+            deviation = (0.5 * log_variance).exp()
+            draw = torch.randn(mean.shape, generator=noise, device=mean.device)
+            output = self.trainee.decode((mean + deviation * draw) * self.trainee.config.vae.scaling_factor)
+        divergence = 0.5 * (mean**2 + deviation**2 - 1 - log_variance).mean()
+        focus = focus_map(None if shots.focus is None else shots.focus.flatten(0, 1), tuple(images.shape[2:]), 2.0)  # type: ignore[arg-type]
+        pixels = picture_loss(output, images, focus)
+        square = F.mse_loss(output, images)
+        return {
+            "loss": pixels + 2 * square + 1e-4 * divergence,
+            "pixels": pixels,
+            "psnr": -10 * (square.detach() / 4).log10(),
+            "divergence": divergence,
+        }
+
+    @torch.no_grad()
+    def end(self) -> None:
+        """Measure the latents, so that they get unit variance."""
+        self.trainee.networks["vae"].eval()
+        images = self.source.portraits(256, seed=1_000_003).images.flatten(0, 1)
+        vae: Any = self.trainee.average["vae"]
+        with self.trainee.autocast():
+            means = [vae.encode(part).latent_dist.mean.float() for part in images.split(32)]
+        self.trainee.set_latent_scale(1 / float(torch.cat(means).std()))
+
+
+class ExtractorStage(_Stateless):
+    """The motion extractor, by plain regression on exact labels."""
+
+    name, trains, rate = "extractor", ("motion_extractor",), 1e-3
+
+    def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
+        self.trainee, self.source, self.batch = trainee, source, batch
+
+    def begin(self) -> None:
+        self.trainee.networks["motion_extractor"].train()
+
+    def losses(self, step: int, seed: int) -> Losses:
+        shots = self.source.portraits(self.batch.pictures, seed)
+        pose = shots.pose
+        assert pose is not None, "the source has no labels"
+        images = roughen(shots.images.flatten(0, 1), step_generator(shots.images.device, seed))
+        with self.trainee.autocast():
+            heads = self.trainee.heads(images)
+        found = kp.head_pose(heads)
+        angles = F.smooth_l1_loss(found.angles, pose.angles)
+        bins = sum(
+            _bin_loss(scores.float(), pose.angles[:, i])
+            for i, scores in enumerate((heads.pitch, heads.yaw, heads.roll))
+        )
+        place = F.l1_loss(found.translation, pose.translation) + F.l1_loss(found.scale, pose.scale)
+        shape = F.l1_loss(found.canonical, pose.canonical)
+        points = F.l1_loss(kp.project(found)[..., :2], kp.project(pose)[..., :2])
+        loss = 0.3 * angles + 0.1 * bins + 10 * place + 10 * shape + 20 * points
+        return {"loss": loss, "degrees": F.l1_loss(found.angles, pose.angles), "place": place, "points": points}
+
+    def end(self) -> None:
+        self.trainee.networks["motion_extractor"].eval()
+
+
+def _bin_loss(scores: Tensor, degrees: Tensor) -> Tensor:
+    """Cross-entropy with the two bins around an angle, weighted so that their mean is the angle."""
+    place = ((degrees - kp.FIRST_BIN) / kp.DEGREES_PER_BIN).clamp(0, scores.shape[1] - 1.001)
+    low = place.floor().long()
+    share = place - low
+    logs = scores.log_softmax(dim=1)
+    picked = logs.gather(1, torch.stack((low, low + 1), dim=1))
+    return -(picked * torch.stack((1 - share, share), dim=1)).sum(dim=1).mean()
+
+
+class ImageStage(_Stateless):
+    """Single frames: a reference takes over the pose and the expression of another person."""
+
+    name, rate = "image", 8e-4
+    trains = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
+
+    def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
+        self.trainee, self.source, self.batch, self.rank = trainee, source, batch, rank
+
+    def begin(self) -> None:
+        for name in self.trains:
+            self.trainee.networks[name].train()
+
+    def losses(self, step: int, seed: int) -> Losses:
+        reference, driving, target = self.source.stills(self.batch.people, self.batch.frames, seed)
+        trainee, frames = self.trainee, self.batch.frames
+        random = step_generator(trainee.device, seed)
+        # All windows of a call share their timesteps, so a step has one of them and processes take turns.
+        timestep = TIMESTEPS[(step + self.rank) % SLOTS]
+        with trainee.autocast():
+            clean = trainee.latents(target.images.flatten(0, 1))
+            portrait = trainee.latents(reference.images.flatten(0, 1))
+            noise = torch.randn(clean.shape, generator=random, device=clean.device)
+            base = portrait.repeat_interleave(frames, 0) if timestep == TIMESTEPS[-1] else clean
+            noisy = sampler.add_noise(base, noise, (timestep,) * len(base))
+            tokens = trainee.motion_tokens(face_crops(trainee, driving, random))
+            pose = jitter_pose(trainee.pose(target), random)
+            rasters = kp.draw(kp.project(pose), *reversed(target.images.shape[-2:]))
+            guided = trainee.guide(rasters)
+            embedding = trainee.embed_image(reference.images.flatten(0, 1))
+            features = repeat(trainee.reference(portrait, embedding), frames)
+            following = TIMESTEPS[TIMESTEPS.index(timestep) - 1] if timestep else None
+            step_of = sampler.InnerStep((timestep,), (following,))
+            _, output = trainee.predict(noisy, step_of, tokens, guided, features)
+        weight = focus_map(None if target.focus is None else target.focus.flatten(0, 1), tuple(clean.shape[2:]), 3.0)  # type: ignore[arg-type]
+        error = ((output - clean).abs() * weight).mean()
+        return {"loss": error, f"clean_{timestep}": error}
+
+
+def face_crops(trainee: Trainee, shots: Shots, random: torch.Generator) -> Tensor:
+    """Crops for the motion encoder, `[n·f, 3, s, s]`, by jittered boxes of both kinds."""
+    images, boxes = shots.images.flatten(0, 1), shots.boxes.flatten(0, 1)
+    live = keypoint_boxes(kp.project(trainee.pose(shots)), images.shape[-1])
+    chosen = torch.rand((len(boxes), 1), generator=random, device=boxes.device) < KEYPOINT_BOX_SHARE
+    boxes = jitter_boxes(torch.where(chosen, live, boxes), random)
+    size = trainee.config.motion_encoder.image_size
+    return roughen(crop_faces(images, boxes, size), random)
+
+
+def repeat(features: ReferenceFeatures, times: int) -> ReferenceFeatures:
+    """Features of n portraits, each `times` times in a row."""
+    return ReferenceFeatures(
+        *(
+            tuple(tensor.repeat_interleave(times, 0) for tensor in group)
+            for group in (features.context, features.keys, features.values)
+        )
+    )
+
+
+def mixed_pose(trainee: Trainee, target: HeadPose, reference: Shots, driving: Shots) -> HeadPose:
+    """Poses as inference has them: the reference's shape and scale and the driver's angles, both as the model finds them."""
+    frames = driving.images.shape[1]
+    with torch.no_grad():
+        own = kp.head_pose(trainee.heads(reference.images.flatten(0, 1)))
+        other = kp.head_pose(trainee.heads(driving.images.flatten(0, 1)))
+    return HeadPose(
+        other.angles,
+        target.translation,
+        own.scale.repeat_interleave(frames, 0),
+        own.canonical.repeat_interleave(frames, 0),
+    )

@@ -1,0 +1,265 @@
+"""The stages over time: windows of 16 frames that move on call by call, as in streaming (spec/streaming.md section 8).
+
+In the temporal stage every call starts from the truth at the noise levels of its slots; in the streaming stage from
+what the model itself made of it in the calls before, and the decoded picture counts, too.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from personalive import keypoints as kp
+from personalive import sampler
+from personalive.config import FRAMES, RAMP, SLOTS, WINDOW
+from personalive.models.unet import ReferenceFeatures
+from personalive.training.shots import Shots, focus_map, jitter_pose
+from personalive.training.sources import Clips, Source, step_generator
+from personalive.training.stages import Batch, Losses, face_crops, mixed_pose, picture_loss
+from personalive.training.trainee import Trainee
+
+STEP = sampler.inner_steps(SLOTS)[0]
+SHORTEST, LONGEST = 4, 16
+"""Calls after which streams begin anew with other people."""
+KEYFRAME_SHARE = 0.15
+"""Part of the calls in which the model also sees a keyframe of the target."""
+
+
+@dataclass
+class Window:
+    """The 16 frames under way of n streams."""
+
+    clean: Tensor
+    """True latents `[n, 16, c, h, w]`."""
+    faces: Tensor
+    """Face crops of the driver `[n, 16, 3, s, s]`."""
+    share: Tensor
+    """How far tokens go from the reference's to those of `faces`, `[n, 16]`: below 1 in the ramp."""
+    keypoints: Tensor
+    """Of the target, `[n, 16, 21, 3]`."""
+    known: Tensor
+    """1 where `clean` is true, 0 where nobody knows the truth, `[n, 16]`."""
+    focus: Tensor
+    """`[n, 16, p, 2]`"""
+    last: Tensor
+    """Target pictures of the newest four frames and of those before, `[n, 16, 3, S, S]` as bytes."""
+    carried: Tensor
+    """Latents that the model handed on, `[n, 12, c, h, w]`."""
+
+    def append(self, other: "Window") -> "Window":
+        """Move on by the frames of `other`; `carried` stays."""
+        parts = {
+            field.name: torch.cat((getattr(self, field.name), getattr(other, field.name)), dim=1)[:, -FRAMES:]
+            for field in fields(self)
+            if field.name != "carried"
+        }
+        return Window(**parts, carried=self.carried)
+
+
+class StreamingStage:
+    """Both stages over time; `own` says whose latents a call starts from."""
+
+    trains = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
+
+    def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0, own: bool = False) -> None:
+        """Train on the truth, or with `own` on the model's own outputs and with the decoder."""
+        self.trainee, self.source, self.batch, self.rank, self.own = trainee, source, batch, rank, own
+        self.name, self.rate = ("streaming", 3e-4) if own else ("temporal", 6e-4)
+        if own:
+            self.trains = (*self.trains, "vae.decoder", "vae.post_quant_conv")
+        self.clips: Clips | None = None
+        self.window: Window | None = None
+        self._seed = self._call = 0
+
+    def begin(self) -> None:
+        """Statistics of the batch norms stay as the image stage left them."""
+        for network in self.trainee.networks.values():
+            network.eval()
+
+    def end(self) -> None:
+        self.clips = self.window = None
+
+    def losses(self, step: int, seed: int) -> Losses:
+        random = step_generator(self.trainee.device, seed)
+        with torch.no_grad(), self.trainee.autocast():
+            if self.clips is None:
+                self._open(seed, random)
+            else:
+                self._advance(random)
+        assert self.clips is not None and self.window is not None
+        losses = self._train_on(self.clips, self.window, random)
+        self._call += 1
+        if (self._call + 1) * WINDOW > self.clips.length:
+            self.end()
+        return losses
+
+    def _open(self, seed: int, random: torch.Generator) -> None:
+        """New people: the first window is the ramp and the first four frames."""
+        self._seed, self._call = seed, 0
+        calls = int(torch.randint(SHORTEST, LONGEST + 1, (1,), generator=torch.Generator().manual_seed(seed)))
+        self.clips = self.source.clips(self.batch.streams, calls * WINDOW, seed)
+        start = self._chunk(self.clips, 0, random)
+        reference = self.trainee.latents(self.clips.reference.images.flatten(0, 1))
+        noise = torch.randn((len(reference), RAMP, *reference.shape[1:]), generator=random, device=reference.device)
+        levels = sampler.ramp_timesteps(SLOTS)
+        carried = torch.stack([sampler.add_noise(z[None], n, levels) for z, n in zip(reference, noise, strict=True)])
+        self.window = self._lead(self.clips, start, carried).append(start)
+
+    def _advance(self, random: torch.Generator) -> None:
+        assert self.clips is not None and self.window is not None
+        self.window = self.window.append(self._chunk(self.clips, self._call * WINDOW, random))
+
+    def _chunk(self, clips: Clips, start: int, random: torch.Generator) -> Window:
+        """Four frames that enter the window."""
+        driving, target = clips.frames(start, start + WINDOW)
+        images = target.images.flatten(0, 1)
+        people = len(target.images)
+        pose = jitter_pose(self.trainee.pose(target), random)
+        if self.own and self.source.labelled:
+            pose = mixed_pose(self.trainee, pose, clips.reference, driving)
+        faces = face_crops(self.trainee, driving, random)
+        return Window(
+            clean=self.trainee.latents(images).unflatten(0, (people, WINDOW)),
+            faces=faces.unflatten(0, (people, WINDOW)),
+            share=torch.ones(people, WINDOW, device=images.device),
+            keypoints=kp.project(pose).unflatten(0, (people, WINDOW)),
+            known=torch.ones(people, WINDOW, device=images.device),
+            focus=_focus(target),
+            last=_bytes(target.images),
+            carried=torch.empty(0, device=images.device),
+        )
+
+    def _lead(self, clips: Clips, first: Window, carried: Tensor) -> Window:
+        """The 12 frames of the ramp (spec/model.md section 9.3)."""
+        people, device = len(first.clean), first.clean.device
+        pictures = clips.ramp()
+        weights = kp.ramp_weights(device)
+        reference = self.trainee.pose(clips.reference)
+        own = kp.project(reference)[:, None]
+        target = first.keypoints[:, :1]
+        keypoints = torch.lerp(own, target, weights[None, :, None, None])
+        known = torch.zeros(people, RAMP, device=device)
+        if pictures is None:
+            pictures = clips.reference.images.expand(-1, RAMP, -1, -1, -1)
+        else:
+            known = known + 1
+        return Window(
+            clean=self.trainee.latents(pictures.flatten(0, 1)).unflatten(0, (people, RAMP)),
+            faces=first.faces[:, :1].expand(-1, RAMP, -1, -1, -1),
+            share=weights.expand(people, -1),
+            keypoints=keypoints,
+            known=known,
+            focus=torch.lerp(_focus(clips.reference), first.focus[:, :1], weights[None, :, None, None]),
+            last=_bytes(pictures),
+            carried=carried,
+        )
+
+    def _train_on(self, clips: Clips, window: Window, random: torch.Generator) -> Losses:
+        trainee = self.trainee
+        people = len(window.clean)
+        with trainee.autocast():
+            portrait = trainee.latents(clips.reference.images.flatten(0, 1))
+            noisy = self._noisy(window, portrait, random)
+            tokens = self._tokens(clips, window, random)
+            size = clips.reference.images.shape[-1]
+            guided = trainee.guide(kp.draw(window.keypoints.flatten(0, 1), size, size))
+            embedding = trainee.embed_image(clips.reference.images.flatten(0, 1))
+            features = self._features(window, portrait, embedding, random)
+            after, clean = trainee.predict(noisy, STEP, tokens, guided, features)
+        after, clean = (part.unflatten(0, (people, FRAMES)) for part in (after, clean))
+        window.carried = after[:, WINDOW:].detach()
+        return self._score(window, clean, random)
+
+    def _noisy(self, window: Window, portrait: Tensor, random: torch.Generator) -> Tensor:
+        """What the call starts from, `[n·16, c, h, w]`."""
+        people = len(window.clean)
+        noise = torch.randn(window.clean.shape, generator=random, device=portrait.device)
+        new = [
+            sampler.add_noise(z[None], n[RAMP:], STEP.timesteps[RAMP:]) for z, n in zip(portrait, noise, strict=True)
+        ]
+        if self.own or self._call == 0:
+            old = window.carried
+        else:
+            levels = STEP.timesteps[:RAMP] * people
+            old = sampler.add_noise(window.clean[:, :RAMP].flatten(0, 1), noise[:, :RAMP].flatten(0, 1), levels)
+            old = old.unflatten(0, (people, RAMP))
+        return torch.cat((old, torch.stack(new)), dim=1).flatten(0, 1)
+
+    def _tokens(self, clips: Clips, window: Window, random: torch.Generator) -> Tensor:
+        """Motion tokens of the window; in the ramp they come gradually from the reference's."""
+        people = len(window.faces)
+        reference = face_crops(self.trainee, clips.reference, random)
+        faces = torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1)))
+        own, driver = self.trainee.motion_tokens(faces).split((people, people * FRAMES))
+        share = window.share[..., None, None].to(driver.dtype)
+        return torch.lerp(own[:, None].expand(-1, FRAMES, -1, -1), driver.unflatten(0, (people, FRAMES)), share).flatten(0, 1)
+
+    def _features(
+        self, window: Window, portrait: Tensor, embedding: Tensor, random: torch.Generator
+    ) -> ReferenceFeatures:
+        features = self.trainee.reference(portrait, embedding)
+        if float(torch.rand((), generator=random, device=random.device)) < KEYFRAME_SHARE:
+            # A keyframe is a finished frame: the truth, and as imperfect as the model's own are.
+            frame = window.clean[:, 0] + 0.1 * torch.randn(portrait.shape, generator=random, device=portrait.device)
+            features = features.with_keyframe(self.trainee.reference(frame, embedding))
+        return features
+
+    def _score(self, window: Window, clean: Tensor, random: torch.Generator) -> Losses:
+        people = len(clean)
+        weight = focus_map(window.focus.flatten(0, 1), tuple(clean.shape[-2:]), 3.0)  # type: ignore[arg-type]
+        error = ((clean - window.clean).flatten(0, 1).abs() * weight).mean(dim=(1, 2, 3))
+        error = (error * window.known.flatten()).unflatten(0, (people, FRAMES)).mean(dim=0)
+        slots = error.unflatten(0, (SLOTS, WINDOW)).mean(dim=1)
+        losses = {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
+        if self.own and self._call >= SLOTS - 1:
+            losses |= self._score_pictures(window, clean, random)
+            losses["loss"] = losses["loss"] + losses["pixels"] + 0.5 * losses["decoder"]
+        elif self.own:
+            losses["loss"] = losses["loss"] + 0 * self.trainee.decode(window.clean[:1, 0]).mean()
+        return losses
+
+    def _score_pictures(self, window: Window, clean: Tensor, random: torch.Generator) -> Losses:
+        """One of the finished frames of each stream as a picture, and the decoder on its true latents."""
+        pick = int(torch.randint(WINDOW, (1,), generator=random, device=random.device))
+        target = window.last[:, pick].float() / 127.5 - 1
+        with self.trainee.autocast():
+            pictures = self.trainee.decode(torch.cat((clean[:, pick], window.clean[:, pick])))
+        output, again = pictures.chunk(2)
+        weight = focus_map(window.focus[:, pick], tuple(target.shape[-2:]), 4.0)  # type: ignore[arg-type]
+        square = F.mse_loss(output.detach().clamp(-1, 1), target)
+        return {
+            "pixels": picture_loss(output, target, weight),
+            "decoder": picture_loss(again, target, weight),
+            "psnr": -10 * (square / 4).log10(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the clips, the call, and the window."""
+        window = None if self.window is None else {name: part.cpu() for name, part in vars(self.window).items()}
+        return {"seed": self._seed, "call": self._call, "window": window}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Draw the same clips again and go on with the window."""
+        self._seed, self._call = state["seed"], state["call"]
+        if state["window"] is None:
+            return
+        self.window = Window(**{name: part.to(self.trainee.device) for name, part in state["window"].items()})
+        calls = int(torch.randint(SHORTEST, LONGEST + 1, (1,), generator=torch.Generator().manual_seed(self._seed)))
+        self.clips = self.source.clips(self.batch.streams, calls * WINDOW, self._seed)
+
+
+def _focus(shots: Shots) -> Tensor:
+    """Focus points, or the middle of the face box where nobody knows better."""
+    if shots.focus is not None:
+        return shots.focus
+    size = shots.images.shape[-1]
+    middle = (shots.boxes[..., :2] + shots.boxes[..., 2:]) / size - 1
+    return middle[..., None, :]
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+

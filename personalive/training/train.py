@@ -1,0 +1,316 @@
+"""Trains a model, stage by stage (docs/training.md).
+
+    python -m personalive.training.train --out runs/demo --budget vae=200,extractor=60,image=300
+    torchrun --nproc-per-node 4 -m personalive.training.train ...
+
+Budgets are seconds, or steps with `--steps`. A run that finds its own checkpoint under `--out` continues from it.
+"""
+
+import argparse
+import contextlib
+import csv
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from personalive.config import PRESETS
+from personalive.errors import InputError, WeightsError
+from personalive.training import checkpoints
+from personalive.training.processes import Processes
+from personalive.training.sources import Avatars, Source
+from personalive.training.stages import Batch, ExtractorStage, ImageStage, Stage, VAEStage
+from personalive.training.streaming import StreamingStage
+from personalive.training.trainee import Trainee
+
+STAGES = ("vae", "extractor", "image", "temporal", "streaming")
+WARM_UP = 100
+"""Steps over which the learning rate rises."""
+LEAST_RATE = 0.03
+"""Of the highest learning rate, at a stage's end."""
+CLIP = 1.0
+"""Largest norm of a gradient."""
+LOG_EVERY = 20
+SAVE_EVERY = 150.0
+"""Seconds between portable checkpoints within a stage."""
+
+log = logging.getLogger("personalive.training")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does."""
+
+    out: Path
+    budgets: dict[str, float]
+    by_steps: bool = False
+    deadline: float = math.inf
+    """Seconds after which the run saves and stops, wherever it is."""
+    seed: int = 0
+    batch: Batch = Batch()
+    rates: float = 1.0
+    """Factor of all learning rates."""
+    local: bool = False
+    """Keep exact checkpoints, too."""
+
+
+class Run:
+    """One training run of one process."""
+
+    def __init__(self, plan: Plan, trainee: Trainee, source: Source, processes: Processes) -> None:
+        self.plan, self.trainee, self.source, self.processes = plan, trainee, source, processes
+        plan.out.mkdir(parents=True, exist_ok=True)
+        self.began = self.saved = time.monotonic()
+        self.done: list[str] = []
+        self._resumed: dict[str, Any] | None = None
+
+    def run(self) -> None:
+        """Go through the stages that have a budget and are not done."""
+        for number, name in enumerate(STAGES):
+            if name in self.plan.budgets and name not in self.done:
+                if not self._train(self._stage(name), number):
+                    break
+                self.done.append(name)
+                self._save(None)
+        self._save(None) if self.processes.first else None
+        self.processes.wait()
+
+    def _stage(self, name: str) -> Stage:
+        trainee, source, batch, rank = self.trainee, self.source, self.plan.batch, self.processes.rank
+        if name in ("temporal", "streaming"):
+            return StreamingStage(trainee, source, batch, rank, own=name == "streaming")
+        if name == "image":
+            return ImageStage(trainee, source, batch, rank)
+        return {"vae": VAEStage, "extractor": ExtractorStage}[name](trainee, source, batch)
+
+    def _train(self, stage: Stage, number: int) -> bool:
+        """One stage; False if the deadline came first."""
+        parameters = self.trainee.parameters(stage.trains)
+        stage.begin()
+        networks = self.trainee.networks.values()
+        self.processes.same([*parameters, *(buffer for network in networks for buffer in network.buffers())])
+        fused = self.trainee.device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused or None
+        )
+        step, spent = self._resume(stage, optimizer)
+        started = time.monotonic() - spent
+        losses: dict[str, Tensor] = {}
+        for step in range(step, 1 << 62):
+            seed = ((number * 1_000_003 + step) * 64 + self.processes.rank + self.plan.seed * 7919) % (1 << 62)
+            losses = stage.losses(step, seed)
+            losses["loss"].backward()
+            elapsed = time.monotonic() - started
+            budget = self.plan.budgets[stage.name]
+            progress = (step + 1) / budget if self.plan.by_steps else elapsed / budget
+            late = time.monotonic() - self.began > self.plan.deadline
+            means = self._mean(parameters, losses, progress, late)
+            self._update(optimizer, parameters, stage, step, means[0])
+            self._report(stage, step, elapsed, list(losses), means)
+            if means[1] > 0:
+                self._save((stage, optimizer, step + 1, elapsed))
+                return False
+            if means[0] >= 1 - 1e-6:
+                break
+            if time.monotonic() - self.saved > SAVE_EVERY:
+                self._save((stage, optimizer, step + 1, elapsed))
+        stage.end()
+        for parameter in parameters:
+            parameter.grad = None
+        return True
+
+    def _mean(
+        self, parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], progress: float, late: bool
+    ) -> list[float]:
+        """Progress, lateness and losses, averaged over the processes together with the gradients."""
+        device = self.trainee.device
+        head = torch.tensor([progress, float(late)], device=device)
+        body = torch.stack([value.detach().float() for value in losses.values()])
+        values: list[float] = self.processes.average(parameters, torch.cat((head, body))).tolist()
+        return values
+
+    def _update(
+        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], stage: Stage, step: int, done: float
+    ) -> None:
+        norm = nn.utils.clip_grad_norm_(parameters, CLIP)
+        rate = stage.rate * self.plan.rates * max(LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / WARM_UP)
+        if bool(torch.isfinite(norm)):  # one bad batch must not end a run
+            optimizer.step()
+            self.trainee.update_average(step)
+        optimizer.zero_grad(set_to_none=True)
+
+    def _report(self, stage: Stage, step: int, elapsed: float, names: list[str], means: list[float]) -> None:
+        if not self.processes.first or (step % LOG_EVERY and means[0] < 1):
+            return
+        values = dict(zip(names, means[2:], strict=True))
+        path = self.plan.out / "metrics.csv"
+        fresh = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(("stage", "step", "seconds", "metric", "value"))
+            writer.writerows((stage.name, step, f"{elapsed:.1f}", name, f"{value:.5g}") for name, value in values.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        log.info("%s %3.0f%%  step %d  %.0f s  %s", stage.name, 100 * min(means[0], 1), step, elapsed, shown)
+
+    def _resume(self, stage: Stage, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+        """First step of a stage and the seconds spent on it before."""
+        state, self._resumed = self._resumed, None
+        if state is None or state["stage"] != stage.name:
+            return 0, 0.0
+        if "optimizer" in state:
+            optimizer.load_state_dict(state["optimizer"])
+            stage.load_state_dict(state["inner"][self.processes.rank])
+        return state["step"], state["elapsed"]
+
+    def restore(self) -> bool:
+        """Continue from the checkpoints under `out`, the exact one if there is one; False if there is none.
+
+        Raises:
+            WeightsError: a checkpoint is damaged.
+        """
+        folder = self.plan.out
+        if (folder / checkpoints.LOCAL).exists():
+            state = checkpoints.load_local(folder)
+            for kind, networks in (("networks", self.trainee.networks), ("average", self.trainee.average)):
+                for name, network in networks.items():
+                    network.load_state_dict(state[kind][name])
+            self.trainee.set_latent_scale(state["scale"])
+            if len(state["run"].get("inner", [])) not in (0, self.processes.world):
+                raise WeightsError(f"the checkpoint {folder} is of a run with another number of processes")
+            self.done, self._resumed = list(state["done"]), state["run"] or None
+        elif (folder / checkpoints.INDEX).exists():
+            progress = checkpoints.load_portable(folder, self.trainee)
+            self.done = list(progress["done"])
+            # The optimizer is new, so the stage's own steps begin again; the time that it had counts.
+            self._resumed = progress["run"] and {**progress["run"], "step": 0}
+        else:
+            return False
+        return True
+
+    def _save(self, current: tuple[Stage, torch.optim.Optimizer, int, float] | None) -> None:
+        """Portable, and exact where wanted. Every process takes part."""
+        self.saved = time.monotonic()
+        run: dict[str, Any] = {}
+        if current is not None:
+            run = {"stage": current[0].name, "step": current[2], "elapsed": current[3]}
+        if self.processes.first:
+            checkpoints.save_portable(self.plan.out, self.trainee, {"done": self.done, "run": run})
+        if self.plan.local:
+            inner = self._gather(None if current is None else current[0].state_dict())
+            if self.processes.first:
+                if current is not None:
+                    run = {**run, "optimizer": current[1].state_dict(), "inner": inner}
+                networks = {name: network.state_dict() for name, network in self.trainee.networks.items()}
+                average = {name: network.state_dict() for name, network in self.trainee.average.items()}
+                scale = self.trainee.config.vae.scaling_factor
+                state = {"networks": networks, "average": average, "done": self.done, "run": run, "scale": scale}
+                checkpoints.save_local(self.plan.out, state)
+
+    def _gather(self, state: Any) -> list[Any]:
+        if self.processes.world == 1:
+            return [state]
+        states: list[Any] = [None] * self.processes.world
+        torch.distributed.all_gather_object(states, state)
+        return states
+
+
+def parse_budgets(text: str) -> dict[str, float]:
+    """`vae=200,image=300` as numbers.
+
+    Raises:
+        InputError: an unknown stage, or no number.
+    """
+    budgets = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            budgets[name] = float(value)
+        except ValueError:
+            raise InputError(f"budget {part!r} must look like vae=200") from None
+        if name not in STAGES or not budgets[name] > 0:
+            raise InputError(f"budget {part!r}: the stages are {', '.join(STAGES)}, and a budget is more than 0")
+    return budgets
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m personalive.training.train", description="Train a model.")
+    parser.add_argument("--preset", default="demo", choices=sorted(PRESETS))
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and samples")
+    parser.add_argument("--budget", required=True, help="seconds per stage, e.g. vae=200,extractor=60,image=300")
+    parser.add_argument("--steps", action="store_true", help="budgets are steps, not seconds")
+    parser.add_argument("--deadline", type=float, default=math.inf, help="seconds after which to save and stop")
+    parser.add_argument("--start", help='weights to start from: "demo", "personalive", or a folder')
+    parser.add_argument("--resume", type=Path, help="portable checkpoint to start from if --out has none")
+    parser.add_argument("--videos", type=Path, help="folder of videos to train on in place of drawn people")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
+    parser.add_argument("--device", help="cuda or cpu; default: cuda if there is one")
+    parser.add_argument("--compile", action="store_true", help="run networks and renderer through PyTorch's compiler")
+    parser.add_argument("--no-average", action="store_true", help="save the weights, not their moving average")
+    parser.add_argument("--local", action="store_true", help="keep exact checkpoints, too")
+    parser.add_argument("--pictures", type=int, default=Batch.pictures, help="batch of the VAE and extractor stages")
+    parser.add_argument("--people", type=int, default=Batch.people, help="people in a step of the image stage")
+    parser.add_argument("--frames", type=int, default=Batch.frames, help="frames per person in the image stage")
+    parser.add_argument("--streams", type=int, default=Batch.streams, help="streams in the stages over time")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    args = _arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    batch = Batch(args.pictures, args.people, args.frames, args.streams)
+    plan = Plan(
+        args.out, parse_budgets(args.budget), args.steps, args.deadline, args.seed, batch, args.rate, args.local
+    )
+    with Processes.start(args.device) as processes:
+        trainee = Trainee(
+            PRESETS[args.preset], processes.device, seed=args.seed, compiled=args.compile, ema=not args.no_average
+        )
+        source = _source(args, trainee, processes)
+        run = Run(plan, trainee, source, processes)
+        with _previews(run):
+            if not run.restore():
+                _start(args, run)
+            run.run()
+
+
+def _source(args: argparse.Namespace, trainee: Trainee, processes: Processes) -> Source:
+    if args.videos is None:
+        return Avatars(trainee.config.size, processes.device, args.compile)
+    from personalive.training.videos import VideoFolder
+
+    return VideoFolder(args.videos, trainee.config.size, processes.device)
+
+
+def _start(args: argparse.Namespace, run: Run) -> None:
+    if args.start is not None:
+        checkpoints.load_folder(args.start, run.trainee)
+    elif args.resume is not None:
+        run.done = list(checkpoints.load_portable(args.resume, run.trainee)["done"])
+
+
+@contextlib.contextmanager
+def _previews(run: Run) -> Iterator[None]:
+    """A picture of what the model does, however the run ends well."""
+    yield
+    if run.processes.first and run.source.labelled:
+        from personalive.training.preview import save_preview
+
+        save_preview(run.plan.out, run.trainee)
+
+
+
+if __name__ == "__main__":
+    main()

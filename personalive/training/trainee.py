@@ -1,0 +1,167 @@
+"""The networks while they are trained: fp32 weights, a moving average of them, and the pieces of a forward pass."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from personalive import sampler
+from personalive.config import ModelConfig
+from personalive.driving import CLIP_MEAN, CLIP_STD
+from personalive.keypoints import HeadPose, head_pose
+from personalive.models import NETWORKS, build_network
+from personalive.models.unet import ReferenceFeatures
+from personalive.training.shots import Shots
+
+EMA_DECAY = 0.998
+
+
+class Trainee:
+    """All networks of a model in training."""
+
+    def __init__(self, config: ModelConfig, device: torch.device, *, seed: int = 0, compiled: bool = False, ema: bool = True):
+        """Build every network with fresh weights.
+
+        Args:
+            config: any preset.
+            seed: of the fresh weights.
+            compiled: run the large networks through PyTorch's compiler.
+            ema: keep the moving average, which is what is saved; without it, the weights themselves are.
+        """
+        self.config, self.device = config, device
+        torch.manual_seed(seed)
+        with torch.device(device):
+            self.networks: dict[str, nn.Module] = {name: build_network(name, config) for name in NETWORKS}
+        for network in self.networks.values():
+            network.float().requires_grad_(False)
+        if device.type == "cuda":
+            for name in ("vae", "reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "motion_extractor"):
+                self.networks[name].to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.networks) if ema else self.networks
+        self._run: dict[str, Any] = {name: network for name, network in self.networks.items()}
+        self._vae_encode, self._vae_decode = self._encode, self._decode
+        if compiled:
+            for name in ("reference_unet", "denoising_unet", "motion_encoder", "motion_extractor"):
+                self._run[name] = torch.compile(self.networks[name], dynamic=False)
+            self._vae_encode = torch.compile(self._encode, dynamic=False)
+            self._vae_decode = torch.compile(self._decode, dynamic=False)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bf16 where the device is fast at it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def parameters(self, names: Sequence[str]) -> list[nn.Parameter]:
+        """Parameters of some networks, or of parts of them ("vae.decoder"), which are set to be trained; no others are."""
+        for network in self.networks.values():
+            network.requires_grad_(False)
+        chosen: list[nn.Parameter] = []
+        for name in names:
+            network, _, part = name.partition(".")
+            module = self.networks[network].get_submodule(part) if part else self.networks[network]
+            module.requires_grad_(True)
+            chosen += list(module.parameters())
+        return chosen
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        """Move the average towards the weights; buffers are copied."""
+        if self.average is self.networks:
+            return
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        pairs = [
+            (mean, now)
+            for name in NETWORKS
+            for mean, now in zip(self.average[name].parameters(), self.networks[name].parameters(), strict=True)
+            if now.requires_grad
+        ]
+        torch._foreach_lerp_([mean for mean, _ in pairs], [now for _, now in pairs], 1 - decay)
+        for mean, now in self._buffers():
+            mean.copy_(now)
+
+    def _buffers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for name in NETWORKS:
+            yield from zip(self.average[name].buffers(), self.networks[name].buffers(), strict=True)
+
+    def set_latent_scale(self, scale: float) -> None:
+        """Fix the factor that gives latents unit variance."""
+        self.config = dataclasses.replace(
+            self.config, vae=dataclasses.replace(self.config.vae, scaling_factor=float(scale))
+        )
+
+    # The pieces of a forward pass. Latents are scaled as in `PersonaLive`.
+
+    def _encode(self, images: Tensor) -> Any:
+        return self.networks["vae"].encode(images).latent_dist.parameters
+
+    def _decode(self, latents: Tensor) -> Any:
+        return self.networks["vae"].decode(latents).sample
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Images [n, 3, S, S] in [-1, 1] → mean and logarithm of the variance of the unscaled latents."""
+        mean, log_variance = self._vae_encode(_last(images)).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-30, 20)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
+        with torch.no_grad():
+            return self.moments(images)[0] * self.config.vae.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents → images in [-1, 1]."""
+        out: Tensor = self._vae_decode(_last(latents / self.config.vae.scaling_factor))
+        return out.float()
+
+    def heads(self, images: Tensor) -> Any:
+        """Images [n, 3, S, S] in [-1, 1] → the motion extractor's heads."""
+        size = self.config.motion_extractor.image_size
+        small = images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="area")
+        return self._run["motion_extractor"](_last(small / 2 + 0.5))
+
+    def pose(self, shots: Shots) -> HeadPose:
+        """Poses of shots: exact where they are known, otherwise as the motion extractor finds them."""
+        if shots.pose is not None:
+            return shots.pose
+        with torch.no_grad():
+            return head_pose(self.heads(shots.images.flatten(0, 1)))
+
+    def motion_tokens(self, faces: Tensor) -> Tensor:
+        """Crops [n, 3, s, s] → motion tokens."""
+        tokens: Tensor = self._run["motion_encoder"](_last(faces))
+        return tokens
+
+    def guide(self, rasters: Tensor) -> Tensor:
+        """Rasters [n, 3, S, S] → pose features."""
+        features: Tensor = self.networks["pose_guider"](_last(rasters))
+        return features
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        """Images [n, 3, S, S] in [-1, 1] → image embedding [n, 1, e]."""
+        size = self.config.image_encoder.image_size
+        small = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        embedding: Tensor = self.networks["image_encoder"]((small / 2 + 0.5 - mean) / std).image_embeds
+        return embedding[:, None]
+
+    def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
+        """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
+        banks = self._run["reference_unet"](_last(latents), embedding)
+        return self.networks["denoising_unet"].project_reference(banks, embedding)
+
+    def predict(
+        self, noisy: Tensor, step: sampler.InnerStep, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
+        unet = self.networks["denoising_unet"]
+        time = unet.embed_time(torch.tensor(step.timesteps, device=self.device))
+        out = self._run["denoising_unet"](_last(noisy), time, tokens, pose, [reference])
+        coefficients = sampler.StepCoefficients.of(step, self.device)
+        return sampler.denoise_step(noisy, out, coefficients, self.config.prediction_type)
+
+
+def _last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
