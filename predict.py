@@ -1,0 +1,139 @@
+"""The Cog door: the same inputs as the command's, but nothing that is a path on the server, a device or a data type.
+
+Its operator chooses those by environment variables: PERSONALIVE_MODEL (personalive, demo or a folder),
+PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1, and PERSONALIVE_ALLOW_PRIVATE_URLS=1.
+"""
+
+# ruff: noqa: B008 (Cog reads its inputs from calls in the signature)
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import cog
+from cog import BasePredictor, Input
+
+from personalive.animate import MAX_FPS, MAX_FRAMES, MAX_SEED, MAX_STRENGTH, MAX_THRESHOLD, AnimateOptions, animate
+from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP, STEP_CHOICES
+from personalive.faces import CROPS
+from personalive.fetch import fetch
+from personalive.loading import ModelChoice
+from personalive.reader import FACE_BOXES
+
+SIZES = list(range(MIN_SIZE, MAX_SIZE + 1, SIZE_STEP))
+SHORTEST = 0.1
+"""Seconds. Cog's server 0.19.3 loses its only slot to a prediction that ends within a few milliseconds."""
+
+
+class Upload(cog.Path):
+    """A file of the request.
+
+    For `cog.Path` itself, Cog fetches `http:` inputs before `predict` sees them, from loopback and private addresses
+    too. For a subclass it passes on the URL as it is, and `personalive.fetch` decides.
+    """
+
+
+class Predictor(BasePredictor):
+    """Animates a portrait by a driving video."""
+
+    def setup(self) -> None:
+        """Load the model once, downloading weights that are missing into the cache."""
+        choice = ModelChoice(
+            source=os.environ.get("PERSONALIVE_MODEL"),
+            accelerate=os.environ.get("PERSONALIVE_ACCELERATE", ModelChoice.accelerate),
+            low_memory=os.environ.get("PERSONALIVE_LOW_MEMORY") == "1",
+        )
+        source, remark = choice.resolved_source()
+        print(f"loading the model {source} on {choice.resolved_device()}. {remark}")
+        self.model = choice.load()
+        self.results = tempfile.TemporaryDirectory(prefix="personalive-")
+
+    def predict(
+        self,
+        ref_image: Upload = Input(description="The portrait: PNG, JPEG or WebP, or a video whose first face is taken."),
+        driving_video: Upload = Input(description="The video whose movement, rate and sound the result has."),
+        width: int | None = Input(
+            description="Width in pixels; default: the model's (512 for personalive).", default=None, choices=SIZES
+        ),
+        height: int | None = Input(
+            description="Height in pixels; default: the model's (512 for personalive).", default=None, choices=SIZES
+        ),
+        max_frames: int = Input(description="Driving frames to use at most; 0: all.", default=100, ge=0, le=MAX_FRAMES),
+        steps: int = Input(description="Denoising steps a frame.", default=4, choices=list(STEP_CHOICES)),
+        seed: int = Input(description="Seed of the noise.", default=42, ge=0, le=MAX_SEED),
+        fps: float | None = Input(
+            description="Frames a second; the duration stays. Default: the driving video's.",
+            default=None,
+            ge=1,
+            le=MAX_FPS,
+        ),
+        no_audio: bool = Input(description="Leave the driving video's sound out.", default=False),
+        crop: str = Input(
+            description="auto: around the face; center: the middle; none: everything, stretched.",
+            default="auto",
+            choices=list(CROPS),
+        ),
+        motion_strength: float = Input(
+            description="How far motion goes from the reference's (0) to the driver's (1).",
+            default=1.0,
+            ge=0,
+            le=MAX_STRENGTH,
+        ),
+        face_boxes: str = Input(
+            description="How faces are cut out: by a face mesh, or by the model's keypoints.",
+            default="mesh",
+            choices=list(FACE_BOXES),
+        ),
+        side_by_side: bool = Input(description="Show reference, driver and result in one picture.", default=False),
+        keyframe_threshold: float | None = Input(
+            description="How different motion must be to keep a frame as keyframe; default: the model's.",
+            default=None,
+            ge=0,
+            le=MAX_THRESHOLD,
+        ),
+    ) -> cog.Path:
+        """Make the video."""
+        with _not_too_short():
+            options = AnimateOptions(
+                width=width,
+                height=height,
+                max_frames=max_frames,
+                steps=steps,
+                seed=seed,
+                fps=fps,
+                audio=not no_audio,
+                crop=crop,
+                motion_strength=motion_strength,
+                face_boxes=face_boxes,
+                side_by_side=side_by_side,
+                keyframe_threshold=keyframe_threshold,
+            )
+            print(f"seed: {seed}")
+            return cog.Path(self._animate(str(ref_image), str(driving_video), options))
+
+    def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
+        self.results.cleanup()  # the result of the prediction before was sent
+        self.results = tempfile.TemporaryDirectory(prefix="personalive-")
+        output = Path(self.results.name) / "output.mp4"
+        allow_private = os.environ.get("PERSONALIVE_ALLOW_PRIVATE_URLS") == "1"
+        with tempfile.TemporaryDirectory(prefix="personalive-inputs-") as name:
+            reference = fetch(ref_image, Path(name) / "reference", allow_private=allow_private)
+            driver = fetch(driving_video, Path(name) / "driver", allow_private=allow_private)
+            with closing(animate(self.model, reference, driver, output, options)) as work:
+                for progress in work:
+                    print(f"{progress.stage}: {progress.frames_done} of {progress.frames_total} frames")
+                    if progress.message:
+                        print(progress.message)
+        return output
+
+
+@contextmanager
+def _not_too_short() -> Iterator[None]:
+    begun = time.monotonic()
+    try:
+        yield
+    finally:
+        time.sleep(max(0.0, SHORTEST - (time.monotonic() - begun)))
