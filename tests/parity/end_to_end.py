@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from personalive import keypoints as kp
 from personalive import models
+from personalive.acceleration import Acceleration, AccelerationName
 from personalive.call import CallRecord
 from personalive.config import RAMP, WINDOW, ModelConfig
 from personalive.driving import DrivingFrames, Preprocessor, Reference
@@ -119,8 +120,14 @@ class RuleNoise:
 class LoggedModel(PersonaLive):
     """Keeps what goes through functions that a call's record does not show, and encodes equal faces once."""
 
-    def __init__(self, config: ModelConfig, networks: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
-        super().__init__(config, networks, dtype)
+    def __init__(
+        self,
+        config: ModelConfig,
+        networks: Mapping[str, nn.Module],
+        dtype: torch.dtype,
+        acceleration: Acceleration | None = None,
+    ) -> None:
+        super().__init__(config, networks, dtype, acceleration)
         self.motion_memory: dict[str, Tensor] = {}
         self.forget()
 
@@ -173,8 +180,11 @@ def _offline_inputs(preprocessor: Preprocessor, inputs: Golden) -> tuple[Referen
 class EndToEnd:
     """Runs animations; networks of one size and seed are built once."""
 
-    def __init__(self, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.device, self.dtype = torch.device(device), dtype
+    def __init__(
+        self, device: str = "cpu", dtype: torch.dtype = torch.float32, accelerate: AccelerationName | None = None
+    ) -> None:
+        """Run on a device, in a dtype; without `accelerate`, the networks run as they are."""
+        self.device, self.dtype, self.accelerate = torch.device(device), dtype, accelerate
         self._models: dict[tuple[str, int], LoggedModel] = {}
 
     def model(self, size: str, seed: int) -> LoggedModel:
@@ -183,7 +193,8 @@ class EndToEnd:
             config = SIZES[size]
             networks = {name: network(name, config, seed) for name in models.NETWORKS}
             ready = {name: models.cast(net, self.dtype).to(self.device) for name, net in networks.items()}
-            self._models[size, seed] = LoggedModel(config, ready, self.dtype)
+            choice = None if self.accelerate is None else Acceleration(self.device, self.dtype, self.accelerate)
+            self._models[size, seed] = LoggedModel(config, ready, self.dtype, choice)
         return self._models[size, seed]
 
     def run(self, case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
