@@ -4,6 +4,7 @@ It has PersonaLive's shape (`personalive.live.engine.Engine`): it may take four 
 twelve and take its time. A border in the portrait's mean colour tells whose picture it is.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -81,6 +82,10 @@ class EchoEngine:
         self.before_call = before_call
         self.threads: set[int] = set()
         self.streams: list[EchoStream] = []
+
+    def guard(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing has to be translated here."""
+        return contextlib.nullcontext()
 
     def open(self, seed: int) -> EchoStream:
         """The state for a new session."""

@@ -120,7 +120,7 @@ class MeasuredAttention:
 def _time(backend: Backend, query: Tensor, key: Tensor, value: Tensor) -> float:
     """Shortest of some runs in milliseconds, after one that is not counted."""
     backend(query, key, value)
-    times = []
+    times: list[float] = []
     for _ in range(TRIALS):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()

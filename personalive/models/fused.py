@@ -73,7 +73,7 @@ class FusedResnetBlock(nn.Module):
 
     def embed_time(self, embedding: Tensor) -> Tensor:
         """Time embedding [f, time channels] → what this block adds per frame, the first bias included."""
-        projected = self.time_emb_proj(F.silu(embedding)).float() + self.conv1.bias.float()
+        projected: Tensor = self.time_emb_proj(F.silu(embedding)).float() + self.conv1.bias.float()
         return projected.to(embedding.dtype)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
@@ -145,7 +145,7 @@ class FusedSpatialTransformer(nn.Module):
 
     def embed_image(self, embedding: Tensor) -> Tensor:
         """Image embedding [n, 1, e] → the constant [n, 1, c] that both attentions' ends add."""
-        out = self.context_out(self.context_value(embedding)).float() + self.attn_out.bias.float()
+        out: Tensor = self.context_out(self.context_value(embedding)).float() + self.attn_out.bias.float()
         return out.to(embedding.dtype)
 
     def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,7 +196,8 @@ class FusedSpatialTransformer(nn.Module):
         return x + to_image(self.proj_out(tokens + self.ff(normed)), like=x)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
+        return heads.transpose(1, 2)
 
     def _norm(self, norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
         return self.operations.layer_norm(tokens, norm.weight, norm.bias, norm.eps)

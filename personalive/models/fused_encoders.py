@@ -68,7 +68,8 @@ class FusedPatchBlock(nn.Module):
         super().__init__()
         attention: Any = block.attention_blocks[0]
         self.operations, self.heads, self.to_out = operations, attention.heads, attention.to_out[0]
-        self.norm, self.ff_norm = block.norms[0], block.ff_norm
+        self.norm: Any = block.norms[0]
+        self.ff_norm = block.ff_norm
         self.ff = FusedFeedForward(block.ff, operations)
         weights = [layer.weight for layer in (attention.to_q, attention.to_k, attention.to_v)]
         constant(self, "qkv", torch.cat(weights), weights[0].dtype)
@@ -81,7 +82,8 @@ class FusedPatchBlock(nn.Module):
         )
         branch = self.to_out(self.operations.attention(query, key, value).transpose(1, 2).flatten(2))
         x, normed = self.operations.add_layer_norm(x, branch, ff_norm.weight, ff_norm.bias, ff_norm.eps)
-        return x + self.ff(normed)
+        out: Tensor = x + self.ff(normed)
+        return out
 
 
 class FusedFloat32LayerNorm(nn.Module):

@@ -60,7 +60,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     if bias.dim() == 1:
         return F.layer_norm(x, weight.shape, weight, bias, eps)
     normed = F.layer_norm(x, weight.shape, weight, None, eps)
-    return (normed.unflatten(0, (-1, len(bias))) + bias[:, None]).flatten(0, 1)
+    out: Tensor = (normed.unflatten(0, (-1, len(bias))) + bias[:, None]).flatten(0, 1)
+    return out
 
 
 def add_layer_norm(
