@@ -53,7 +53,7 @@ def main(server: str) -> None:
     print("READY")
     inputs = {
         "ref_image": data_url(DEMO / "portrait.png", "image/png"),
-        "driving_video": data_url(DEMO / "driving.mp4", "video/mp4"),
+        "driving_video": data_url(DEMO / "driver.mp4", "video/mp4"),
         "max_frames": 8,
     }
     code, answer = call(f"{server}/predictions", {"input": {**inputs, "steps": 5}})
