@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from personalive import models, weights
 from personalive.acceleration import DEFAULT_ACCELERATION, Acceleration, AccelerationName
 from personalive.attention import AttentionName
-from personalive.config import ModelConfig
+from personalive.config import WINDOW, ModelConfig
 from personalive.driving import DrivingFrames
 from personalive.keypoints import HeadPose, head_pose
 from personalive.models.motion_encoder import MotionEncoder
@@ -129,9 +129,11 @@ class PersonaLive:
         """A new animation; options as in `Stream`."""
         return Stream(self, **options)
 
-    def advance(self, streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
+    def advance(
+        self, streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False
+    ) -> list[npt.NDArray[np.uint8]]:
         """Push frames into several streams of this model at once; see `stream.advance`."""
-        return advance(streams, driving)
+        return advance(streams, driving, stretch=stretch)
 
     def _take(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
@@ -183,7 +185,8 @@ class PersonaLive:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32."""
-        return self._decode(self._take(latents))
+        # A window at a time fills a GPU, and needs no more memory for many streams than for one.
+        return torch.cat([self._decode(window) for window in self._take(latents).split(WINDOW)])
 
     def _run_extractor(self, pixels: Tensor) -> HeadPose:
         return head_pose(self.motion_extractor(pixels))
