@@ -32,6 +32,18 @@ class MotionChunk:
         """This motion, then `later`."""
         return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
 
+    def stretched(self, before: "MotionChunk | None", count: int) -> "MotionChunk":
+        """`count` frames, a multiple of these, that lead from the end of `before` through these in equal steps."""
+        steps = count // len(self)
+        path = (self[:1] if before is None else before[-1:]).join(self)
+        weights = torch.arange(1, steps + 1, device=self.tokens.device) / steps
+
+        def between(values: Tensor) -> Tensor:
+            fractions = weights.to(values.dtype)[:, None, None]
+            return torch.lerp(values[:-1, None], values[1:, None], fractions).flatten(0, 1)
+
+        return MotionChunk(between(path.keypoints), between(path.tokens))
+
 
 @dataclass(frozen=True)
 class ReferenceState:

@@ -82,14 +82,16 @@ def encode_reference(model: "PersonaLive", reference: Reference) -> ReferenceSta
     return ReferenceState(latents, embedding, features, pose, model.encode_motion(face))
 
 
-def observe(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> list[MotionChunk]:
-    """Driving frames → the motion that each stream's reference takes over."""
+def observe(
+    streams: Sequence["Stream"], chunks: Sequence[DrivingFrames], *, stretch: bool = False
+) -> list[MotionChunk]:
+    """Driving frames → the motion that each stream's reference takes over, with `stretch` always four frames of it."""
     model, counts = streams[0].model, [len(chunk) for chunk in chunks]
     every_pose = model.extract_pose(torch.cat([chunk.pose_images for chunk in chunks]))
     poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
     faces = torch.cat([_faces(*item) for item in zip(streams, chunks, poses, strict=True)])
     tokens = model.encode_motion(faces).split(counts)
-    return [_take_over(*item) for item in zip(streams, poses, tokens, strict=True)]
+    return [_take_over(*item, stretch) for item in zip(streams, poses, tokens, strict=True)]
 
 
 def _faces(stream: "Stream", chunk: DrivingFrames, pose: kp.HeadPose) -> Tensor:
@@ -122,7 +124,7 @@ def _cut(image: Tensor, box: kp.Box, size: int) -> Tensor:
     return bilinear(image[:, :, top:bottom, left:right], size)
 
 
-def _take_over(stream: "Stream", pose: kp.HeadPose, tokens: Tensor) -> MotionChunk:
+def _take_over(stream: "Stream", pose: kp.HeadPose, tokens: Tensor, stretch: bool) -> MotionChunk:
     reference, state = stream.begun()
     state.first = state.first or pose[:1]
     target = kp.retarget(reference.pose, pose, state.first, stream.motion_strength)
@@ -132,6 +134,8 @@ def _take_over(stream: "Stream", pose: kp.HeadPose, tokens: Tensor) -> MotionChu
         leading = torch.lerp(reference.motion, tokens[:1], weights)
         state.lead = MotionChunk(kp.project(kp.ramp(reference.pose, target[:1])), leading)
     chunk = MotionChunk(kp.project(target), tokens)
+    if stretch and len(chunk) < WINDOW:
+        chunk = chunk.stretched(state.history, WINDOW)
     state.remember(chunk)
     return chunk
 

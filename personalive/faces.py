@@ -123,7 +123,7 @@ class FaceTracker:
     def _mesh_boxes(self, image: RGBArray) -> list[Box]:
         height, width = image.shape[:2]
         found = self._mesh.process(image).multi_face_landmarks or []
-        boxes = (_mesh_box([(p.x, p.y) for p in face.landmark], width, height) for face in found)
+        boxes = (mesh_box([(p.x, p.y) for p in face.landmark], width, height) for face in found)
         return [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= MIN_FACE]
 
     def _small_faces(self, image: RGBArray) -> list[Box]:
@@ -156,7 +156,7 @@ def _distance(a: Box, b: Box) -> float:
     return max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
 
 
-def _mesh_box(points: list[tuple[float, float]], width: int, height: int) -> Box:
+def mesh_box(points: list[tuple[float, float]], width: int, height: int) -> Box:
     """The face box of spec/streaming.md section 3.1 from mesh points in [0, 1]."""
     xs = [int(x * width) for x, _ in points]
     ys = [int(y * height) for _, y in points]

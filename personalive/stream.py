@@ -263,23 +263,29 @@ class Stream:
 
 
 @torch.inference_mode()
-def advance(streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
+def advance(
+    streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False
+) -> list[npt.NDArray[np.uint8]]:
     """Push frames into several streams of one model, computing at once what they can share.
 
     Args:
         streams: with the same size and steps, each with its own reference, keyframes and noise.
         driving: the frames for each, any number.
+        stretch: make one call, whether it is given 4 frames, 2 or 1: motion in between is interpolated from the last
+            frame on. With fewer frames to wait for, and more calls, the animation trails its driver less.
 
     Returns:
-        What `push` would give for each.
+        What `push` would give for each; the frames in between are given out like others.
 
     Raises:
-        InputError: the streams do not go together, or one has no reference.
+        InputError: the streams do not go together, one has no reference, or the frames do not stretch to four.
     """
     kinds = {(id(s.model), s.preprocessor.width, s.preprocessor.height, s.steps) for s in streams}
     if len(kinds) != 1 or len({id(stream) for stream in streams}) != len(streams):
         raise InputError("streams that advance together must be different ones of one model, size and number of steps")
     states = [stream.begun()[1] for stream in streams]
+    if stretch:
+        return _advance_once(streams, driving)
     for state, frames in zip(states, driving, strict=True):
         state.add_pending(frames)
     results = [[stream._empty()] for stream in streams]
@@ -289,6 +295,16 @@ def advance(streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list
         for i, frames_out in zip(ready, call.denoise(together, motion), strict=True):
             results[i] += streams[i]._finished(frames_out)
     return [np.concatenate(result) for result in results]
+
+
+def _advance_once(streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
+    states = [stream.begun()[1] for stream in streams]
+    if any(WINDOW % len(frames) for frames in driving) or any(state.pending is not None for state in states):
+        raise InputError("only 1, 2 or 4 frames stretch to a chunk of 4, and none may be waiting for others")
+    finished = call.denoise(streams, call.observe(streams, driving, stretch=True))
+    for state in states:
+        state.frames_in += WINDOW
+    return [np.concatenate([s._empty(), *s._finished(out)]) for s, out in zip(streams, finished, strict=True)]
 
 
 def _between(name: str, value: float, most: float) -> float:

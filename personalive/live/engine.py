@@ -5,6 +5,7 @@ frames through.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from personalive.keypoints import Box
@@ -52,6 +53,9 @@ class Engine(Protocol):
     @property
     def keyframe_threshold(self) -> float:
         """The model's default."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """What work for a stream runs under: want of memory becomes a `DeviceMemoryError` there."""
 
     def open(self, seed: int) -> LiveStream:
         """The state for a new session."""

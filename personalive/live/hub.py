@@ -359,7 +359,7 @@ class Hub:
             self.scheduler.stop()
         self._engine = engine
         self._snapshots.clear()
-        self.scheduler = Scheduler(engine)
+        self.scheduler = Scheduler(engine, max_batch=self.options.max_batch)
         self.scheduler.start()
 
     def _forget(self, session: Session) -> None:

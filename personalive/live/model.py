@@ -1,11 +1,14 @@
 """PersonaLive in the shape that the live server asks for, and how it is loaded."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import torch
 
 from personalive.config import RAMP, WINDOW
 from personalive.driving import DrivingFrames, Preprocessor, Reference
+from personalive.errors import DeviceMemoryError
 from personalive.keypoints import Box
 from personalive.live.engine import Engine
 from personalive.live.frames import RGBArray
@@ -13,8 +16,10 @@ from personalive.live.loader import LoadParameters
 from personalive.pipeline import PersonaLive
 from personalive.stream import Stream
 
-WARM_UP_CALLS = 2
-"""The first call prepares 16 frames, the later ones four: both are run once before anybody waits for them."""
+CALLS = 3
+"""Warm-up on a CPU: the first call prepares 16 frames; with 4, 2 and 1 new frames."""
+ACCELERATED_CALLS = 15
+"""On a GPU also with one, two and three keyframes, each of which is recorded by itself."""
 
 
 class PersonaLiveEngine:
@@ -34,6 +39,20 @@ class PersonaLiveEngine:
         """The model's default."""
         return self._model.config.keyframe_threshold
 
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether the first call of each shape takes much longer than the later ones."""
+        return self._model.device.type == "cuda"
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn the device's own error into ours, and give back what the failed attempt left behind."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceMemoryError("the device's memory is used up: end sessions, or use a smaller size") from error
+
     def open(self, seed: int) -> Stream:
         """The state for a new session; it gives pictures from its first call on."""
         return self._model.stream(width=self.width, height=self.height, seed=seed, emit_ramp=True)
@@ -48,7 +67,7 @@ class PersonaLiveEngine:
 
     def advance(self, streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[RGBArray]:
         """One call for several sessions."""
-        return self._model.advance(streams, driving)
+        return self._model.advance(streams, driving, stretch=True)
 
 
 class ModelFactory:
@@ -71,12 +90,15 @@ class ModelFactory:
         return engine
 
 
-def warm_up(engine: Engine, face_boxes: bool) -> None:
-    """Run what every session will run, so that the first one does not wait for compilers and allocators."""
+def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
+    """Run what sessions will run, so that none waits for compilers, allocators and recordings."""
+    rng = np.random.default_rng(0)
     image = np.full((engine.height, engine.width, 3), 127, dtype=np.uint8)
     box = (0, 0, engine.width, engine.height) if face_boxes else None
     stream = engine.open(seed=0)
+    stream.keyframe_threshold = 0.0  # every call that may make a keyframe makes one
     stream.set_reference(engine.reference(image, box))
-    driving = engine.driving([image] * engine.window, [box] * engine.window if box else None)
-    for _ in range(WARM_UP_CALLS):
-        engine.advance([stream], [driving])
+    for call in range(ACCELERATED_CALLS if engine.is_accelerated else CALLS):
+        count = (engine.window, engine.window // 2, 1)[call % 3]
+        images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for _ in range(count)]
+        engine.advance([stream], [engine.driving(images, [box] * count if box else None)])

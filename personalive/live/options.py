@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
+from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, AccelerationName
+from personalive.attention import ATTENTION_NAMES, AttentionName
 from personalive.errors import InputError
-
-Acceleration = Literal["auto", "none"]
+from personalive.loading import DTYPES
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,14 @@ class ServeOptions:
     model: str | None = None
     """"personalive", "demo" or a folder; None: the published weights on a GPU, else the demo model."""
     device: str | None = None
-    accelerate: str = "auto"
+    dtype: str | None = None
+    attention: AttentionName = "auto"
+    accelerate: AccelerationName = DEFAULT_ACCELERATION
     low_memory: bool = False
     latency: Literal["low", "balanced"] = "balanced"
     face_boxes: Literal["mesh", "keypoints"] = "mesh"
+    max_batch: int = 1
+    """Sessions in one call. A GPU that one session fills gains nothing from more, and everybody waits longer."""
     audio: bool = False
     tokens: tuple[str, ...] = ()
     tls_cert: Path | None = None
@@ -79,6 +84,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         _between("port", self.port, 0, 65535)
         _between("max_sessions", self.max_sessions, 1, 64)
+        _between("max_batch", self.max_batch, 1, 16)
         _between("idle_seconds", self.idle_seconds, 1, 86400)
         _between("linger_seconds", self.linger_seconds, 0, 3600)
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -121,12 +127,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max_sessions", type=int, default=4, help="people at once (default: %(default)s)")
     add("--model", help="personalive, demo or a folder (default: personalive where there is a GPU, else demo)")
     add("--device", help="cuda, cuda:1 or cpu (default: the GPU if there is one)")
-    add("--accelerate", default="auto", help="how to speed the model up (default: %(default)s)")
+    add("--dtype", choices=tuple(DTYPES), help="data type (default: fp16 on a GPU, fp32 on a CPU)")
+    add(
+        "--attention",
+        choices=ATTENTION_NAMES,
+        default="auto",
+        help="implementation of attention (default: %(default)s)",
+    )
+    add("--accelerate", choices=tuple(ACCELERATIONS), default=DEFAULT_ACCELERATION, help="default: %(default)s")
     add("--low_memory", action="store_true", help="use less memory of the device, at the price of speed")
     add("--latency", choices=("low", "balanced"), default="balanced", help="low: twice the calls for less delay")
     add(
         "--face_boxes", choices=("mesh", "keypoints"), default="mesh", help="how faces are found (default: %(default)s)"
     )
+    add("--max_batch", type=int, default=1, help="sessions in one call, for GPUs that one does not fill")
     add("--audio", action="store_true", help="send the microphone back, delayed like the picture")
     add("--token", action="append", default=[], help="secret that clients must send; may be given several times")
     add("--tls_cert", type=Path, help="certificate (PEM) for https")

@@ -21,8 +21,6 @@ from personalive.live.session import Session
 
 logger = logging.getLogger(__name__)
 
-MAX_BATCH = 4
-"""Sessions in one call: more of them raise the throughput little and everyone's delay much."""
 CALLS = 256
 """Latest calls whose time is remembered."""
 
@@ -42,10 +40,11 @@ class Scheduler:
         self,
         engine: Engine,
         *,
-        max_batch: int = MAX_BATCH,
+        max_batch: int = 1,
         preparers: int = 2,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Work for `engine` with at most `max_batch` sessions in a call, and `preparers` threads beside it."""
         self.calls: deque[Call] = deque(maxlen=CALLS)
         self.call_count = 0
         self.call_seconds = 0.0
@@ -160,7 +159,8 @@ class Scheduler:
         started = self._clock()
         self._free_at = started + self._expected.get(len(calls), 0.0)
         try:
-            images = self._engine.advance([stream for _, stream, _ in calls], [driving for _, _, driving in calls])
+            with self._engine.guard():
+                images = self._engine.advance([stream for _, stream, _ in calls], [driving for _, _, driving in calls])
         except Exception as error:
             self._after_failure(calls, error)
             return

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import uvicorn
 from fastapi import Depends, FastAPI, Query, Request, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, Response
@@ -22,7 +21,7 @@ from personalive.live.model import ModelFactory
 from personalive.live.options import ServeOptions
 from personalive.live.security import SOCKET_TOKEN, Gate, given_token
 from personalive.live.websocket import MAX_MESSAGE_BYTES, Socket
-from personalive.pipeline import PersonaLive
+from personalive.loading import ModelChoice
 
 logger = logging.getLogger(__name__)
 
@@ -135,13 +134,15 @@ def _client(socket: WebSocket) -> Client:
 
 def model_factory(options: ServeOptions) -> ModelFactory:
     """Loads what the options name."""
-
-    def load() -> PersonaLive:
-        source = options.model or ("personalive" if torch.cuda.is_available() else "demo")
-        logger.info("loading the model %s", source)
-        return PersonaLive.from_pretrained(source, device=options.device)
-
-    return ModelFactory(load, face_boxes=options.face_boxes == "mesh")
+    choice = ModelChoice(
+        source=options.model,
+        device=options.device,
+        dtype=options.dtype,
+        attention=options.attention,
+        accelerate=options.accelerate,
+        low_memory=options.low_memory,
+    )
+    return ModelFactory(choice.load, face_boxes=options.face_boxes == "mesh")
 
 
 def serve(options: ServeOptions) -> None:

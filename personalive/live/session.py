@@ -315,7 +315,8 @@ class Session:
                 return
             command, future = self._commands.popleft()
         try:
-            result = command()
+            with self._engine.guard():
+                result = command()
         except Exception as error:
             future.set_exception(error)
         else:

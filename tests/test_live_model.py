@@ -1,0 +1,117 @@
+"""PersonaLive behind the live server: real networks, very small."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from personalive.config import RAMP
+from personalive.errors import InputError
+from personalive.live.frames import CameraFrame
+from personalive.live.loader import LoadParameters
+from personalive.live.model import ModelFactory, PersonaLiveEngine
+from personalive.live.parameters import Parameters
+from personalive.live.scheduler import Scheduler
+from personalive.live.session import Session
+from tests.live_support import until
+
+BOX = (10, 10, 50, 50)
+
+
+def noise(seed: int, size: int = 64) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def engine(small_model):
+    return PersonaLiveEngine(small_model, 64, 64)
+
+
+def begun(engine):
+    stream = engine.open(seed=1)
+    stream.set_reference(engine.reference(noise(0), BOX))
+    return stream
+
+
+def driving(engine, *seeds):
+    return engine.driving([noise(seed) for seed in seeds], [BOX] * len(seeds))
+
+
+def test_four_frames_are_the_same_stretched_or_pushed(engine):
+    frames = driving(engine, 1, 2, 3, 4)
+    pushed, stretched = begun(engine), begun(engine)
+    for _ in range(2):
+        assert np.array_equal(pushed.push(frames), engine.advance([stretched], [frames])[0])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_motion_between_two_frames_lies_between_theirs(engine, count):
+    whole, half = begun(engine), begun(engine)
+    engine.advance([whole, half], [driving(engine, 1, 2, 3, 4)] * 2)
+    engine.advance([whole, half], [driving(engine, 5, 6, 7, 8), driving(engine, *(6, 8)[-count:])])
+    real, made = (stream.begun()[1].history for stream in (whole, half))
+    step = 4 // count
+    before = made[3:4].join(made[-4:][step - 1 :: step])
+    assert torch.allclose(before.tokens[-1], real.tokens[-1], atol=1e-2)
+    weights = torch.arange(1, step + 1)[:, None, None] / step
+    for name in ("tokens", "keypoints"):
+        path = getattr(before, name)
+        expected = torch.cat([torch.lerp(path[i], path[i + 1], weights) for i in range(count)])
+        assert torch.allclose(getattr(made[-4:], name), expected, atol=1e-5)
+
+
+def test_frames_that_do_not_stretch_are_refused(engine, small_model):
+    stream = begun(engine)
+    with pytest.raises(InputError, match="1, 2 or 4"):
+        engine.advance([stream], [driving(engine, 1, 2, 3)])
+    stream.push(driving(engine, 1))
+    with pytest.raises(InputError, match="waiting"):
+        small_model.advance([stream], [driving(engine, 1, 2)], stretch=True)
+
+
+def test_a_session_animates_resets_and_resumes(engine):
+    scheduler = Scheduler(engine)
+    scheduler.start()
+    session = Session("one", engine, Parameters(), latency="low")
+    scheduler.add(session)
+    reader = session.subscribe(lambda: None)
+    shown = []
+
+    def drive(count):
+        for index in range(count):
+            session.offer(CameraFrame(time.monotonic(), lambda index=index: noise(index)))
+            time.sleep(0.05)
+            picture, _ = reader.pop(time.monotonic())
+            if picture is not None:
+                shown.append(picture)
+
+    try:
+        session.set_portrait(engine.reference(noise(0), None)).result(30)
+        drive(40)
+        assert shown and shown[0].image.shape == (64, 64, 3) and not shown[0].driven
+        until(lambda: session.statistics.pictures_made > RAMP)
+        state = session.snapshot().result(30)
+        session.set_portrait(engine.reference(noise(9), None)).result(30)
+        session.reset().result(30)
+        session.resume(state).result(30)
+        made = session.statistics.pictures_made
+        drive(20)
+        until(lambda: session.statistics.pictures_made > made)
+        assert not session.closed
+    finally:
+        session.close()
+        scheduler.stop()
+
+
+def test_the_factory_loads_once_and_makes_engines_of_any_size(small_model):
+    loads, stages = [], []
+
+    def load():
+        loads.append(1)
+        return small_model
+
+    factory = ModelFactory(load, face_boxes=True)
+    assert factory(LoadParameters(), stages.append).width == 256
+    assert factory(LoadParameters(width=320), stages.append).width == 320
+    assert len(loads) == 1 and stages == ["reading the weights", "warming up", "warming up"]
