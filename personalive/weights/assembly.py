@@ -118,7 +118,8 @@ def _union(
                 wrong.append(f"{name} has shape {list(shape)} in {file.label}, the network needs {list(shapes[key])}")
             else:
                 suppliers[key] = (file, name)
-        file.release()
+        if len(files) > 1:  # a file of before zip archives is in memory as a whole
+            file.release()
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise WeightsError(f"{network}: {'; '.join(wrong[:3])}{more}. Is this the right file and model size?")

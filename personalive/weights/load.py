@@ -72,11 +72,12 @@ def require_finite(network: str, state: Mapping[str, Tensor]) -> None:
     Raises:
         WeightsError: a tensor holds infinities or NaN.
     """
-    floats = {key: tensor for key, tensor in state.items() if tensor.dtype in FLOATS}
-    # A sum is finite only where all its terms are; the device is asked once.
-    sums = [tensor.sum(dtype=torch.float32) for tensor in floats.values()]
-    finite = torch.stack(sums).isfinite().tolist() if sums else []
-    bad = [key for key, good in zip(floats, finite, strict=True) if not good]
+    floats = {key: tensor for key, tensor in state.items() if tensor.dtype in FLOATS and tensor.numel()}
+    if not floats:
+        return
+    # Both ends are finite only where everything between is; the device is asked once for all.
+    ends = [torch.stack(tensor.aminmax()).isfinite().all() for tensor in floats.values()]
+    bad = [key for key, good in zip(floats, torch.stack(ends).tolist(), strict=True) if not good]
     if bad:
         raise WeightsError(
             f"{network}: {len(bad)} tensors hold values that are not finite in {state[bad[0]].dtype}, first {bad[0]}"
