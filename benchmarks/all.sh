@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # GPU measurements one after the other, each with a time limit of its own:
 #   benchmarks/all.sh FOLDER [STEP...]     one JSON and one log per step; without steps, all of them
-# "graphs" should come first on a machine whose kernel caches are empty: it shows the cold start, "warm" the warm one.
+# "graphs" shows the cold start on a machine whose kernel caches are empty, "warm" after it the warm one.
 set -uo pipefail
 folder=${1:?usage: benchmarks/all.sh FOLDER [STEP...]}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 mkdir -p "$folder"
 steps=("$@")
-[ $# -gt 0 ] || steps=(graphs warm none kernels low_memory bf16 compile sizes endurance max)
+[ $# -gt 0 ] || steps=(graphs warm tests none kernels low_memory bf16 compile sizes endurance max)
 
 # measure NAME SECONDS MODULE ARGUMENTS...
 measure() {
@@ -23,6 +23,12 @@ measure() {
 
 for step in "${steps[@]}"; do
     case $step in
+    tests)
+        # In an environment that has no more than PyTorch and pytest: without the project's settings.
+        PYTHONPATH=. timeout 100 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+            tests/test_kernels.py tests/test_cuda_graphs.py >"$folder/tests.log" 2>&1
+        tail -n 15 "$folder/tests.log" | cut -c1-260
+        ;;
     graphs) measure graphs 200 benchmarks.gpu ;;
     warm) measure warm 60 benchmarks.gpu --skip calls parts profile batches together agreement ;;
     none) measure none 90 benchmarks.gpu --accelerate none --keyframes 0 3 --skip batches together agreement ;;

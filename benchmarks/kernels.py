@@ -186,15 +186,36 @@ def large_attention(bench: Bench) -> None:
         )
 
 
+def phase_weight(transposed: Tensor) -> Tensor:
+    """Kernel of a transposed convolution [in, out, 4, 4] → of a convolution to four phases, [4·out, in, 2, 2]."""
+    taps = ((3, 1), (2, 0))  # for even and odd rows: the taps that meet the pixel before and the pixel behind
+    parts = [transposed[:, :, list(y)][:, :, :, list(x)].transpose(0, 1) for y in taps for x in taps]
+    return torch.cat(parts)
+
+
+def in_phases(x: Tensor, weight: Tensor) -> Tensor:
+    """Doubling and convolving as a convolution with 2×2 taps, whose results are then interleaved."""
+    n, _, h, w = x.shape
+    y, channels = F.conv2d(x, weight, padding=1), len(weight) // 4
+    out = y.new_empty((n, 2 * h, 2 * w, channels)).permute(0, 3, 1, 2)
+    for phase in range(4):
+        row, column = divmod(phase, 2)
+        part = y[:, phase * channels : (phase + 1) * channels, row : row + h, column : column + w]
+        out[:, :, row::2, column::2] = part
+    return out
+
+
 def convolutions(bench: Bench) -> None:
     for n, c, s in ((16, 1280, 8), (16, 1280, 16), (16, 640, 32), (4, 512, 64), (4, 512, 128), (4, 256, 256)):
         weight = bench.tensor(c, c, 3, 3) * (9 * c) ** -0.5
         last = weight.contiguous(memory_format=torch.channels_last)
         merged = _doubling_weight(weight).to(bench.dtype).contiguous(memory_format=torch.channels_last)
+        phases = phase_weight(merged).contiguous(memory_format=torch.channels_last)
         bench.compare(
             f"doubling and convolution {n}x{c}x{s}x{s}",
             lambda n=n, c=c, s=s: (bench.image(n, c, s, s),),
             {
+                "four phases": lambda x, w=phases: in_phases(x, w.to(x.dtype)),
                 "transposed": lambda x, w=merged: F.conv_transpose2d(x, w.to(x.dtype), stride=2, padding=1),
                 "two steps": lambda x, w=last: F.conv2d(F.interpolate(x, scale_factor=2.0), w.to(x.dtype), padding=1),
             },

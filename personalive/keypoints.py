@@ -6,6 +6,7 @@ here is fp32 whatever the model's dtype.
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -113,8 +114,9 @@ def ramp(reference: HeadPose, first: HeadPose) -> HeadPose:
 
 def pixels(keypoints: Tensor, width: int, height: int) -> Tensor:
     """Drawn keypoints as whole pixels, int64 [n, 7, 2]: truncated toward zero, also where they are off the canvas."""
-    size = torch.tensor((width, height), dtype=torch.float32, device=keypoints.device)
-    return ((keypoints[:, list(DRAWN), :2].float() * 0.5 + 0.5) * size).trunc().long()
+    # Neither an index nor a size is copied to the device: a GPU would have to finish everything else first.
+    drawn = torch.stack([keypoints[:, index, :2] for index in DRAWN], dim=1).float() * 0.5 + 0.5
+    return torch.stack((drawn[..., 0] * width, drawn[..., 1] * height), dim=-1).trunc().long()
 
 
 def draw(keypoints: Tensor, width: int, height: int) -> Tensor:
@@ -127,8 +129,14 @@ def draw(keypoints: Tensor, width: int, height: int) -> Tensor:
     dx = torch.arange(width, device=device) - x[..., None]
     dy = torch.arange(height, device=device) - y[..., None]
     inside = dx[:, :, None, :] ** 2 + dy[:, :, :, None] ** 2 <= DISC_RADIUS**2  # [n, 7, height, width]
-    colours = torch.tensor(COLOURS, dtype=torch.float32, device=device) / 255
-    return torch.einsum("nkhw,kc->nchw", inside.float(), colours).clamp(max=1)
+    return torch.einsum("nkhw,kc->nchw", inside.float(), _colours(device)).clamp(max=1)
+
+
+@lru_cache(maxsize=8)
+def _colours(device: torch.device) -> Tensor:
+    """[7, 3] in [0, 1]. Do not write to it."""
+    with torch.inference_mode(False):
+        return torch.tensor(COLOURS, dtype=torch.float32, device=device) / 255
 
 
 def face_boxes(keypoints: Tensor, width: int, height: int) -> list[Box]:

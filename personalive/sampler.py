@@ -68,11 +68,13 @@ def ramp_timesteps(steps: int) -> tuple[int, ...]:
     return inner_steps(steps)[0].timesteps[: (SLOTS - 1) * WINDOW]
 
 
+@lru_cache(maxsize=64)
 def _alphas(steps: "tuple[int | None, ...]", device: torch.device) -> Tensor:
-    """ᾱ per frame as fp32 [n, 1, 1, 1]; None has 1."""
-    table = alphas_cumprod()
-    values = torch.stack([torch.ones(()) if t is None else table[t] for t in steps])
-    return values.to(device)[:, None, None, None]
+    """ᾱ per frame as fp32 [n, 1, 1, 1]; None has 1. Do not write to it."""
+    with torch.inference_mode(False):  # training may use what a preview asked for first
+        table = alphas_cumprod()
+        values = torch.stack([torch.ones(()) if t is None else table[t] for t in steps])
+        return values.to(device)[:, None, None, None]
 
 
 def add_noise(latents: Tensor, noise: Tensor, at: tuple[int, ...]) -> Tensor:
