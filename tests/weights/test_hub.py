@@ -295,27 +295,34 @@ class TestConversion:
         assert_holds(weights.resolve(folder), states)
 
 
-def test_environment_decides_where_from_and_where_to(
-    server: HubStandIn, tmp_path: Path, states: dict[str, State]
-) -> None:
+def start(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_environment_decides_where_from_and_where_to(server: HubStandIn, tmp_path: Path) -> None:
     program = (
         "from personalive import weights; from tests.published_layout import SMALL;"
         "print(weights.resolve(config=SMALL).describe())"
     )
-    environment = os.environ | {"HF_HOME": str(tmp_path / "elsewhere"), "HF_ENDPOINT": server.url}
-
-    def start(**extra: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", program], env=environment | extra, capture_output=True, text=True, check=False
-        )
-
-    first = start()
+    environment = {"HF_HOME": str(tmp_path / "elsewhere"), "HF_ENDPOINT": server.url}
+    first = start("-c", program, **environment)
     assert first.returncode == 0, first.stderr
     assert "sizes and digests checked" in first.stdout
     assert (tmp_path / "elsewhere" / "hub" / "models--huaichang--PersonaLive").is_dir()
     server.stop()
-    second = start(HF_HUB_OFFLINE="1")
+    second = start("-c", program, **environment, HF_HUB_OFFLINE="1")
     assert second.stdout == first.stdout, second.stderr
+
+
+def test_command_line_downloads_and_converts(server: HubStandIn, tmp_path: Path) -> None:
+    """The conversion then finds that these are not the published sizes, which only it looks at."""
+    environment = {"HF_HOME": str(tmp_path / "elsewhere"), "HF_ENDPOINT": server.url}
+    result = start("-m", "personalive.cli", "download", "--convert", "float16", **environment)
+    assert result.returncode != 0
+    assert "present" in result.stdout and BIG in result.stdout
+    assert "block_out_channels is [32, 32, 32, 32]" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_error_is_one_that_doors_show() -> None:
