@@ -23,6 +23,7 @@ from personalive.training.avatars import (
     sample_tracks,
 )
 from personalive.training.shots import Shots, mesh_boxes
+from personalive.training.trainee import compile_safely
 
 FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
 """Pairs of landmarks whose middle must look right: both eyes, the mouth, the lips."""
@@ -70,7 +71,7 @@ class Avatars:
         """Draw `size` x `size` pictures on `device`."""
         self.size, self.device = size, device
         self._render: Callable[[Identity, Motion, int], Tensor] = (
-            torch.compile(render, dynamic=False) if compiled else render
+            compile_safely(render) if compiled else render
         )
         self._fixed = compiled
 

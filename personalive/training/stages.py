@@ -83,8 +83,9 @@ class _Stateless:
 
 
 def picture_loss(output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """Absolute error of pixels and of their differences to the next: the latter keeps edges sharp."""
-    error = (output - target).abs()
+    """Error of pixels, absolute and squared, and of their differences to the next: the latter keeps edges sharp."""
+    error = output - target
+    error = error.abs() + 4 * error * error
     across = ((output[..., 1:] - output[..., :-1]) - (target[..., 1:] - target[..., :-1])).abs()
     down = ((output[..., 1:, :] - output[..., :-1, :]) - (target[..., 1:, :] - target[..., :-1, :])).abs()
     return (error * weight).mean() + across.mean() + down.mean()
@@ -104,20 +105,21 @@ class VAEStage(_Stateless):
     def losses(self, step: int, seed: int) -> Losses:
         shots = self.source.portraits(self.batch.pictures, seed)
         images = shots.images.flatten(0, 1)
-        noise = step_generator(images.device, seed)
+        config = self.trainee.config.vae
+        latent = (len(images), config.latent_channels, *(side // config.factor for side in images.shape[2:]))
+        noise = torch.randn(latent, generator=step_generator(images.device, seed), device=images.device)
         with self.trainee.autocast():
-            mean, log_variance = self.trainee.moments(images)
-            deviation = (0.5 * log_variance).exp()
-            draw = torch.randn(mean.shape, generator=noise, device=mean.device)
-            output = self.trainee.decode((mean + deviation * draw) * self.trainee.config.vae.scaling_factor)
-        divergence = 0.5 * (mean**2 + deviation**2 - 1 - log_variance).mean()
+            output, mean, log_variance = self.trainee.autoencode(
+                images.contiguous(memory_format=torch.channels_last), noise
+            )
+        divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         focus = focus_map(None if shots.focus is None else shots.focus.flatten(0, 1), tuple(images.shape[2:]), 2.0)  # type: ignore[arg-type]
         pixels = picture_loss(output, images, focus)
-        square = F.mse_loss(output, images)
+        square = F.mse_loss(output.detach().clamp(-1, 1), images)
         return {
-            "loss": pixels + 2 * square + 1e-4 * divergence,
+            "loss": pixels + 1e-4 * divergence,
             "pixels": pixels,
-            "psnr": -10 * (square.detach() / 4).log10(),
+            "psnr": -10 * (square / 4).log10(),
             "divergence": divergence,
         }
 

@@ -72,6 +72,7 @@ class StreamingStage:
         self.clips: Clips | None = None
         self.window: Window | None = None
         self._seed = self._call = 0
+        self._draw = 0.0
 
     def begin(self) -> None:
         """Statistics of the batch norms stay as the image stage left them."""
@@ -83,6 +84,8 @@ class StreamingStage:
 
     def losses(self, step: int, seed: int) -> Losses:
         random = step_generator(self.trainee.device, seed)
+        # From the CPU: a number from the GPU would have to be waited for.
+        self._draw = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
         with torch.no_grad(), self.trainee.autocast():
             if self.clips is None:
                 self._open(seed, random)
@@ -102,9 +105,10 @@ class StreamingStage:
         self.clips = self.source.clips(self.batch.streams, calls * WINDOW, seed)
         start = self._chunk(self.clips, 0, random)
         reference = self.trainee.latents(self.clips.reference.images.flatten(0, 1))
-        noise = torch.randn((len(reference), RAMP, *reference.shape[1:]), generator=random, device=reference.device)
-        levels = sampler.ramp_timesteps(SLOTS)
-        carried = torch.stack([sampler.add_noise(z[None], n, levels) for z, n in zip(reference, noise, strict=True)])
+        levels = sampler.ramp_timesteps(SLOTS) * len(reference)
+        base = reference.repeat_interleave(RAMP, 0)
+        noise = torch.randn(base.shape, generator=random, device=base.device)
+        carried = sampler.add_noise(base, noise, levels).unflatten(0, (len(reference), RAMP))
         self.window = self._lead(self.clips, start, carried).append(start)
 
     def _advance(self, random: torch.Generator) -> None:
@@ -170,22 +174,21 @@ class StreamingStage:
             after, clean = trainee.predict(noisy, STEP, tokens, guided, features)
         after, clean = (part.unflatten(0, (people, FRAMES)) for part in (after, clean))
         window.carried = after[:, WINDOW:].detach()
-        return self._score(window, clean, random)
+        return self._score(window, clean)
 
     def _noisy(self, window: Window, portrait: Tensor, random: torch.Generator) -> Tensor:
         """What the call starts from, `[n·16, c, h, w]`."""
         people = len(window.clean)
         noise = torch.randn(window.clean.shape, generator=random, device=portrait.device)
-        new = [
-            sampler.add_noise(z[None], n[RAMP:], STEP.timesteps[RAMP:]) for z, n in zip(portrait, noise, strict=True)
-        ]
+        levels = STEP.timesteps[RAMP:] * people
+        new = sampler.add_noise(portrait.repeat_interleave(WINDOW, 0), noise[:, RAMP:].flatten(0, 1), levels)
         if self.own or self._call == 0:
             old = window.carried
         else:
             levels = STEP.timesteps[:RAMP] * people
             old = sampler.add_noise(window.clean[:, :RAMP].flatten(0, 1), noise[:, :RAMP].flatten(0, 1), levels)
             old = old.unflatten(0, (people, RAMP))
-        return torch.cat((old, torch.stack(new)), dim=1).flatten(0, 1)
+        return torch.cat((old, new.unflatten(0, (people, WINDOW))), dim=1).flatten(0, 1)
 
     def _tokens(self, clips: Clips, window: Window, random: torch.Generator) -> Tensor:
         """Motion tokens of the window; in the ramp they come gradually from the reference's."""
@@ -200,13 +203,13 @@ class StreamingStage:
         self, window: Window, portrait: Tensor, embedding: Tensor, random: torch.Generator
     ) -> ReferenceFeatures:
         features = self.trainee.reference(portrait, embedding)
-        if float(torch.rand((), generator=random, device=random.device)) < KEYFRAME_SHARE:
+        if self._draw < KEYFRAME_SHARE:
             # A keyframe is a finished frame: the truth, and as imperfect as the model's own are.
             frame = window.clean[:, 0] + 0.1 * torch.randn(portrait.shape, generator=random, device=portrait.device)
             features = features.with_keyframe(self.trainee.reference(frame, embedding))
         return features
 
-    def _score(self, window: Window, clean: Tensor, random: torch.Generator) -> Losses:
+    def _score(self, window: Window, clean: Tensor) -> Losses:
         people = len(clean)
         weight = focus_map(window.focus.flatten(0, 1), tuple(clean.shape[-2:]), 3.0)  # type: ignore[arg-type]
         error = ((clean - window.clean).flatten(0, 1).abs() * weight).mean(dim=(1, 2, 3))
@@ -214,15 +217,15 @@ class StreamingStage:
         slots = error.unflatten(0, (SLOTS, WINDOW)).mean(dim=1)
         losses = {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
         if self.own and self._call >= SLOTS - 1:
-            losses |= self._score_pictures(window, clean, random)
+            losses |= self._score_pictures(window, clean)
             losses["loss"] = losses["loss"] + losses["pixels"] + 0.5 * losses["decoder"]
         elif self.own:
             losses["loss"] = losses["loss"] + 0 * self.trainee.decode(window.clean[:1, 0]).mean()
         return losses
 
-    def _score_pictures(self, window: Window, clean: Tensor, random: torch.Generator) -> Losses:
+    def _score_pictures(self, window: Window, clean: Tensor) -> Losses:
         """One of the finished frames of each stream as a picture, and the decoder on its true latents."""
-        pick = int(torch.randint(WINDOW, (1,), generator=random, device=random.device))
+        pick = int(self._draw * 1000) % WINDOW
         target = window.last[:, pick].float() / 127.5 - 1
         with self.trainee.autocast():
             pictures = self.trainee.decode(torch.cat((clean[:, pick], window.clean[:, pick])))

@@ -110,8 +110,7 @@ class Run:
             budget = self.plan.budgets[stage.name]
             progress = (step + 1) / budget if self.plan.by_steps else elapsed / budget
             late = time.monotonic() - self.began > self.plan.deadline
-            means = self._mean(parameters, losses, progress, late)
-            self._update(optimizer, parameters, stage, step, means[0])
+            means = self._update(optimizer, parameters, stage, step, self._mean(parameters, losses, progress, late))
             self._report(stage, step, elapsed, list(losses), means)
             if means[1] > 0:
                 self._save((stage, optimizer, step + 1, elapsed))
@@ -127,25 +126,34 @@ class Run:
 
     def _mean(
         self, parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], progress: float, late: bool
-    ) -> list[float]:
+    ) -> Tensor:
         """Progress, lateness and losses, averaged over the processes together with the gradients."""
         device = self.trainee.device
         head = torch.tensor([progress, float(late)], device=device)
         body = torch.stack([value.detach().float() for value in losses.values()])
-        values: list[float] = self.processes.average(parameters, torch.cat((head, body))).tolist()
-        return values
+        return self.processes.average(parameters, torch.cat((head, body)))
 
     def _update(
-        self, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], stage: Stage, step: int, done: float
-    ) -> None:
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        stage: Stage,
+        step: int,
+        means: Tensor,
+    ) -> list[float]:
+        """Change the weights; the means as plain numbers."""
         norm = nn.utils.clip_grad_norm_(parameters, CLIP)
-        rate = stage.rate * self.plan.rates * max(LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(done, 1)))
+        *values, size = torch.cat((means, norm[None].to(means))).tolist()
+        rate = stage.rate * self.plan.rates * max(LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(values[0], 1)))
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / WARM_UP)
-        if bool(torch.isfinite(norm)):  # one bad batch must not end a run
+        if math.isfinite(size):  # one bad batch must not end a run
             optimizer.step()
             self.trainee.update_average(step)
+        else:
+            log.warning("step %d of %s is left out: its gradient is not finite", step, stage.name)
         optimizer.zero_grad(set_to_none=True)
+        return values
 
     def _report(self, stage: Stage, step: int, elapsed: float, names: list[str], means: list[float]) -> None:
         if not self.processes.first or (step % LOG_EVERY and means[0] < 1):
@@ -254,7 +262,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
     parser.add_argument("--device", help="cuda or cpu; default: cuda if there is one")
-    parser.add_argument("--compile", action="store_true", help="run networks and renderer through PyTorch's compiler")
+    parser.add_argument("--compile", action="store_true", help="run autoencoder and renderer through PyTorch's compiler")
     parser.add_argument("--no-average", action="store_true", help="save the weights, not their moving average")
     parser.add_argument("--local", action="store_true", help="keep exact checkpoints, too")
     parser.add_argument("--pictures", type=int, default=Batch.pictures, help="batch of the VAE and extractor stages")

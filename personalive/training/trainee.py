@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -21,6 +22,27 @@ from personalive.training.shots import Shots
 EMA_DECAY = 0.998
 
 
+log = logging.getLogger(__name__)
+
+
+def compile_safely(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function through PyTorch's compiler; itself where that fails, as it may in many ways."""
+    run = torch.compile(function, dynamic=False)
+
+    def call(*arguments: Any) -> Any:
+        nonlocal run
+        try:
+            return run(*arguments)
+        except Exception as error:
+            if run is function:
+                raise
+            log.warning("%s is not compiled: %s", function.__name__, str(error)[:500])
+            run = function
+            return function(*arguments)
+
+    return call
+
+
 class Trainee:
     """All networks of a model in training."""
 
@@ -30,7 +52,7 @@ class Trainee:
         Args:
             config: any preset.
             seed: of the fresh weights.
-            compiled: run the large networks through PyTorch's compiler.
+            compiled: run the autoencoder's training through PyTorch's compiler.
             ema: keep the moving average, which is what is saved; without it, the weights themselves are.
         """
         self.config, self.device = config, device
@@ -43,13 +65,8 @@ class Trainee:
             for name in ("vae", "reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "motion_extractor"):
                 self.networks[name].to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
-        self._run: dict[str, Any] = {name: network for name, network in self.networks.items()}
-        self._vae_encode, self._vae_decode = self._encode, self._decode
-        if compiled:
-            for name in ("reference_unet", "denoising_unet", "motion_encoder", "motion_extractor"):
-                self._run[name] = torch.compile(self.networks[name], dynamic=False)
-            self._vae_encode = torch.compile(self._encode, dynamic=False)
-            self._vae_decode = torch.compile(self._decode, dynamic=False)
+        # Of the networks, the autoencoder alone gains more from the compiler than compiling takes.
+        self.autoencode = compile_safely(self._autoencode) if compiled else self._autoencode
 
     def autocast(self) -> AbstractContextManager[None]:
         """bf16 where the device is fast at it."""
@@ -95,32 +112,30 @@ class Trainee:
 
     # The pieces of a forward pass. Latents are scaled as in `PersonaLive`.
 
-    def _encode(self, images: Tensor) -> Any:
-        return self.networks["vae"].encode(images).latent_dist.parameters
-
-    def _decode(self, latents: Tensor) -> Any:
-        return self.networks["vae"].decode(latents).sample
-
-    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images [n, 3, S, S] in [-1, 1] → mean and logarithm of the variance of the unscaled latents."""
-        mean, log_variance = self._vae_encode(_last(images)).float().chunk(2, dim=1)
-        return mean, log_variance.clamp(-30, 20)
+    def _autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
+        vae = self.networks["vae"]
+        mean, log_variance = vae.encode(images).latent_dist.parameters.float().chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        output = vae.decode(mean + (0.5 * log_variance).exp() * noise).sample
+        return output.float(), mean, log_variance
 
     def latents(self, images: Tensor) -> Tensor:
         """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
         with torch.no_grad():
-            return self.moments(images)[0] * self.config.vae.scaling_factor
+            mean: Tensor = self.networks["vae"].encode(_last(images)).latent_dist.mean
+            return mean.float() * self.config.vae.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents → images in [-1, 1]."""
-        out: Tensor = self._vae_decode(_last(latents / self.config.vae.scaling_factor))
+        out: Tensor = self.networks["vae"].decode(_last(latents / self.config.vae.scaling_factor)).sample
         return out.float()
 
     def heads(self, images: Tensor) -> Any:
         """Images [n, 3, S, S] in [-1, 1] → the motion extractor's heads."""
         size = self.config.motion_extractor.image_size
         small = images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="area")
-        return self._run["motion_extractor"](_last(small / 2 + 0.5))
+        return self.networks["motion_extractor"](_last(small / 2 + 0.5))
 
     def pose(self, shots: Shots) -> HeadPose:
         """Poses of shots: exact where they are known, otherwise as the motion extractor finds them."""
@@ -131,7 +146,7 @@ class Trainee:
 
     def motion_tokens(self, faces: Tensor) -> Tensor:
         """Crops [n, 3, s, s] → motion tokens."""
-        tokens: Tensor = self._run["motion_encoder"](_last(faces))
+        tokens: Tensor = self.networks["motion_encoder"](_last(faces))
         return tokens
 
     def guide(self, rasters: Tensor) -> Tensor:
@@ -149,7 +164,7 @@ class Trainee:
 
     def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
-        banks = self._run["reference_unet"](_last(latents), embedding)
+        banks = self.networks["reference_unet"](_last(latents), embedding)
         return self.networks["denoising_unet"].project_reference(banks, embedding)
 
     def predict(
@@ -158,7 +173,7 @@ class Trainee:
         """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
         unet = self.networks["denoising_unet"]
         time = unet.embed_time(torch.tensor(step.timesteps, device=self.device))
-        out = self._run["denoising_unet"](_last(noisy), time, tokens, pose, [reference])
+        out = unet(_last(noisy), time, tokens, pose, [reference])
         coefficients = sampler.StepCoefficients.of(step, self.device)
         return sampler.denoise_step(noisy, out, coefficients, self.config.prediction_type)
 
