@@ -29,7 +29,8 @@ RUN useradd --create-home --uid 1000 personalive \
 
 WORKDIR /app
 COPY . /app
-RUN pip install --no-cache-dir --no-deps --editable /app
+# A checkout may be readable for its owner only; here another user runs it.
+RUN chmod -R a+rX /app && pip install --no-cache-dir --no-deps --editable /app
 
 # Without this file the server takes any input unchecked.
 RUN mkdir -p .cog && python -m cog.command.openapi_schema >.cog/openapi_schema.json
