@@ -282,6 +282,7 @@ def test_inputs_are_not_changed(small_model, portrait, short, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_memory_does_not_grow_with_length(tmp_path):
     """The peak of a run of 3,000 frames is within 5 % of that of 300; each in its own process."""
     import subprocess
