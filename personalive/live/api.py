@@ -47,9 +47,14 @@ def client_of(request: Request, response: Response) -> Client:
     cookie = request.cookies.get(COOKIE)
     if cookie:
         return Client.known(cookie, address)
+    return Client.new(give_cookie(request, response), given_token(request.headers), address)
+
+
+def give_cookie(request: Request, response: Response) -> str:
+    """Give a client a cookie by which it is known again."""
     cookie = new_cookie()
     response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-    return Client.new(cookie, given_token(request.headers), address)
+    return cookie
 
 
 HubOf = Annotated[Hub, Depends(hub_of)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import uvicorn
-from fastapi import Depends, FastAPI, Query, Request, WebSocket
+from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
@@ -83,15 +83,19 @@ async def _answer_not_loaded(request: Request, error: Exception) -> Response:
 
 
 def _add_pages(app: FastAPI, presets: Path) -> None:
-    page = {"include_in_schema": False, "dependencies": [Depends(api.client_of)]}
+    def page(request: Request, name: str) -> Response:
+        response = FileResponse(STATIC / name)
+        if COOKIE not in request.cookies:
+            api.give_cookie(request, response)
+        return response
 
-    @app.get("/", **page)  # type: ignore[arg-type]
-    async def index() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return page(request, "index.html")
 
-    @app.get("/embed", **page)  # type: ignore[arg-type]
-    async def embed() -> FileResponse:
-        return FileResponse(STATIC / "embed.html")
+    @app.get("/embed", include_in_schema=False)
+    async def embed(request: Request) -> Response:
+        return page(request, "embed.html")
 
     @app.get("/api/v1/presets")
     async def list_presets() -> list[schemas.Preset]:
