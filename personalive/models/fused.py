@@ -125,6 +125,25 @@ class FusedFeedForward(nn.Module):
         return out
 
 
+class FusedEnd(nn.Module):
+    """The end of a transformer: feed-forward, output projection, and the sum with what entered it."""
+
+    bias: Tensor
+
+    def __init__(self, ff: Any, proj_out: Any, operations: Operations) -> None:
+        super().__init__()
+        self.enter, self.leave, self.proj_out, self.operations = ff.net[0].proj, ff.net[2], proj_out, operations
+        weight = proj_out.weight.float().flatten(1)  # a 1×1 convolution or linear
+        constant(self, "bias", weight @ self.leave.bias.float() + proj_out.bias.float(), proj_out.weight.dtype)
+
+    def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
+        """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
+        gated = self.operations.geglu(self.enter(normed))
+        # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
+        tokens.flatten(0, 1).addmm_(gated.flatten(0, 1), self.leave.weight.t())
+        return x + to_image(F.linear(tokens, self.proj_out.weight.flatten(1), self.bias), like=x)
+
+
 class FusedSpatialTransformer(nn.Module):
     """A spatial transformer with one product for queries, keys and values."""
 
@@ -135,11 +154,11 @@ class FusedSpatialTransformer(nn.Module):
         block: Any = layer.block
         self.operations, self.heads = operations, block.attn1.heads
         self.norm = FusedGroupNorm(layer.norm, operations)
-        self.proj_in, self.proj_out = layer.proj_in, layer.proj_out
+        self.proj_in = layer.proj_in
         self.norm1, self.norm3 = block.norm1, block.norm3
         self.attn_out = block.attn1.to_out[0]
         self.context_value, self.context_out = block.attn2.to_v, block.attn2.to_out[0]
-        self.ff = FusedFeedForward(block.ff, operations)
+        self.end = FusedEnd(block.ff, layer.proj_out, operations)
         weights = [layer.weight for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
         constant(self, "qkv", torch.cat(weights), weights[0].dtype)
 
@@ -193,7 +212,8 @@ class FusedSpatialTransformer(nn.Module):
         tokens, normed = self.operations.add_layer_norm(
             tokens, branch, self.norm3.weight, self.norm3.bias, self.norm3.eps, add=context
         )
-        return x + to_image(self.proj_out(tokens + self.ff(normed)), like=x)
+        out: Tensor = self.end(x, tokens, normed)
+        return out
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (self.heads, -1))
@@ -213,9 +233,9 @@ class FusedTokenTransformer(nn.Module):
         block: Any = layer.transformer_blocks[0]
         self.operations = operations
         self.norm = FusedGroupNorm(layer.norm, operations)
-        self.proj_in, self.proj_out = layer.proj_in, layer.proj_out
+        self.proj_in = layer.proj_in
         self.norms, self.ff_norm = block.norms, block.ff_norm
-        self.ff = FusedFeedForward(block.ff, operations)
+        self.end = FusedEnd(block.ff, layer.proj_out, operations)
 
     def run(self, x: Tensor, biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
         """Image [n, c, h, w] → the same; `biases` are those of the two norms."""
@@ -227,7 +247,8 @@ class FusedTokenTransformer(nn.Module):
         tokens, normed = operations.add_layer_norm(tokens, branch, second.weight, biases[1], second.eps)
         branch = attend[1](normed, condition)
         tokens, normed = operations.add_layer_norm(tokens, branch, last.weight, last.bias, last.eps)
-        return x + to_image(self.proj_out(tokens + self.ff(normed)), like=x)
+        out: Tensor = self.end(x, tokens, normed)
+        return out
 
 
 class TokenAttention(nn.Module):
