@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import imageio_ffmpeg
 import torch
 
 from personalive import weights
+from personalive.encoding import find_ffmpeg
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 
@@ -24,7 +24,7 @@ def findings(choice: ModelChoice) -> Iterator[tuple[str, str]]:
     yield "PyTorch", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
     yield from _gpus()
     yield "attention", _attention()
-    yield "ffmpeg", imageio_ffmpeg.get_ffmpeg_exe()
+    yield "ffmpeg", _ffmpeg()
     yield "mediapipe", _version("mediapipe")
     hub = weights.Hub()
     yield "cache", f"{hub.cache} ({_free(hub.cache)})"
@@ -46,6 +46,13 @@ def _gpus() -> Iterator[tuple[str, str]]:
 def _attention() -> str:
     xformers = _version("xformers")
     return "PyTorch's own (SDPA); xformers is not installed" if xformers == "missing" else f"xformers {xformers}, SDPA"
+
+
+def _ffmpeg() -> str:
+    try:
+        return find_ffmpeg()
+    except PersonaLiveError as error:
+        return str(error)
 
 
 def _weights(source: str) -> str:

@@ -54,7 +54,8 @@ class VideoWriter:
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        OutputError: not a `.mp4` name, a folder, an existing file, or a place that can not be written.
+        OutputError: not a `.mp4` name, a folder, an existing file, or a place that can not be written; or there is
+            no ffmpeg.
     """
 
     def __init__(self, path: Path, video: VideoFormat, *, sound: VideoInfo | None = None, overwrite: bool = False):
@@ -64,11 +65,12 @@ class VideoWriter:
         self._video = video
         self._sound = sound
         self._overwrite = overwrite
+        self._ffmpeg = find_ffmpeg()
         self._part = _make_part(path)
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in abort)
         # Its own session: Ctrl-C in a terminal reaches this program alone, which then cleans up.
         self._encoder = subprocess.Popen(
-            [imageio_ffmpeg.get_ffmpeg_exe(), *_encode_arguments(video), str(self._part)],
+            [self._ffmpeg, *_encode_arguments(video), str(self._part)],
             stdin=subprocess.PIPE,
             stderr=self._log,
             start_new_session=True,
@@ -141,7 +143,7 @@ class VideoWriter:
         duration = self.frames / self._video.rate
         try:
             result = subprocess.run(
-                [imageio_ffmpeg.get_ffmpeg_exe(), *_join_arguments(self._part, source, duration), str(joined)],
+                [self._ffmpeg, *_join_arguments(self._part, source, duration), str(joined)],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 start_new_session=True,
@@ -172,6 +174,18 @@ def check_output(path: Path, overwrite: bool) -> None:
             raise OutputError(f"the output {path} exists already; choose another name or allow it with --overwrite")
     except (OSError, ValueError) as error:
         raise OutputError(f"the output {str(path)!r} can not be written: {error}") from error
+
+
+def find_ffmpeg() -> str:
+    """The ffmpeg to use: the one that imageio-ffmpeg carries, or where it carries none, the system's.
+
+    Raises:
+        OutputError: there is none.
+    """
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise OutputError("no ffmpeg was found, which writes the result; install the package ffmpeg") from error
 
 
 def _make_part(path: Path) -> Path:

@@ -402,6 +402,16 @@ def test_impossible_outputs_are_refused(tmp_path, name):
     assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.mp4"]
 
 
+def test_missing_ffmpeg_is_said(tmp_path, monkeypatch):
+    def missing():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", missing)
+    with pytest.raises(OutputError, match="no ffmpeg was found"):
+        write(tmp_path / "out.mp4", numbered(4, 128, 64))
+    assert os.listdir(tmp_path) == []
+
+
 def test_folder_that_may_not_be_written(tmp_path):
     with pytest.raises(OutputError, match="can not be written"):
         write("/proc" / tmp_path.relative_to("/") / "out.mp4", numbered(4, 128, 64))
