@@ -29,6 +29,7 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 FRAMES_PER_SECOND = 130
 """A client that sends faster is read no faster."""
 TEXTS_PER_SECOND = 50
+FLOOD_SECONDS = 2.0
 SEND_SECONDS = 10.0
 """A client that reads nothing for so long is let go."""
 STATISTICS_SECONDS = 0.5
@@ -114,10 +115,13 @@ class Socket:
             data, text = message.get("bytes"), message.get("text")
             if data is not None:
                 self._take_frame(data)
-                await frames.wait()
-            elif text is not None:
+                within = await frames.wait()
+            else:
                 handle(self._session, text, self._queue)
-                await texts.wait()
+                within = await texts.wait()
+            if not within:
+                self._queue({"type": "error", "error_message": "more messages came than a camera can send"})
+                return
 
     def _take_frame(self, data: bytes) -> None:
         if len(data) <= STAMP.size:
@@ -154,18 +158,26 @@ class Socket:
 
 
 class Pace:
-    """Lets things pass at a rate, by making whoever asks wait: bursts of a second's worth pass at once."""
+    """Lets things pass at a rate, by making whoever asks wait: bursts of a second's worth pass at once.
+
+    Waiting also holds the sender up, since its messages are not read meanwhile. One that does not take the hint for
+    `FLOOD_SECONDS` is to be let go, or reading what it has sent would keep the session open long after it has left.
+    """
 
     def __init__(self, per_second: float) -> None:
         self._interval = 1 / per_second
         self._allowed = per_second
         self._left = per_second
         self._updated = time.monotonic()
+        self._relaxed = self._updated
 
-    async def wait(self) -> None:
-        """Wait until one more thing may pass."""
+    async def wait(self) -> bool:
+        """Wait until one more thing may pass; False once too much has come for too long."""
         now = time.monotonic()
         self._left = min(self._allowed, self._left + (now - self._updated) / self._interval) - 1
         self._updated = now
-        if self._left < 0:
-            await asyncio.sleep(-self._left * self._interval)
+        if self._left >= 0:
+            self._relaxed = now
+            return True
+        await asyncio.sleep(-self._left * self._interval)
+        return now - self._relaxed < FLOOD_SECONDS
