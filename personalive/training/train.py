@@ -78,7 +78,6 @@ class Run:
                     break
                 self.done.append(name)
                 self._save(None)
-        self._save(None) if self.processes.first else None
         self.processes.wait()
 
     def _stage(self, name: str) -> Stage:
