@@ -47,6 +47,8 @@ class Faults:
     """Paths whose last byte is sent wrong."""
     claim_revision: str | None = None
     """The revision that answers claim, whatever was asked for."""
+    claim_commit: str | None = None
+    """The same, but only where files are sent."""
     claim: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What listings say of LFS files, by path, instead of the truth: `size`, `sha256`."""
 
@@ -173,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound")
             return
         content = file.read_bytes()
-        headers = {"X-Repo-Commit": self._revision(repository)}
+        headers = {"X-Repo-Commit": self.hub.faults.claim_commit or self._revision(repository)}
         if len(content) < LARGE:
             self._send(content, headers | {"ETag": f'"{_git_id(content)}"'})
             return

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from personalive.config import ModelConfig
-from personalive.errors import WeightsError
+from personalive.errors import InputError, WeightsError
 from personalive.weights.download import PUBLISHED, base_needed, cached_source, complete
 from personalive.weights.facts import check_facts
 from personalive.weights.folder import CONFIG, open_folder, origin_of
@@ -102,10 +102,15 @@ def _converted(hub: Hub, config: ModelConfig, dtype: torch.dtype) -> WeightsSour
     folder = conversion_folder(hub, dtype)
     if not (folder / CONFIG).exists():
         return None
-    if origin_of(folder) != hub.manifest.origin or ModelConfig.load(folder / CONFIG) != config:
-        logger.warning("%s was converted from other weights and is not used; `convert` renews it", folder)
+    try:
+        source, recorded = open_folder(folder, PUBLISHED)
+        matches = origin_of(folder) == hub.manifest.origin and source.config == config
+    except (InputError, WeightsError) as error:
+        logger.warning("the conversion of the weights is not used: %s", error)
         return None
-    source, recorded = open_folder(folder, PUBLISHED)
+    if not matches:
+        logger.warning("%s was converted from other weights and is not used; convert them again", folder)
+        return None
     records = Records(folder / "verified.json")
     for path, known in recorded.items():
         remedy = f"Delete {folder}, or convert again."

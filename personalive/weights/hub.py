@@ -5,6 +5,7 @@ start needs the network once everything is there.
 """
 
 import logging
+import re
 import shutil
 import sys
 import threading
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
@@ -76,13 +77,9 @@ class Hub:
 
     def cached(self, file: PublishedFile) -> tuple[str, Path] | None:
         """Name and path of the preferred format of a file that the cache has."""
-        for name in file.names:
-            found = try_to_load_from_cache(
-                file.repository.name, file.hub_path(name), cache_dir=self.cache, revision=file.repository.revision
-            )
-            if isinstance(found, str):
-                return name, Path(found)
-        return None
+        snapshot = self.folder(file.repository) / "snapshots" / file.repository.revision
+        paths = {name: snapshot / file.hub_path(name) for name in file.names}
+        return next(((name, path) for name, path in paths.items() if path.is_file()), None)
 
     def check(self, file: PublishedFile, name: str, path: Path, listed: Known | None, *, thorough: bool) -> bool:
         """Compare a cached file with what the manifest, the hub or an earlier download says of it.
@@ -120,10 +117,10 @@ class Hub:
             )
         files = {}
         for sibling in info.siblings or []:
-            if sibling.lfs is not None:
-                files[sibling.rfilename] = Known(sibling.lfs.size, sibling.lfs.sha256)
-            else:
-                files[sibling.rfilename] = Known(sibling.size, sibling.blob_id)
+            size, digest = (sibling.lfs.size, sibling.lfs.sha256) if sibling.lfs else (sibling.size, sibling.blob_id)
+            if not _is_digest(digest):
+                raise WeightsError(f"the hub says that the digest of {sibling.rfilename} is {digest!r}, which is none")
+            files[sibling.rfilename] = Known(size, digest)
         return files
 
     def fetch(self, file: PublishedFile, name: str, known: Known, progress: ProgressCallback, *, anew: bool) -> Path:
@@ -144,6 +141,8 @@ class Hub:
             partial.unlink()  # nothing is left to ask the hub for, and still it is not the file
         found = self._fetch_persistently(file, name, known, partial, progress)
         self.check(file, name, found, known, thorough=True)
+        if self.cached(file) != (name, found):
+            raise WeightsError(f"the hub sent {file.label(name)} as part of another revision, {found}: it is not used")
         progress(DownloadProgress(file.hub_path(name), found.stat().st_size, known.size))
         return found
 
@@ -244,9 +243,11 @@ class _Watcher:
 def _known_by_blob(path: Path) -> Known | None:
     """The cache names a file after its digest, also where another program downloaded it."""
     name = path.resolve().name
-    if path.is_symlink() and len(name) in (40, 64) and set(name) <= set("0123456789abcdef"):
-        return Known(None, name)
-    return None
+    return Known(None, name) if path.is_symlink() and _is_digest(name) else None
+
+
+def _is_digest(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
 
 
 def _size(path: Path) -> int:

@@ -165,6 +165,18 @@ def test_answer_for_another_revision_is_refused(server: HubStandIn, hub: Hub) ->
         resolve(hub)
 
 
+def test_file_of_another_revision_is_refused(server: HubStandIn, hub: Hub) -> None:
+    server.faults.claim_commit = "0" * 40
+    with refused("reference_unet.pth", "another revision", "0" * 40):
+        resolve(hub)
+
+
+def test_digest_that_is_none_is_refused(server: HubStandIn, hub: Hub) -> None:
+    server.faults.claim[BIG] = {"sha256": "../../outside"}
+    with refused("denoising_unet.pth", "'../../outside'"):
+        resolve(hub)
+
+
 def test_revision_that_the_hub_does_not_know(server: HubStandIn, hub: Hub) -> None:
     stored = server.repositories["huaichang/PersonaLive"]
     server.repositories["huaichang/PersonaLive"] = replace(stored, revision="1" * 40)
@@ -271,6 +283,16 @@ class TestConversion:
         with caplog.at_level(logging.WARNING):
             assert resolve(filled, dtype=torch.float16).published
         assert "converted from other weights" in caplog.text
+
+    @pytest.mark.parametrize("name", ["pose_guider.safetensors", "config.json", "weights.json"])
+    def test_it_is_not_used_where_it_is_not_complete(
+        self, filled: Hub, name: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        path = filled.conversions / "float16" / name
+        os.truncate(path, 1) if path.suffix == ".json" else path.unlink()
+        with caplog.at_level(logging.WARNING):
+            assert resolve(filled, dtype=torch.float16).published
+        assert "conversion of the weights is not used" in caplog.text and name in caplog.text
 
     def test_changed_file_is_refused(self, filled: Hub) -> None:
         resolve(filled, dtype=torch.float16)
