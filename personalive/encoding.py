@@ -16,8 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-import imageio_ffmpeg
-
 from personalive.driving import RGBArray
 from personalive.errors import OutputError
 from personalive.video import CONTAINERS, VideoInfo
@@ -182,6 +180,8 @@ def find_ffmpeg() -> str:
     Raises:
         OutputError: there is none.
     """
+    import imageio_ffmpeg  # here, so that the rest of the package works without it
+
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:

@@ -8,18 +8,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation
-from av.video.stream import VideoStream
 
 from personalive.driving import RGBArray
 from personalive.errors import InputError
 from personalive.images import check_size, fit_side, require_file
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+# PyAV is imported where it is used: everything else of the package works without it.
 
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 """FFmpeg's names of the container formats that may be opened."""
@@ -27,6 +29,8 @@ MIN_RATE, MAX_RATE = 1, 240
 """Frames a second that make sense for a driving video."""
 DEFAULT_RATE = Fraction(25)
 """Used when a file says nothing about its rate."""
+CLOCK = 1_000_000
+"""Units a second of FFmpeg's times of whole files."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def probe(path: Path) -> VideoInfo:
         _check_complete(container, stream, scan, path)
         rate = _nominal_rate(stream)
         last = Fraction(scan.last_duration) or 1 / rate
-        start = Fraction(container.start_time or 0, av.time_base)
+        start = Fraction(container.start_time or 0, CLOCK)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         sound = container.streams.audio[0].codec_context.codec.canonical_name if container.streams.audio else None
         shown = round(codec.width * aspect), codec.height
@@ -125,7 +129,9 @@ class _Scan:
     """Latest time stamp of any stream."""
 
 
-def _open(path: Path) -> InputContainer:
+def _open(path: Path) -> "InputContainer":
+    import av
+
     require_file(path, "the video")
     try:
         return av.open(f"file:{path}", options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"})
@@ -133,7 +139,9 @@ def _open(path: Path) -> InputContainer:
         raise InputError(f"{path} is not a video that can be read, or it is cut off or damaged") from error
 
 
-def _video_stream(container: InputContainer, path: Path) -> VideoStream:
+def _video_stream(container: "InputContainer", path: Path) -> "VideoStream":
+    from av.stream import Disposition
+
     for stream in container.streams.video:
         # a music file's cover is a "video" of one picture
         if not stream.disposition & Disposition.attached_pic and stream.codec_context is not None:
@@ -142,8 +150,10 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     raise InputError(f"{path} has no video frames: it holds {kinds}")
 
 
-def _scan(container: InputContainer, stream: VideoStream, path: Path) -> _Scan:
+def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Scan:
     """Read every packet, decode none: headers do not always know counts and times, and a cut shows only here."""
+    import av
+
     times: dict[str, Fraction] = {}
     packets, last_duration, end = 0, Fraction(0), Fraction(0)
     try:
@@ -169,7 +179,7 @@ def _scan(container: InputContainer, stream: VideoStream, path: Path) -> _Scan:
     return _Scan(packets, times["first"], times["last"], last_duration, end)
 
 
-def _check_complete(container: InputContainer, stream: VideoStream, scan: _Scan, path: Path) -> None:
+def _check_complete(container: "InputContainer", stream: "VideoStream", scan: _Scan, path: Path) -> None:
     announced = stream.frames
     if announced - scan.packets > max(2, announced // 50):
         raise InputError(
@@ -178,8 +188,8 @@ def _check_complete(container: InputContainer, stream: VideoStream, scan: _Scan,
         )
     if container.duration is None or container.format.name.startswith("mov"):
         return
-    length = Fraction(container.duration, av.time_base)
-    there = scan.end - Fraction(container.start_time or 0, av.time_base)
+    length = Fraction(container.duration, CLOCK)
+    there = scan.end - Fraction(container.start_time or 0, CLOCK)
     if length - there > max(Fraction(1, 2), length / 20):
         raise InputError(
             f"the video {path} is cut off: {float(there):.1f} of its {float(length):.1f} seconds are there; "
@@ -187,7 +197,7 @@ def _check_complete(container: InputContainer, stream: VideoStream, scan: _Scan,
         )
 
 
-def _nominal_rate(stream: VideoStream) -> Fraction:
+def _nominal_rate(stream: "VideoStream") -> Fraction:
     """The rate that the file names, the first of its three guesses that is sensible."""
     for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate):
         if rate and MIN_RATE <= rate <= MAX_RATE:
@@ -202,8 +212,10 @@ def _first_rotation(path: Path) -> int:
     raise InputError(f"no frame of the video {path} can be decoded: it is damaged or its codec is not known")
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def _frames(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame"]:
     """Every frame that can be decoded."""
+    import av
+
     packets = container.demux(stream)
     while True:
         try:
@@ -219,7 +231,7 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
             continue
 
 
-def _decode(container: InputContainer, stream: VideoStream, info: VideoInfo) -> Iterator[tuple[Fraction, RGBArray]]:
+def _decode(container: "InputContainer", stream: "VideoStream", info: VideoInfo) -> Iterator[tuple[Fraction, RGBArray]]:
     time = Fraction(-1) / info.rate
     for frame in _frames(container, stream):
         stamp = time
@@ -231,8 +243,8 @@ def _decode(container: InputContainer, stream: VideoStream, info: VideoInfo) -> 
         raise InputError(f"no frame of the video {info.path} can be decoded")
 
 
-def _upright(frame: VideoFrame, info: VideoInfo) -> RGBArray:
+def _upright(frame: "VideoFrame", info: VideoInfo) -> RGBArray:
     quarter_turns = round(frame.rotation / 90) % 4
     width, height = (info.height, info.width) if quarter_turns % 2 else (info.width, info.height)
-    image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=Interpolation.AREA)
+    image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
     return np.ascontiguousarray(np.rot90(image, quarter_turns))

@@ -3,6 +3,8 @@
 import gc
 import math
 import os
+import subprocess
+import sys
 import threading
 from fractions import Fraction
 
@@ -281,13 +283,21 @@ def test_inputs_are_not_changed(small_model, portrait, short, tmp_path):
     assert (portrait.read_bytes(), short.read_bytes()) == before
 
 
+def test_everything_imports_without_the_packages_of_the_doors():
+    """On a GPU machine without mediapipe, PyAV, ffmpeg or Cog, the engine still works."""
+    program = (
+        "import sys\n"
+        "for name in ('av', 'mediapipe', 'imageio_ffmpeg', 'cog', 'fastapi', 'aiortc'): sys.modules[name] = None\n"
+        "import personalive.animate, personalive.faces, personalive.loading, personalive.fetch, personalive.doctor\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_memory_does_not_grow_with_length(tmp_path):
     """The peak of a run of 3,000 frames is within 5 % of that of 300; each in its own process."""
-    import subprocess
-    import sys
-
     program = (
         "import resource, sys\nfrom pathlib import Path\nfrom personalive.animate import *\n"
         "from tests.conftest import make_small_model\n"
