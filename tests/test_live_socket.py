@@ -117,13 +117,15 @@ async def test_who_floods_is_let_go_and_the_other_goes_on(server):
         connect(address(server), additional_headers=red) as flooder,
         connect(address(server), additional_headers=green) as other,
     ):
+        data = frame(1.0)
 
-        async def send(socket, pause):
+        async def send(socket, count, pause):
             while True:
-                await socket.send(frame(1.0))
+                for _ in range(count):
+                    await socket.send(data)
                 await asyncio.sleep(pause)
 
-        work = [asyncio.ensure_future(send(*each)) for each in ((flooder, 0), (other, 0.04))]
+        work = [asyncio.ensure_future(send(*each)) for each in ((flooder, 100, 0.05), (other, 1, 0.04))]
         shown = await pictures(other, 60, 30)
         assert all(shows(image, GREEN) for _, image in shown)
         await asyncio.to_thread(until, lambda: len(server.hub.entries) == 1)

@@ -120,9 +120,7 @@ async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> 
     """Connect by WebRTC: opens a session, goes on with one, or looks at one."""
     if request.watch is not None:
         entry = hub.find(request.watch)
-        peer = Peer(hub, entry, viewer=True)
-        hub.watch(entry, peer)
-        sdp = await _answered(peer, request.sdp)
+        sdp = await _watching(hub, entry, request.sdp)
         return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
     parameters = request.initialParameters or {}
     if request.sessionId:
@@ -137,17 +135,20 @@ async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> 
 async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
     peer = Peer(hub, entry, viewer=False)
     try:
-        answer = await _answered(peer, sdp)
+        answer = await peer.answer(sdp)
+        hub.attach(entry, peer)
     except BaseException:
         if fresh:
             entry.session.close("the offer could not be used")
+        await peer.close()
         raise
-    hub.attach(entry, peer)
     return answer
 
 
-async def _answered(peer: Peer, sdp: str) -> str:
+async def _watching(hub: Hub, entry: Entry, sdp: str) -> str:
+    peer = Peer(hub, entry, viewer=True)
     try:
+        hub.watch(entry, peer)
         return await peer.answer(sdp)
     except BaseException:
         await peer.close()

@@ -73,12 +73,14 @@ class Entry:
     transport: Transport | None = None
     detached: float | None = None
     watchers: set[Transport] = field(default_factory=set)
+    opening: bool = True
+    """While its state is being made on the device."""
 
     @property
     def pending(self) -> bool:
         """Whether nobody has connected to it yet."""
         if self.transport is None:
-            return self.detached is None
+            return self.detached is None and not self.opening
         return not self.transport.connected
 
 
@@ -266,6 +268,7 @@ class Hub:
         except BaseException:
             session.close("the session could not begin")
             raise
+        entry.opening = False
         return entry
 
     async def _begin(self, session: Session, client: Client, engine: Engine) -> None:
@@ -287,7 +290,12 @@ class Hub:
         self.find(identifier).session.close()
 
     def attach(self, entry: Entry, transport: Transport) -> None:
-        """Let a connection feed a session; the one before it is closed."""
+        """Let a connection feed a session; the one before it is closed.
+
+        Raises:
+            UnknownSessionError: the session has ended meanwhile.
+        """
+        self.find(entry.session.identifier)
         before, entry.transport, entry.detached = entry.transport, transport, None
         entry.session.on_message = transport.send
         if before is not None:
