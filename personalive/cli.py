@@ -176,7 +176,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     )
 
 
-# Every verb imports what it needs when it runs, so that --help and mistakes answer at once.
+# Each verb imports what only it needs when it runs: a server has other requirements than a download.
 def _animate(options: argparse.Namespace) -> int:
     from personalive.animate import AnimateOptions, animate, check_paths
     from personalive.progress import show
