@@ -47,7 +47,7 @@ class Processes(AbstractContextManager["Processes"]):
     def average(self, parameters: Sequence[nn.Parameter], values: Tensor) -> Tensor:
         """Replace gradients by their mean over all processes, and give the mean of `values` `[k]`.
 
-        All goes in one message. Parameters without a gradient count as 0.
+        All goes in one message, of the same length everywhere. Parameters without a gradient count as 0.
         """
         if self.world == 1:
             return values
@@ -57,8 +57,7 @@ class Processes(AbstractContextManager["Processes"]):
         flat /= self.world
         start = len(values)
         for parameter, grad in zip(parameters, grads, strict=True):
-            if parameter.grad is not None:
-                parameter.grad.copy_(flat[start : start + grad.numel()].view_as(grad))
+            parameter.grad = grad.copy_(flat[start : start + grad.numel()].view_as(grad))
             start += grad.numel()
         return flat[: len(values)]
 
@@ -66,7 +65,9 @@ class Processes(AbstractContextManager["Processes"]):
         """Give everybody the first process's tensors."""
         if self.world > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                copy = tensor.data.contiguous()  # not every back-end sends channels-last tensors
+                dist.broadcast(copy, 0)
+                tensor.data.copy_(copy)
 
     def wait(self) -> None:
         """Until everybody is here."""

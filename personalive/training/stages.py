@@ -108,10 +108,7 @@ class VAEStage(_Stateless):
         config = self.trainee.config.vae
         latent = (len(images), config.latent_channels, *(side // config.factor for side in images.shape[2:]))
         noise = torch.randn(latent, generator=step_generator(images.device, seed), device=images.device)
-        with self.trainee.autocast():
-            output, mean, log_variance = self.trainee.autoencode(
-                images.contiguous(memory_format=torch.channels_last), noise
-            )
+        output, mean, log_variance = self.trainee.autoencode(images, noise)
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
         focus = focus_map(None if shots.focus is None else shots.focus.flatten(0, 1), tuple(images.shape[2:]), 2.0)  # type: ignore[arg-type]
         pixels = picture_loss(output, images, focus)
@@ -150,8 +147,7 @@ class ExtractorStage(_Stateless):
         pose = shots.pose
         assert pose is not None, "the source has no labels"
         images = roughen(shots.images.flatten(0, 1), step_generator(shots.images.device, seed))
-        with self.trainee.autocast():
-            heads = self.trainee.heads(images)
+        heads = self.trainee.heads(images)
         found = kp.head_pose(heads)
         angles = F.smooth_l1_loss(found.angles, pose.angles)
         bins = sum(
@@ -181,7 +177,7 @@ def _bin_loss(scores: Tensor, degrees: Tensor) -> Tensor:
 class ImageStage(_Stateless):
     """Single frames: a reference takes over the pose and the expression of another person."""
 
-    name, rate = "image", 8e-4
+    name, rate = "image", 7e-4
     trains = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
@@ -197,24 +193,23 @@ class ImageStage(_Stateless):
         random = step_generator(trainee.device, seed)
         # All windows of a call share their timesteps, so a step has one of them and processes take turns.
         timestep = TIMESTEPS[(step + self.rank) % SLOTS]
-        with trainee.autocast():
-            clean = trainee.latents(target.images.flatten(0, 1))
-            portrait = trainee.latents(reference.images.flatten(0, 1))
-            noise = torch.randn(clean.shape, generator=random, device=clean.device)
-            base = portrait.repeat_interleave(frames, 0) if timestep == TIMESTEPS[-1] else clean
-            noisy = sampler.add_noise(base, noise, (timestep,) * len(base))
-            tokens = trainee.motion_tokens(face_crops(trainee, driving, random))
-            pose = jitter_pose(trainee.pose(target), random)
-            rasters = kp.draw(kp.project(pose), *reversed(target.images.shape[-2:]))
-            guided = trainee.guide(rasters)
-            embedding = trainee.embed_image(reference.images.flatten(0, 1))
-            features = repeat(trainee.reference(portrait, embedding), frames)
-            following = TIMESTEPS[TIMESTEPS.index(timestep) - 1] if timestep else None
-            step_of = sampler.InnerStep((timestep,), (following,))
-            _, output = trainee.predict(noisy, step_of, tokens, guided, features)
+        clean = trainee.latents(target.images.flatten(0, 1))
+        portrait = trainee.latents(reference.images.flatten(0, 1))
+        noise = torch.randn(clean.shape, generator=random, device=clean.device)
+        base = portrait.repeat_interleave(frames, 0) if timestep == TIMESTEPS[-1] else clean
+        noisy = sampler.add_noise(base, noise, (timestep,) * len(base))
+        tokens = trainee.motion_tokens(face_crops(trainee, driving, random))
+        pose = jitter_pose(trainee.pose(target), random)
+        rasters = kp.draw(kp.project(pose), *reversed(target.images.shape[-2:]))
+        guided = trainee.guide(rasters)
+        embedding = trainee.embed_image(reference.images.flatten(0, 1))
+        features = repeat(trainee.reference(portrait, embedding), frames)
+        following = TIMESTEPS[TIMESTEPS.index(timestep) - 1] if timestep else None
+        step_of = sampler.InnerStep((timestep,), (following,))
+        _, output = trainee.predict(noisy, step_of, tokens, guided, features)
         weight = focus_map(None if target.focus is None else target.focus.flatten(0, 1), tuple(clean.shape[2:]), 3.0)  # type: ignore[arg-type]
         error = ((output - clean).abs() * weight).mean()
-        return {"loss": error, f"clean_{timestep}": error}
+        return {"loss": error}
 
 
 def face_crops(trainee: Trainee, shots: Shots, random: torch.Generator) -> Tensor:

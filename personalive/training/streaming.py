@@ -86,7 +86,7 @@ class StreamingStage:
         random = step_generator(self.trainee.device, seed)
         # From the CPU: a number from the GPU would have to be waited for.
         self._draw = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
-        with torch.no_grad(), self.trainee.autocast():
+        with torch.no_grad():
             if self.clips is None:
                 self._open(seed, random)
             else:
@@ -163,15 +163,14 @@ class StreamingStage:
     def _train_on(self, clips: Clips, window: Window, random: torch.Generator) -> Losses:
         trainee = self.trainee
         people = len(window.clean)
-        with trainee.autocast():
-            portrait = trainee.latents(clips.reference.images.flatten(0, 1))
-            noisy = self._noisy(window, portrait, random)
-            tokens = self._tokens(clips, window, random)
-            size = clips.reference.images.shape[-1]
-            guided = trainee.guide(kp.draw(window.keypoints.flatten(0, 1), size, size))
-            embedding = trainee.embed_image(clips.reference.images.flatten(0, 1))
-            features = self._features(window, portrait, embedding, random)
-            after, clean = trainee.predict(noisy, STEP, tokens, guided, features)
+        portrait = trainee.latents(clips.reference.images.flatten(0, 1))
+        noisy = self._noisy(window, portrait, random)
+        tokens = self._tokens(clips, window, random)
+        size = clips.reference.images.shape[-1]
+        guided = trainee.guide(kp.draw(window.keypoints.flatten(0, 1), size, size))
+        embedding = trainee.embed_image(clips.reference.images.flatten(0, 1))
+        features = self._features(window, portrait, embedding, random)
+        after, clean = trainee.predict(noisy, STEP, tokens, guided, features)
         after, clean = (part.unflatten(0, (people, FRAMES)) for part in (after, clean))
         window.carried = after[:, WINDOW:].detach()
         return self._score(window, clean)
@@ -216,20 +215,18 @@ class StreamingStage:
         error = (error * window.known.flatten()).unflatten(0, (people, FRAMES)).mean(dim=0)
         slots = error.unflatten(0, (SLOTS, WINDOW)).mean(dim=1)
         losses = {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
-        if self.own and self._call >= SLOTS - 1:
+        if self.own:
             losses |= self._score_pictures(window, clean)
             losses["loss"] = losses["loss"] + losses["pixels"] + 0.5 * losses["decoder"]
-        elif self.own:
-            losses["loss"] = losses["loss"] + 0 * self.trainee.decode(window.clean[:1, 0]).mean()
         return losses
 
     def _score_pictures(self, window: Window, clean: Tensor) -> Losses:
         """One of the finished frames of each stream as a picture, and the decoder on its true latents."""
         pick = int(self._draw * 1000) % WINDOW
         target = window.last[:, pick].float() / 127.5 - 1
-        with self.trainee.autocast():
-            pictures = self.trainee.decode(torch.cat((clean[:, pick], window.clean[:, pick])))
-        output, again = pictures.chunk(2)
+        pictures = self.trainee.decode(torch.cat((clean[:, pick], window.clean[:, pick])))
+        known = window.known[:, pick, None, None, None]
+        output, again = (part * known + target * (1 - known) for part in pictures.chunk(2))
         weight = focus_map(window.focus[:, pick], tuple(target.shape[-2:]), 4.0)  # type: ignore[arg-type]
         square = F.mse_loss(output.detach().clamp(-1, 1), target)
         return {

@@ -92,8 +92,8 @@ class Run:
         """One stage; False if the deadline came first."""
         parameters = self.trainee.parameters(stage.trains)
         stage.begin()
-        networks = self.trainee.networks.values()
-        self.processes.same([*parameters, *(buffer for network in networks for buffer in network.buffers())])
+        for network in self.trainee.networks.values():
+            self.processes.same([*network.parameters(), *network.buffers()])
         fused = self.trainee.device.type == "cuda"
         optimizer = torch.optim.AdamW(
             parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused or None

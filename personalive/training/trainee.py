@@ -66,10 +66,10 @@ class Trainee:
                 self.networks[name].to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
         # Of the networks, the autoencoder alone gains more from the compiler than compiling takes.
-        self.autoencode = compile_safely(self._autoencode) if compiled else self._autoencode
+        self._run_autoencoder = compile_safely(self._autoencode) if compiled else self._autoencode
 
     def autocast(self) -> AbstractContextManager[None]:
-        """bf16 where the device is fast at it."""
+        """bf16 where the device is fast at it: for networks alone, since places in pictures need more digits."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def parameters(self, names: Sequence[str]) -> list[nn.Parameter]:
@@ -113,29 +113,36 @@ class Trainee:
     # The pieces of a forward pass. Latents are scaled as in `PersonaLive`.
 
     def _autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
         vae = self.networks["vae"]
         mean, log_variance = vae.encode(images).latent_dist.parameters.float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
         output = vae.decode(mean + (0.5 * log_variance).exp() * noise).sample
         return output.float(), mean, log_variance
 
+    def autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
+        with self.autocast():
+            result: tuple[Tensor, Tensor, Tensor] = self._run_autoencoder(_last(images), noise)
+        return result
+
     def latents(self, images: Tensor) -> Tensor:
         """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             mean: Tensor = self.networks["vae"].encode(_last(images)).latent_dist.mean
             return mean.float() * self.config.vae.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents → images in [-1, 1]."""
-        out: Tensor = self.networks["vae"].decode(_last(latents / self.config.vae.scaling_factor)).sample
+        with self.autocast():
+            out: Tensor = self.networks["vae"].decode(_last(latents / self.config.vae.scaling_factor)).sample
         return out.float()
 
     def heads(self, images: Tensor) -> Any:
         """Images [n, 3, S, S] in [-1, 1] → the motion extractor's heads."""
         size = self.config.motion_extractor.image_size
         small = images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="area")
-        return self.networks["motion_extractor"](_last(small / 2 + 0.5))
+        with self.autocast():
+            return self.networks["motion_extractor"](_last(small / 2 + 0.5))
 
     def pose(self, shots: Shots) -> HeadPose:
         """Poses of shots: exact where they are known, otherwise as the motion extractor finds them."""
@@ -146,12 +153,14 @@ class Trainee:
 
     def motion_tokens(self, faces: Tensor) -> Tensor:
         """Crops [n, 3, s, s] → motion tokens."""
-        tokens: Tensor = self.networks["motion_encoder"](_last(faces))
+        with self.autocast():
+            tokens: Tensor = self.networks["motion_encoder"](_last(faces))
         return tokens
 
     def guide(self, rasters: Tensor) -> Tensor:
         """Rasters [n, 3, S, S] → pose features."""
-        features: Tensor = self.networks["pose_guider"](_last(rasters))
+        with self.autocast():
+            features: Tensor = self.networks["pose_guider"](_last(rasters))
         return features
 
     def embed_image(self, images: Tensor) -> Tensor:
@@ -159,21 +168,25 @@ class Trainee:
         size = self.config.image_encoder.image_size
         small = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-        embedding: Tensor = self.networks["image_encoder"]((small / 2 + 0.5 - mean) / std).image_embeds
+        with self.autocast():
+            embedding: Tensor = self.networks["image_encoder"]((small / 2 + 0.5 - mean) / std).image_embeds
         return embedding[:, None]
 
     def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
-        banks = self.networks["reference_unet"](_last(latents), embedding)
-        return self.networks["denoising_unet"].project_reference(banks, embedding)
+        with self.autocast():
+            banks = self.networks["reference_unet"](_last(latents), embedding)
+            features: ReferenceFeatures = self.networks["denoising_unet"].project_reference(banks, embedding)
+        return features
 
     def predict(
         self, noisy: Tensor, step: sampler.InnerStep, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
     ) -> tuple[Tensor, Tensor]:
         """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
         unet = self.networks["denoising_unet"]
-        time = unet.embed_time(torch.tensor(step.timesteps, device=self.device))
-        out = unet(_last(noisy), time, tokens, pose, [reference])
+        with self.autocast():
+            time = unet.embed_time(torch.tensor(step.timesteps, device=self.device))
+            out = unet(_last(noisy), time, tokens, pose, [reference])
         coefficients = sampler.StepCoefficients.of(step, self.device)
         return sampler.denoise_step(noisy, out, coefficients, self.config.prediction_type)
 
