@@ -1,5 +1,8 @@
 """The parts of the live server by themselves: rings, play-out, sessions, scheduler, clients, options."""
 
+import io
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from benchmarks.echo import EchoEngine
 from personalive.errors import InputError, NoFaceError
@@ -382,10 +386,6 @@ def test_windows_keep_their_shape_and_stay_inside():
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA"])
 def test_pictures_of_every_mode_become_rgb(mode):
-    import io
-
-    from PIL import Image
-
     stream = io.BytesIO()
     Image.new("RGB", (20, 10), RED).convert(mode).save(stream, "PNG")
     assert decode(stream.getvalue()).shape == (10, 20, 3)
@@ -462,3 +462,13 @@ def test_ice_servers():
 def test_parameters_that_can_not_be_used_are_refused(values):
     with pytest.raises(InputError):
         Parameters().updated(values)
+
+
+def test_sessions_run_without_the_web():
+    code = (
+        "import sys\n"
+        "for name in ('fastapi', 'starlette', 'pydantic', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
+        "    sys.modules[name] = None\n"
+        "import personalive.live.scheduler, personalive.live.session, personalive.live.model, benchmarks.in_process\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).returncode == 0

@@ -1,0 +1,207 @@
+"""Motion-to-photon delay of the live server.
+
+    python -m benchmarks.latency                              # over WebRTC and Chromium, with the echo model
+    python -m benchmarks.latency --model demo
+    python -m benchmarks.latency --call_ms 320 --seconds 600  # a model of half the camera's rate, for ten minutes
+    python -m benchmarks.latency --in_process --model rule --people 6   # one GPU: no network, no browser
+
+The driver carries a number in black and white fields. With the echo model the number is read from the picture that
+comes back. Another model does not hand numbers through: then the time stamps of the session tell the delay.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.echo import EchoEngine
+from benchmarks.in_process import capacity, measure
+from benchmarks.measuring import Results
+from personalive.config import ModelConfig
+from personalive.live.engine import Engine
+from personalive.live.loader import LoadParameters
+from personalive.live.model import ModelFactory, PersonaLiveEngine
+from personalive.loading import ModelChoice
+
+FPS = 25
+PAGE = Path(__file__).with_name("latency_page.js")
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream",
+         "--autoplay-policy=no-user-gesture-required", "--disable-background-networking", "--disable-quic",
+         "--no-first-run", "--allow-loopback-in-peer-connection")  # fmt: skip
+
+
+def make_engine(options: argparse.Namespace) -> Engine:
+    """The model that is measured."""
+    if options.model == "echo":
+        window, delay = (4, 12) if options.call_ms else (1, 0)
+        return EchoEngine(options.size, options.size, window=window, delay_frames=delay, seconds=options.call_ms / 1e3)
+    if options.model == "rule":
+        from benchmarks.gpu import build
+        from personalive.acceleration import Acceleration
+
+        device, dtype = torch.device("cuda"), torch.float16
+        model = build(ModelConfig(), dtype, Acceleration(device, dtype, options.accelerate))
+    else:
+        model = ModelChoice(source=options.model, accelerate=options.accelerate).load()
+    factory = ModelFactory(lambda: model, face_boxes=False)
+    return factory(LoadParameters(width=options.size, height=options.size), print)
+
+
+def in_process(options: argparse.Namespace, results: Results) -> None:
+    """Sessions fed from memory, one more at a time, in both modes."""
+    engine = make_engine(options)
+    if isinstance(engine, PersonaLiveEngine) and torch.cuda.is_available():
+        results.add("memory after warm-up GiB", torch.cuda.memory_reserved() / 2**30)
+    for latency, per_camera_frame in (("balanced", 1), ("low", 2)):
+        for max_batch in options.max_batch:
+
+            def run(people: int, latency: Any = latency, max_batch: int = max_batch) -> dict[str, Any]:
+                times = {"fps": options.fps, "seconds": options.seconds}
+                return measure(engine, people=people, latency=latency, max_batch=max_batch, **times)
+
+            carried, runs = capacity(run, options.people, options.fps * per_camera_frame)
+            results.add(f"{latency}, batches of {max_batch}: runs", runs)
+            results.add(f"{latency}, batches of {max_batch}: sessions carried at {options.fps:g} fps", carried)
+
+
+@contextlib.contextmanager
+def serving(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """A server in a process of its own: its address and process id."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "benchmarks.latency", "--serve", str(port), *sys.argv[1:]]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(options.threads)})
+    try:
+        yield f"http://127.0.0.1:{port}", process.pid
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """The server's process: the real application over the model that is measured."""
+    import uvicorn
+
+    from personalive.live.options import ServeOptions
+    from personalive.live.server import create_app
+
+    settings = ServeOptions(port=options.serve, latency=options.latency, face_boxes="keypoints")
+    app = create_app(settings, lambda parameters, at_stage: make_engine(options), None)
+    uvicorn.run(app, port=options.serve, log_level="warning")
+
+
+def in_browser(options: argparse.Namespace, results: Results) -> None:
+    """Chromium drives a session over WebRTC on loopback."""
+    from playwright.sync_api import sync_playwright
+
+    with serving(options) as (url, pid), sync_playwright() as playwright:
+        _wait_until_loaded(url)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        page = browser.new_page()
+        page.goto(url)
+        page.evaluate(PAGE.read_text(), {"fps": FPS, "size": options.size})
+        memory = MemoryWatch(pid)
+        page.wait_for_timeout(options.seconds * 1000)
+        found = page.evaluate("window.finish()")
+        memory_used = memory.finish()
+        browser.close()
+    report(found, memory_used, options, results)
+
+
+def report(found: dict[str, Any], memory: list[float], options: argparse.Namespace, results: Results) -> None:
+    """Delays by the mark (echo) or by the session's stamps, at the beginning and at the end."""
+    warm = 3.0
+    if options.model == "echo":
+        rows = np.array([row for row in found["marks"] if row[0] > warm]).reshape(-1, 2)
+    else:
+        stamped = [(each["at"], each["delay_ms"]) for each in found["stats"] if each["delay_ms"]]
+        rows = np.array([row for row in stamped if row[0] > warm]).reshape(-1, 2)
+    if len(rows) < 5:
+        raise SystemExit("too few pictures came back to measure a delay")
+    quarter = max(1, len(rows) // 4)
+    results.add("delay p50 ms", float(np.median(rows[:, 1])))
+    results.add("delay p95 ms", float(np.quantile(rows[:, 1], 0.95)))
+    results.add("delay p50 ms, first quarter", float(np.median(rows[:quarter, 1])))
+    results.add("delay p50 ms, last quarter", float(np.median(rows[-quarter:, 1])))
+    results.add("pictures a second", len(found["times"]) / options.seconds)
+    results.add("memory of the server MiB, after a tenth and at the end", [memory[len(memory) // 10], memory[-1]])
+    results.add("last figures of the session", found["stats"][-1] if found["stats"] else None)
+
+
+class MemoryWatch:
+    """Resident memory of a process, every half second."""
+
+    def __init__(self, pid: int) -> None:
+        import psutil
+
+        self._process = psutil.Process(pid)
+        self._values: list[float] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> list[float]:
+        """The values in MiB."""
+        self._stop.set()
+        self._thread.join()
+        return self._values
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5):
+            self._values.append(round(self._process.memory_info().rss / 2**20, 1))
+
+
+def _wait_until_loaded(url: str) -> None:
+    import httpx
+
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/api/v1/pipeline/status").json()["status"] == "loaded":
+                return
+        time.sleep(0.2)
+    raise SystemExit("the model was not loaded within five minutes")
+
+
+def main() -> None:
+    """Run one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency.json"))
+    parser.add_argument(
+        "--model", default="echo", help="echo, rule (random weights, one GPU), demo, personalive, a folder"
+    )
+    parser.add_argument("--call_ms", type=float, default=0, help="time of a call of the echo model, in chunks of 4")
+    parser.add_argument("--latency", choices=("balanced", "low"), default="balanced")
+    parser.add_argument("--accelerate", default="graphs")
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--threads", type=int, default=2, help="of the model in the server's process")
+    parser.add_argument("--in_process", action="store_true")
+    parser.add_argument("--people", type=int, default=6, help="in process: sessions to try at most")
+    parser.add_argument("--max_batch", type=int, nargs="*", default=[1], help="in process: sessions in a call")
+    parser.add_argument("--fps", type=float, default=FPS, help="in process: of the cameras")
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options)
+        return
+    results = Results(options.output)
+    results.add("options", json.loads(json.dumps(vars(options), default=str)))
+    (in_process if options.in_process else in_browser)(options, results)
+
+
+if __name__ == "__main__":
+    main()
