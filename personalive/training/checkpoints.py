@@ -100,7 +100,7 @@ def _read_parts(folder: Path, index: dict[str, Any]) -> dict[str, Tensor]:
         path = folder / Path(name).name
         try:
             if _digest(path) != digest:
-                raise WeightsError(f"{path} is damaged: its digest is not the one that was saved; use another checkpoint")
+                raise WeightsError(f"{path} is damaged: its digest is not the saved one; use another checkpoint")
             tensors |= load_file(str(path))
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{path} can not be read: {error}") from error
@@ -127,7 +127,7 @@ def load_local(folder: Path) -> dict[str, Any]:
     try:
         digest = json.loads(path.with_suffix(".json").read_text())["sha256"]
         if _digest(path) != digest:
-            raise WeightsError(f"{path} is damaged: its digest is not the one that was saved; use another checkpoint")
+            raise WeightsError(f"{path} is damaged: its digest is not the saved one; use another checkpoint")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} can not be read as a checkpoint: {error}") from error

@@ -61,7 +61,8 @@ class FaceReader:
             return None
         height, width = image.shape[:2]
         points = np.array([[point.x, point.y, point.z] for point in faces[0].landmark])
-        return points * np.array([width, height, width])
+        scaled: FloatArray = points * np.array([width, height, width])
+        return scaled
 
     def read(self, image: npt.NDArray[np.uint8]) -> Reading | None:
         """Everything that is measured in one picture; None when there is no face."""

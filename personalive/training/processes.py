@@ -24,9 +24,7 @@ class Processes(AbstractContextManager["Processes"]):
         """Join the others: NCCL on GPUs, gloo on CPUs."""
         rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        place = torch.device(kind)
-        if place.type == "cuda" and place.index is None:
-            place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        place = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
         if place.type == "cuda":
             torch.cuda.set_device(place)
         if world > 1:

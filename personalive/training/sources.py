@@ -70,9 +70,7 @@ class Avatars:
     def __init__(self, size: int, device: torch.device, compiled: bool = False) -> None:
         """Draw `size` x `size` pictures on `device`."""
         self.size, self.device = size, device
-        self._render: Callable[[Identity, Motion, int], Tensor] = (
-            compile_safely(render) if compiled else render
-        )
+        self._render: Callable[[Identity, Motion, int], Tensor] = compile_safely(render) if compiled else render
         self._fixed = compiled
 
     def portraits(self, count: int, seed: int) -> Shots:
@@ -139,7 +137,7 @@ class AvatarClips:
         calm = torch.rand(people, generator=generator) * 0.9 + 0.1
         rest = sample_motions(people, generator)
         rest = Motion(
-            **{name: getattr(rest, name) * (1.0 if name == "scale" else calm) for name in vars(rest)}  # type: ignore[arg-type]
+            **{name: getattr(rest, name) * (1.0 if name == "scale" else calm) for name in vars(rest)}
         ).replace(blink=rest.blink * (torch.rand(people, generator=generator) < 0.3))
         self.rest = rest.to(device)
         track = sample_tracks(math.ceil(people / 2), length, generator).to(device)
@@ -161,7 +159,8 @@ class AvatarClips:
             for name in vars(self.rest)
         }
         pictures = self.source.draw(self.identity.repeat(RAMP), Motion(**values).flatten())
-        return pictures.unflatten(0, (self.people, RAMP))
+        result: Tensor = pictures.unflatten(0, (self.people, RAMP))
+        return result
 
     def frames(self, start: int, stop: int) -> tuple[Shots, Shots]:
         """Targets, and the same shots of the other one of each pair as drivers."""
@@ -190,7 +189,10 @@ def _columns(shots: Shots, chosen: Tensor) -> Shots:
     heads = rows * frames + chosen
     pose = HeadPose(*(part[heads] for part in vars(shots.pose).values()))
     return Shots(
-        shots.images[rows, chosen][:, None], shots.boxes[rows, chosen][:, None], pose, shots.focus[rows, chosen][:, None]
+        shots.images[rows, chosen][:, None],
+        shots.boxes[rows, chosen][:, None],
+        pose,
+        shots.focus[rows, chosen][:, None],
     )
 
 

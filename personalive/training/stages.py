@@ -94,7 +94,8 @@ def picture_loss(output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -
 class VAEStage(_Stateless):
     """The image autoencoder, which bounds everything that follows."""
 
-    name, trains, rate = "vae", ("vae",), 1e-3
+    name, rate = "vae", 1e-3
+    trains: tuple[str, ...] = ("vae",)
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
         self.trainee, self.source, self.batch = trainee, source, batch
@@ -124,7 +125,7 @@ class VAEStage(_Stateless):
     def end(self) -> None:
         """Measure the latents, so that they get unit variance."""
         self.trainee.networks["vae"].eval()
-        images = self.source.portraits(256, seed=1_000_003).images.flatten(0, 1)
+        images = self.source.portraits(64, seed=1_000_003).images.flatten(0, 1)
         vae: Any = self.trainee.average["vae"]
         with self.trainee.autocast():
             means = [vae.encode(part).latent_dist.mean.float() for part in images.split(32)]
@@ -134,7 +135,8 @@ class VAEStage(_Stateless):
 class ExtractorStage(_Stateless):
     """The motion extractor, by plain regression on exact labels."""
 
-    name, trains, rate = "extractor", ("motion_extractor",), 1e-3
+    name, rate = "extractor", 1e-3
+    trains: tuple[str, ...] = ("motion_extractor",)
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
         self.trainee, self.source, self.batch = trainee, source, batch
@@ -178,7 +180,7 @@ class ImageStage(_Stateless):
     """Single frames: a reference takes over the pose and the expression of another person."""
 
     name, rate = "image", 7e-4
-    trains = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
+    trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
         self.trainee, self.source, self.batch, self.rank = trainee, source, batch, rank
@@ -233,7 +235,7 @@ def repeat(features: ReferenceFeatures, times: int) -> ReferenceFeatures:
 
 
 def mixed_pose(trainee: Trainee, target: HeadPose, reference: Shots, driving: Shots) -> HeadPose:
-    """Poses as inference has them: the reference's shape and scale and the driver's angles, both as the model finds them."""
+    """Poses as inference has them: the reference's shape and scale and the driver's angles, as the model finds them."""
     frames = driving.images.shape[1]
     with torch.no_grad():
         own = kp.head_pose(trainee.heads(reference.images.flatten(0, 1)))

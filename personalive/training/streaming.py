@@ -61,7 +61,7 @@ class Window:
 class StreamingStage:
     """Both stages over time; `own` says whose latents a call starts from."""
 
-    trains = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
+    trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0, own: bool = False) -> None:
         """Train on the truth, or with `own` on the model's own outputs and with the decoder."""
@@ -196,7 +196,8 @@ class StreamingStage:
         faces = torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1)))
         own, driver = self.trainee.motion_tokens(faces).split((people, people * FRAMES))
         share = window.share[..., None, None].to(driver.dtype)
-        return torch.lerp(own[:, None].expand(-1, FRAMES, -1, -1), driver.unflatten(0, (people, FRAMES)), share).flatten(0, 1)
+        driver = driver.unflatten(0, (people, FRAMES))
+        return torch.lerp(own[:, None].expand_as(driver), driver, share).flatten(0, 1)
 
     def _features(
         self, window: Window, portrait: Tensor, embedding: Tensor, random: torch.Generator
@@ -261,5 +262,3 @@ def _focus(shots: Shots) -> Tensor:
 
 def _bytes(images: Tensor) -> Tensor:
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-

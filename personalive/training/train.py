@@ -7,13 +7,12 @@ Budgets are seconds, or steps with `--steps`. A run that finds its own checkpoin
 """
 
 import argparse
-import contextlib
 import csv
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from personalive.config import PRESETS
 from personalive.errors import InputError, WeightsError
 from personalive.training import checkpoints
+from personalive.training.preview import save_preview
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars, Source
 from personalive.training.stages import Batch, ExtractorStage, ImageStage, Stage, VAEStage
@@ -53,7 +53,7 @@ class Plan:
     deadline: float = math.inf
     """Seconds after which the run saves and stops, wherever it is."""
     seed: int = 0
-    batch: Batch = Batch()
+    batch: Batch = field(default_factory=Batch)
     rates: float = 1.0
     """Factor of all learning rates."""
     local: bool = False
@@ -86,7 +86,7 @@ class Run:
             return StreamingStage(trainee, source, batch, rank, own=name == "streaming")
         if name == "image":
             return ImageStage(trainee, source, batch, rank)
-        return {"vae": VAEStage, "extractor": ExtractorStage}[name](trainee, source, batch)
+        return VAEStage(trainee, source, batch) if name == "vae" else ExtractorStage(trainee, source, batch)
 
     def _train(self, stage: Stage, number: int) -> bool:
         """One stage; False if the deadline came first."""
@@ -98,10 +98,10 @@ class Run:
         optimizer = torch.optim.AdamW(
             parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused or None
         )
-        step, spent = self._resume(stage, optimizer)
+        first, spent = self._resume(stage, optimizer)
         started = time.monotonic() - spent
         losses: dict[str, Tensor] = {}
-        for step in range(step, 1 << 62):
+        for step in range(first, 1 << 62):
             seed = ((number * 1_000_003 + step) * 64 + self.processes.rank + self.plan.seed * 7919) % (1 << 62)
             losses = stage.losses(step, seed)
             losses["loss"].backward()
@@ -164,7 +164,8 @@ class Run:
             writer = csv.writer(file)
             if fresh:
                 writer.writerow(("stage", "step", "seconds", "metric", "value"))
-            writer.writerows((stage.name, step, f"{elapsed:.1f}", name, f"{value:.5g}") for name, value in values.items())
+            time_spent = f"{elapsed:.1f}"
+            writer.writerows((stage.name, step, time_spent, name, f"{value:.5g}") for name, value in values.items())
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         log.info("%s %3.0f%%  step %d  %.0f s  %s", stage.name, 100 * min(means[0], 1), step, elapsed, shown)
 
@@ -261,8 +262,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
     parser.add_argument("--device", help="cuda or cpu; default: cuda if there is one")
-    parser.add_argument("--compile", action="store_true", help="run autoencoder and renderer through PyTorch's compiler")
+    parser.add_argument("--compile", action="store_true", help="compile autoencoder and renderer")
     parser.add_argument("--no-average", action="store_true", help="save the weights, not their moving average")
+    parser.add_argument("--no-preview", action="store_true", help="make no pictures at the end")
     parser.add_argument("--local", action="store_true", help="keep exact checkpoints, too")
     parser.add_argument("--pictures", type=int, default=Batch.pictures, help="batch of the VAE and extractor stages")
     parser.add_argument("--people", type=int, default=Batch.people, help="people in a step of the image stage")
@@ -287,10 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         source = _source(args, trainee, processes)
         run = Run(plan, trainee, source, processes)
-        with _previews(run):
-            if not run.restore():
-                _start(args, run)
-            run.run()
+        if not run.restore():
+            _start(args, run)
+        run.run()
+        if processes.first and source.labelled and not args.no_preview:
+            save_preview(plan.out, trainee)
 
 
 def _source(args: argparse.Namespace, trainee: Trainee, processes: Processes) -> Source:
@@ -306,17 +309,6 @@ def _start(args: argparse.Namespace, run: Run) -> None:
         checkpoints.load_folder(args.start, run.trainee)
     elif args.resume is not None:
         run.done = list(checkpoints.load_portable(args.resume, run.trainee)["done"])
-
-
-@contextlib.contextmanager
-def _previews(run: Run) -> Iterator[None]:
-    """A picture of what the model does, however the run ends well."""
-    yield
-    if run.processes.first and run.source.labelled:
-        from personalive.training.preview import save_preview
-
-        save_preview(run.plan.out, run.trainee)
-
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def compile_safely(function: Callable[..., Any]) -> Callable[..., Any]:
 class Trainee:
     """All networks of a model in training."""
 
-    def __init__(self, config: ModelConfig, device: torch.device, *, seed: int = 0, compiled: bool = False, ema: bool = True):
+    def __init__(
+        self, config: ModelConfig, device: torch.device, *, seed: int = 0, compiled: bool = False, ema: bool = True
+    ) -> None:
         """Build every network with fresh weights.
 
         Args:
@@ -58,12 +60,12 @@ class Trainee:
         self.config, self.device = config, device
         torch.manual_seed(seed)
         with torch.device(device):
-            self.networks: dict[str, nn.Module] = {name: build_network(name, config) for name in NETWORKS}
+            self.networks: dict[str, Any] = {name: build_network(name, config) for name in NETWORKS}
         for network in self.networks.values():
-            network.float().requires_grad_(False)
+            network.to(device).float().requires_grad_(False)  # some tables are made on the CPU whatever the device
         if device.type == "cuda":
-            for name in ("vae", "reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "motion_extractor"):
-                self.networks[name].to(memory_format=torch.channels_last)
+            for network in self.networks.values():
+                network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
         # Of the networks, the autoencoder alone gains more from the compiler than compiling takes.
         self._run_autoencoder = compile_safely(self._autoencode) if compiled else self._autoencode
@@ -73,13 +75,13 @@ class Trainee:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def parameters(self, names: Sequence[str]) -> list[nn.Parameter]:
-        """Parameters of some networks, or of parts of them ("vae.decoder"), which are set to be trained; no others are."""
+        """Parameters of some networks, or of parts of them ("vae.decoder"): they will be trained, and no others."""
         for network in self.networks.values():
             network.requires_grad_(False)
         chosen: list[nn.Parameter] = []
         for name in names:
-            network, _, part = name.partition(".")
-            module = self.networks[network].get_submodule(part) if part else self.networks[network]
+            whole, _, part = name.partition(".")
+            module = self.networks[whole].get_submodule(part) if part else self.networks[whole]
             module.requires_grad_(True)
             chosen += list(module.parameters())
         return chosen

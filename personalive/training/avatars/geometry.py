@@ -172,7 +172,8 @@ def meet_ellipsoid(
         (near depth, far depth, distance): distance in head units from the outline, negative inside. A ray that misses
         has both depths at its closest approach. An infinite radius makes a cylinder.
     """
-    a, b, c = 0.0, 0.0, -1.0
+    a = b = torch.zeros_like(rays.x)
+    c = a - 1
     slope = []
     for o, d, m, r in zip(rays.origin, rays.direction, centre, radii, strict=True):
         u, v = (o - m) / r, d / r

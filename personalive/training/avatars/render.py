@@ -1,7 +1,5 @@
 """Drawing: identities and motions to pictures, any number at a time, on the CPU or a GPU."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -63,9 +61,9 @@ def render(identity: Identity, motion: Motion, size: int = 256) -> Tensor:
 def _lit(colour: Tensor, normal: tuple[Tensor, Tensor, Tensor], who: Identity, shine: float = 0.0) -> Tensor:
     """A colour under the identity's light."""
     light = who.light
-    facing = sum(n * light[:, i] for i, n in enumerate(normal))
-    bright = who.ambient + (1.12 - who.ambient) * facing.clamp(min=0)
-    gleam = shine * facing.clamp(min=0) ** 24
+    facing = (normal[0] * light[:, 0] + normal[1] * light[:, 1] + normal[2] * light[:, 2]).clamp(min=0)
+    bright = who.ambient + (1.12 - who.ambient) * facing
+    gleam = shine * facing**24
     return colour * bright[:, None] + gleam[:, None]
 
 
@@ -192,7 +190,7 @@ def _ears(rays: Rays, who: Identity, picture: Tensor, depth: Tensor | None = Non
         cover = (0.5 - gap / rays.pixel).clamp(0, 1)
         if depth is not None:
             cover = cover * smoothstep((near - depth) / 0.01)
-        x, y, z = rays.at(near)
+        _, y, z = rays.at(near)
         inner = bell((torch.sqrt(((y - 0.03) / 0.6) ** 2 + (z + 0.05) ** 2) - 0.02) / 0.03)
         skin = who.skin * (0.97 - 0.28 * inner)[:, None]
         picture = blend(picture, _lit(skin, _ellipsoid_normal(rays, near, centre, radii), who), cover)

@@ -1,0 +1,31 @@
+"""Makes the portraits that the live page offers: drawn people, in `personalive/live/static/presets`.
+
+    python -m personalive.training.live_presets [folder]
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from personalive.training.avatars import neutral, render, sample_identities
+
+SIZE = 512
+SEEDS = {"Ada": 3, "Bruno": 6, "Carmen": 17, "Dai": 21, "Edda": 24, "Femi": 30, "Gus": 33, "Hana": 38}
+"""Names, which screen readers say, and the seeds of the people that bear them."""
+FOLDER = Path(__file__).parents[1] / "live" / "static" / "presets"
+
+
+def main(folder: Path) -> None:
+    """Write every portrait as WebP."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rest = neutral(1).replace(smile=torch.tensor([0.3]))
+    for name, seed in SEEDS.items():
+        person = sample_identities(1, torch.Generator().manual_seed(seed))
+        still = ((render(person, rest, SIZE)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        Image.fromarray(still).save(folder / f"{name}.webp", quality=90, method=6)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
