@@ -88,4 +88,10 @@ step "shutdown"
 curl --silent --fail --request POST "http://127.0.0.1:$port/shutdown" >/dev/null || true
 wait "$server" || true
 server=
+step "the command, as a user whom the image does not know: as predict.sh starts it"
+install --directory --owner 4321 --group 4321 "$work/outputs"
+buildah "${storage[@]}" run --isolation chroot --user 4321:4321 --env HOME=/tmp \
+    --volume "$work/outputs:/app/outputs" "$container" -- personalive animate --max_frames 8
+find "$work/outputs" -name '*.mp4' -user 4321 -size +1k | grep .
+
 step "the container was built, served an animation and stopped"
