@@ -72,30 +72,30 @@ def frames_of(path):
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_default_output_is_named_by_time_and_printed(tmp_path, inputs):
-    done = call(tmp_path, "animate", *inputs)
-    assert done.returncode == 0, done.stderr
-    name = done.stdout.strip()
+def test_default_output_is_named_by_time_and_printed(tmp_path, run, inputs):
+    status, out, _, records = run("animate", *inputs)
+    assert status == 0
+    name = out.strip()
     assert re.fullmatch(r"outputs/output_\d{8}_\d{6}\.mp4", name)
     assert frames_of(tmp_path / name) == 3
-    assert "loading the model" in done.stderr and "3 of 3 frames" in done.stderr
+    said = [record.getMessage() for record in records]
+    assert any("loading the model" in line for line in said) and any("3 of 3 frames" in line for line in said)
     assert os.listdir(tmp_path / "outputs") == [os.path.basename(name)]
 
 
-def test_short_flags_and_all_options(tmp_path, inputs):
-    done = call(
-        tmp_path,
+def test_short_flags_and_all_options(tmp_path, run, inputs):
+    status, _, _, records = run(
         *("animate", *inputs, "-o", "made.mp4", "-W", 320, "-H", 256, "-L", 2, "--steps", 8, "--seed", 7, "--fps", 30),
         *("--no_audio", "--overwrite", "--crop", "center", "--motion_strength", 0.5, "--face_boxes", "keypoints"),
         *("--side_by_side", "--device", "cpu", "--dtype", "fp32", "--attention", "sdpa", "--keyframe_threshold", 3),
         *("--accelerate", "none", "--low_memory", "--verbose"),
     )
-    assert done.returncode == 0, done.stderr
+    assert status == 0
     with av.open(str(tmp_path / "made.mp4")) as container:
         video = container.streams.video[0]
         assert (video.width, video.height, video.frames, video.average_rate) == (960, 256, 2, 30)
         assert "seed 7" in container.metadata["comment"]
-    assert "2 of 4 frames used" in done.stderr
+    assert "2 of 4 frames used" in [record.getMessage() for record in records]
 
 
 @pytest.mark.parametrize(
