@@ -18,13 +18,14 @@ from personalive.errors import InputError, NoFaceError
 from personalive.live import portrait
 from personalive.live.clients import Client, ClientStore
 from personalive.live.engine import Engine
-from personalive.live.facefinder import LOST_AFTER, FaceFinder
+from personalive.live.facefinder import LOST_AFTER, FaceFinder, MeshFaces
 from personalive.live.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
 from personalive.live.options import IceServer, ServeOptions
 from personalive.live.parameters import Parameters
 from personalive.live.pictures import crop_window, decode
 from personalive.live.scheduler import Scheduler
 from personalive.live.security import TokenCheck
+from personalive.live.server import PRESETS
 from personalive.live.session import Session
 from tests.live_support import BLUE, GREEN, RED, shows, until
 
@@ -467,8 +468,32 @@ def test_parameters_that_can_not_be_used_are_refused(values):
 def test_sessions_run_without_the_web():
     code = (
         "import sys\n"
-        "for name in ('fastapi', 'starlette', 'pydantic', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
+        "for name in ('fastapi', 'pydantic', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
         "    sys.modules[name] = None\n"
         "import personalive.live.scheduler, personalive.live.session, personalive.live.model, benchmarks.in_process\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).returncode == 0
+
+
+PRESET_FILES = sorted(PRESETS.glob("*"))
+
+
+def test_the_page_has_portraits_of_its_own():
+    assert len(PRESET_FILES) >= 6
+
+
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+def test_each_preset_is_small_and_has_a_face(path):
+    data = path.read_bytes()
+    assert len(data) < 100_000
+    left, top, right, bottom = MeshFaces().in_portrait(decode(data))
+    assert 100 < right - left < 400 and 100 < bottom - top < 400
+
+
+def test_a_driver_is_followed_from_frame_to_frame():
+    tracker, image = MeshFaces().tracker(), decode(PRESET_FILES[0].read_bytes())
+    boxes = [tracker.follow(np.roll(image, 10 * index, axis=1)) for index in range(5)]
+    lefts = [box[0] for box in boxes]
+    assert lefts == sorted(lefts) and 20 < lefts[-1] - lefts[0] < 60
+    assert tracker.follow(np.zeros_like(image)) is None
+    tracker.close()
