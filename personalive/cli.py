@@ -3,10 +3,8 @@
 import argparse
 import functools
 import logging
-import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -253,9 +251,6 @@ def _configure(verbose: bool) -> None:
     """Log lines for people; of libraries, only what matters to them."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    if not verbose:
-        os.environ.setdefault("GLOG_minloglevel", "2")  # mediapipe's C++ part
-        warnings.filterwarnings("ignore", category=UserWarning, module="google.protobuf")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
