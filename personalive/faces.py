@@ -24,7 +24,11 @@ SEARCH_MARGIN = 2.0
 CROP_MARGIN = 2.5
 """Height of an automatic crop, in face boxes: head and shoulders."""
 CROP_CENTRE = 0.45
-"""Where an automatic crop has the middle of the face, as a fraction of its height from the top."""
+"""Where an automatic crop has the middle of the face, as a fraction of its height from the top..."""
+HEADROOM = 0.6
+"""...but with so many face boxes above the face: the hair is not in the box..."""
+MOST_HEADROOM = 0.7
+"""...and with no more than this of the room that there is: the chin moves too."""
 PATIENCE = 25
 """Frames without the followed face after which the largest one is taken instead."""
 
@@ -200,7 +204,10 @@ def crop_box(size: tuple[int, int], shape: tuple[int, int], crop: Crop, face: Bo
         left, top, right, bottom = face
         wanted = CROP_MARGIN * max(right - left, (bottom - top), (right - left) / ratio)
         part_height = min(part_height, wanted)
-        x, y = (left + right) / 2, (top + bottom) / 2 + (0.5 - CROP_CENTRE) * part_height
+        side = bottom - top
+        wished = max(HEADROOM * side, CROP_CENTRE * part_height - side / 2)
+        headroom = min(wished, MOST_HEADROOM * (part_height - side))
+        x, y = (left + right) / 2, top - headroom + part_height / 2
     part = max(1, round(part_height * ratio)), max(1, round(part_height))
     left = round(min(max(0, x - part[0] / 2), width - part[0]))
     top = round(min(max(0, y - part[1] / 2), height - part[1]))
