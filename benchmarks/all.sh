@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # GPU measurements one after the other, each with a time limit of its own:
 #   benchmarks/all.sh FOLDER [STEP...]     one JSON and one log per step; without steps, all of them
+# "precision" needs GOLDENS, the folder of the end-to-end goldens, and is not among those.
 # "graphs" shows the cold start on a machine whose kernel caches are empty, "warm" after it the warm one.
 set -uo pipefail
 folder=${1:?usage: benchmarks/all.sh FOLDER [STEP...]}
@@ -15,7 +16,7 @@ measure() {
     local name=$1 limit=$2
     shift 2
     local began=$SECONDS
-    timeout "$limit" python3 -m "$@" --output "$folder/$name.json" >"$folder/$name.log" 2>&1
+    timeout "$limit" python3 -X faulthandler -m "$@" --output "$folder/$name.json" >"$folder/$name.log" 2>&1
     local status=$?
     printf '== %s: exit status %d after %d s\n' "$name" "$status" $((SECONDS - began))
     grep -v '^  ' "$folder/$name.log" | cut -c1-260 | tail -n 60
@@ -25,7 +26,7 @@ for step in "${steps[@]}"; do
     case $step in
     tests)
         # In an environment that has no more than PyTorch and pytest: without the project's settings.
-        PYTHONPATH=. timeout 100 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+        PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} timeout 100 python3 -X faulthandler -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
             tests/test_kernels.py tests/test_cuda_graphs.py >"$folder/tests.log" 2>&1
         tail -n 15 "$folder/tests.log" | cut -c1-260
         ;;
@@ -43,6 +44,7 @@ for step in "${steps[@]}"; do
         done
         ;;
     endurance) measure endurance 400 benchmarks.gpu --long 10000 --skip calls parts profile batches together agreement ;;
+    precision) measure precision 120 benchmarks.precision "${GOLDENS:?the folder of the goldens}" --dtypes float16 ;;
     *) printf 'unknown step: %s\n' "$step" >&2 ;;
     esac
 done

@@ -14,7 +14,8 @@ import argparse  # noqa: E402
 import gc  # noqa: E402
 import math  # noqa: E402
 import statistics  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from concurrent.futures import Future, ThreadPoolExecutor  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -30,6 +31,7 @@ from personalive.keyframes import KeyframeDecision, KeyframeTest  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
 from personalive.sampler import inner_steps  # noqa: E402
 from personalive.stream import Stream  # noqa: E402
+from personalive.transfer import upload  # noqa: E402
 from tests.weight_rule import CORRECTIONS, is_ruled  # noqa: E402
 
 IMPORTED = time.perf_counter()
@@ -112,7 +114,9 @@ class Animation:
         self.stream = Stream(model, width=size, height=size, emit_ramp=True, keyframes=Keyframes(keyframes), seed=seed)
         prepare = self.stream.preprocessor
         box = (size // 8, size // 8, size - size // 8, size - size // 8)
-        images = pictures(5 * WINDOW, size, seed)
+        self.box = box
+        self.images = images = pictures(5 * WINDOW, size, seed)
+        self.ahead: Future[DrivingFrames] | None = None
         self.stream.set_reference(prepare.reference(images[0], box))
         self.driving = prepare.driving(images, [box] * len(images))
         self.calls = 0
@@ -124,6 +128,20 @@ class Animation:
 
     def push(self) -> np.ndarray:
         return self.stream.push(self.next_chunk())
+
+    def prepare(self) -> DrivingFrames:
+        """The host's part of a chunk: pictures to tensors. While an animation runs, other threads do it."""
+        return self.stream.preprocessor.driving(self.images[:WINDOW], [self.box] * WINDOW)
+
+    def push_pictures(self) -> np.ndarray:
+        """A call that prepares its pictures itself."""
+        return self.stream.push(self.prepare())
+
+    def push_ahead(self, pool: ThreadPoolExecutor) -> np.ndarray:
+        """A call while another thread prepares the pictures of the next."""
+        chunk = self.ahead.result() if self.ahead else self.prepare()
+        self.ahead = pool.submit(self.prepare)
+        return self.stream.push(chunk)
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:
@@ -189,6 +207,30 @@ class Benchmark:
                 assert animation.stream.keyframe_count == keyframes
                 row = spread(wall_milliseconds(animation.push, self.options.repeats))
                 self.results.add(f"call, {keyframes} keyframes, {self.name}", row | gibibytes())
+                if keyframes == 0:
+                    self.host(animation)
+
+    def host(self, animation: Animation) -> None:
+        """What a call takes with the preparation of its pictures, in another thread and in its own."""
+        with ThreadPoolExecutor(1) as pool:
+            runs: dict[str, Callable[[], Any]] = {
+                "pictures prepared by another thread meanwhile": lambda: animation.push_ahead(pool),
+                "pictures prepared within the call": animation.push_pictures,
+                "preparation of four pictures alone": animation.prepare,
+            }
+            for name, run in runs.items():
+                run()
+                self.results.add(f"{name}, {self.name}", spread(wall_milliseconds(run, self.options.repeats)))
+        torch.cuda.synchronize()
+        times = []
+        for _ in range(self.options.repeats):
+            started = time.perf_counter()
+            model, chunk = animation.stream.model, animation.next_chunk()
+            images, faces = upload(chunk.pose_images, model.device), upload(chunk.faces, model.device)
+            times.append((time.perf_counter() - started) * 1e3)
+            torch.cuda.synchronize()
+            del images, faces
+        self.results.add("host's time to start both uploads, ms", round(statistics.median(times), 3))
 
     def batches(self, model: PersonaLive) -> None:
         for count in self.options.batches:
@@ -221,11 +263,12 @@ class Benchmark:
         features = [reference.features]
         for _ in range(3):
             features.append(features[-1].with_keyframe(reference.features))
-        faces, images, rasters = random(WINDOW, 3, 224, 224), random(WINDOW, 3, 256, 256), random(WINDOW, 3, size, size)
+        faces, images = random(WINDOW, 3, 224, 224), random(WINDOW, 3, 256, 256)
+        keypoints = random(WINDOW, 21, 3).float()
         runs: dict[str, Any] = {
             "extract_pose": lambda: model.extract_pose(images),
             "encode_motion": lambda: model.encode_motion(faces),
-            "guide": lambda: model.guide(rasters),
+            "guide": lambda: model.guide(keypoints, size, size),
             "decode": lambda: model.decode(window[:WINDOW]),
             "reference_features": lambda: model.reference_features(window[:1], reference.embedding),
         }
@@ -269,8 +312,10 @@ class Benchmark:
         for _ in range(100):
             times += wall_milliseconds(animation.push, 1)
         before = torch.cuda.memory_allocated()
-        for _ in range(self.options.long // WINDOW - 100):
+        for call in range(100, self.options.long // WINDOW):
             times += wall_milliseconds(animation.push, 1)
+            if call % 250 == 0:
+                print(f"  call {call}: {statistics.median(times[-50:]):.2f} ms", flush=True)
         row = {
             "frames": len(times) * WINDOW,
             "calls_50_to_100_ms": round(statistics.median(times[50:100]), 3),

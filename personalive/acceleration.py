@@ -16,7 +16,7 @@ from personalive.attention import AttentionName, MeasuredAttention
 from personalive.config import FRAMES
 from personalive.cuda_graphs import GraphFunction, GraphMemory
 from personalive.errors import InputError
-from personalive.models.fused import BLOCKS, fuse
+from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
 from personalive.models.operations import Operations
@@ -80,6 +80,7 @@ class Acceleration:
                 fuse_encoder(network, self.operations)
         if self.compiles and name == "denoising_unet":
             self._compile(network)
+        self._tidy()
 
     def decoder(self, vae: Any) -> Callable[[Tensor], Tensor]:
         """The decoder of diffusers' AutoencoderKL in merged form, as a function from latents to images."""
@@ -87,6 +88,7 @@ class Acceleration:
             decoder = FusedDecoder(vae, self.operations)
         if self.compiles:
             self._compile(decoder)
+        self._tidy()
         return decoder
 
     def park(self, *networks: nn.Module) -> Callable[[], AbstractContextManager[None]]:
@@ -124,29 +126,33 @@ class Acceleration:
         """Compile the blocks that repeat, each for itself: the whole network would take minutes."""
         torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
         mode = "max-autotune-no-cudagraphs" if self.name == "max" else "default"
-        for module in list(network.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, BLOCKS):
-                    setattr(module, name, CompiledBlock(child, mode))
+        for block in network.modules():
+            if isinstance(block, BLOCKS):
+                method = "attend" if isinstance(block, FusedSpatialTransformer) else "forward"
+                setattr(block, method, Compiled(type(block).__name__, getattr(block, method), mode))
+
+    def _tidy(self) -> None:
+        """Give back what weights that have been replaced leave in PyTorch's cache, so that other sizes can have it."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-class CompiledBlock(nn.Module):
-    """A block that PyTorch's compiler has made kernels for; the block itself where that fails."""
+class Compiled:
+    """A function that PyTorch's compiler has made kernels for; the function itself where that fails."""
 
-    def __init__(self, block: nn.Module, mode: str) -> None:
-        super().__init__()
-        self.block = block
-        self._run: Callable[..., Any] = torch.compile(block.forward, dynamic=False, mode=mode)
+    def __init__(self, name: str, function: Callable[..., Any], mode: str) -> None:
+        self.name, self.function = name, function
+        self._run: Callable[..., Any] = torch.compile(function, dynamic=False, mode=mode)
 
-    def forward(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: Any) -> Any:
         try:
             return self._run(*arguments)
         except Exception as error:  # the compiler and what it calls fail in many ways
-            if self._run is self.block:
+            if self._run is self.function:
                 raise
-            _log.warning("%s is not compiled: %s", type(self.block).__name__, _first_line(error))
-            self._run = self.block
-            return self.block(*arguments)
+            _log.warning("%s is not compiled: %s", self.name, _first_line(error))
+            self._run = self.function
+            return self.function(*arguments)
 
 
 class HostMemory:
@@ -197,6 +203,7 @@ def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> 
         ("scale_relu", (image, scale, bias)),
         ("frame_attention", (random(16, 4, 960), 8, 16)),
         ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
+        ("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2)),
     ):
         results = getattr(fast, name)(*arguments), getattr(plain, name)(*arguments)
         pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)

@@ -22,6 +22,9 @@ Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 TRIALS = 3
 """Timed runs of each candidate, of which the shortest counts."""
+NARROWEST, SHORTEST = 32, 64
+"""Head width and number of keys from which the fused kernels are tried, by name, without PyTorch's own checks. Smaller
+attention is so quick that the choice does not matter, and not every kernel refuses politely what it can not do."""
 MAX_SCORES = 2**28
 """Scores that may be held at once: 512 MiB in half precision."""
 
@@ -101,6 +104,9 @@ class MeasuredAttention:
         }
 
     def _measure(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[str, Backend]:
+        width, lengths = query.shape[-1], (query.shape[2], key.shape[2])
+        if width % 8 or width < NARROWEST or min(lengths) < SHORTEST:
+            return "default", F.scaled_dot_product_attention
         candidates = dict(self._candidates)
         if query.shape[:3].numel() * key.shape[2] <= MAX_SCORES and query.shape[-1] > 256:
             candidates["products"] = _products

@@ -20,6 +20,7 @@ from personalive.config import FRAMES, SLOTS, WINDOW
 from personalive.driving import DrivingFrames, Reference, bilinear
 from personalive.keyframes import KeyframeTest
 from personalive.models.unet import TimeFeatures
+from personalive.transfer import download, upload
 
 if TYPE_CHECKING:
     from personalive.pipeline import PersonaLive
@@ -86,6 +87,8 @@ def observe(
     streams: Sequence["Stream"], chunks: Sequence[DrivingFrames], *, stretch: bool = False
 ) -> list[MotionChunk]:
     """Driving frames → the motion that each stream's reference takes over, with `stretch` always four frames of it."""
+    if all(_is_regular(*item) for item in zip(streams, chunks, strict=True)):
+        return _follow(streams, chunks)
     model, counts = streams[0].model, [len(chunk) for chunk in chunks]
     every_pose = model.extract_pose(torch.cat([chunk.pose_images for chunk in chunks]))
     poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
@@ -94,13 +97,39 @@ def observe(
     return [_take_over(*item, stretch) for item in zip(streams, poses, tokens, strict=True)]
 
 
+def _is_regular(stream: "Stream", chunk: DrivingFrames) -> bool:
+    """Whether a chunk needs nothing of the host: it is whole, its faces are cut out, and the animation is under way."""
+    state = stream.begun()[1]
+    return chunk.faces is not None and len(chunk) == WINDOW and state.first is not None and state.lead is not None
+
+
+def _follow(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> list[MotionChunk]:
+    """What `observe` does for regular chunks, as one function of the device."""
+    model = streams[0].model
+    begun = [stream.begun() for stream in streams]
+    sources = tuple(
+        (reference.pose, state.first, reference.motion, stream.strength)
+        for stream, (reference, state) in zip(streams, begun, strict=True)
+    )
+    images = upload(_joined([chunk.pose_images for chunk in chunks]), model.device)
+    faces = upload(_joined([chunk.faces for chunk in chunks if chunk.faces is not None]), model.device)
+    moved = [MotionChunk(*values) for values in model.follow(images, faces, sources)]
+    for (_, state), chunk in zip(begun, moved, strict=True):
+        state.remember(chunk)
+    return moved
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
 def _faces(stream: "Stream", chunk: DrivingFrames, pose: kp.HeadPose) -> Tensor:
     """The chunk's face crops, cut out by the driver's own keypoints where they were not given."""
     device = stream.model.device
     if chunk.faces is not None:
-        return chunk.faces.to(device)
+        return upload(chunk.faces, device)
     assert chunk.frames is not None  # DrivingFrames has one or the other
-    frames, (_, state) = chunk.frames.to(device), stream.begun()
+    frames, (_, state) = upload(chunk.frames, device), stream.begun()
     crops = []
     for index, box in enumerate(_boxes(frames, pose)):
         state.last_box = box or state.last_box
@@ -145,20 +174,22 @@ def denoise(streams: Sequence["Stream"], chunks: Sequence[MotionChunk]) -> list[
     model, size = streams[0].model, streams[0].preprocessor
     states = [stream.begun()[1] for stream in streams]
     entering = [state.entering(chunk) for state, chunk in zip(states, chunks, strict=True)]
-    rasters = torch.cat([kp.draw(chunk.keypoints, size.width, size.height) for chunk in entering])
-    guided = model.guide(rasters).split([len(chunk) for chunk in entering])
+    counts = [len(chunk) for chunk in entering]
+    every = entering[0].keypoints if len(entering) == 1 else torch.cat([chunk.keypoints for chunk in entering])
+    guided = model.guide(every, size.width, size.height).split(counts)
     for state, chunk, pose_features in zip(states, entering, guided, strict=True):
         state.enter(chunk.tokens, pose_features)
-    inserts = [_decide(stream) for stream in streams]
     predictions, latents, clean = _sample(streams)
-    frames = model.decode(torch.cat(clean)).split(WINDOW)
+    frames, pixels = model.decode_pixels(torch.cat(clean))
+    # Whoever asks whether motion is new waits for the device, so that comes when all of its work is under way.
+    inserts = [_decide(stream) for stream in streams]
     for index, (stream, chunk) in enumerate(zip(streams, entering, strict=True)):
         if stream.observer is not None:
             outputs = tuple(prediction.split(FRAMES)[index] for prediction in predictions)
-            values = (outputs, latents[index], clean[index], frames[index])
+            values = (outputs, latents[index], clean[index], frames.split(WINDOW)[index])
             stream.observer(_record(states[index], chunk, values, inserts[index]))
         _leave(stream, latents[index], clean[index], inserts[index])
-    return [_pixels(images) for images in frames]
+    return np.split(download(pixels), len(streams))
 
 
 def _decide(stream: "Stream") -> bool:
@@ -196,7 +227,7 @@ def _sample(streams: Sequence["Stream"]) -> tuple[list[Tensor], list[Tensor], li
 def _leave(stream: "Stream", latents: Tensor, clean: Tensor, insert: bool) -> None:
     """Close the call: keep what the next one needs, and the keyframe if there is one."""
     reference, state = stream.begun()
-    state.latents = latents[WINDOW:].to(stream.model.dtype)
+    state.latents = latents[WINDOW:]
     if insert:
         state.features = state.features.with_keyframe(stream.model.reference_features(clean[:1], reference.embedding))
         state.keyframes += 1
@@ -210,14 +241,6 @@ def _record(
     return CallRecord(
         state.calls, chunk.keypoints, state.motion, state.pose_features, *values, state.keyframes, state.bank, insert
     )
-
-
-def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:
-    """[n, 3, H, W] in [0, 1] → uint8 [n, H, W, 3], rounded, on the host."""
-    pixels: npt.NDArray[np.uint8] = (
-        (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    )
-    return pixels
 
 
 CALLS_OF_RAMP = SLOTS - 1

@@ -98,6 +98,7 @@ class GraphMemory:
         """For the run before a recording: it takes its memory from where the recording will."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
+        torch.cuda.empty_cache()  # what other work has left must not add to what this run takes
         # Older versions take the memory twice: first the run, then, after it has given it back, the recording.
         with torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self._pool) if self._pool else nullcontext():
             yield

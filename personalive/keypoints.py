@@ -78,7 +78,7 @@ def project(pose: HeadPose) -> Tensor:
     return points + shift[:, None]
 
 
-def retarget(reference: HeadPose, driving: HeadPose, first: HeadPose, strength: float = 1.0) -> HeadPose:
+def retarget(reference: HeadPose, driving: HeadPose, first: HeadPose, strength: float | Tensor = 1.0) -> HeadPose:
     """The reference's head, moved as the driver moves (spec/model.md section 9.3).
 
     Args:

@@ -15,15 +15,22 @@ from personalive.acceleration import DEFAULT_ACCELERATION, Acceleration, Acceler
 from personalive.attention import AttentionName
 from personalive.config import WINDOW, ModelConfig
 from personalive.driving import DrivingFrames
-from personalive.keypoints import HeadPose, head_pose
+from personalive.keypoints import HeadPose, draw, head_pose, project, retarget
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
 from personalive.stream import Stream, advance
+from personalive.transfer import upload
 
 IDLE_NETWORKS = ("reference_unet", "image_encoder")
 """Large networks that work when a reference or a keyframe is taken, and not in other calls."""
+DECODED_AT_ONCE = 2
+"""Frames that the VAE decodes together: they fill a GPU, and more would only need more memory."""
+
+Source = tuple[HeadPose, HeadPose, Tensor, Tensor]
+"""What a stream's motion is taken over with: the reference's pose, the driver's first pose, the reference's motion
+tokens [1, tokens, width], and the motion strength, fp32 [1]."""
 
 
 class PersonaLive:
@@ -53,10 +60,11 @@ class PersonaLive:
         # What calls run: the networks themselves, or what the acceleration makes of them.
         self._extract_pose: Callable[[Tensor], HeadPose] = self._run_extractor
         self._encode_motion: Callable[[Tensor], Tensor] = self.motion_encoder
-        self._guide: Callable[[Tensor], Tensor] = self.pose_guider
+        self._follow: Callable[..., list[tuple[Tensor, Tensor]]] = self._run_follower
+        self._guide: Callable[[Tensor, int, int], Tensor] = self._run_guider
         self._denoise: Callable[..., Tensor] = self.denoising_unet
         self._decoder: Callable[[Tensor], Tensor] = lambda latents: self.vae.decode(latents).sample
-        self._decode: Callable[[Tensor], Tensor] = self._run_decoder
+        self._decode: Callable[[Tensor], tuple[Tensor, Tensor]] = self._run_decoder
         self._with_image_networks: Callable[[], AbstractContextManager[None]] = nullcontext
         self._with_reference_unet: Callable[[], AbstractContextManager[None]] = nullcontext
         if acceleration is not None:
@@ -69,7 +77,8 @@ class PersonaLive:
         function = acceleration.function
         self._extract_pose = function("the motion extractor", self._run_extractor)
         self._encode_motion = function("the motion encoder", self.motion_encoder)
-        self._guide = function("the pose guider", self.pose_guider)
+        self._follow = function("the driver's motion", self._run_follower, constants=(2,))
+        self._guide = function("the pose guider", self._run_guider)
         self._denoise = function("the denoising UNet", self.denoising_unet, constants=(1, 4))
         self._decode = function("the VAE's decoder", self._run_decoder)
         self._with_image_networks = acceleration.park(self.image_encoder, self.vae.encoder)
@@ -136,7 +145,7 @@ class PersonaLive:
         return advance(streams, driving, stretch=stretch)
 
     def _take(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype)
+        return upload(tensor, self.device).to(self.dtype)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Images [n, 3, H, W] in [-1, 1] → scaled latents [n, c, h, w]: the mean, nothing is drawn."""
@@ -158,9 +167,22 @@ class PersonaLive:
         """Face crops [n, 3, s, s] in [-1, 1] → motion tokens [n, tokens, width]."""
         return self._encode_motion(self._take(faces))
 
-    def guide(self, rasters: Tensor) -> Tensor:
-        """Keypoint rasters [n, 3, H, W] in [0, 1] → pose features [n, c₀, h, w]."""
-        return self._guide(self._take(rasters))
+    def follow(self, images: Tensor, faces: Tensor, sources: Sequence[Source]) -> list[tuple[Tensor, Tensor]]:
+        """Driving frames as the references of b streams take them over.
+
+        Args:
+            images: as for `extract_pose`, [b·4, 3, s, s], stream by stream.
+            faces: as for `encode_motion`, [b·4, 3, s, s].
+            sources: one of each stream.
+
+        Returns:
+            For each stream keypoints, fp32 [4, 21, 3], and motion tokens [4, tokens, width].
+        """
+        return self._follow(images, faces, tuple(sources))
+
+    def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
+        """Keypoints fp32 [n, 21, 3] → pose features [n, c₀, h, w] of their rasters in that many pixels."""
+        return self._guide(keypoints, width, height)
 
     def reference_features(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Clean latents [n, c, h, w] and image embedding [n, 1, e] → what the denoising UNet attends to."""
@@ -185,15 +207,38 @@ class PersonaLive:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32."""
+        return self.decode_pixels(latents)[0]
+
+    def decode_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32, and as uint8 [n, H, W, 3]."""
         # A window at a time fills a GPU, and needs no more memory for many streams than for one.
-        return torch.cat([self._decode(window) for window in self._take(latents).split(WINDOW)])
+        parts = [self._decode(window) for window in self._take(latents).split(WINDOW)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([images for images, _ in parts]), torch.cat([pixels for _, pixels in parts])
 
     def _run_extractor(self, pixels: Tensor) -> HeadPose:
         return head_pose(self.motion_extractor(pixels))
 
-    def _run_decoder(self, latents: Tensor) -> Tensor:
-        pixels = self._decoder(latents * (1 / self.config.vae.scaling_factor))
-        return (pixels.float() / 2 + 0.5).clamp(0, 1)
+    def _run_follower(self, images: Tensor, faces: Tensor, sources: Sequence[Source]) -> list[tuple[Tensor, Tensor]]:
+        poses = self._run_extractor(images.to(self.dtype))
+        tokens = self.motion_encoder(faces.to(self.dtype)).split(WINDOW)
+        result = []
+        for index, (reference, first, motion, strength) in enumerate(sources):
+            pose = poses[index * WINDOW : (index + 1) * WINDOW]
+            mixed = torch.lerp(motion.expand_as(tokens[index]), tokens[index], strength.to(motion.dtype))
+            result.append((project(retarget(reference, pose, first, strength)), mixed))
+        return result
+
+    def _run_guider(self, keypoints: Tensor, width: int, height: int) -> Tensor:
+        features: Tensor = self.pose_guider(draw(keypoints, width, height).to(self.dtype))
+        return features
+
+    def _run_decoder(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        latents = latents * (1 / self.config.vae.scaling_factor)
+        decoded = torch.cat([self._decoder(part) for part in latents.split(DECODED_AT_ONCE)])
+        images = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        return images, (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def _defaults(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:

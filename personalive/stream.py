@@ -20,6 +20,7 @@ from personalive.driving import DrivingFrames, Preprocessor, Reference
 from personalive.errors import InputError
 from personalive.keyframes import KeyframePolicy, keyframe_policy
 from personalive.noise import GaussianNoise, NoiseSource
+from personalive.transfer import upload
 
 if TYPE_CHECKING:
     from personalive.pipeline import PersonaLive
@@ -92,6 +93,7 @@ class Stream:
     @motion_strength.setter
     def motion_strength(self, value: float) -> None:
         self._motion_strength = _between("motion_strength", value, MAX_MOTION_STRENGTH)
+        self.strength = torch.full((1,), self._motion_strength, device=self.model.device)
 
     @property
     def steps(self) -> int:
@@ -241,7 +243,7 @@ class Stream:
 
     def draw(self, frames: int) -> Tensor:
         """The next noise of the stream, [frames, c, h, w]."""
-        return self._noise.draw(*self._latent_shape(frames)).to(self.model.device, self.model.dtype)
+        return upload(self._noise.draw(*self._latent_shape(frames)), self.model.device).to(self.model.dtype)
 
     def _latent_shape(self, frames: int) -> tuple[int, int, int, int]:
         vae, size = self.model.config.vae, self.preprocessor

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from personalive.acceleration import Acceleration
+from personalive.acceleration import Acceleration, Compiled
 from personalive.errors import InputError
 from personalive.models import NETWORKS, build_network
 from personalive.models.fused import fuse
@@ -96,3 +96,33 @@ def test_unknown_names_are_refused():
         Acceleration(CPU, torch.float32, "fast")
     with pytest.raises(InputError, match=r"attention is 'quick'"):
         Acceleration(CPU, torch.float32, attention="quick")
+
+
+@torch.inference_mode()
+def test_compiled_blocks_take_the_place_of_their_functions(monkeypatch):
+    """With a compiler that changes nothing, as no GPU is needed for what goes round it."""
+    compiled = []
+
+    def stand_in(function, **_):
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    choice = Acceleration(CPU, torch.float32, "compile")
+    choice.compiles = True
+    plain, accelerated = animate(None).astype(int), animate(choice).astype(int)
+    assert len(compiled) > 20
+    assert abs(plain - accelerated).max() <= 1
+
+
+@torch.inference_mode()
+def test_a_block_that_does_not_compile_runs_as_it_is(caplog):
+    calls = []
+
+    def refuse(value):
+        raise RuntimeError("no compiler here\nand a long story")
+
+    function = Compiled("Block", lambda value: calls.append(value) or value + 1, "default")
+    function._run = refuse
+    assert [function(1), function(2)] == [2, 3] and calls == [1, 2]
+    assert caplog.messages == ["Block is not compiled: no compiler here"]

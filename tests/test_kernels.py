@@ -103,3 +103,14 @@ def test_token_attention(rows, dtype):
     query, tokens = draw(3, rows, 16, dtype=dtype), draw(3, 32, 16, dtype=dtype, offset=0.5)
     exact = F.scaled_dot_product_attention(query.float(), tokens.float(), tokens.float(), scale=1.0)
     assert_near(attention.token_attention(query, tokens), exact)
+
+
+@pytest.mark.parametrize(("length", "bank", "channels"), [(64, 64, 320), (5, 12, 40), (100, 300, 96)])
+def test_append_bank(length, bank, channels):
+    qkv = draw(6, length, 3 * channels)
+    own, known = qkv.chunk(3, dim=-1)[1], draw(2, bank, channels)
+    joined = pointwise.append_bank(own, known, 3)
+    assert joined.shape == (6, length + bank, channels)
+    for image in range(6):
+        assert torch.equal(joined[image, :length], own[image])
+        assert torch.equal(joined[image, length:], known[image // 3])

@@ -200,10 +200,8 @@ class FusedSpatialTransformer(nn.Module):
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
         """Frames of k portraits, [k·frames, l, 3c], look at themselves and their portrait's [k, m, c]."""
         query, key, value = qkv.chunk(3, dim=-1)
-        key, value = (
-            torch.cat((own.unflatten(0, (-1, frames)), bank[:, None].expand(-1, frames, -1, -1)), dim=2).flatten(0, 1)
-            for own, bank in ((key, keys), (value, values))
-        )
+        key = self.operations.append_bank(key, keys, frames)
+        value = self.operations.append_bank(value, values, frames)
         out = self.operations.attention(self._heads(query), self._heads(key), self._heads(value))
         return out.transpose(1, 2).flatten(2)
 

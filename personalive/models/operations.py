@@ -108,6 +108,12 @@ def token_attention(query: Tensor, tokens: Tensor) -> Tensor:
     return torch.bmm(weights, tokens)
 
 
+def append_bank(own: Tensor, bank: Tensor, frames: int) -> Tensor:
+    """Tokens of the frames of k portraits [k·frames, l, c], each followed by its portrait's [k, m, c]."""
+    tokens = (own.unflatten(0, (-1, frames)), bank[:, None].expand(-1, frames, -1, -1))
+    return torch.cat(tokens, dim=2).flatten(0, 1)
+
+
 @dataclass(frozen=True)
 class Operations:
     """One implementation of each operation."""
@@ -120,4 +126,5 @@ class Operations:
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu
     frame_attention: Callable[[Tensor, int, int], Tensor] = frame_attention
     token_attention: Callable[[Tensor, Tensor], Tensor] = token_attention
+    append_bank: Callable[[Tensor, Tensor, int], Tensor] = append_bank
     attention: Attention = F.scaled_dot_product_attention

@@ -6,11 +6,12 @@ kernels asks `personalive.acceleration`, which tries them on the device first.
 
 from personalive.models.kernels.attention import frame_attention, token_attention
 from personalive.models.kernels.norms import add_layer_norm, group_norm, layer_norm
-from personalive.models.kernels.pointwise import add_bias, geglu, scale_relu
+from personalive.models.kernels.pointwise import add_bias, append_bank, geglu, scale_relu
 
 __all__ = [
     "add_bias",
     "add_layer_norm",
+    "append_bank",
     "frame_attention",
     "geglu",
     "group_norm",

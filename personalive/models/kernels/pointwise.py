@@ -77,3 +77,46 @@ def _launch_add(x: Tensor, branch: Tensor | None, bias: Tensor, scale: Tensor | 
         BLOCK_R=tile_r, BLOCK_C=tile_c, scale=bias if scale is None else scale, num_warps=4,
     )  # fmt: skip
     return y
+
+
+@triton.jit
+def _append_bank(
+    own, bank, y, own_rows, bank_rows, channels, own_stride, own_row_stride, frames,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    rows = own_rows + bank_rows
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    n = tl.program_id(2).to(tl.int64)
+    inside = (c < channels)[None, :]
+    mine = r < own_rows
+    place = n * own_stride + r[:, None].to(tl.int64) * own_row_stride + c[None, :]
+    value = tl.load(own + place, mask=mine[:, None] & inside, other=0.0)
+    place = ((n // frames) * bank_rows + r[:, None] - own_rows) * channels + c[None, :]
+    known = tl.load(bank + place, mask=((r >= own_rows) & (r < rows))[:, None] & inside, other=0.0)
+    value = tl.where(mine[:, None], value, known)
+    tl.store(y + (n * rows + r[:, None]) * channels + c[None, :], value, mask=(r < rows)[:, None] & inside)
+
+
+def append_bank(own: Tensor, bank: Tensor, frames: int) -> Tensor:
+    """Tokens of frames, each followed by those of its portrait.
+
+    Args:
+        own: `[k * frames, l, c]`, the last axis dense in memory (else it is copied).
+        bank: `[k, m, c]`.
+
+    Returns:
+        `[k * frames, l + m, c]`.
+    """
+    own = own if own.stride(2) == 1 else own.contiguous()
+    bank = bank.contiguous()
+    n, length, channels = own.shape
+    rows = length + bank.shape[1]
+    y = torch.empty((n, rows, channels), dtype=own.dtype, device=own.device)
+    tile_c = next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
+    tile_r = 4096 // tile_c
+    _append_bank[(triton.cdiv(rows, tile_r), triton.cdiv(channels, tile_c), n)](
+        own, bank, y, length, bank.shape[1], channels, own.stride(0), own.stride(1), frames,
+        BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4,
+    )  # fmt: skip
+    return y
