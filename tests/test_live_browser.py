@@ -123,7 +123,7 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     page.get_by_label("Motion strength").fill("0.5")
     until(lambda: session.parameters.motion_strength == 0.5)
     page.get_by_role("button", name="Reset").click()
-    until(lambda: session._stream.resets == 1)
+    until(lambda: session._animation._stream.resets == 1)
 
 
 def test_two_people_see_only_their_own_portrait_and_one_may_vanish(browser, page, server):

@@ -114,7 +114,7 @@ def test_session_calls(server, client):
     assert client.post(f"{path}/snapshot").status_code == 200
     assert client.put(f"{path}/reference", content=picture(RED)).json()["success"]
     assert client.post(f"{path}/resume").status_code == 200
-    assert server.hub.find(session["sessionId"]).session._stream.colour == GREEN
+    assert server.hub.find(session["sessionId"]).session._animation._stream.colour == GREEN
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
 
@@ -127,7 +127,7 @@ def test_a_snapshot_goes_on_in_another_session(server, client):
     client.post("/api/v1/personalive/reference", content=picture(RED))
     second = client.post("/api/v1/sessions", json={}).json()["sessionId"]
     assert client.post(f"/api/v1/sessions/{second}/resume").status_code == 200
-    assert server.hub.find(second).session._stream.colour == GREEN
+    assert server.hub.find(second).session._animation._stream.colour == GREEN
 
 
 def test_each_client_gets_its_own_portrait(server, client):
@@ -136,11 +136,11 @@ def test_each_client_gets_its_own_portrait(server, client):
         other.post("/api/v1/personalive/reference", content=picture(GREEN))
         mine = client.post("/api/v1/sessions", json={}).json()["sessionId"]
         theirs = other.post("/api/v1/sessions", json={}).json()["sessionId"]
-        colours = {each: server.hub.find(each).session._stream.colour for each in (mine, theirs)}
+        colours = {each: server.hub.find(each).session._animation._stream.colour for each in (mine, theirs)}
         assert colours == {mine: RED, theirs: GREEN}
         client.post("/api/v1/personalive/reference", content=picture(BLUE))
-        assert server.hub.find(mine).session._stream.colour == BLUE
-        assert server.hub.find(theirs).session._stream.colour == GREEN
+        assert server.hub.find(mine).session._animation._stream.colour == BLUE
+        assert server.hub.find(theirs).session._animation._stream.colour == GREEN
 
 
 def test_a_client_without_cookies_is_known_by_its_address(server, client):
@@ -151,7 +151,7 @@ def test_a_client_without_cookies_is_known_by_its_address(server, client):
     session = send("POST", "/api/v1/sessions", json={}).json()
     assert session["stats"]["has_portrait"]
     send("POST", "/api/v1/personalive/reference", content=picture(GREEN))
-    assert server.hub.find(session["sessionId"]).session._stream.colour == GREEN
+    assert server.hub.find(session["sessionId"]).session._animation._stream.colour == GREEN
 
 
 def test_a_full_server_says_so(server, client):

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response
 
 from personalive.live import schemas
 from personalive.live.clients import COOKIE, Client, new_cookie
-from personalive.live.hub import Entry, Hub
+from personalive.live.entries import Entry
+from personalive.live.hub import Hub
 from personalive.live.loader import PIPELINE, LoadParameters
 from personalive.live.messages import session_figures
 from personalive.live.metrics import render

@@ -14,8 +14,9 @@ from fastapi.staticfiles import StaticFiles
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
 from personalive.live import aiortc_fixes, api, metrics, schemas
 from personalive.live.clients import COOKIE, Client
+from personalive.live.entries import FullError, NotLoadedError, UnknownSessionError
 from personalive.live.facefinder import Faces, MeshFaces
-from personalive.live.hub import FullError, Hub, NotLoadedError, UnknownSessionError
+from personalive.live.hub import Hub
 from personalive.live.loader import BusyError, EngineFactory
 from personalive.live.model import ModelFactory
 from personalive.live.options import ServeOptions

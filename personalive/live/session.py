@@ -13,30 +13,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from personalive.errors import InputError, PersonaLiveError
+from personalive.live.animation import Animation
 from personalive.live.engine import Engine, LiveStream
 from personalive.live.facefinder import FaceFinder
-from personalive.live.frames import (
-    CameraFrame,
-    FrameRing,
-    Message,
-    Picture,
-    Playout,
-    RGBArray,
-    between,
-    evenly_before,
-)
+from personalive.live.frames import CameraFrame, FrameRing, Message, RGBArray
 from personalive.live.parameters import Parameters
 from personalive.live.pictures import crop, crop_window
+from personalive.live.stamps import Stamps
 from personalive.live.statistics import SessionStatistics
+from personalive.live.subscription import Subscription
 
 Latency = Literal["low", "balanced"]
 
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
-GAP_FRAMES, GAP_SECONDS = 3, 0.3
-"""A pause of the camera so many of its intervals and seconds long is one after which motion begins anew."""
-ASSUMED_SPACING = 0.04
-"""Seconds between camera frames, until two of them have come."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
 
@@ -46,37 +36,8 @@ class Chunk:
     """What one call takes for one session."""
 
     driving: Any
-    captured: list[float]
-    client_stamps: list[float | None]
-
-
-class Subscription:
-    """One reader of a session's pictures: its own play-out, and a call when something new is there."""
-
-    def __init__(self, window: int, statistics: SessionStatistics, on_ready: Callable[[], None]) -> None:
-        self.playout = Playout(window)
-        self.on_ready = on_ready
-        self._statistics = statistics
-        self._lock = threading.Lock()
-
-    def push(self, pictures: list[Picture], now: float) -> None:
-        """Hand pictures over (the device's thread)."""
-        with self._lock:
-            self.playout.push(pictures, now)
-        self.on_ready()
-
-    def pop(self, now: float) -> tuple[Picture | None, float | None]:
-        """The picture whose turn it is, and when the next one is due."""
-        with self._lock:
-            picture, due = self.playout.pop(now), self.playout.due()
-        if picture is not None:
-            self._statistics.shown(now - picture.captured if picture.driven else None, now)
-        return picture, due
-
-    def clear(self) -> None:
-        """Forget what waits."""
-        with self._lock:
-            self.playout.clear()
+    stamps: list[tuple[float, float | None]]
+    """Capture time and the client's own stamp of each picture."""
 
 
 class Session:
@@ -112,14 +73,11 @@ class Session:
         self._ring = FrameRing()
         self._subscriptions: list[Subscription] = []
         self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._stream: LiveStream | None = None
-        self._reference: Any = None
+        self._animation = Animation(engine)
         self._chunk: Chunk | None = None
         self._preparing = False
         self._epoch = 0
-        self._stamps: deque[tuple[float, float | None, bool]] = deque()
-        self._interval = ASSUMED_SPACING
-        self._last_captured: float | None = None
+        self._stamps = Stamps(engine.window, engine.delay_frames)
         self._face_was_visible = True
         self._dropped_out = 0
         self._closed = False
@@ -134,7 +92,7 @@ class Session:
     @property
     def has_portrait(self) -> bool:
         """Whether there is something to animate."""
-        return self._reference is not None
+        return self._animation.has_portrait
 
     def offer(self, frame: CameraFrame) -> None:
         """Take a camera frame, or leave it if the session is paused or the camera faster than its `fps`."""
@@ -143,8 +101,7 @@ class Session:
                 return
             self.last_frame = self._clock()
             self.statistics.frame_in(self.last_frame)
-            if self._ring.newest is not None:
-                self._interval += 0.1 * (min(frame.captured - self._ring.newest, 2.0) - self._interval)
+            self._stamps.arrived(frame.captured, self._ring.newest)
             if self.parameters.paused:
                 return
             # Half a millisecond of tolerance: a camera of exactly `fps` must not lose frames to rounding.
@@ -188,34 +145,39 @@ class Session:
             if before.paused != after.paused:
                 self._begin_anew()
         if before.seed != after.seed:
-            self.submit(self._reseed)
+            self._submit_anew(lambda: self._animation.reseed(after.seed))
         elif reset:
             self.reset()
         return after
 
     def open_stream(self) -> "Future[None]":
         """Make the state on the device."""
-        return self.submit(self._apply_open)
+        return self.submit(lambda: self._animation.open(self.parameters.seed))
 
     def set_portrait(self, reference: Any) -> "Future[None]":
         """Animate this portrait (what `Engine.reference` made) from the next call on; motion goes on."""
-        return self.submit(lambda: self._apply_portrait(reference))
+        return self.submit(lambda: self._animation.set_portrait(reference, self.parameters.seed))
 
     def set_first_portrait(self, reference: Any) -> "Future[None]":
         """As `set_portrait`, unless there is one already: it came later and counts."""
-        return self.submit(lambda: None if self.has_portrait else self._apply_portrait(reference))
+
+        def apply() -> None:
+            if not self.has_portrait:
+                self._animation.set_portrait(reference, self.parameters.seed)
+
+        return self.submit(apply)
 
     def reset(self) -> "Future[None]":
         """Forget the driver, keep the portrait."""
-        return self.submit(self._apply_reset)
+        return self._submit_anew(self._animation.reset)
 
     def snapshot(self) -> "Future[dict[str, Any]]":
         """The temporal state of the animation."""
-        return self.submit(self._take_snapshot)
+        return self.submit(self._animation.snapshot)
 
     def resume(self, state: dict[str, Any]) -> "Future[None]":
         """Continue from a temporal state."""
-        return self.submit(lambda: self._apply_state(state))
+        return self._submit_anew(lambda: self._animation.resume(state, self.parameters.seed))
 
     def submit(self, command: Callable[[], Any]) -> "Future[Any]":
         """Run a command in the device's thread between two calls, in the order of submission."""
@@ -255,7 +217,7 @@ class Session:
         with self._lock:
             busy = self._closed or self._preparing or self._chunk is not None
             waiting = len(self._ring)
-            if busy or self.parameters.paused or self._reference is None or waiting == 0:
+            if busy or self.parameters.paused or not self.has_portrait or waiting == 0:
                 return None
             wanted = max(1, self._engine.window // 2) if self._latency == "low" else self._engine.window
             ready = 0.0 if waiting >= wanted else (self._ring.oldest or 0.0) + PATIENCE
@@ -328,20 +290,17 @@ class Session:
             chunk, self._chunk = self._chunk, None
             if chunk is None or self._closed:
                 return None
-            stream = self._open()
+            stream = self._animation.stream(self.parameters.seed)
             stream.motion_strength = self.parameters.motion_strength
             stream.keyframe_threshold = self.parameters.keyframe_threshold
-            self._stamp(chunk)
+            self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 
     def end_call(self, images: RGBArray) -> None:
         """Take the pictures of a call (the device's thread)."""
         now = self._clock()
         with self._lock:
-            pictures = []
-            for image in images[max(0, len(images) - len(self._stamps)) :]:
-                captured, client_stamp, driven = self._stamps.popleft()
-                pictures.append(Picture(image, captured, client_stamp, driven))
+            pictures = self._stamps.leave(images)
             self.last_served = now
             self.statistics.made(len(pictures))
             readers = list(self._subscriptions)
@@ -353,7 +312,7 @@ class Session:
     def _free(self) -> None:
         if self._faces is not None:
             self._faces.close()
-        self._stream, self._reference = None, None
+        self._animation.free()
 
     def _choose(self) -> list[CameraFrame]:
         window, waiting = self._engine.window, len(self._ring)
@@ -376,27 +335,13 @@ class Session:
         if self._faces and boxes is None:
             return None
         driving = self._engine.driving(images, boxes)
-        return Chunk(driving, *self._expanded(frames))
+        with self._lock:
+            return Chunk(driving, self._stamps.of_chunk(frames))
 
     def _seen(self, image: RGBArray) -> RGBArray:
         height, width = image.shape[:2]
         window = crop_window((width, height), self._engine.width / self._engine.height)
         return crop(image, window, self.parameters.mirror)
-
-    def _expanded(self, frames: list[CameraFrame]) -> tuple[list[float], list[float | None]]:
-        """Stamps of the call's pictures: those between two camera frames get times between theirs."""
-        repeats = self._engine.window // len(frames)
-        captured = [frame.captured for frame in frames]
-        previous = self._last_captured
-        if previous is None or captured[0] - previous > self._gap:
-            previous = captured[0] - self._interval
-        self._last_captured = captured[-1]
-        stamps = [frame.client_stamp for frame in frames for _ in range(repeats)]
-        return between(previous, captured, repeats), stamps
-
-    @property
-    def _gap(self) -> float:
-        return GAP_FRAMES * self._interval + GAP_SECONDS
 
     def _tell_about_face(self) -> None:
         visible = self._faces is None or self._faces.visible
@@ -409,64 +354,21 @@ class Session:
             )
             self.on_message({"type": "message", "code": code, "text": text})
 
-    def _stamp(self, chunk: Chunk) -> None:
-        """Remember whose motion the coming pictures show: the model gives them `delay_frames` later."""
-        stale = not self._stamps or chunk.captured[0] - self._stamps[-1][0] > self._gap
-        if stale:
-            spacing = (chunk.captured[-1] - chunk.captured[0]) / max(1, len(chunk.captured) - 1)
-            times = evenly_before(chunk.captured[0], spacing, self._engine.delay_frames)
-            self._stamps = deque((captured, None, False) for captured in times)
-        self._stamps.extend(
-            (captured, client_stamp, True)
-            for captured, client_stamp in zip(chunk.captured, chunk.client_stamps, strict=True)
-        )
+    def _submit_anew(self, command: Callable[[], None]) -> "Future[None]":
+        """A command after which nothing counts that was under way."""
+
+        def run() -> None:
+            command()
+            with self._lock:
+                self._begin_anew()
+
+        return self.submit(run)
 
     def _begin_anew(self) -> None:
         """Old frames and pictures no longer count; the caller holds the lock."""
         self._epoch += 1
-        self._last_captured = None
         self._ring.clear()
         self._chunk = None
-        self._stamps.clear()
+        self._stamps.forget()
         for subscription in self._subscriptions:
             subscription.clear()
-
-    def _open(self) -> LiveStream:
-        if self._stream is None:
-            self._stream = self._engine.open(self.parameters.seed)
-        return self._stream
-
-    def _apply_open(self) -> None:
-        self._open()
-
-    def _apply_portrait(self, reference: Any) -> None:
-        if self._reference is None:
-            self._open().set_reference(reference)
-        else:
-            self._open().swap_reference(reference)
-        self._reference = reference
-
-    def _apply_reset(self) -> None:
-        if self._reference is not None:
-            self._open().reset()
-        with self._lock:
-            self._begin_anew()
-
-    def _reseed(self) -> None:
-        stream = self._engine.open(self.parameters.seed)
-        if self._reference is not None:
-            stream.set_reference(self._reference)
-        self._stream = stream
-        with self._lock:
-            self._begin_anew()
-
-    def _take_snapshot(self) -> dict[str, Any]:
-        if self._reference is None:
-            raise InputError("the session has no portrait yet: send one first")
-        return {"reference": self._reference, "stream": self._open().state_dict()}
-
-    def _apply_state(self, state: dict[str, Any]) -> None:
-        self._open().load_state_dict(state["stream"])
-        self._reference = state["reference"]
-        with self._lock:
-            self._begin_anew()

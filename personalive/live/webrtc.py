@@ -25,8 +25,9 @@ from aiortc.sdp import candidate_from_sdp
 
 from personalive.errors import InputError
 from personalive.live.delayed_audio import DelayedAudio
+from personalive.live.entries import Entry
 from personalive.live.frames import CameraFrame, Message, RGBArray, SenderClock
-from personalive.live.hub import Entry, Hub
+from personalive.live.hub import Hub
 from personalive.live.messages import handle, session_figures
 from personalive.live.options import IceServer
 from personalive.live.session import Session

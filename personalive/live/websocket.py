@@ -17,11 +17,12 @@ from typing import Literal
 from fastapi import WebSocket
 from starlette.websockets import WebSocketState
 
+from personalive.live.entries import Entry
 from personalive.live.frames import CameraFrame, Message, Picture
-from personalive.live.hub import Entry, Hub
+from personalive.live.hub import Hub
 from personalive.live.messages import handle, session_figures
 from personalive.live.pictures import MAX_FRAME_PIXELS, decode, encode
-from personalive.live.session import Subscription
+from personalive.live.subscription import Subscription
 
 STAMP = struct.Struct("<d")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
