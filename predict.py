@@ -42,8 +42,8 @@ class Predictor(BasePredictor):
     def setup(self) -> None:
         """Load the model once, downloading weights that are missing into the cache."""
         choice = ModelChoice(
-            source=os.environ.get("PERSONALIVE_MODEL"),
-            accelerate=os.environ.get("PERSONALIVE_ACCELERATE", ModelChoice.accelerate),
+            source=os.environ.get("PERSONALIVE_MODEL") or None,
+            accelerate=os.environ.get("PERSONALIVE_ACCELERATE") or ModelChoice.accelerate,
             low_memory=os.environ.get("PERSONALIVE_LOW_MEMORY") == "1",
         )
         source, remark = choice.resolved_source()
