@@ -17,9 +17,10 @@ import statistics  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
 from concurrent.futures import Future, ThreadPoolExecutor  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, TypeAlias  # noqa: E402
 
 import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 import torch  # noqa: E402
 
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds  # noqa: E402
@@ -36,6 +37,7 @@ from tests.weight_rule import CORRECTIONS, is_ruled  # noqa: E402
 
 IMPORTED = time.perf_counter()
 GPU = torch.device("cuda")
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,
          "extract_pose": 0.047}  # fmt: skip
 """Of one call at 512×512 (spec/streaming.md section 16), so that achieved rates compare with other implementations."""
@@ -89,7 +91,7 @@ def build(
     return PersonaLive(config, networks, dtype, choice)
 
 
-def pictures(count: int, size: int, seed: int) -> list[np.ndarray]:
+def pictures(count: int, size: int, seed: int) -> list[Pixels]:
     """Coloured blocks that move a little from frame to frame."""
     generator = np.random.default_rng(seed)
     blocks = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -126,18 +128,18 @@ class Animation:
         self.calls += 1
         return self.driving[start : start + WINDOW]
 
-    def push(self) -> np.ndarray:
+    def push(self) -> Pixels:
         return self.stream.push(self.next_chunk())
 
     def prepare(self) -> DrivingFrames:
         """The host's part of a chunk: pictures to tensors. While an animation runs, other threads do it."""
         return self.stream.preprocessor.driving(self.images[:WINDOW], [self.box] * WINDOW)
 
-    def push_pictures(self) -> np.ndarray:
+    def push_pictures(self) -> Pixels:
         """A call that prepares its pictures itself."""
         return self.stream.push(self.prepare())
 
-    def push_ahead(self, pool: ThreadPoolExecutor) -> np.ndarray:
+    def push_ahead(self, pool: ThreadPoolExecutor) -> Pixels:
         """A call while another thread prepares the pictures of the next."""
         chunk = self.ahead.result() if self.ahead else self.prepare()
         self.ahead = pool.submit(self.prepare)
@@ -226,6 +228,7 @@ class Benchmark:
         for _ in range(self.options.repeats):
             started = time.perf_counter()
             model, chunk = animation.stream.model, animation.next_chunk()
+            assert chunk.faces is not None  # made with boxes
             images, faces = upload(chunk.pose_images, model.device), upload(chunk.faces, model.device)
             times.append((time.perf_counter() - started) * 1e3)
             torch.cuda.synchronize()
@@ -357,7 +360,7 @@ class Benchmark:
             errors.append(round(float(np.linalg.norm(a - b) / np.linalg.norm(a)), 6))
         self.results.add(f"relative L2: {count} streams in one call against each alone, {self.name}", errors)
 
-    def _frames(self, model: PersonaLive) -> np.ndarray:
+    def _frames(self, model: PersonaLive) -> Pixels:
         animation = Animation(model, self.options.size, keyframes=1)
         frames = np.concatenate([animation.push() for _ in range(8)])
         del animation, model

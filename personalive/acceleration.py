@@ -95,7 +95,9 @@ class Acceleration:
         """For networks that no call needs: what to enter while they are used."""
         if not self.low_memory:
             return nullcontext
-        return HostMemory(networks, self.device).on_device
+        memory = HostMemory(networks, self.device)
+        self._tidy()
+        return memory.on_device
 
     def function(self, name: str, function: F, constants: Sequence[int] = ()) -> F:
         """A function of tensors as it is to be called: recorded as CUDA graphs, or as it is.
@@ -169,7 +171,8 @@ class HostMemory:
 
     @contextmanager
     def on_device(self) -> Iterator[None]:
-        """The networks are on the device within."""
+        """The networks are on the device within; before and after, what the cache holds for nothing is given back."""
+        torch.cuda.empty_cache()
         for tensor, host in self._host:
             tensor.data = host.to(self.device, non_blocking=True)
         try:
@@ -177,6 +180,7 @@ class HostMemory:
         finally:
             for tensor, host in self._host:
                 tensor.data = host  # inference changes no weight, so nothing has to come back
+            torch.cuda.empty_cache()
 
 
 def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> None:

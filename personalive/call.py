@@ -107,10 +107,11 @@ def _follow(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> lis
     """What `observe` does for regular chunks, as one function of the device."""
     model = streams[0].model
     begun = [stream.begun() for stream in streams]
-    sources = tuple(
+    sources = [
         (reference.pose, state.first, reference.motion, stream.strength)
         for stream, (reference, state) in zip(streams, begun, strict=True)
-    )
+        if state.first is not None  # a regular chunk's is known
+    ]
     images = upload(_joined([chunk.pose_images for chunk in chunks]), model.device)
     faces = upload(_joined([chunk.faces for chunk in chunks if chunk.faces is not None]), model.device)
     moved = [MotionChunk(*values) for values in model.follow(images, faces, sources)]

@@ -283,5 +283,5 @@ class DenoisingUNet(UNet):
         x = self.conv_in(latents.contiguous(memory_format=torch.channels_last)) + pose
         x = self.conv_norm_out(self.traverse(x, unit))
         # In fp32: at the noisiest timestep the sampler magnifies what rounding does to the prediction 66 times.
-        out = self.conv_out
-        return nn.functional.conv2d(x.float(), out.weight.float(), out.bias.float(), padding=1)
+        weight, bias = (parameter.float() for parameter in self.conv_out.parameters())
+        return nn.functional.conv2d(x.float(), weight, bias, padding=1)
