@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ LEAST_RATE = 0.03
 """Of the highest learning rate, at a stage's end."""
 CLIP = 1.0
 """Largest norm of a gradient."""
-LOG_EVERY = 20
+LOG_EVERY = 12
+"""Steps whose mean is one line of the metrics."""
 SAVE_EVERY = 150.0
 """Seconds between portable checkpoints within a stage."""
 
@@ -69,6 +71,7 @@ class Run:
         self.began = self.saved = time.monotonic()
         self.done: list[str] = []
         self._resumed: dict[str, Any] | None = None
+        self._recent: list[list[float]] = []
 
     def run(self) -> None:
         """Go through the stages that have a budget and are not done."""
@@ -99,6 +102,7 @@ class Run:
             parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused or None
         )
         first, spent = self._resume(stage, optimizer)
+        self._recent.clear()
         started = time.monotonic() - spent
         losses: dict[str, Tensor] = {}
         for step in range(first, 1 << 62):
@@ -155,9 +159,13 @@ class Run:
         return values
 
     def _report(self, stage: Stage, step: int, elapsed: float, names: list[str], means: list[float]) -> None:
-        if not self.processes.first or (step % LOG_EVERY and means[0] < 1):
+        self._recent.append(means[2:])
+        if not self.processes.first:
+            self._recent.clear()
+        if not self.processes.first or ((step + 1) % LOG_EVERY and means[0] < 1):
             return
-        values = dict(zip(names, means[2:], strict=True))
+        values = {name: fmean(column) for name, column in zip(names, zip(*self._recent, strict=True), strict=True)}
+        self._recent.clear()
         path = self.plan.out / "metrics.csv"
         fresh = not path.exists()
         with path.open("a", newline="") as file:
