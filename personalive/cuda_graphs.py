@@ -4,7 +4,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -88,19 +88,20 @@ class GraphMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool = torch.cuda.MemPool() if torch.__version__ >= torch.torch_version.TorchVersion("2.8") else None
-        self.pool: Any = torch.cuda.graph_pool_handle() if self._pool is None else self._pool.id
+        self.pool: Any = torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream(device)
         self.lock = threading.RLock()
 
     @contextmanager
     def first_run(self) -> Iterator[None]:
-        """For the run before a recording: it takes its memory from where the recording will."""
+        """For the run before a recording, whose memory is given back before the recording takes its own.
+
+        The run does not take it from the recordings' pool: what libraries keep of it would outlive the pool.
+        """
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         torch.cuda.empty_cache()  # what other work has left must not add to what this run takes
-        # Older versions take the memory twice: first the run, then, after it has given it back, the recording.
-        with torch.cuda.stream(self.stream), torch.cuda.use_mem_pool(self._pool) if self._pool else nullcontext():
+        with torch.cuda.stream(self.stream):
             yield
         current.wait_stream(self.stream)
         torch.cuda.synchronize(self.device)
