@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GPU measurements one after the other, each with a time limit of its own:
 #   benchmarks/all.sh FOLDER [STEP...]     one JSON and one log per step; without steps, all of them
-# "precision" needs GOLDENS, the folder of the end-to-end goldens, and is not among those.
+# "endurance" runs FRAMES frames, 10,000 unless told. "precision" needs GOLDENS, the folder of the end-to-end goldens, and is not among those.
 # "graphs" shows the cold start on a machine whose kernel caches are empty, "warm" after it the warm one.
 set -uo pipefail
 folder=${1:?usage: benchmarks/all.sh FOLDER [STEP...]}
@@ -43,7 +43,7 @@ for step in "${steps[@]}"; do
             measure "size_$size" 60 benchmarks.gpu --size "$size" --keyframes 0 3 --skip profile batches together agreement
         done
         ;;
-    endurance) measure endurance 400 benchmarks.gpu --long 10000 --skip calls parts profile batches together agreement ;;
+    endurance) measure endurance 400 benchmarks.gpu --long "${FRAMES:-10000}" --skip calls parts profile batches together agreement ;;
     precision) measure precision 120 benchmarks.precision "${GOLDENS:?the folder of the goldens}" --dtypes float16 ;;
     *) printf 'unknown step: %s\n' "$step" >&2 ;;
     esac
