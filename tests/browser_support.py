@@ -50,9 +50,11 @@ def chromium(playwright: Playwright, camera: Path | None) -> Iterator[Browser]:
 def write_camera(path: Path, frames: np.ndarray, fps: int) -> Path:
     """A driving file for Chromium's camera from frames, uint8 [n,h,w,3]."""
     height, width = frames.shape[1:3]
+    # Chromium plays .y4m at its own rate, and .mjpeg, which is much smaller, always at 30 frames a second.
+    pixels = "yuvj420p" if path.suffix == ".mjpeg" else "yuv420p"
     command = [
         *(imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"),
-        *("-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-pix_fmt", "yuvj420p", "-q:v", "3", str(path)),
+        *("-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-pix_fmt", pixels, "-q:v", "3", str(path)),
     ]
     subprocess.run(command, input=frames.tobytes(), check=True)
     return path

@@ -5,6 +5,7 @@ import time
 import httpx
 import pytest
 
+from personalive.live.clients import COOKIE
 from personalive.live.options import ServeOptions
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, until
 
@@ -215,3 +216,22 @@ def test_unknown_sessions_are_404(client):
     assert client.patch("/api/v1/webrtc/offer/nobody", json={"candidates": []}).status_code == 404
     for call in ("pause", "reset", "snapshot", "resume"):
         assert client.post(f"{missing}/{call}").status_code == 404
+
+
+def test_a_client_that_opens_session_after_session_keeps_one(server, client):
+    first = client.post("/api/v1/sessions", json={}).json()["sessionId"]
+    second = client.post("/api/v1/sessions", json={}).json()["sessionId"]
+    assert set(server.hub.entries) == {second} and first != second
+
+
+def test_strangers_who_have_just_come_are_not_displaced(server, client):
+    others = [server.client(cookies={COOKIE: f"c{index}"}) for index in range(4)]
+    try:
+        codes = [http.post("/api/v1/sessions", json={}).status_code for http in others]
+        assert codes == [201, 201, 201, 503]
+        for entry in server.hub.entries.values():
+            entry.created -= 10
+        assert others[3].post("/api/v1/sessions", json={}).status_code == 201
+    finally:
+        for http in others:
+            http.close()

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 20.0
 """A session that nobody connected to for so long is closed."""
+GRACE_SECONDS = 3.0
+"""Time to connect in which a session does not give way to others."""
 PAUSED_FACTOR = 10
 """A paused session may be idle for so many times longer."""
 MAX_SNAPSHOTS = 8
@@ -173,7 +175,7 @@ class Hub:
         """
         engine = self.engine
         parameters = self._default_parameters(engine).updated(values)
-        self._make_room()
+        self._make_room(client)
         session = Session(
             secrets.token_urlsafe(18),
             engine,
@@ -277,13 +279,21 @@ class Hub:
         loaded = self.loader.state.parameters
         return Parameters(seed=loaded.seed if loaded else 42, keyframe_threshold=engine.keyframe_threshold)
 
-    def _make_room(self) -> None:
-        """Check the bounds. Sessions that nobody has connected to give way, first those of the greediest address."""
+    def _make_room(self, client: Client) -> None:
+        """Check the bounds; sessions that nobody has connected to give way.
+
+        A client has one of these at most. When the server is full, those give way that have had their time, and for a
+        newcomer from elsewhere those of an address that holds more than half of the room with them.
+        """
         limit = self.options.max_sessions
-        pending = [entry for entry in self.entries.values() if entry.pending]
-        if len(self.entries) >= limit and pending:
+        pending = sorted((entry for entry in self.entries.values() if entry.pending), key=lambda entry: entry.created)
+        victims = [entry for entry in pending if entry.client.is_same(client)]
+        if not victims and len(self.entries) >= limit:
             held = Counter(entry.client.address for entry in pending)
-            victim = max(pending, key=lambda entry: (held[entry.client.address], -entry.created))
+            late = self._clock() - GRACE_SECONDS
+            greedy = {address for address, count in held.items() if count > limit / 2 and address != client.address}
+            victims = [each for each in pending if each.created < late or each.client.address in greedy][:1]
+        for victim in victims:
             victim.session.close("others wanted in, and nobody had connected")
             self._forget(victim.session)
         if len(self.entries) >= limit:

@@ -1,0 +1,114 @@
+"""The whole way with a face: a drawn driver before Chromium's camera turns the head, and the portrait turns with it."""
+
+import base64
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from playwright.sync_api import expect, sync_playwright
+
+from benchmarks.echo import EchoEngine
+from personalive.live.facefinder import MeshFaces
+from personalive.live.loader import LoadParameters
+from personalive.live.options import ServeOptions
+from personalive.live.pictures import decode
+from personalive.live.server import model_factory
+from personalive.training.avatars import neutral, render, sample_identities
+from personalive.training.measure import FaceReader
+from personalive.weights.find import demo_folder
+from tests.browser_support import CHROMIUM, chromium, write_camera
+from tests.live_support import live_server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed: ./test.sh does that"),
+]
+TURN_SECONDS, FPS, LARGEST_YAW = 20, 10, 25.0
+WATCH = """() => {
+  const session = window.seen = { driver: [], result: [], delay: [] };
+  const keep = (id) => {
+    const video = document.getElementById(id);
+    const canvas = Object.assign(document.createElement("canvas"), { width: 256, height: 256 });
+    let last = 0;
+    const note = (now) => {
+      if (now - last > 180) {
+        last = now;
+        canvas.getContext("2d").drawImage(video, 0, 0, 256, 256);
+        session[id].push([now / 1000, canvas.toDataURL("image/jpeg", 0.9)]);
+        session.delay.push([now / 1000, parseFloat(document.getElementById("delay").textContent) || 0]);
+      }
+      video.requestVideoFrameCallback(note);
+    };
+    video.requestVideoFrameCallback(note);
+  };
+  keep("driver");
+  keep("result");
+}"""
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory):
+    """A head that turns from side to side, once in twenty seconds."""
+    driver = sample_identities(1, torch.Generator().manual_seed(11))
+    frames = []
+    for index in range(TURN_SECONDS * FPS):
+        yaw = LARGEST_YAW * math.sin(2 * math.pi * index / FPS / TURN_SECONDS)
+        frame = render(driver, neutral(1).replace(yaw=torch.tensor([yaw])), 256)[0]
+        frames.append(((frame + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+    return write_camera(tmp_path_factory.mktemp("camera") / "turning.y4m", np.stack(frames), FPS)
+
+
+def yaws(rows: list) -> np.ndarray:
+    """Times and head angles of the pictures in which mediapipe sees a face."""
+
+    reader, read = FaceReader(), []
+    for when, url in rows:
+        found = reader.read(decode(base64.b64decode(url.partition(",")[2])))
+        if found is not None:
+            read.append((when, found.yaw))
+    return np.array(read)
+
+
+def follow(factory, camera: Path, portrait: str) -> float:
+    """Correlation of the portrait's yaw with the driver's, which is taken from when each picture was captured."""
+    with (
+        live_server(factory=factory, faces=MeshFaces(), idle_seconds=60) as server,
+        sync_playwright() as playwright,
+        chromium(playwright, camera) as browser,
+    ):
+        page = browser.new_page()
+        page.goto(server.url)
+        expect(page.locator("#server")).to_have_text("Ready", timeout=120_000)
+        page.get_by_role("button", name=portrait, exact=True).click()
+        page.get_by_label("Mirror").uncheck()
+        page.get_by_role("button", name="Start").click()
+        page.wait_for_function("() => document.getElementById('result').videoWidth > 0", timeout=120_000)
+        page.wait_for_timeout(8000)
+        page.evaluate(WATCH)
+        page.wait_for_timeout(1.2 * TURN_SECONDS * 1000)
+        seen = page.evaluate("window.seen")
+    driver, result, delay = yaws(seen["driver"]), yaws(seen["result"]), np.array(seen["delay"])
+    assert len(driver) > 40 and len(result) > 15
+    captured = result[:, 0] - np.interp(result[:, 0], delay[:, 0], delay[:, 1])
+    inside = captured > driver[0, 0]
+    expected = np.interp(captured[inside], driver[:, 0], driver[:, 1])
+    assert np.ptp(expected) > LARGEST_YAW
+    return float(np.corrcoef(expected, result[inside, 1])[0, 1])
+
+
+def test_the_measure_itself_with_a_model_that_echoes(camera):
+    def echo(parameters: LoadParameters, at_stage) -> EchoEngine:
+        return EchoEngine(256, 256, window=4, delay_frames=12, seconds=0.05)
+
+    assert follow(echo, camera, "Carla") > 0.97
+
+
+@pytest.mark.skipif(
+    not list(demo_folder().glob("*.safetensors")),
+    reason="weights/demo holds no trained weights yet: python -m personalive.training.train makes them",
+)
+def test_the_demo_model_turns_the_portrait_with_the_driver(camera):
+    assert follow(model_factory(ServeOptions(model="demo", device="cpu")), camera, "Carla") >= 0.9
