@@ -7,6 +7,7 @@ twelve and take its time. A border in the portrait's mean colour tells whose pic
 import contextlib
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ BORDER = 16
 """Pixels of the border."""
 
 
-@dataclass
+@dataclass(eq=False)
 class EchoStream:
     """The state of one session: its portrait's colour, and the frames that are on their way."""
 
@@ -81,7 +82,8 @@ class EchoEngine:
         self.keyframe_threshold = 17.0
         self.before_call = before_call
         self.threads: set[int] = set()
-        self.streams: list[EchoStream] = []
+        self.streams: weakref.WeakSet[EchoStream] = weakref.WeakSet()
+        """Those that are in use."""
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """Nothing has to be translated here."""
@@ -91,7 +93,7 @@ class EchoEngine:
         """The state for a new session."""
         stream = EchoStream(self.delay_frames, seed)
         self.before_call([stream])
-        self.streams.append(stream)
+        self.streams.add(stream)
         return stream
 
     def reference(self, image: RGBArray, face_box: Box | None) -> tuple[int, int, int]:
