@@ -273,7 +273,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="compile autoencoder and renderer")
     parser.add_argument("--no-average", action="store_true", help="save the weights, not their moving average")
     parser.add_argument("--no-preview", action="store_true", help="make no pictures at the end")
-    parser.add_argument("--local", action="store_true", help="keep exact checkpoints, too")
+    parser.add_argument("--exact", action="store_true", help="keep exact checkpoints, too")
     parser.add_argument("--pictures", type=int, default=Batch.pictures, help="batch of the VAE and extractor stages")
     parser.add_argument("--people", type=int, default=Batch.people, help="people in a step of the image stage")
     parser.add_argument("--frames", type=int, default=Batch.frames, help="frames per person in the image stage")
@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     batch = Batch(args.pictures, args.people, args.frames, args.streams)
     plan = Plan(
-        args.out, parse_budgets(args.budget), args.steps, args.deadline, args.seed, batch, args.rate, args.local
+        args.out, parse_budgets(args.budget), args.steps, args.deadline, args.seed, batch, args.rate, args.exact
     )
     with Processes.start(args.device) as processes:
         trainee = Trainee(
