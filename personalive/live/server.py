@@ -147,6 +147,9 @@ def model_factory(options: ServeOptions) -> ModelFactory:
         accelerate=options.accelerate,
         low_memory=options.low_memory,
     )
+    _, substitute = choice.resolved_source()
+    if substitute:
+        logger.warning("%s", substitute)
     return ModelFactory(choice.load, face_boxes=options.face_boxes == "mesh")
 
 

@@ -47,6 +47,7 @@ export const setPortrait = (blob) =>
   request("POST", "/api/v1/personalive/reference", { body: blob, type: blob.type || "application/octet-stream" });
 export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });
 export const candidates = (id, list) => request("PATCH", `/api/v1/webrtc/offer/${id}`, { json: { candidates: list } });
+export const session = (id) => request("GET", `/api/v1/sessions/${id}`);
 export const closeSession = (id) => request("DELETE", `/api/v1/sessions/${id}`);
 
 /** Address and subprotocols of the fallback socket. */

@@ -96,10 +96,23 @@ const source = () => ({ camera: $("camera").value, sound: $("sound").checked });
 
 function parameters() {
   const values = { mirror: $("mirror").checked, paused };
-  for (const input of document.querySelectorAll("[data-parameter]")) {
+  // What the user has not touched is left to the model.
+  for (const input of document.querySelectorAll("[data-parameter][data-touched]")) {
     if (input.value !== "" && input.checkValidity()) values[input.dataset.parameter] = Number(input.value);
   }
   return values;
+}
+
+function showParameters(values) {
+  for (const input of document.querySelectorAll("[data-parameter]")) {
+    input.value = values[input.dataset.parameter];
+    showValue(input);
+  }
+}
+
+function showValue(input) {
+  const shown = document.querySelector(`output[for="${input.id}"]`);
+  if (shown) shown.textContent = input.value;
 }
 
 const handlers = {
@@ -124,6 +137,7 @@ async function start() {
     const stream = await driver.start(source());
     await listCameras();
     running = await connect($("way").value, stream, { initialParameters: parameters() }, handlers);
+    showParameters((await api.session(running.sessionId)).parameters);
   } finally {
     if (!running) driver.stop();
     showRunning();
@@ -226,9 +240,9 @@ $("video-file").addEventListener("change", (event) => {
   event.target.value = "";
 });
 for (const input of document.querySelectorAll("[data-parameter]")) {
-  const shown = document.querySelector(`output[for="${input.id}"]`);
   input.addEventListener("input", () => {
-    if (shown) shown.textContent = input.value;
+    input.dataset.touched = "";
+    showValue(input);
   });
   input.addEventListener("change", () => running?.connection.send(parameters()));
 }
