@@ -126,23 +126,22 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     until(lambda: session._animation._stream.resets == 1)
 
 
-def test_two_people_see_only_their_own_portrait_and_one_may_vanish(browser, page, server):
+def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, camera, page, server):
     start(page, "red")
-    other_context = browser.new_context()
-    other = other_context.new_page()
-    other.goto(server.url)
-    start(other, "blue")
-    result(page, RED)
-    result(other, BLUE)
-    other.evaluate(WATCH)
-    page.evaluate(WATCH)
-    page.wait_for_timeout(2500)
-    theirs = np.array(other.evaluate("window.seen.result"))
-    other_context.close()
+    with chromium(playwright, camera) as second:
+        other = second.new_page()
+        other.goto(server.url)
+        start(other, "blue")
+        result(page, RED)
+        result(other, BLUE)
+        other.evaluate(WATCH)
+        page.evaluate(WATCH)
+        page.wait_for_timeout(2500)
+        theirs = np.array(other.evaluate("window.seen.result"))
     page.wait_for_timeout(2500)
     mine = np.array(page.evaluate("window.seen.result"))
-    assert len(theirs) > 20 and np.abs(theirs[:, 2:] - BLUE).max() < 60
-    assert len(mine) > 50 and np.abs(mine[:, 2:] - RED).max() < 60
+    assert len(theirs) > 8 and np.abs(theirs[:, 2:] - BLUE).max() < 60
+    assert len(mine) > 20 and np.abs(mine[:, 2:] - RED).max() < 60
     gaps = np.diff(mine[:, 0])
     before, after = gaps[: len(theirs)], gaps[len(theirs) :]
     # Killing a browser costs the machine itself some time: what counts is that the stream goes on as before.

@@ -1,5 +1,7 @@
 """PersonaLive behind the live server: real networks, very small."""
 
+import copy
+import dataclasses
 import time
 
 import numpy as np
@@ -105,13 +107,14 @@ def test_a_session_animates_resets_and_resumes(engine):
 
 
 def test_the_factory_loads_once_and_makes_engines_of_any_size(small_model):
-    loads, stages = [], []
+    loads, stages, smaller = [], [], copy.copy(small_model)
+    smaller.config = dataclasses.replace(small_model.config, size=64)
 
     def load():
         loads.append(1)
-        return small_model
+        return smaller
 
     factory = ModelFactory(load, face_boxes=True)
-    assert factory(LoadParameters(), stages.append).width == 256
-    assert factory(LoadParameters(width=320), stages.append).width == 320
+    assert factory(LoadParameters(), stages.append).width == 64
+    assert factory(LoadParameters(width=256), stages.append).width == 256
     assert len(loads) == 1 and stages == ["reading the weights", "warming up", "warming up"]

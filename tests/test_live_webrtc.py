@@ -1,6 +1,7 @@
 """Sessions over WebRTC, by a client that knows only the interface table."""
 
 import asyncio
+import dataclasses
 import time
 
 import numpy as np
@@ -16,7 +17,7 @@ from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, un
 @pytest.fixture(scope="module")
 def server():
     engine = EchoEngine(256, 256, window=4, delay_frames=12)
-    with live_server(engine, max_sessions=3, linger_seconds=1, idle_seconds=4, audio=True) as running:
+    with live_server(engine, max_sessions=3, linger_seconds=0.3, idle_seconds=4, audio=True) as running:
         yield running
 
 
@@ -203,7 +204,8 @@ async def test_a_client_that_vanishes_makes_room(server):
     await asyncio.to_thread(until, lambda: not server.hub.entries, 20)
 
 
-async def test_a_client_comes_back_to_its_session(server):
+async def test_a_client_comes_back_to_its_session(server, monkeypatch):
+    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=5))
     async with LiveClient(server.url) as client:
         await client.reference(picture(BLUE))
         await client.offer(Camera(grey()))
@@ -218,6 +220,7 @@ async def test_a_client_comes_back_to_its_session(server):
             "/api/v1/webrtc/offer", json={"sdp": "v=0", "type": "offer", "sessionId": "somebody"}
         )
         assert stranger.status_code == 404
+        await client.http.delete(f"/api/v1/sessions/{first}")
 
 
 async def test_a_client_that_sends_nothing_is_let_go(server):

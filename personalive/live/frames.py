@@ -145,9 +145,14 @@ class Playout:
             return
         self._adapt(now - pictures[0].captured, now)
         self._waiting.extend(pictures)
-        while len(self._waiting) > 2 * self._window:
-            self._waiting.popleft()
-            self.dropped += 1
+        if len(self._waiting) > 2 * self._window:
+            while len(self._waiting) > 2 * self._window:
+                self._waiting.popleft()
+                self.dropped += 1
+            # Pictures come so much earlier than the delay that they do not fit: show the oldest now, or the next chunk
+            # would push it out as well, and nothing would ever be shown.
+            self.delay = min(self.delay, now - self._waiting[0].captured)
+            self._needs = deque([self._needs[-1]])
 
     def due(self) -> float | None:
         """When the next picture is to be shown, or None while none waits."""
