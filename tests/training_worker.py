@@ -26,7 +26,7 @@ SMALL: ModelConfig = dataclasses.replace(
     ),
     pose_guider=dataclasses.replace(DEMO.pose_guider, channels=(4, 8, 8, 16), output_channels=16),
 )
-ALL_STAGES = {"vae": 3.0, "extractor": 3.0, "image": 3.0, "temporal": 3.0, "streaming": 6.0}
+ALL_STAGES = {"vae": 3.0, "extractor": 3.0, "image": 3.0, "temporal": 3.0, "streaming": 6.0, "decoder": 3.0}
 
 
 def make_run(out: Path, budgets: dict[str, float], processes: Processes, batch: Batch | None = None, **plan) -> Run:

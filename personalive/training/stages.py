@@ -132,6 +132,27 @@ class VAEStage(_Stateless):
         self.trainee.set_latent_scale(1 / float(torch.cat(means).std()))
 
 
+class DecoderStage(VAEStage):
+    """The decoder alone, at the end: latents keep their meaning, so nothing else has to follow."""
+
+    name, trains, rate = "decoder", ("vae.decoder", "vae.post_quant_conv"), 1e-3
+
+    def begin(self) -> None:
+        self.trainee.networks["vae"].eval()
+
+    def losses(self, step: int, seed: int) -> Losses:
+        shots = self.source.portraits(self.batch.pictures, seed)
+        images = shots.images.flatten(0, 1)
+        with self.trainee.autocast():
+            output = self.trainee.decode(self.trainee.latents(images))
+        focus = focus_map(None if shots.focus is None else shots.focus.flatten(0, 1), tuple(images.shape[2:]), 2.0)  # type: ignore[arg-type]
+        pixels, square = picture_loss(output, images, focus), F.mse_loss(output, images)
+        return {"loss": pixels + 2 * square, "pixels": pixels, "psnr": -10 * (square.detach() / 4).log10()}
+
+    def end(self) -> None:
+        """The latents' scale stays."""
+
+
 class ExtractorStage(_Stateless):
     """The motion extractor, by plain regression on exact labels."""
 

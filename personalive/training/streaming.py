@@ -63,12 +63,23 @@ class StreamingStage:
 
     trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
-    def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0, own: bool = False) -> None:
-        """Train on the truth, or with `own` on the model's own outputs and with the decoder."""
+    def __init__(
+        self,
+        trainee: Trainee,
+        source: Source,
+        batch: Batch,
+        rank: int = 0,
+        own: bool = False,
+        found_poses: bool = False,
+    ) -> None:
+        """Train on the truth, or with `own` on the model's own outputs.
+
+        Args:
+            found_poses: take poses as the motion extractor finds them, where labels would be known.
+        """
         self.trainee, self.source, self.batch, self.rank, self.own = trainee, source, batch, rank, own
         self.name, self.rate = ("streaming", 3e-4) if own else ("temporal", 6e-4)
-        if own:
-            self.trains = (*self.trains, "vae.decoder", "vae.post_quant_conv")
+        self.found_poses = found_poses and source.labelled
         self.clips: Clips | None = None
         self.window: Window | None = None
         self._seed = self._call = 0
@@ -121,7 +132,7 @@ class StreamingStage:
         images = target.images.flatten(0, 1)
         people = len(target.images)
         pose = jitter_pose(self.trainee.pose(target), random)
-        if self.own and self.source.labelled:
+        if self.found_poses:
             pose = mixed_pose(self.trainee, pose, clips.reference, driving)
         faces = face_crops(self.trainee, driving, random)
         return Window(
@@ -218,21 +229,19 @@ class StreamingStage:
         losses = {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
         if self.own:
             losses |= self._score_pictures(window, clean)
-            losses["loss"] = losses["loss"] + losses["pixels"] + 0.5 * losses["decoder"]
+            losses["loss"] = losses["loss"] + losses["pixels"]
         return losses
 
     def _score_pictures(self, window: Window, clean: Tensor) -> Losses:
-        """One of the finished frames of each stream as a picture, and the decoder on its true latents."""
+        """One of the finished frames of each stream as a picture."""
         pick = int(self._draw * 1000) % WINDOW
         target = window.last[:, pick].float() / 127.5 - 1
-        pictures = self.trainee.decode(torch.cat((clean[:, pick], window.clean[:, pick])))
         known = window.known[:, pick, None, None, None]
-        output, again = (part * known + target * (1 - known) for part in pictures.chunk(2))
+        output = self.trainee.decode(clean[:, pick]) * known + target * (1 - known)
         weight = focus_map(window.focus[:, pick], tuple(target.shape[-2:]), 4.0)  # type: ignore[arg-type]
         square = F.mse_loss(output.detach().clamp(-1, 1), target)
         return {
             "pixels": picture_loss(output, target, weight),
-            "decoder": picture_loss(again, target, weight),
             "psnr": -10 * (square / 4).log10(),
         }
 

@@ -26,11 +26,11 @@ from personalive.training import checkpoints
 from personalive.training.preview import save_preview
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars, Source
-from personalive.training.stages import Batch, ExtractorStage, ImageStage, Stage, VAEStage
+from personalive.training.stages import Batch, DecoderStage, ExtractorStage, ImageStage, Stage, VAEStage
 from personalive.training.streaming import StreamingStage
 from personalive.training.trainee import Trainee
 
-STAGES = ("vae", "extractor", "image", "temporal", "streaming")
+STAGES = ("vae", "extractor", "image", "temporal", "streaming", "decoder")
 WARM_UP = 100
 """Steps over which the learning rate rises."""
 LEAST_RATE = 0.03
@@ -86,10 +86,16 @@ class Run:
     def _stage(self, name: str) -> Stage:
         trainee, source, batch, rank = self.trainee, self.source, self.plan.batch, self.processes.rank
         if name in ("temporal", "streaming"):
-            return StreamingStage(trainee, source, batch, rank, own=name == "streaming")
+            own = name == "streaming"
+            return StreamingStage(trainee, source, batch, rank, own, found_poses=own and "extractor" in self.done)
         if name == "image":
             return ImageStage(trainee, source, batch, rank)
-        return VAEStage(trainee, source, batch) if name == "vae" else ExtractorStage(trainee, source, batch)
+        alone: dict[str, type[VAEStage] | type[ExtractorStage]] = {
+            "vae": VAEStage,
+            "decoder": DecoderStage,
+            "extractor": ExtractorStage,
+        }
+        return alone[name](trainee, source, batch)
 
     def _train(self, stage: Stage, number: int) -> bool:
         """One stage; False if the deadline came first."""
