@@ -36,9 +36,9 @@ check shellcheck --external-sources "${scripts[@]}"
 check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"
 
+workers=$(nproc) # before the next line, which nproc heeds, too
 # One thread for each worker: two that share the cores would wait for each other in every small product.
 export OMP_NUM_THREADS=1
-workers=$(nproc)
 pytest_arguments=(--durations=10 --numprocesses "$((workers < 4 ? workers : 4))" --dist loadfile)
 if [ -n "$all" ]; then
     reference=${PERSONALIVE_REFERENCE:-../shared/reference}
