@@ -44,7 +44,7 @@ for step in "${steps[@]}"; do
         done
         ;;
     endurance) measure endurance 400 benchmarks.gpu --long "${FRAMES:-10000}" --skip calls parts profile batches together agreement ;;
-    precision) measure precision 120 benchmarks.precision "${GOLDENS:?the folder of the goldens}" --dtypes float16 ;;
+    precision) measure precision 240 benchmarks.precision "${GOLDENS:?the folder of the goldens}" ;;
     *) printf 'unknown step: %s\n' "$step" >&2 ;;
     esac
 done
