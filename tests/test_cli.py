@@ -168,7 +168,13 @@ def test_signals_stop_and_clean_up(tmp_path, inputs, number, status):
     (tmp_path / "work").mkdir()
     arguments = ["animate", *inputs, "--driving_video", driver, "-L", "0", "-o", "made.mp4"]
     running = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], cwd=tmp_path / "work", env=environment(), stderr=subprocess.PIPE, text=True
+        [*COMMAND, *map(str, arguments)],
+        cwd=tmp_path / "work",
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        # Who runs the tests in the background has made them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not os.listdir(tmp_path / "work") and time.monotonic() < deadline:

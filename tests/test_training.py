@@ -15,7 +15,7 @@ from personalive.errors import InputError, WeightsError
 from personalive.training import checkpoints
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars
-from personalive.training.stages import Batch
+from personalive.training.stages import Batch, DecoderStage
 from personalive.training.streaming import StreamingStage
 from personalive.training.train import LOG_EVERY, parse_budgets
 from personalive.training.trainee import Trainee
@@ -44,24 +44,30 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
     budgets = dict.fromkeys(ALL_STAGES, 2.0 * LOG_EVERY) | {"extractor": 4.0 * LOG_EVERY}
     batch = Batch(pictures=6, people=2, frames=2, streams=2)
 
-    def streaming_loss(trainee):
+    source = Avatars(SMALL.size, CPU.device)
+
+    def fixed_loss(name, trainee):
         """On people, noise and calls that are always the same, as those of training are not."""
-        stage = StreamingStage(trainee, Avatars(SMALL.size, CPU.device), batch, own=True)
+        stage = {
+            "streaming": lambda: StreamingStage(trainee, source, batch, own=True),
+            "decoder": lambda: DecoderStage(trainee, source, batch),
+        }[name]()
         with torch.no_grad():
             return sum(float(stage.losses(call, seed=11)["loss"]) for call in range(4))
 
-    streaming = budgets.pop("streaming")
-    run = make_run(tmp_path, budgets, CPU, batch, rates=8.0)
+    early = {name: budget for name, budget in budgets.items() if name not in ("streaming", "decoder")}
+    run = make_run(tmp_path, early, CPU, batch, rates=8.0)
     run.run()
-    for stage in budgets:
+    for stage in early:
         values = metrics(tmp_path, stage, "loss")
         assert values[-1] < values[0], (stage, values)
-    before = streaming_loss(run.trainee)
-    last = make_run(tmp_path, budgets | {"streaming": streaming}, CPU, batch, rates=4.0)
-    assert last.restore()
-    last.run()
-    assert set(last.done) == set(ALL_STAGES)
-    assert streaming_loss(last.trainee) < before
+    for stage, rates in (("streaming", 4.0), ("decoder", 1.0)):
+        run = make_run(tmp_path, early | {stage: budgets[stage]}, CPU, batch, rates=rates)
+        assert run.restore()
+        before = fixed_loss(stage, run.trainee)
+        run.run()
+        assert fixed_loss(stage, run.trainee) < before, stage
+    assert set(run.done) == set(ALL_STAGES)
 
 
 @pytest.mark.parametrize("stage", ["image", "streaming"])
