@@ -23,6 +23,7 @@ from personalive.live.facefinder import MeshFaces
 from personalive.live.loader import EngineFactory
 from personalive.live.options import ServeOptions
 from personalive.live.server import create_app, model_factory
+from personalive.loading import ModelChoice
 from tests.browser_support import chromium, write_camera
 
 DRIVER = Path("demo/driver.mp4")
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="time before a picture is taken")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    options = ServeOptions(port=PORT, model=None if arguments.model == "echo" else arguments.model)
+    options = ServeOptions(port=PORT, model=ModelChoice(None if arguments.model == "echo" else arguments.model))
     factory: EngineFactory = model_factory(options)
     if arguments.model == "echo":
         factory = echo_factory(window=4, delay_frames=12)

@@ -9,13 +9,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from personalive.errors import PersonaLiveError
 from personalive.live.options import add_arguments as add_live_arguments
-
-if TYPE_CHECKING:
-    from personalive.loading import ModelChoice
+from personalive.model_arguments import add_model_arguments, model_choice
 
 logger = logging.getLogger("personalive")
 
@@ -48,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_animate(add("animate", help="make a video from a portrait and a driving video"))
     add_live_arguments(add("serve", help="the live page: a camera in, the animated portrait out"))
     _add_download(add("download", help="fetch the published weights into the cache"))
-    _add_model(add("doctor", help="say what was found on this machine and what will be used"))
+    add_model_arguments(add("doctor", help="say what was found on this machine and what will be used"))
     for verb in verbs.choices.values():
         verb.add_argument("--verbose", action="store_true", help="say more, and show where an error came from")
     return parser
@@ -80,7 +77,7 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--overwrite", action="store_true", help="replace an existing output")
     _add_result(parser.add_argument_group("result"))
     _add_method(parser.add_argument_group("method"))
-    _add_model(parser)
+    add_model_arguments(parser)
 
 
 def _add_result(group: "argparse._ArgumentGroup") -> None:
@@ -141,30 +138,6 @@ def _add_method(group: "argparse._ArgumentGroup") -> None:
     )
 
 
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "--model",
-        metavar="NAME|PATH",
-        help="personalive, demo, or a folder with weights (default: personalive where a GPU is found, else demo)",
-    )
-    group.add_argument("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: the GPU if there is one)")
-    group.add_argument("--dtype", choices=("fp16", "bf16", "fp32"), help="(default: fp16 on a GPU, fp32 on a CPU)")
-    group.add_argument(
-        "--attention",
-        choices=("auto", "xformers", "sdpa"),
-        default="auto",
-        help="kernels for attention (default: %(default)s)",
-    )
-    group.add_argument(
-        "--accelerate",
-        choices=("none", "graphs", "compile", "max"),
-        default="graphs",
-        help="on a GPU; compile and max take minutes the first time (default: %(default)s)",
-    )
-    group.add_argument("--low_memory", action="store_true", help="use less memory of the GPU, at the price of speed")
-
-
 def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="only list files, sizes and licences")
     parser.add_argument(
@@ -196,7 +169,7 @@ def _animate(options: argparse.Namespace) -> int:
     )
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
     check_paths(options.ref_image, options.driving_video, output, settings)
-    choice = _choice(options)
+    choice = model_choice(options)
     source, remark = choice.resolved_source()
     if remark:
         logger.warning("%s", remark)
@@ -231,20 +204,12 @@ def _download(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from personalive.doctor import findings
 
-    for name, value in findings(_choice(options)):
+    for name, value in findings(model_choice(options)):
         print(f"{name:12} {value}")
     return 0
 
 
 VERBS = {"animate": _animate, "serve": _serve, "download": _download, "doctor": _doctor}
-
-
-def _choice(options: argparse.Namespace) -> "ModelChoice":
-    from personalive.loading import ModelChoice
-
-    return ModelChoice(
-        options.model, options.device, options.dtype, options.attention, options.accelerate, options.low_memory
-    )
 
 
 def _configure(verbose: bool) -> None:

@@ -15,6 +15,7 @@ from personalive.live.loader import LoadParameters
 from personalive.live.options import ServeOptions
 from personalive.live.pictures import decode
 from personalive.live.server import model_factory
+from personalive.loading import ModelChoice
 from personalive.training.avatars import neutral, render, sample_identities
 from personalive.training.measure import FaceReader
 from personalive.weights.find import demo_folder
@@ -111,4 +112,4 @@ def test_the_measure_itself_with_a_model_that_echoes(camera):
     reason="weights/demo holds no trained weights yet: python -m personalive.training.train makes them",
 )
 def test_the_demo_model_turns_the_portrait_with_the_driver(camera):
-    assert follow(model_factory(ServeOptions(model="demo", device="cpu")), camera, "Carla") >= 0.9
+    assert follow(model_factory(ServeOptions(model=ModelChoice("demo", device="cpu"))), camera, "Carla") >= 0.9

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, AccelerationName
-from personalive.attention import ATTENTION_NAMES, AttentionName
 from personalive.errors import InputError
-from personalive.loading import DTYPES
+from personalive.loading import ModelChoice
+from personalive.model_arguments import add_model_arguments, model_choice
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,7 @@ class ServeOptions:
     host: str = "127.0.0.1"
     port: int = 7860
     max_sessions: int = 4
-    model: str | None = None
-    """"personalive", "demo" or a folder; None: the published weights on a GPU, else the demo model."""
-    device: str | None = None
-    dtype: str | None = None
-    attention: AttentionName = "auto"
-    accelerate: AccelerationName = DEFAULT_ACCELERATION
-    low_memory: bool = False
+    model: ModelChoice = field(default_factory=ModelChoice)
     latency: Literal["low", "balanced"] = "balanced"
     face_boxes: Literal["mesh", "keypoints"] = "mesh"
     max_batch: int = 1
@@ -78,7 +71,7 @@ class ServeOptions:
     load_at_start: bool = True
     insecure: bool = False
     """Listen beyond this machine without a token."""
-    presets: Path | None = field(default=None)
+    presets: Path | None = None
     """A folder of portraits that the page offers; None: those of the package."""
 
     def __post_init__(self) -> None:
@@ -121,21 +114,11 @@ def _between(name: str, value: float, low: float, high: float) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the flags of `personalive serve`."""
+    add_model_arguments(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
     add("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
     add("--max_sessions", type=int, default=4, help="people at once (default: %(default)s)")
-    add("--model", help="personalive, demo or a folder (default: personalive where there is a GPU, else demo)")
-    add("--device", help="cuda, cuda:1 or cpu (default: the GPU if there is one)")
-    add("--dtype", choices=tuple(DTYPES), help="data type (default: fp16 on a GPU, fp32 on a CPU)")
-    add(
-        "--attention",
-        choices=ATTENTION_NAMES,
-        default="auto",
-        help="implementation of attention (default: %(default)s)",
-    )
-    add("--accelerate", choices=tuple(ACCELERATIONS), default=DEFAULT_ACCELERATION, help="default: %(default)s")
-    add("--low_memory", action="store_true", help="use less memory of the device, at the price of speed")
     add("--latency", choices=("low", "balanced"), default="balanced", help="low: twice the calls for less delay")
     add(
         "--face_boxes", choices=("mesh", "keypoints"), default="mesh", help="how faces are found (default: %(default)s)"
@@ -159,6 +142,7 @@ def from_arguments(arguments: argparse.Namespace) -> ServeOptions:
         InputError: a value that can not be used.
     """
     values: dict[str, Any] = {key: getattr(arguments, key) for key in vars(arguments)}
+    values["model"] = model_choice(arguments)
     values["tokens"] = tuple(values.pop("token"))
     values["ice_servers"] = tuple(IceServer.parse(text) for text in values.pop("ice_server"))
     values["allowed_hosts"] = tuple(values.pop("allowed_host"))

@@ -22,7 +22,6 @@ from personalive.live.model import ModelFactory
 from personalive.live.options import ServeOptions
 from personalive.live.security import SOCKET_TOKEN, Gate, given_token
 from personalive.live.websocket import MAX_MESSAGE_BYTES, Socket
-from personalive.loading import ModelChoice
 
 logger = logging.getLogger(__name__)
 
@@ -139,18 +138,10 @@ def _client(socket: WebSocket) -> Client:
 
 def model_factory(options: ServeOptions) -> ModelFactory:
     """Loads what the options name."""
-    choice = ModelChoice(
-        source=options.model,
-        device=options.device,
-        dtype=options.dtype,
-        attention=options.attention,
-        accelerate=options.accelerate,
-        low_memory=options.low_memory,
-    )
-    _, substitute = choice.resolved_source()
+    _, substitute = options.model.resolved_source()
     if substitute:
         logger.warning("%s", substitute)
-    return ModelFactory(choice.load, face_boxes=options.face_boxes == "mesh")
+    return ModelFactory(options.model.load, face_boxes=options.face_boxes == "mesh")
 
 
 def serve(options: ServeOptions) -> None:
