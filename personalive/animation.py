@@ -1,5 +1,6 @@
 """What an animation keeps between calls (spec/streaming.md section 7), and how it becomes plain values."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from personalive.config import FRAMES, WINDOW
 from personalive.driving import DrivingFrames
 from personalive.keypoints import Box, HeadPose
-from personalive.models.unet import ReferenceFeatures
+from personalive.models.unet import Bank, ReferenceFeatures
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,14 @@ class MotionChunk:
         return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
 
     def stretched(self, before: "MotionChunk | None", count: int) -> "MotionChunk":
-        """`count` frames, a multiple of these, that lead from the end of `before` through these in equal steps."""
-        steps = count // len(self)
+        """`count` frames, at least as many as these, that lead from the end of `before` through these in equal steps."""
         path = (self[:1] if before is None else before[-1:]).join(self)
-        weights = torch.arange(1, steps + 1, device=self.tokens.device) / steps
+        places = [len(self) * (step + 1) / count for step in range(count)]
+        starts = [math.ceil(place) - 1 for place in places]  # of the step from one frame to the next
 
         def between(values: Tensor) -> Tensor:
-            fractions = weights.to(values.dtype)[:, None, None]
-            return torch.lerp(values[:-1, None], values[1:, None], fractions).flatten(0, 1)
+            pairs = zip(starts, places, strict=True)
+            return torch.stack([torch.lerp(values[start], values[start + 1], place - start) for start, place in pairs])
 
         return MotionChunk(between(path.keypoints), between(path.tokens))
 
@@ -151,7 +152,11 @@ def _moved(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def _features(plain: dict[str, Any], device: torch.device) -> ReferenceFeatures:
-    return ReferenceFeatures(*(tuple(t.to(device) for t in plain[f.name]) for f in fields(ReferenceFeatures)))
+    def moved(tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(tensor.to(device) for tensor in tensors)
+
+    banks = tuple(Bank(moved(bank["keys"]), moved(bank["values"])) for bank in plain["banks"])
+    return ReferenceFeatures(moved(plain["context"]), banks)
 
 
 def reference_from_plain(plain: dict[str, Any], device: torch.device) -> ReferenceState:

@@ -273,7 +273,7 @@ def advance(
     Args:
         streams: with the same size and steps, each with its own reference, keyframes and noise.
         driving: the frames for each, any number.
-        stretch: make one call, whether it is given 4 frames, 2 or 1: motion in between is interpolated from the last
+        stretch: make one call, whether it is given 4 frames or fewer: motion in between is interpolated from the last
             frame on. With fewer frames to wait for, and more calls, the animation trails its driver less.
 
     Returns:
@@ -301,8 +301,8 @@ def advance(
 
 def _advance_once(streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
     states = [stream.begun()[1] for stream in streams]
-    if any(WINDOW % len(frames) for frames in driving) or any(state.pending is not None for state in states):
-        raise InputError("only 1, 2 or 4 frames stretch to a chunk of 4, and none may be waiting for others")
+    if not all(1 <= len(frames) <= WINDOW for frames in driving) or any(state.pending for state in states):
+        raise InputError("only 1 to 4 frames stretch to a chunk of 4, and none may be waiting for others")
     finished = call.denoise(streams, call.observe(streams, driving, stretch=True))
     for state in states:
         state.frames_in += WINDOW
