@@ -8,7 +8,7 @@ import torch
 
 from personalive.acceleration import Acceleration, Compiled
 from personalive.errors import InputError
-from personalive.models import NETWORKS, build_network
+from personalive.models import NETWORKS, build_network, fused, operations
 from personalive.models.fused import fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
@@ -126,3 +126,28 @@ def test_a_block_that_does_not_compile_runs_as_it_is(caplog):
     function._run = refuse
     assert [function(1), function(2)] == [2, 3] and calls == [1, 2]
     assert caplog.messages == ["Block is not compiled: no compiler here"]
+
+
+@torch.inference_mode()
+def test_large_layers_give_the_same_in_parts(monkeypatch):
+    """What a GPU's memory is spared by: feed-forwards by rows and attention by frames."""
+    config, frames = SMALL.unet, 16
+    unet, reference = filled("denoising_unet"), filled("reference_unet")
+    embedding = normal_input("image_embeds", (1, 1, config.cross_attention_dim))
+    banks = reference(normal_input("ref_latents", (1, 4, 16, 16)), embedding)
+
+    def run():
+        known = unet.project_reference(banks, embedding)
+        time = unet.embed_time(torch.tensor([0, 333, 666, 999]).repeat_interleave(4))
+        motion = normal_input("motion", (2 * frames, 4, config.motion_token_width), 2.0)
+        pose = normal_input("pose", (2 * frames, config.block_channels[0], 16, 16))
+        latents = normal_input("latents", (2 * frames, 4, 16, 16))
+        return unet(latents, time, motion, pose, [known, known.with_keyframe(known)])
+
+    expected = run()
+    counts = []
+    fuse(unet, Operations(geglu=lambda x: counts.append(len(x)) or operations.geglu(x)), frames)
+    monkeypatch.setattr(fused, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(fused, "KEYS_AT_ONCE", 5 * 16 * 16 * config.block_channels[0] * 2)
+    assert_near(run(), expected)
+    assert max(counts) == 100 and fused._frames_at_once(16, 16 * 16 * 2, config.block_channels[0]) == 4

@@ -30,6 +30,12 @@ from personalive.models.layers import (
 )
 from personalive.models.operations import Operations
 
+ROWS_AT_ONCE = 16384
+"""Tokens that a feed-forward takes at once. They fill a GPU, and what it holds between its layers, eight times the
+tokens' width, takes a quarter of the memory that all tokens of a 512×512 window would."""
+KEYS_AT_ONCE = 2**26
+"""Values of keys that are joined at once: more frames wait. The same numbers of values follow."""
+
 
 def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
     """Keep a merged weight as a buffer, so that it follows the module to another device; no file has it."""
@@ -138,9 +144,11 @@ class FusedEnd(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
         """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
-        gated = self.operations.geglu(self.enter(normed))
-        # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
-        tokens.flatten(0, 1).addmm_(gated.flatten(0, 1), self.leave.weight.t())
+        rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
+        for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
+            gated = self.operations.geglu(self.enter(part))
+            # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
+            total.addmm_(gated, self.leave.weight.t())
         return x + to_image(F.linear(tokens, self.proj_out.weight.flatten(1), self.bias), like=x)
 
 
@@ -182,11 +190,14 @@ class FusedSpatialTransformer(nn.Module):
         """Image [n, c, h, w] → the same; see `SpatialTransformer.attend`."""
         tokens, normed = self.enter(x)
         qkv = F.linear(normed, self.qkv)
+        del normed  # attention is where most memory is in use
         attended, first = [], 0
         for _, keys, values in sources:
-            count = len(keys) * frames
-            attended.append(self._attend(qkv[first : first + count], keys, values, frames))
-            first += count
+            for key, value in zip(keys.split(1), values.split(1), strict=True):
+                together = _frames_at_once(frames, qkv.shape[1] + key.shape[1], key.shape[2])
+                windows = qkv[first : first + frames].split(together)
+                attended += [self._attend(window, key, value, together) for window in windows]
+                first += frames
         merged = attended[0] if len(attended) == 1 else torch.cat(attended)
         return self._finish(x, tokens, merged, torch.cat([context for context, _, _ in sources])[:, 0])
 
@@ -198,7 +209,7 @@ class FusedSpatialTransformer(nn.Module):
         return self._finish(x, tokens, attended, context[:, 0])
 
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
-        """Frames of k portraits, [k·frames, l, 3c], look at themselves and their portrait's [k, m, c]."""
+        """Frames of a portrait, [frames, l, 3c], look at themselves and the portrait's [1, m, c]."""
         query, key, value = qkv.chunk(3, dim=-1)
         key = self.operations.append_bank(key, keys, frames)
         value = self.operations.append_bank(value, values, frames)
@@ -219,6 +230,12 @@ class FusedSpatialTransformer(nn.Module):
 
     def _norm(self, norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
         return self.operations.layer_norm(tokens, norm.weight, norm.bias, norm.eps)
+
+
+def _frames_at_once(frames: int, keys: int, channels: int) -> int:
+    """The most frames, a divisor of `frames`, whose joined keys are within the limit."""
+    fitting = (n for n in range(frames, 0, -1) if frames % n == 0 and n * keys * channels <= KEYS_AT_ONCE)
+    return next(fitting, 1)
 
 
 class FusedTokenTransformer(nn.Module):

@@ -28,34 +28,43 @@ TimeFeatures: TypeAlias = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class ReferenceFeatures:
-    """What the denoising UNet knows of n portraits and their keyframes, per spatial transformer.
+class Bank:
+    """Projected tokens of n portraits, or of a keyframe of each, per spatial transformer: [n, m, c] each."""
 
-    context: what the image embedding adds, [n, 1, c] each.
-    keys, values: projected tokens of the portrait, then of its keyframes in the order of insertion, [n, m, c] each.
-    """
-
-    context: tuple[Tensor, ...]
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
+
+@dataclass(frozen=True)
+class ReferenceFeatures:
+    """What the denoising UNet knows of n portraits and their keyframes.
+
+    context: what the image embedding adds, per spatial transformer: [n, 1, c] each.
+    banks: the portrait's, then those of its keyframes in the order of insertion.
+    """
+
+    context: tuple[Tensor, ...]
+    banks: tuple[Bank, ...]
+
     def with_keyframe(self, keyframe: "ReferenceFeatures") -> "ReferenceFeatures":
         """These features with a keyframe's tokens appended; the context stays."""
-        return ReferenceFeatures(
-            self.context,
-            tuple(torch.cat(pair, dim=1) for pair in zip(self.keys, keyframe.keys, strict=True)),
-            tuple(torch.cat(pair, dim=1) for pair in zip(self.values, keyframe.values, strict=True)),
-        )
+        return ReferenceFeatures(self.context, self.banks + keyframe.banks)
 
-    @staticmethod
-    def stack(features: "Sequence[ReferenceFeatures]") -> "ReferenceFeatures":
-        """Several portraits with equally many keyframes, as one batch."""
-        return ReferenceFeatures(
-            *(
-                tuple(torch.cat(tensors) for tensors in zip(*group, strict=True))
-                for group in zip(*((f.context, f.keys, f.values) for f in features), strict=True)
-            )
-        )
+    def repeat(self, times: int) -> "ReferenceFeatures":
+        """Each portrait `times` times in a row."""
+
+        def repeated(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(tensor.repeat_interleave(times, dim=0) for tensor in tensors)
+
+        banks = tuple(Bank(repeated(bank.keys), repeated(bank.values)) for bank in self.banks)
+        return ReferenceFeatures(repeated(self.context), banks)
+
+    def source(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Context, keys and values for the spatial transformer of that place, the banks one after another."""
+        keys, values = [bank.keys[index] for bank in self.banks], [bank.values[index] for bank in self.banks]
+        if len(self.banks) == 1:
+            return self.context[index], keys[0], values[0]
+        return self.context[index], torch.cat(keys, dim=1), torch.cat(values, dim=1)
 
 
 class TimeEmbedding(nn.Module):
@@ -214,18 +223,19 @@ class ReferenceUNet(UNet):
 
         A bank is the input of a self-attention, [n, tokens, c]. What follows the last one is never computed.
         """
-        time = self.embed_time(torch.zeros(len(latents), dtype=torch.long, device=latents.device))
-        context = self.embed_image(embedding)
+        time = self.time_embedding(torch.zeros(len(latents), dtype=torch.long, device=latents.device))
         banks: list[Tensor] = []
 
+        # A stage's weights are used while the stage runs and not before: they may be elsewhere until then.
         def unit(stage: Stage, j: int, x: Tensor) -> Tensor:
-            x = stage.resnets[j](x, time[stage.first_resnet + j])
+            resnet = stage.resnets[j]
+            x = resnet(x, resnet.embed_time(time))
             if j < len(stage.attentions):
-                attention = self.attentions[stage.first_attention + j]
+                attention = stage.attentions[j]
                 tokens, bank = attention.enter(x)
                 banks.append(bank)
                 if len(banks) < len(self.attentions):
-                    x = attention.attend_alone(x, tokens, bank, context[len(banks) - 1])
+                    x = attention.attend_alone(x, tokens, bank, attention.embed_image(embedding))
             return x
 
         self.traverse(self.conv_in(latents.contiguous(memory_format=torch.channels_last)), unit)
@@ -244,7 +254,7 @@ class DenoisingUNet(UNet):
         """Banks of the reference UNet and the image embedding [n, 1, e] → features for any number of calls."""
         pairs = [attention.project_bank(bank) for attention, bank in zip(self.attentions, banks, strict=True)]
         keys, values = zip(*pairs, strict=True)
-        return ReferenceFeatures(self.embed_image(embedding), keys, values)
+        return ReferenceFeatures(self.embed_image(embedding), (Bank(keys, values),))
 
     def forward(
         self,
@@ -273,8 +283,7 @@ class DenoisingUNet(UNet):
             x = stage.resnets[j](x, time[stage.first_resnet + j])
             if j < len(stage.attentions):
                 index = stage.first_attention + j
-                sources = [(r.context[index], r.keys[index], r.values[index]) for r in references]
-                x = self.attentions[index].attend(x, frames, sources)
+                x = self.attentions[index].attend(x, frames, [reference.source(index) for reference in references])
             if j < len(stage.motion_modules):
                 x = stage.motion_modules[j](x, motion)
                 x = stage.temporal_modules[j](x, frames)

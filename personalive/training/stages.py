@@ -8,29 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive import keypoints as kp
-from personalive import sampler
-from personalive.config import SLOTS
-from personalive.keypoints import HeadPose
-from personalive.models.unet import ReferenceFeatures
-from personalive.training.shots import (
-    Shots,
-    crop_faces,
-    focus_map,
-    jitter_boxes,
-    jitter_pose,
-    keypoint_boxes,
-    roughen,
-)
+from personalive.training.shots import focus_map, roughen
 from personalive.training.sources import Source, step_generator
 from personalive.training.trainee import Trainee
 
 Losses = dict[str, Tensor]
 """Means by name; "loss" is what is minimised."""
-TIMESTEPS = tuple(sampler.inner_steps(SLOTS)[0].timesteps[4 * slot] for slot in range(SLOTS))
-"""0, 333, 666, 999: the noise levels at which the streaming model works."""
-KEYPOINT_BOX_SHARE = 0.25
-"""Part of the face crops that are cut by keypoints, as for live frames."""
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -71,7 +54,9 @@ class Stage(Protocol):
         """Continue from it."""
 
 
-class _Stateless:
+class Stateless:
+    """A stage that keeps nothing between its steps."""
+
     def begin(self) -> None: ...
 
     def end(self) -> None: ...
@@ -91,7 +76,7 @@ def picture_loss(output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -
     return (error * weight).mean() + across.mean() + down.mean()
 
 
-class VAEStage(_Stateless):
+class VAEStage(Stateless):
     """The image autoencoder, which bounds everything that follows."""
 
     name, rate = "vae", 1e-3
@@ -153,7 +138,7 @@ class DecoderStage(VAEStage):
         """The latents' scale stays."""
 
 
-class ExtractorStage(_Stateless):
+class ExtractorStage(Stateless):
     """The motion extractor, by plain regression on exact labels."""
 
     name, rate = "extractor", 1e-3
@@ -195,75 +180,3 @@ def _bin_loss(scores: Tensor, degrees: Tensor) -> Tensor:
     logs = scores.log_softmax(dim=1)
     picked = logs.gather(1, torch.stack((low, low + 1), dim=1))
     return -(picked * torch.stack((1 - share, share), dim=1)).sum(dim=1).mean()
-
-
-class ImageStage(_Stateless):
-    """Single frames: a reference takes over the pose and the expression of another person."""
-
-    name, rate = "image", 7e-4
-    trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
-
-    def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
-        self.trainee, self.source, self.batch, self.rank = trainee, source, batch, rank
-
-    def begin(self) -> None:
-        for name in self.trains:
-            self.trainee.networks[name].train()
-
-    def losses(self, step: int, seed: int) -> Losses:
-        reference, driving, target = self.source.stills(self.batch.people, self.batch.frames, seed)
-        trainee, frames = self.trainee, self.batch.frames
-        random = step_generator(trainee.device, seed)
-        # All windows of a call share their timesteps, so a step has one of them and processes take turns.
-        timestep = TIMESTEPS[(step + self.rank) % SLOTS]
-        clean = trainee.latents(target.images.flatten(0, 1))
-        portrait = trainee.latents(reference.images.flatten(0, 1))
-        noise = torch.randn(clean.shape, generator=random, device=clean.device)
-        base = portrait.repeat_interleave(frames, 0) if timestep == TIMESTEPS[-1] else clean
-        noisy = sampler.add_noise(base, noise, (timestep,) * len(base))
-        tokens = trainee.motion_tokens(face_crops(trainee, driving, random))
-        pose = jitter_pose(trainee.pose(target), random)
-        rasters = kp.draw(kp.project(pose), *reversed(target.images.shape[-2:]))
-        guided = trainee.guide(rasters)
-        embedding = trainee.embed_image(reference.images.flatten(0, 1))
-        features = repeat(trainee.reference(portrait, embedding), frames)
-        following = TIMESTEPS[TIMESTEPS.index(timestep) - 1] if timestep else None
-        step_of = sampler.InnerStep((timestep,), (following,))
-        _, output = trainee.predict(noisy, step_of, tokens, guided, features)
-        weight = focus_map(None if target.focus is None else target.focus.flatten(0, 1), tuple(clean.shape[2:]), 3.0)  # type: ignore[arg-type]
-        error = ((output - clean).abs() * weight).mean()
-        return {"loss": error}
-
-
-def face_crops(trainee: Trainee, shots: Shots, random: torch.Generator) -> Tensor:
-    """Crops for the motion encoder, `[n·f, 3, s, s]`, by jittered boxes of both kinds."""
-    images, boxes = shots.images.flatten(0, 1), shots.boxes.flatten(0, 1)
-    live = keypoint_boxes(kp.project(trainee.pose(shots)), images.shape[-1])
-    chosen = torch.rand((len(boxes), 1), generator=random, device=boxes.device) < KEYPOINT_BOX_SHARE
-    boxes = jitter_boxes(torch.where(chosen, live, boxes), random)
-    size = trainee.config.motion_encoder.image_size
-    return roughen(crop_faces(images, boxes, size), random)
-
-
-def repeat(features: ReferenceFeatures, times: int) -> ReferenceFeatures:
-    """Features of n portraits, each `times` times in a row."""
-    return ReferenceFeatures(
-        *(
-            tuple(tensor.repeat_interleave(times, 0) for tensor in group)
-            for group in (features.context, features.keys, features.values)
-        )
-    )
-
-
-def mixed_pose(trainee: Trainee, target: HeadPose, reference: Shots, driving: Shots) -> HeadPose:
-    """Poses as inference has them: the reference's shape and scale and the driver's angles, as the model finds them."""
-    frames = driving.images.shape[1]
-    with torch.no_grad():
-        own = kp.head_pose(trainee.heads(reference.images.flatten(0, 1)))
-        other = kp.head_pose(trainee.heads(driving.images.flatten(0, 1)))
-    return HeadPose(
-        other.angles,
-        target.translation,
-        own.scale.repeat_interleave(frames, 0),
-        own.canonical.repeat_interleave(frames, 0),
-    )
