@@ -29,6 +29,11 @@ SMALL: ModelConfig = dataclasses.replace(
 ALL_STAGES = {"vae": 3.0, "extractor": 3.0, "image": 3.0, "temporal": 3.0, "streaming": 6.0, "decoder": 3.0}
 
 
+def small_trainee(seed: int) -> Trainee:
+    """The small networks on the CPU, with fresh weights by seed."""
+    return Trainee(SMALL, torch.device("cpu"), seed=seed, ema=False)
+
+
 def make_run(out: Path, budgets: dict[str, float], processes: Processes, batch: Batch | None = None, **plan) -> Run:
     """A run of the small model, by steps and with exact checkpoints."""
     trainee = Trainee(SMALL, processes.device, seed=0)

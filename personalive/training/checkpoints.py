@@ -5,6 +5,7 @@ in a few files of at most 15 MB and the name of the next stage: small enough to 
 optimizer warms up again. Both are written beside their place and renamed, and their digests are checked on reading.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from personalive.config import ModelConfig
-from personalive.errors import WeightsError
+from personalive.errors import InputError, WeightsError
 from personalive.models import NETWORKS, build_network
 from personalive.training.trainee import Trainee
-from personalive.weights import save_folder
+from personalive.weights import WeightsSource, load_into, save_folder
 
 PART_SIZE = 15_000_000
 """Bytes of a file of a portable checkpoint."""
@@ -28,21 +29,34 @@ INDEX, LOCAL = "checkpoint.json", "local.pt"
 
 
 def save_portable(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> None:
-    """Write `checkpoint.json` and as many `weights-N.safetensors` as it takes.
+    """Write the averaged weights as a portable checkpoint.
 
     Args:
         progress: what a run needs to know besides the weights, as JSON.
     """
+    tensors = {
+        f"{name}.{key}": value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype)
+        for name in NETWORKS
+        for key, value in trainee.average[name].state_dict().items()
+    }
+    write_portable(folder, trainee.config, tensors, progress)
+
+
+def write_portable(folder: Path, config: ModelConfig, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write `checkpoint.json` and as many `weights-N.safetensors` as it takes.
+
+    Args:
+        tensors: by network and key, "vae.encoder.conv_in.weight".
+        progress: what a run needs to know besides the weights, as JSON.
+    """
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
-    for name in NETWORKS:
-        for key, value in trainee.average[name].state_dict().items():
-            tensor = value.detach().to("cpu", torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-            if size + tensor.nbytes > PART_SIZE and parts[-1]:
-                parts.append({})
-                size = 0
-            parts[-1][f"{name}.{key}"] = tensor
-            size += tensor.nbytes
+    for key, tensor in tensors.items():
+        if size + tensor.nbytes > PART_SIZE and parts[-1]:
+            parts.append({})
+            size = 0
+        parts[-1][key] = tensor.contiguous()
+        size += tensor.nbytes
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for number, part in enumerate(parts):
@@ -51,7 +65,7 @@ def save_portable(folder: Path, trainee: Trainee, progress: dict[str, Any]) -> N
         save_file(part, str(beside))
         files[path.name] = _digest(beside)
         os.replace(beside, path)
-    _write_json(folder / INDEX, {"config": trainee.config.to_dict(), "progress": progress, "files": files})
+    _write_json(folder / INDEX, {"config": config.to_dict(), "progress": progress, "files": files})
 
 
 def load_portable(folder: Path, trainee: Trainee) -> dict[str, Any]:
@@ -64,11 +78,14 @@ def load_portable(folder: Path, trainee: Trainee) -> dict[str, Any]:
         WeightsError: a file is missing, damaged, or belongs to another model.
     """
     index = read_index(folder)
-    config = ModelConfig.from_dict(index["config"])
+    config = read_config(folder)
+    if not same_networks(config, trainee.config):
+        raise WeightsError(
+            f"the checkpoint {folder} has networks of other sizes ({config.name}) than this run "
+            f"({trainee.config.name}): start the run with the same preset or the same --start"
+        )
     trainee.set_latent_scale(config.vae.scaling_factor)
-    if config.to_dict() != trainee.config.to_dict():
-        raise WeightsError(f"the checkpoint {folder} is of another configuration ({config.name}) than this run")
-    tensors = _read_parts(folder, index)
+    tensors = read_tensors(folder, index)
     for name in NETWORKS:
         own = {key.partition(".")[2]: value for key, value in tensors.items() if key.partition(".")[0] == name}
         for network in (trainee.networks[name], trainee.average[name]):
@@ -94,7 +111,34 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _read_parts(folder: Path, index: dict[str, Any]) -> dict[str, Tensor]:
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a portable checkpoint's networks.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
+    try:
+        return ModelConfig.from_dict(read_index(folder)["config"])
+    except InputError as error:
+        raise WeightsError(f"{folder / INDEX} can not be read as a checkpoint: {error}") from error
+
+
+def same_networks(a: ModelConfig, b: ModelConfig) -> bool:
+    """Whether weights of one fit the other: names, defaults for use and the measured scale of latents do not matter."""
+
+    def sizes(config: ModelConfig) -> ModelConfig:
+        vae = dataclasses.replace(config.vae, scaling_factor=1.0)
+        return dataclasses.replace(config, name="", keyframe_threshold=0.0, vae=vae)
+
+    return sizes(a) == sizes(b)
+
+
+def read_tensors(folder: Path, index: dict[str, Any]) -> dict[str, Tensor]:
+    """All tensors of a portable checkpoint by network and key.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
     tensors: dict[str, Tensor] = {}
     for name, digest in index["files"].items():
         path = folder / Path(name).name
@@ -134,34 +178,39 @@ def load_local(folder: Path) -> dict[str, Any]:
     return state
 
 
-def export(checkpoint: Path, folder: Path) -> None:
+def export(checkpoint: Path, folder: Path, keyframe_threshold: float | None = None) -> None:
     """Turn a portable checkpoint into a model folder that the program loads.
+
+    Args:
+        keyframe_threshold: the model's default; None: as the checkpoint says.
 
     Raises:
         WeightsError: the checkpoint is damaged.
+        OutputError: the folder can not be written to, or holds something else.
     """
-    config = ModelConfig.from_dict(read_index(checkpoint)["config"])
-    trainee = Trainee(config, torch.device("cpu"), ema=False)
+    trainee = Trainee(read_config(checkpoint), torch.device("cpu"), ema=False)
     load_portable(checkpoint, trainee)
-    save_folder(folder, trainee.config, trainee.networks, torch.float16)
+    config = trainee.config
+    if keyframe_threshold is not None:
+        config = dataclasses.replace(config, keyframe_threshold=keyframe_threshold)
+    save_folder(folder, config, trainee.networks, torch.float16)
 
 
-def load_folder(folder: Path, trainee: Trainee) -> None:
-    """Start from a finished model: "demo", "personalive" (downloaded when needed), or a folder.
+def load_model(source: WeightsSource, trainee: Trainee) -> None:
+    """Start from a finished model.
+
+    Args:
+        source: as `weights.resolve` found it; the trainee was made with its configuration.
 
     Raises:
-        WeightsError: it does not fit.
+        WeightsError: a file is damaged or does not fit.
     """
-    from personalive import weights
-
-    found = weights.resolve(str(folder))
-    trainee.set_latent_scale(found.config.vae.scaling_factor)
     for name in NETWORKS:
         with torch.device("meta"):
-            network = build_network(name, found.config)
-        weights.load_into(found, name, network, dtype=torch.float32, device=torch.device("cpu"))
-        for target in (trainee.networks[name], trainee.average[name]):
-            target.load_state_dict(network.state_dict(), strict=False)
+            network = build_network(name, source.config)
+        load_into(source, name, network, dtype=torch.float32, device=torch.device("cpu"))
+        for target in {id(n): n for n in (trainee.networks[name], trainee.average[name])}.values():
+            target.load_state_dict(network.state_dict())
 
 
 def _digest(path: Path) -> str:

@@ -65,16 +65,18 @@ def _animate(model: PersonaLive, reference: Shots, driving: Shots, person: int) 
     """All frames of one pair, through the engine."""
     stream = model.stream(seed=person)
     prepare = stream.preprocessor
-    stream.set_reference(prepare.reference(_bytes(reference.images)[person, 0], _box(reference.boxes[person, 0])))
+    size = prepare.width
+    still = _bytes(reference.images)[person, 0]
+    stream.set_reference(prepare.reference(still, _box(reference.boxes[person, 0], size)))
     frames = _bytes(driving.images)[person]
-    boxes = [_box(box) for box in driving.boxes[person]]
+    boxes = [_box(box, size) for box in driving.boxes[person]]
     pushed = stream.push(prepare.driving(list(frames), boxes))
     return np.concatenate((pushed, stream.flush()))
 
 
-def _box(box: Tensor) -> tuple[int, int, int, int]:
-    left, top, right, bottom = (int(value) for value in box.clamp(0, 1e6).tolist())
-    return left, top, min(right, 255), min(bottom, 255)
+def _box(box: Tensor, size: int) -> tuple[int, int, int, int]:
+    left, top, right, bottom = (int(value) for value in box.clamp(0, size).tolist())
+    return left, top, right, bottom
 
 
 def _bytes(images: Tensor) -> Pictures:

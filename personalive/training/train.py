@@ -20,17 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from personalive import weights
 from personalive.config import PRESETS
 from personalive.errors import InputError, WeightsError
 from personalive.training import checkpoints
+from personalive.training.expression import ExpressionStage
+from personalive.training.image_stage import ImageStage
 from personalive.training.preview import save_preview
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars, Source
-from personalive.training.stages import Batch, DecoderStage, ExtractorStage, ImageStage, Stage, VAEStage
+from personalive.training.stages import Batch, DecoderStage, ExtractorStage, Stage, VAEStage
 from personalive.training.streaming import StreamingStage
 from personalive.training.trainee import Trainee
 
-STAGES = ("vae", "extractor", "image", "temporal", "streaming", "decoder")
+STAGES = ("vae", "extractor", "expression", "image", "temporal", "streaming", "decoder")
 WARM_UP = 100
 """Steps over which the learning rate rises."""
 LEAST_RATE = 0.03
@@ -90,10 +93,11 @@ class Run:
             return StreamingStage(trainee, source, batch, rank, own, found_poses=own and "extractor" in self.done)
         if name == "image":
             return ImageStage(trainee, source, batch, rank)
-        alone: dict[str, type[VAEStage] | type[ExtractorStage]] = {
+        alone: dict[str, type[VAEStage] | type[ExtractorStage] | type[ExpressionStage]] = {
             "vae": VAEStage,
             "decoder": DecoderStage,
             "extractor": ExtractorStage,
+            "expression": ExpressionStage,
         }
         return alone[name](trainee, source, batch)
 
@@ -265,7 +269,9 @@ def parse_budgets(text: str) -> dict[str, float]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m personalive.training.train", description="Train a model.")
-    parser.add_argument("--preset", default="demo", choices=sorted(PRESETS))
+    parser.add_argument(
+        "--preset", default="demo", choices=sorted(PRESETS), help="sizes of new networks; --start brings its own"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and samples")
     parser.add_argument("--budget", required=True, help="seconds per stage, e.g. vae=200,extractor=60,image=300")
     parser.add_argument("--steps", action="store_true", help="budgets are steps, not seconds")
@@ -294,17 +300,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     batch = Batch(args.pictures, args.people, args.frames, args.streams)
-    plan = Plan(
-        args.out, parse_budgets(args.budget), args.steps, args.deadline, args.seed, batch, args.rate, args.exact
-    )
+    budgets = parse_budgets(args.budget)
+    if args.videos is not None and "extractor" in budgets:
+        raise InputError("nobody labelled the heads in --videos: leave the extractor out of --budget")
+    plan = Plan(args.out, budgets, args.steps, args.deadline, args.seed, batch, args.rate, args.exact)
+    start = None if args.start is None else weights.resolve(args.start)
     with Processes.start(args.device) as processes:
-        trainee = Trainee(
-            PRESETS[args.preset], processes.device, seed=args.seed, compiled=args.compile, ema=not args.no_average
-        )
+        config = PRESETS[args.preset] if start is None else start.config
+        trainee = Trainee(config, processes.device, seed=args.seed, compiled=args.compile, ema=not args.no_average)
         source = _source(args, trainee, processes)
         run = Run(plan, trainee, source, processes)
         if not run.restore():
-            _start(args, run)
+            _start(args, start, run)
         run.run()
         if processes.first and source.labelled and not args.no_preview:
             save_preview(plan.out, trainee)
@@ -318,9 +325,9 @@ def _source(args: argparse.Namespace, trainee: Trainee, processes: Processes) ->
     return VideoFolder(args.videos, trainee.config.size, processes.device)
 
 
-def _start(args: argparse.Namespace, run: Run) -> None:
-    if args.start is not None:
-        checkpoints.load_folder(args.start, run.trainee)
+def _start(args: argparse.Namespace, start: weights.WeightsSource | None, run: Run) -> None:
+    if start is not None:
+        checkpoints.load_model(start, run.trainee)
     elif args.resume is not None:
         run.done = list(checkpoints.load_portable(args.resume, run.trainee)["done"])
 

@@ -55,13 +55,14 @@ class VideoFolder:
                 for frame in read_frames(probe(path), Fraction(FRAME_RATE)):
                     side = min(frame.shape[:2])
                     top, left = ((full - side) // 2 for full in frame.shape[:2])
-                    square = Image.fromarray(frame[top : top + side, left : left + side])
-                    picture = np.asarray(square.resize((self.size, self.size), Image.Resampling.LANCZOS))
-                    box = tracker.follow(picture)
+                    square = np.ascontiguousarray(frame[top : top + side, left : left + side])
+                    box = tracker.follow(square)  # as it was filmed: small pictures hide faces
                     if box is None or len(frames) == MAX_FRAMES:
                         break
-                    frames.append(torch.from_numpy(picture.copy()).permute(2, 0, 1))
-                    boxes.append(torch.tensor(box, dtype=torch.float32))
+                    size = (self.size, self.size)
+                    picture = np.array(Image.fromarray(square).resize(size, Image.Resampling.LANCZOS))
+                    frames.append(torch.from_numpy(picture).permute(2, 0, 1))
+                    boxes.append(torch.tensor(box, dtype=torch.float32) * (self.size / side))
         except PersonaLiveError as error:
             log.warning("%s is left out: %s", path, error)
         if len(frames) < LEAST_FRAMES:
@@ -112,8 +113,8 @@ class VideoClips:
             places = (torch.arange(start, start + length)) % period
             places = torch.minimum(places, period - places)
             self._rows.append((images[places], boxes[places]))
-        first = [(images[-1:], boxes[-1:]) for images, boxes in self._rows]
-        self.reference = source.shots(first)
+        last = [(images[-1:], boxes[-1:]) for images, boxes in self._rows]
+        self.reference = source.shots(last)
 
     def ramp(self) -> Tensor | None:
         """Nobody filmed it."""
