@@ -19,7 +19,7 @@ from PIL import Image
 from personalive.errors import InputError
 from personalive.keypoints import Box
 from personalive.live.engine import Engine
-from personalive.live.frames import RGBArray
+from personalive.live.frames import RGBArray, between
 from personalive.live.loader import LoadParameters
 
 BORDER = 16
@@ -104,7 +104,7 @@ class EchoEngine:
     def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> RGBArray:
         """The frames at the output's size, those between two of them as the later one."""
         sized = [self._sized(image) for image in images]
-        return np.stack([image for image in sized for _ in range(self.window // len(sized))])
+        return np.stack([sized[index] for index, _ in between(0.0, [0.0] * len(sized), self.window)])
 
     def advance(self, streams: Sequence[EchoStream], driving: Sequence[RGBArray]) -> list[RGBArray]:
         """One call: the frames that came `delay_frames` before."""

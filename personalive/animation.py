@@ -34,7 +34,7 @@ class MotionChunk:
         return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
 
     def stretched(self, before: "MotionChunk | None", count: int) -> "MotionChunk":
-        """`count` frames, at least as many as these, that lead from the end of `before` through these in equal steps."""
+        """`count` frames, no fewer than these, that lead from the end of `before` through these in equal steps."""
         path = (self[:1] if before is None else before[-1:]).join(self)
         places = [len(self) * (step + 1) / count for step in range(count)]
         starts = [math.ceil(place) - 1 for place in places]  # of the step from one frame to the next

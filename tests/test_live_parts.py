@@ -149,7 +149,10 @@ def test_a_clock_that_jumps_is_followed():
 
 
 def test_pictures_between_two_frames_get_times_between():
-    assert between(0.0, [0.4, 0.8], 2) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    indices, times = zip(*between(0.0, [0.4, 0.8], 4), strict=True)
+    assert indices == (0, 0, 1, 1) and times == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    indices, times = zip(*between(0.0, [0.4, 0.8, 2.0], 4), strict=True)
+    assert indices == (0, 1, 2, 2) and times == pytest.approx([0.3, 0.6, 1.1, 2.0])
 
 
 # ---- session and scheduler ----

@@ -64,7 +64,7 @@ class Engine(Protocol):
         """Prepare a portrait, uint8 [h,w,3] of any size."""
 
     def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> Any:
-        """Prepare driving frames: `window` of them, or a divisor of it, between which motion is interpolated."""
+        """Prepare driving frames: `window` of them, or fewer, between which motion is interpolated."""
 
     def advance(self, streams: Sequence[Any], driving: Sequence[Any]) -> list[RGBArray]:
         """One call for several sessions: uint8 [window,H,W,3] for each."""

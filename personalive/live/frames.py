@@ -1,5 +1,6 @@
 """Frames on their way in and out of a session: bounded on both sides, every one stamped with its capture time."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,16 +67,15 @@ class FrameRing:
             del self._frames[self._least_missed()]
             self.dropped += 1
 
-    def take(self, count: int) -> list[CameraFrame]:
-        """Empty the ring and give `count` of its frames, evenly spaced in time and ending with the newest.
+    def take(self, most: int) -> list[CameraFrame]:
+        """Empty the ring and give its frames: if it has more than `most`, so many that are evenly spaced in time.
 
-        Raises:
-            ValueError: the ring holds fewer than `count` frames.
+        The last of them is the newest.
         """
-        have = len(self._frames)
-        if have < count:
-            raise ValueError(f"{count} frames were asked for, {have} are there")
-        times = [frame.captured for frame in self._frames]
+        if not self._frames:
+            return []
+        have, times = len(self._frames), [frame.captured for frame in self._frames]
+        count = min(most, have)
         before = self._taken if self._taken is not None else times[0] - (times[-1] - times[0]) / max(1, have - 1)
         chosen = [self._frames[index] for index in nearest(times, even_times(before, times[-1], count))]
         self.dropped += have - count
@@ -217,13 +217,18 @@ def evenly_before(first: float, spacing: float, count: int) -> list[float]:
     return [first - spacing * (count - index) for index in range(count)]
 
 
-def between(previous: float, captured: Sequence[float], repeats: int) -> list[float]:
-    """Times of pictures that lead up to each of `captured` in `repeats` equal steps, the first from `previous`."""
-    times: list[float] = []
-    for time in captured:
-        times += even_times(previous, time, repeats)
-        previous = time
-    return times
+def between(previous: float, captured: Sequence[float], count: int) -> list[tuple[int, float]]:
+    """`count` pictures that lead from the time `previous` through the times `captured` in equal steps of motion.
+
+    Returns:
+        For each picture the index of the frame that it leads to or is, and its own time.
+    """
+    path, pictures = [previous, *captured], []
+    for step in range(count):
+        place = len(captured) * (step + 1) / count
+        start = math.ceil(place) - 1
+        pictures.append((start, path[start] + (place - start) * (path[start + 1] - path[start])))
+    return pictures
 
 
 Message = dict[str, Any]

@@ -16,9 +16,9 @@ from personalive.live.loader import LoadParameters
 from personalive.pipeline import PersonaLive
 from personalive.stream import Stream
 
-CALLS = 3
-"""Warm-up on a CPU: the first call prepares 16 frames; with 4, 2 and 1 new frames."""
-ACCELERATED_CALLS = 15
+CALLS = 4
+"""Warm-up on a CPU: the first call prepares 16 frames; with 4, 3, 2 and 1 new frames."""
+ACCELERATED_CALLS = 16
 """On a GPU also with one, two and three keyframes, each of which is recorded by itself."""
 
 
@@ -99,6 +99,6 @@ def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
     stream.keyframe_threshold = 0.0  # every call that may make a keyframe makes one
     stream.set_reference(engine.reference(image, box))
     for call in range(ACCELERATED_CALLS if engine.is_accelerated else CALLS):
-        count = (engine.window, engine.window // 2, 1)[call % 3]
+        count = engine.window - call % engine.window
         images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for _ in range(count)]
         engine.advance([stream], [engine.driving(images, [box] * count if box else None)])

@@ -6,22 +6,21 @@ touches its stream. Nothing here waits for another session.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, Literal
 
-from personalive.errors import InputError, PersonaLiveError
+from personalive.errors import InputError
 from personalive.live.animation import Animation
+from personalive.live.commands import Commands
 from personalive.live.engine import Engine, LiveStream
 from personalive.live.facefinder import FaceFinder
 from personalive.live.frames import CameraFrame, FrameRing, Message, RGBArray
 from personalive.live.parameters import Parameters
-from personalive.live.pictures import crop, crop_window
+from personalive.live.preparation import Chunk, Preparation
 from personalive.live.stamps import Stamps
 from personalive.live.statistics import SessionStatistics
-from personalive.live.subscription import Subscription
+from personalive.live.subscription import Subscription, Subscriptions
 
 Latency = Literal["low", "balanced"]
 
@@ -29,15 +28,6 @@ PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What one call takes for one session."""
-
-    driving: Any
-    stamps: list[tuple[float, float | None]]
-    """Capture time and the client's own stamp of each picture."""
 
 
 class Session:
@@ -67,19 +57,17 @@ class Session:
         self.prepare_seconds = 0.0
         self._engine = engine
         self._latency = latency
-        self._faces = faces
+        self._preparation = Preparation(engine, faces, lambda message: self.on_message(message))
         self._clock = clock
         self._lock = threading.RLock()
         self._ring = FrameRing()
-        self._subscriptions: list[Subscription] = []
-        self._commands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._subscriptions = Subscriptions(engine.window, self.statistics)
+        self._commands = Commands()
         self._animation = Animation(engine)
         self._chunk: Chunk | None = None
         self._preparing = False
         self._epoch = 0
         self._stamps = Stamps(engine.window, engine.delay_frames)
-        self._face_was_visible = True
-        self._dropped_out = 0
         self._closed = False
 
     # ---- what the doors call ----
@@ -113,22 +101,11 @@ class Session:
 
     def subscribe(self, on_ready: Callable[[], None]) -> Subscription:
         """A reader of the pictures from now on; `on_ready` may be called from any thread."""
-        subscription = Subscription(self._engine.window, self.statistics, on_ready)
-        with self._lock:
-            self._subscriptions.append(subscription)
-        return subscription
+        return self._subscriptions.add(on_ready)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a reader."""
-        with self._lock:
-            if subscription in self._subscriptions:
-                self._subscriptions.remove(subscription)
-                self._dropped_out += subscription.playout.dropped
-
-    @property
-    def readers(self) -> int:
-        """How many read the pictures."""
-        return len(self._subscriptions)
+        self._subscriptions.remove(subscription)
 
     def change(self, values: dict[str, Any]) -> Parameters:
         """Change parameters, and reset with `reset_cache: true`.
@@ -181,12 +158,7 @@ class Session:
 
     def submit(self, command: Callable[[], Any]) -> "Future[Any]":
         """Run a command in the device's thread between two calls, in the order of submission."""
-        future: Future[Any] = Future()
-        with self._lock:
-            if self._closed:
-                future.set_exception(PersonaLiveError(f"the session {self.identifier} has ended"))
-                return future
-            self._commands.append((command, future))
+        future = self._commands.add(command)
         self.wake()
         return future
 
@@ -196,13 +168,11 @@ class Session:
             if self._closed:
                 return
             self._closed = True
-            commands, self._commands = list(self._commands), deque()
             self._ring.clear()
             self._chunk = None
             if not self._preparing:
                 self._free()
-        for _, future in commands:
-            future.set_exception(PersonaLiveError(f"the session {self.identifier} has ended"))
+        self._commands.end(f"the session {self.identifier} has ended")
         message: Message = {"type": "stream_stopped"}
         if error is not None:
             message["error_message"] = error
@@ -232,28 +202,30 @@ class Session:
         """Choose the frames of the next chunk and make them ready for the model (a preparing thread)."""
         began = self._clock()
         with self._lock:
-            epoch = self._epoch
-            frames = self._choose()
+            epoch, mirror = self._epoch, self.parameters.mirror
+            frames = self._ring.take(self._engine.window)
         chunk = None
         try:
-            chunk = self._prepared(frames) if frames else None
+            driving = self._preparation.driving(frames, mirror=mirror) if frames else None
+            if driving is not None:
+                with self._lock:
+                    chunk = Chunk(driving, self._stamps.of_chunk(frames)) if epoch == self._epoch else None
         finally:
-            self._end_preparing(chunk if epoch == self._epoch else None, self._clock() - began)
+            self._end_preparing(chunk, epoch, self._clock() - began)
         self.wake()
 
-    def _end_preparing(self, chunk: Chunk | None, seconds: float) -> None:
+    def _end_preparing(self, chunk: Chunk | None, epoch: int, seconds: float) -> None:
         with self._lock:
             self._preparing = False
-            self._chunk = chunk
+            self._chunk = None if self._closed or epoch != self._epoch else chunk
             self.prepare_seconds += 0.2 * (seconds - self.prepare_seconds)
             if self._closed:
-                self._chunk = None
                 self._free()
 
     @property
     def has_command(self) -> bool:
         """Whether a command waits for the device's thread."""
-        return bool(self._commands)
+        return len(self._commands) > 0
 
     @property
     def has_chunk(self) -> bool:
@@ -263,26 +235,16 @@ class Session:
     @property
     def backlog(self) -> tuple[int, int]:
         """Camera frames and finished pictures that wait."""
-        return len(self._ring), max((len(each.playout) for each in self._subscriptions), default=0)
+        return len(self._ring), self._subscriptions.waiting
 
     @property
     def dropped(self) -> tuple[int, int]:
         """Camera frames and finished pictures that were left out so far."""
-        return self._ring.dropped, self._dropped_out + sum(each.playout.dropped for each in self._subscriptions)
+        return self._ring.dropped, self._subscriptions.dropped
 
     def run_command(self) -> None:
         """Run the oldest command (the device's thread); its error goes to whoever asked."""
-        with self._lock:
-            if not self._commands:
-                return
-            command, future = self._commands.popleft()
-        try:
-            with self._engine.guard():
-                result = command()
-        except Exception as error:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
+        self._commands.run_next(self._engine.guard)
 
     def begin_call(self) -> tuple[LiveStream, Any] | None:
         """Hand the chunk over (the device's thread)."""
@@ -291,8 +253,9 @@ class Session:
             if chunk is None or self._closed:
                 return None
             stream = self._animation.stream(self.parameters.seed)
-            stream.motion_strength = self.parameters.motion_strength
-            stream.keyframe_threshold = self.parameters.keyframe_threshold
+            for name in ("motion_strength", "keyframe_threshold"):
+                if getattr(stream, name) != getattr(self.parameters, name):  # what is set again is copied again
+                    setattr(stream, name, getattr(self.parameters, name))
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 
@@ -303,56 +266,13 @@ class Session:
             pictures = self._stamps.leave(images)
             self.last_served = now
             self.statistics.made(len(pictures))
-            readers = list(self._subscriptions)
-        for reader in readers:
-            reader.push(pictures, now)
+        self._subscriptions.push(pictures, now)
 
     # ---- inside ----
 
     def _free(self) -> None:
-        if self._faces is not None:
-            self._faces.close()
+        self._preparation.close()
         self._animation.free()
-
-    def _choose(self) -> list[CameraFrame]:
-        window, waiting = self._engine.window, len(self._ring)
-        counts = [count for count in range(window, 0, -1) if window % count == 0 and count <= waiting]
-        if not counts:
-            return []
-        return self._ring.take(counts[0])
-
-    def _prepared(self, frames: list[CameraFrame]) -> Chunk | None:
-        images = []
-        for frame in frames:
-            try:
-                images.append(self._seen(frame.read()))
-            except InputError as error:  # a damaged frame: the chunk is left out, the next one comes soon
-                self.statistics.bad_frames += 1
-                self.on_message({"type": "message", "code": "bad_frame", "text": str(error)})
-                return None
-        boxes = self._faces.boxes(images) if self._faces else None
-        self._tell_about_face()
-        if self._faces and boxes is None:
-            return None
-        driving = self._engine.driving(images, boxes)
-        with self._lock:
-            return Chunk(driving, self._stamps.of_chunk(frames))
-
-    def _seen(self, image: RGBArray) -> RGBArray:
-        height, width = image.shape[:2]
-        window = crop_window((width, height), self._engine.width / self._engine.height)
-        return crop(image, window, self.parameters.mirror)
-
-    def _tell_about_face(self) -> None:
-        visible = self._faces is None or self._faces.visible
-        if visible != self._face_was_visible:
-            self._face_was_visible = visible
-            code, text = (
-                ("face", "Your face is seen again.")
-                if visible
-                else ("no_face", "No face is seen: look at the camera, with light on your face.")
-            )
-            self.on_message({"type": "message", "code": code, "text": text})
 
     def _submit_anew(self, command: Callable[[], None]) -> "Future[None]":
         """A command after which nothing counts that was under way."""
@@ -370,5 +290,4 @@ class Session:
         self._ring.clear()
         self._chunk = None
         self._stamps.forget()
-        for subscription in self._subscriptions:
-            subscription.clear()
+        self._subscriptions.clear()

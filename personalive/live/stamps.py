@@ -28,14 +28,12 @@ class Stamps:
 
     def of_chunk(self, frames: Sequence[CameraFrame]) -> list[tuple[float, float | None]]:
         """Stamps for a whole window of pictures: those between two camera frames get times between theirs."""
-        repeats = self._window // len(frames)
         captured = [frame.captured for frame in frames]
         previous = self._last
         if previous is None or captured[0] - previous > self._gap:
             previous = captured[0] - self._interval
         self._last = captured[-1]
-        client_stamps = [frame.client_stamp for frame in frames for _ in range(repeats)]
-        return list(zip(between(previous, captured, repeats), client_stamps, strict=True))
+        return [(time, frames[index].client_stamp) for index, time in between(previous, captured, self._window)]
 
     def enter(self, chunk: Sequence[tuple[float, float | None]]) -> None:
         """A chunk goes into the model.

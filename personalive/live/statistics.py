@@ -44,7 +44,6 @@ class SessionStatistics:
         self.frames_in = 0
         self.pictures_made = 0
         self.pictures_shown = 0
-        self.bad_frames = 0
         self._in = Rate()
         self._out = Rate()
         self._delays: deque[float] = deque(maxlen=DELAYS)

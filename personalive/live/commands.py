@@ -1,0 +1,55 @@
+"""What is to be done on the device between two calls, in the order in which it was asked for."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import Any
+
+from personalive.errors import PersonaLiveError
+
+
+class Commands:
+    """A queue of commands with the promises of their results. Any thread may add, the device's runs them."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._ended: str | None = None
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, command: Callable[[], Any]) -> "Future[Any]":
+        """Queue a command; after `end`, its promise fails at once."""
+        future: Future[Any] = Future()
+        with self._lock:
+            ended = self._ended
+            if ended is None:
+                self._waiting.append((command, future))
+        if ended is not None:
+            future.set_exception(PersonaLiveError(ended))
+        return future
+
+    def run_next(self, guard: Callable[[], AbstractContextManager[None]]) -> None:
+        """Run the oldest command under `guard`; its error goes to whoever asked."""
+        with self._lock:
+            if not self._waiting:
+                return
+            command, future = self._waiting.popleft()
+        try:
+            with guard():
+                result = command()
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    def end(self, reason: str) -> None:
+        """Let all promises fail, those of commands that come later, too."""
+        with self._lock:
+            self._ended = reason
+            waiting, self._waiting = list(self._waiting), deque()
+        for _, future in waiting:
+            future.set_exception(PersonaLiveError(reason))
