@@ -3,7 +3,10 @@
     python -m benchmarks.latency                              # over WebRTC and Chromium, with the echo model
     python -m benchmarks.latency --model demo
     python -m benchmarks.latency --call_ms 320 --seconds 600  # a model of half the camera's rate, for ten minutes
-    python -m benchmarks.latency --in_process --model rule --people 6   # one GPU: no network, no browser
+    python -m benchmarks.latency --in_process --model rule --people 3   # one GPU: no network, no browser
+
+In process, sessions are added until one camera frame is left out: that is how many the device carries. Each mode is
+measured without keyframes and with three, which is as many as there can be, and which make calls slower.
 
 The driver carries a number in black and white fields. With the echo model the number is read from the picture that
 comes back. Another model does not hand numbers through: then the time stamps of the session tell the delay.
@@ -11,6 +14,7 @@ comes back. Another model does not hand numbers through: then the time stamps of
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -26,15 +30,19 @@ import numpy as np
 import torch
 
 from benchmarks.echo import EchoEngine
-from benchmarks.in_process import capacity, measure
+from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
+from personalive.acceleration import Acceleration
 from personalive.config import ModelConfig
 from personalive.live.engine import Engine
 from personalive.live.loader import LoadParameters
 from personalive.live.model import ModelFactory, PersonaLiveEngine
-from personalive.loading import ModelChoice
+from personalive.live.session import Latency
+from personalive.model_arguments import add_model_arguments, model_choice
 
 FPS = 25
+NEVER = 1000.0
+"""A distance of motion tokens that none reaches."""
 PAGE = Path(__file__).with_name("latency_page.js")
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream",
@@ -47,33 +55,35 @@ def make_engine(options: argparse.Namespace) -> Engine:
     if options.model == "echo":
         window, delay = (4, 12) if options.call_ms else (1, 0)
         return EchoEngine(options.size, options.size, window=window, delay_frames=delay, seconds=options.call_ms / 1e3)
+    choice = model_choice(options)
     if options.model == "rule":
         from benchmarks.gpu import build
-        from personalive.acceleration import Acceleration
 
-        device, dtype = torch.device("cuda"), torch.float16
-        model = build(ModelConfig(), dtype, Acceleration(device, dtype, options.accelerate))
+        device, dtype = torch.device("cuda"), choice.resolved_dtype() or torch.float16
+        model = build(ModelConfig(), dtype, Acceleration(device, dtype, choice.accelerate, choice.attention))
     else:
-        model = ModelChoice(source=options.model, accelerate=options.accelerate).load()
-    factory = ModelFactory(lambda: model, face_boxes=False)
+        model = choice.load()
+    factory = ModelFactory(lambda: model, face_boxes=options.in_process)
     return factory(LoadParameters(width=options.size, height=options.size), print)
 
 
 def in_process(options: argparse.Namespace, results: Results) -> None:
-    """Sessions fed from memory, one more at a time, in both modes."""
+    """Sessions fed from memory, one more at a time."""
     engine = make_engine(options)
     if isinstance(engine, PersonaLiveEngine) and torch.cuda.is_available():
         results.add("memory after warm-up GiB", torch.cuda.memory_reserved() / 2**30)
-    for latency, per_camera_frame in (("balanced", 1), ("low", 2)):
-        for max_batch in options.max_batch:
+    modes: tuple[Latency, ...] = (options.latency,) if options.latency else ("balanced", "low")
+    for latency, keyframes, max_batch in itertools.product(modes, options.keyframes, options.max_batch):
+        threshold = NEVER if keyframes == "none" else 0.0
 
-            def run(people: int, latency: Any = latency, max_batch: int = max_batch) -> dict[str, Any]:
-                times = {"fps": options.fps, "seconds": options.seconds}
-                return measure(engine, people=people, latency=latency, max_batch=max_batch, **times)
+        def run(people: int, given: tuple[Latency, float, int] = (latency, threshold, max_batch)) -> dict[str, Any]:
+            latency, threshold, max_batch = given
+            return measure(engine, Setting(latency, people, options.fps, options.seconds, threshold, max_batch))
 
-            carried, runs = capacity(run, options.people, options.fps * per_camera_frame)
-            results.add(f"{latency}, batches of {max_batch}: runs", runs)
-            results.add(f"{latency}, batches of {max_batch}: sessions carried at {options.fps:g} fps", carried)
+        carried, runs = capacity(run, options.people, options.fps)
+        name = f"{latency}, {keyframes} keyframes, batches of {max_batch}"
+        results.add(f"{name}: runs", runs)
+        results.add(f"{name}: sessions carried at {options.fps:g} fps", carried)
 
 
 @contextlib.contextmanager
@@ -98,7 +108,7 @@ def serve(options: argparse.Namespace) -> None:
     from personalive.live.options import ServeOptions
     from personalive.live.server import create_app
 
-    settings = ServeOptions(port=options.serve, latency=options.latency, face_boxes="keypoints")
+    settings = ServeOptions(port=options.serve, latency=options.latency or "balanced", face_boxes="keypoints")
     app = create_app(settings, lambda parameters, at_stage: make_engine(options), None)
     uvicorn.run(app, port=options.serve, log_level="warning")
 
@@ -180,17 +190,16 @@ def main() -> None:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency.json"))
-    parser.add_argument(
-        "--model", default="echo", help="echo, rule (random weights, one GPU), demo, personalive, a folder"
-    )
+    add_model_arguments(parser)  # --model may also be echo, or rule: random weights, for one GPU
+    parser.set_defaults(model="echo")
     parser.add_argument("--call_ms", type=float, default=0, help="time of a call of the echo model, in chunks of 4")
-    parser.add_argument("--latency", choices=("balanced", "low"), default="balanced")
-    parser.add_argument("--accelerate", default="graphs")
+    parser.add_argument("--latency", choices=("balanced", "low"), help="in process, both unless one is named")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--threads", type=int, default=2, help="of the model in the server's process")
     parser.add_argument("--in_process", action="store_true")
     parser.add_argument("--people", type=int, default=6, help="in process: sessions to try at most")
+    parser.add_argument("--keyframes", choices=("none", "three"), nargs="*", default=["none", "three"])
     parser.add_argument("--max_batch", type=int, nargs="*", default=[1], help="in process: sessions in a call")
     parser.add_argument("--fps", type=float, default=FPS, help="in process: of the cameras")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
