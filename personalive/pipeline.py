@@ -21,12 +21,12 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
 from personalive.stream import Stream, advance
-from personalive.transfer import upload
+from personalive.transfer import joined, upload
 
-IDLE_NETWORKS = ("reference_unet", "image_encoder")
-"""Large networks that work when a reference or a keyframe is taken, and not in other calls."""
-DECODED_AT_ONCE = 2
-"""Frames that the VAE decodes together: they fill a GPU, and more would only need more memory."""
+DECODED_AT_ONCE = 1
+"""Frames that the VAE decodes together: one fills a GPU, and more would only need more memory."""
+WINDOWS_AT_ONCE = 1
+"""Windows that the denoising UNet takes together, for the same reason."""
 
 Source = tuple[HeadPose, HeadPose, Tensor, Tensor]
 """What a stream's motion is taken over with: the reference's pose, the driver's first pose, the reference's motion
@@ -65,24 +65,25 @@ class PersonaLive:
         self._denoise: Callable[..., Tensor] = self.denoising_unet
         self._decoder: Callable[[Tensor], Tensor] = lambda latents: self.vae.decode(latents).sample
         self._decode: Callable[[Tensor], tuple[Tensor, Tensor]] = self._run_decoder
-        self._with_image_networks: Callable[[], AbstractContextManager[None]] = nullcontext
-        self._with_reference_unet: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.beside: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What is started within runs beside what is started after it; see `Acceleration.beside`."""
+        self.windows_at_once = WINDOWS_AT_ONCE
         if acceleration is not None:
             self._accelerate(networks, acceleration)
 
     def _accelerate(self, networks: Mapping[str, nn.Module], acceleration: Acceleration) -> None:
         for name, network in networks.items():
             acceleration.merge(name, network)
-        self._decoder = acceleration.decoder(self.vae)
+        self._decoder = decoder = acceleration.decoder(self.vae)
         function = acceleration.function
         self._extract_pose = function("the motion extractor", self._run_extractor)
         self._encode_motion = function("the motion encoder", self.motion_encoder)
         self._follow = function("the driver's motion", self._run_follower, constants=(2,))
         self._guide = function("the pose guider", self._run_guider)
         self._denoise = function("the denoising UNet", self.denoising_unet, constants=(1, 4))
-        self._decode = function("the VAE's decoder", self._run_decoder)
-        self._with_image_networks = acceleration.park(self.image_encoder, self.vae.encoder)
-        self._with_reference_unet = acceleration.park(self.reference_unet)
+        self._decode = function("the VAE's decoder", self._run_decoder, beside=True)
+        self.beside = acceleration.beside
+        acceleration.park({**networks, "decoder": decoder})
 
     @classmethod
     def from_pretrained(
@@ -103,7 +104,7 @@ class PersonaLive:
             dtype: default: fp16 on a GPU, fp32 on the CPU.
             attention: "auto" measures which implementation is fastest; "sdpa" leaves xformers out, "xformers" wants it.
             accelerate: "none", "graphs", "compile" or "max": see `acceleration.ACCELERATIONS`.
-            low_memory: keep networks that no call needs in the host's memory.
+            low_memory: keep the reference UNet in the host's memory while it is idle.
 
         Raises:
             InputError: an unknown attention or acceleration.
@@ -116,7 +117,7 @@ class PersonaLive:
         for name in models.NETWORKS:
             with torch.device("meta"):
                 networks[name] = models.build_network(name, found.config)
-            place = torch.device("cpu") if acceleration.low_memory and name in IDLE_NETWORKS else device
+            place = torch.device("cpu") if name in acceleration.idle_networks else device
             weights.load_into(found, name, networks[name], dtype=dtype, device=place)
         return cls(found.config, networks, dtype, acceleration)
 
@@ -149,19 +150,17 @@ class PersonaLive:
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Images [n, 3, H, W] in [-1, 1] → scaled latents [n, c, h, w]: the mean, nothing is drawn."""
-        with self._with_image_networks():
-            mean: Tensor = self.vae.encode(self._take(pixels)).latent_dist.mean
+        mean: Tensor = self.vae.encode(self._take(pixels)).latent_dist.mean
         return mean * self.config.vae.scaling_factor
 
     def embed_image(self, pixels: Tensor) -> Tensor:
         """CLIP-normalised images [n, 3, s, s] → image embedding [n, 1, e]."""
-        with self._with_image_networks():
-            embeds: Tensor = self.image_encoder(self._take(pixels)).image_embeds
+        embeds: Tensor = self.image_encoder(self._take(pixels)).image_embeds
         return embeds[:, None]
 
     def extract_pose(self, pixels: Tensor) -> HeadPose:
         """Images [n, 3, s, s] in [0, 1] → head poses, fp32."""
-        return self._extract_pose(self._take(pixels))
+        return self._extract_pose(upload(pixels, self.device).float())
 
     def encode_motion(self, faces: Tensor) -> Tensor:
         """Face crops [n, 3, s, s] in [-1, 1] → motion tokens [n, tokens, width]."""
@@ -182,12 +181,12 @@ class PersonaLive:
 
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         """Keypoints fp32 [n, 21, 3] → pose features [n, c₀, h, w] of their rasters in that many pixels."""
-        return self._guide(keypoints, width, height)
+        # Always of a chunk: the 16 frames of a first call would need a recording, and memory, of their own.
+        return joined([self._guide(chunk, width, height) for chunk in keypoints.split(WINDOW)])
 
     def reference_features(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Clean latents [n, c, h, w] and image embedding [n, 1, e] → what the denoising UNet attends to."""
-        with self._with_reference_unet():
-            banks = self.reference_unet(self._take(latents), embedding)
+        banks = self.reference_unet(self._take(latents), embedding)
         return self.denoising_unet.project_reference(banks, embedding)
 
     def embed_time(self, timesteps: Sequence[int]) -> TimeFeatures:
@@ -211,17 +210,14 @@ class PersonaLive:
 
     def decode_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32, and as uint8 [n, H, W, 3]."""
-        # A window at a time fills a GPU, and needs no more memory for many streams than for one.
         parts = [self._decode(window) for window in self._take(latents).split(WINDOW)]
-        if len(parts) == 1:
-            return parts[0]
-        return torch.cat([images for images, _ in parts]), torch.cat([pixels for _, pixels in parts])
+        return joined([images for images, _ in parts]), joined([pixels for _, pixels in parts])
 
     def _run_extractor(self, pixels: Tensor) -> HeadPose:
         return head_pose(self.motion_extractor(pixels))
 
     def _run_follower(self, images: Tensor, faces: Tensor, sources: Sequence[Source]) -> list[tuple[Tensor, Tensor]]:
-        poses = self._run_extractor(images.to(self.dtype))
+        poses = self._run_extractor(images.float())
         tokens = self.motion_encoder(faces.to(self.dtype)).split(WINDOW)
         result = []
         for index, (reference, first, motion, strength) in enumerate(sources):

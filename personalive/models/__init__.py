@@ -1,6 +1,7 @@
 """The networks: tensors in, tensors out. They know neither files nor each other."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -9,11 +10,11 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from personalive.config import ImageEncoderConfig, ModelConfig, VAEConfig
 from personalive.models.motion_encoder import MotionEncoder
-from personalive.models.motion_extractor import Float32LayerNorm, MotionExtractor
+from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.unet import DenoisingUNet, ReferenceUNet
 
-__all__ = ["NETWORKS", "build_network", "cast"]
+__all__ = ["NETWORKS", "build_network", "cast", "clip_fields", "stored_dtype"]
 
 
 def _build_vae(config: VAEConfig) -> nn.Module:
@@ -30,20 +31,23 @@ def _build_vae(config: VAEConfig) -> nn.Module:
     return network
 
 
+def clip_fields(config: ImageEncoderConfig) -> dict[str, Any]:
+    """The image encoder's sizes as transformers names them."""
+    return {
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "image_size": config.image_size,
+        "patch_size": config.patch_size,
+        "projection_dim": config.projection_dim,
+        "hidden_act": "quick_gelu",
+        "layer_norm_eps": 1e-5,
+    }
+
+
 def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
-    network = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            image_size=config.image_size,
-            patch_size=config.patch_size,
-            projection_dim=config.projection_dim,
-            hidden_act="quick_gelu",
-            layer_norm_eps=1e-5,
-        )
-    )
+    network = CLIPVisionModelWithProjection(CLIPVisionConfig(**clip_fields(config)))
     # No file holds this table, so it must have storage even where the network is built without.
     embeddings = network.vision_model.embeddings
     embeddings.register_buffer(
@@ -71,13 +75,11 @@ def build_network(name: str, config: ModelConfig) -> nn.Module:
     return _BUILDERS[name](config).eval()
 
 
+def stored_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a network's numbers in a model of the given dtype: the motion extractor stays in fp32."""
+    return torch.float32 if isinstance(network, MotionExtractor) else dtype
+
+
 def cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert a network in place, but for the parameters that stay in fp32 (spec/model.md section 12)."""
-    for module in network.modules():
-        if isinstance(module, Float32LayerNorm):
-            continue
-        for tensors in (module._parameters, module._buffers):
-            for tensor in tensors.values():
-                if tensor is not None and tensor.is_floating_point():
-                    tensor.data = tensor.data.to(dtype)
-    return network
+    """Convert a network in place to its `stored_dtype` in a model of that dtype."""
+    return network.to(stored_dtype(network, dtype))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from personalive.models.fused import FusedFeedForward, FusedGroupNorm, constant
 from personalive.models.motion_encoder import ConvBlock, FaceNetwork, PatchBlock
-from personalive.models.motion_extractor import ChannelLayerNorm, Float32LayerNorm
+from personalive.models.motion_extractor import ChannelLayerNorm, Detector
 from personalive.models.operations import Operations
 
 
@@ -86,10 +86,10 @@ class FusedPatchBlock(nn.Module):
         return out
 
 
-class FusedFloat32LayerNorm(nn.Module):
-    """A LayerNorm in fp32 over the last axis, or over the channels of an image."""
+class FusedLayerNorm(nn.Module):
+    """The motion extractor's LayerNorm over the last axis, or over the channels of an image."""
 
-    def __init__(self, norm: Float32LayerNorm, operations: Operations) -> None:
+    def __init__(self, norm: nn.LayerNorm, operations: Operations) -> None:
         super().__init__()
         self.operations, self.over_channels = operations, isinstance(norm, ChannelLayerNorm)
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
@@ -118,8 +118,8 @@ def fuse_encoder(network: nn.Module, operations: Operations) -> None:
             setattr(network, name, FusedConvBlock(child, operations))
         elif isinstance(child, PatchBlock):
             setattr(network, name, FusedPatchBlock(child, operations))
-        elif isinstance(child, Float32LayerNorm):
-            setattr(network, name, FusedFloat32LayerNorm(child, operations))
+        elif isinstance(child, nn.LayerNorm) and not isinstance(network, Detector):  # its norm is of single vectors
+            setattr(network, name, FusedLayerNorm(child, operations))
         elif isinstance(child, nn.GroupNorm):
             setattr(network, name, FusedGroupNorm(child, operations))
         elif not isinstance(child, nn.BatchNorm2d):

@@ -6,6 +6,7 @@ from typing import Any
 
 from personalive.config import ModelConfig
 from personalive.errors import WeightsError
+from personalive.models import clip_fields
 
 
 def check_facts(network: str, path: Path, config: ModelConfig) -> None:
@@ -58,14 +59,4 @@ def _expected(network: str, config: ModelConfig) -> dict[str, Any]:
             "act_fn": "silu",
             "scaling_factor": config.vae.scaling_factor,
         }
-    return {
-        "hidden_size": config.image_encoder.hidden_size,
-        "intermediate_size": config.image_encoder.intermediate_size,
-        "num_hidden_layers": config.image_encoder.layers,
-        "num_attention_heads": config.image_encoder.heads,
-        "image_size": config.image_encoder.image_size,
-        "patch_size": config.image_encoder.patch_size,
-        "projection_dim": config.image_encoder.projection_dim,
-        "hidden_act": "quick_gelu",
-        "layer_norm_eps": 1e-5,
-    }
+    return clip_fields(config.image_encoder)

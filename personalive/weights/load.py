@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from personalive.errors import DeviceMemoryError, WeightsError
-from personalive.models.motion_extractor import Float32LayerNorm
+from personalive.models import stored_dtype
 from personalive.weights.assembly import FLOATS, assemble
 from personalive.weights.source import LoadReport, WeightsSource
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def load_into(
     source: WeightsSource, network: str, module: nn.Module, *, dtype: torch.dtype, device: torch.device
 ) -> LoadReport:
-    """Give a network its weights, in the dtype asked for but for what stays in fp32 (spec/model.md section 12).
+    """Give a network its weights, in the dtype asked for if it does not stay in fp32 (`models.stored_dtype`).
 
     Host memory stays below the largest file and a few tensors: a tensor is converted and moved before the next is read.
 
@@ -38,7 +38,7 @@ def load_into(
             state = {key: assembly.read(key, initial[key], targets[key], device) for key in assembly.keys}
             require_finite(network, state)
             module.load_state_dict(state, assign=True)
-            _move_tables(module, set(state), dtype, device)
+            _move_tables(module, set(state), stored_dtype(module, dtype), device)
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(f"{device} has too little memory for the {network}: {error}") from error
         report = LoadReport(
@@ -54,16 +54,8 @@ def load_into(
 
 def target_dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The dtype that each entry of the state dict has in a model of the given dtype."""
-    float32 = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, part in module.named_modules()
-        if isinstance(part, Float32LayerNorm)
-        for name, _ in part.named_parameters(recurse=False)
-    }
-    return {
-        key: torch.float32 if key in float32 else dtype if tensor.is_floating_point() else tensor.dtype
-        for key, tensor in module.state_dict().items()
-    }
+    dtype = stored_dtype(module, dtype)
+    return {key: dtype if tensor.is_floating_point() else tensor.dtype for key, tensor in module.state_dict().items()}
 
 
 def require_finite(network: str, state: Mapping[str, Tensor]) -> None:

@@ -256,10 +256,10 @@ class TestConversion:
         folders = {file.path.parent for files in source.files.values() for file in files}
         assert source.checked and len(folders) == 1 and filled.cache not in folders.pop().parents
         assert_holds(resolve(filled, dtype=torch.float32), states)
-        module, _ = load(source, "motion_extractor", torch.float16)
-        assert module.detector.stages[0][0].norm.weight.dtype == torch.float32
-        expected = states["motion_extractor"]["detector.fc_kp.weight"].half()
-        assert torch.equal(module.detector.fc_kp.weight, expected)
+        module, _ = load(source, "motion_encoder", torch.float16)
+        assert torch.equal(module.final_proj.weight, states["motion_encoder"]["final_proj.weight"].half())
+        extractor, _ = load(source, "motion_extractor", torch.float16)  # is stored, and stays, in full precision
+        assert torch.equal(extractor.detector.fc_kp.weight, states["motion_extractor"]["detector.fc_kp.weight"])
 
     def test_it_loads_what_the_published_files_load(self, filled: Hub) -> None:
         published, converted = resolve(filled), resolve(filled, dtype=torch.float16)
