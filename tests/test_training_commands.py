@@ -96,7 +96,7 @@ def test_a_published_model_is_fine_tuned_on_videos(tmp_path, videos, model_folde
     for network, key in (("denoising_unet", "conv_in.weight"), ("vae", "decoder.conv_in.weight")):
         moved = (tuned[f"{network}.{key}"].float() - started[network][key]).abs()
         assert 0 < moved.max() < 0.02, network
-    for network, key in (("vae", "encoder.conv_in.weight"), ("motion_extractor", "fc_yaw.weight")):
+    for network, key in (("vae", "encoder.conv_in.weight"), ("motion_extractor", "detector.fc_t.weight")):
         assert torch.equal(tuned[f"{network}.{key}"], started[network][key].half()), network
     assert not (tmp_path / "mine" / "preview.png").exists(), "it shows drawn people"
     export.main([str(tmp_path / "mine"), str(tmp_path / "model")])

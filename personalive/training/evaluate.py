@@ -24,6 +24,7 @@ from tqdm import tqdm
 from personalive.animate import AnimateOptions, animate
 from personalive.keypoints import TRANSLATION_SCALE
 from personalive.pipeline import PersonaLive
+from personalive.progress import show
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
 from personalive.training.demo_assets import write_video
 from personalive.training.measure import FaceReader, Reading
@@ -92,8 +93,10 @@ def make_pair(seed: int, frames: int, itself: bool) -> Pair:
 
 def draw(person: Identity, motion: Motion, size: int) -> Pictures:
     """Frames of one person with a track `[1, F]`."""
-    frames = [render(person, motion[:, index], size)[0] for index in range(motion.yaw.shape[1])]
-    array: Pictures = ((torch.stack(frames) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    count = motion.yaw.shape[1]
+    array: Pictures = np.empty((count, size, size, 3), np.uint8)
+    for index in tqdm(range(count), desc="drawing", disable=None, leave=False):
+        array[index] = ((render(person, motion[:, index], size)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     return array
 
 
@@ -104,8 +107,7 @@ def animate_pair(model: PersonaLive, pair: Pair, folder: Path, seed: int) -> tup
     Image.fromarray(still).save(folder / "reference.png")
     write_video(folder / "driver.mp4", draw(pair.driver, pair.track, size))
     options = AnimateOptions(max_frames=0, seed=seed, crop="none", overwrite=True)
-    for _ in animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options):
-        pass
+    show(animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options))
     return still, np.stack(list(read_frames(probe(folder / "output.mp4"))))
 
 

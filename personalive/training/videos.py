@@ -65,8 +65,10 @@ class VideoFolder:
                     boxes.append(torch.tensor(box, dtype=torch.float32) * (self.size / side))
         except PersonaLiveError as error:
             log.warning("%s is left out: %s", path, error)
+            return []
         if len(frames) < LEAST_FRAMES:
-            log.warning("%s is left out: its first %d frames alone show a face", path, len(frames))
+            message = "%s is left out: %d frames from its first on show a face, and %d are needed"
+            log.warning(message, path, len(frames), LEAST_FRAMES)
             return []
         return [(torch.stack(frames), torch.stack(boxes))]
 
