@@ -5,8 +5,8 @@ line in the log: the result is the same, only slower.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -20,6 +20,8 @@ from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
 from personalive.models.operations import Operations
+from personalive.models.unet import ReferenceUNet
+from personalive.weight_memory import HostMemory, pack
 
 AccelerationName = Literal["none", "graphs", "compile", "max"]
 ACCELERATIONS: tuple[AccelerationName, ...] = ("none", "graphs", "compile", "max")
@@ -45,7 +47,7 @@ class Acceleration:
         """Choose.
 
         Args:
-            low_memory: keep networks that no call needs in the host's memory while they are idle.
+            low_memory: keep the reference UNet in the host's memory while it is idle.
 
         Raises:
             InputError: an unknown acceleration or attention.
@@ -64,6 +66,8 @@ class Acceleration:
             else:
                 self.operations = self._kernels()
         self._memory = GraphMemory(device) if on_gpu and name != "none" else None
+        self._memory_beside = GraphMemory(device) if on_gpu and name != "none" else None
+        self._beside = torch.cuda.Stream(device) if on_gpu else None
         if on_gpu and name == "max":
             torch.backends.cudnn.benchmark = True
 
@@ -82,7 +86,7 @@ class Acceleration:
             self._compile(network)
         self._tidy()
 
-    def decoder(self, vae: Any) -> Callable[[Tensor], Tensor]:
+    def decoder(self, vae: Any) -> FusedDecoder:
         """The decoder of diffusers' AutoencoderKL in merged form, as a function from latents to images."""
         with torch.no_grad():
             decoder = FusedDecoder(vae, self.operations)
@@ -91,24 +95,53 @@ class Acceleration:
         self._tidy()
         return decoder
 
-    def park(self, *networks: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-        """For networks that no call needs: what to enter while they are used."""
-        if not self.low_memory:
-            return nullcontext
-        memory = HostMemory(networks, self.device)
-        self._tidy()
-        return memory.on_device
+    @property
+    def idle_networks(self) -> tuple[str, ...]:
+        """Names of the networks that are to be loaded to the host, as `park` keeps them there."""
+        if self.device.type != "cuda":
+            return ()
+        return ("image_encoder", "reference_unet") if self.low_memory else ("image_encoder",)
 
-    def function(self, name: str, function: F, constants: Sequence[int] = ()) -> F:
+    def park(self, networks: Mapping[str, nn.Module]) -> None:
+        """Keep what calls do not need in the host's memory while it is idle, and the rest close together.
+
+        What only takes a portrait in always goes. The reference UNet, which is also needed for keyframes, does in low
+        memory: to bring it takes about as long as to run it.
+        """
+        if self.device.type != "cuda":
+            return
+        parked = {"image_encoder": networks["image_encoder"], "vae": cast(Any, networks["vae"]).encoder}
+        units = {name: [network] for name, network in parked.items()}
+        if self.low_memory:
+            unet = cast(ReferenceUNet, networks["reference_unet"])
+            parked["reference_unet"], units["reference_unet"] = unet, list[nn.Module](unet.stages())
+        for name, network in parked.items():
+            HostMemory(network, units[name], self.device)
+        pack(list(networks.values()), self.device)
+
+    def function(self, name: str, function: F, constants: Sequence[int] = (), *, beside: bool = False) -> F:
         """A function of tensors as it is to be called: recorded as CUDA graphs, or as it is.
 
         Args:
             name: for the log.
             constants: places of arguments whose tensors never change once they are made.
+            beside: it may run `beside` other functions, so it shares no memory with them.
         """
-        if self._memory is None:
-            return function
-        return cast(F, GraphFunction(name, function, self._memory, constants))
+        memory = self._memory_beside if beside else self._memory
+        return function if memory is None else cast(F, GraphFunction(name, function, memory, constants))
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """What is started within follows what has been started before, and runs at the same time as what comes after.
+
+        Whoever reads its results waits for it, and keeps what it reads until then.
+        """
+        if self._beside is None:
+            yield
+            return
+        self._beside.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._beside):
+            yield
 
     def _kernels(self) -> Operations:
         plain = Operations(attention=self.attention)
@@ -155,32 +188,6 @@ class Compiled:
             _log.warning("%s is not compiled: %s", self.name, _first_line(error))
             self._run = self.function
             return self.function(*arguments)
-
-
-class HostMemory:
-    """Weights that stay in the host's memory but for the time that they are used."""
-
-    def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
-        self.device = device
-        self._host: list[tuple[Tensor, Tensor]] = []
-        for network in networks:
-            for tensor in (*network.parameters(), *network.buffers()):
-                host = tensor.data.cpu().pin_memory()
-                self._host.append((tensor, host))
-                tensor.data = host
-
-    @contextmanager
-    def on_device(self) -> Iterator[None]:
-        """The networks are on the device within; before and after, what the cache holds for nothing is given back."""
-        torch.cuda.empty_cache()
-        for tensor, host in self._host:
-            tensor.data = host.to(self.device, non_blocking=True)
-        try:
-            yield
-        finally:
-            for tensor, host in self._host:
-                tensor.data = host  # inference changes no weight, so nothing has to come back
-            torch.cuda.empty_cache()
 
 
 def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> None:

@@ -20,7 +20,7 @@ from personalive.config import FRAMES, SLOTS, WINDOW
 from personalive.driving import DrivingFrames, Reference, bilinear
 from personalive.keyframes import KeyframeTest
 from personalive.models.unet import TimeFeatures
-from personalive.transfer import download, upload
+from personalive.transfer import Download, joined, upload, upload_joined
 
 if TYPE_CHECKING:
     from personalive.pipeline import PersonaLive
@@ -112,16 +112,12 @@ def _follow(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> lis
         for stream, (reference, state) in zip(streams, begun, strict=True)
         if state.first is not None  # a regular chunk's is known
     ]
-    images = upload(_joined([chunk.pose_images for chunk in chunks]), model.device)
-    faces = upload(_joined([chunk.faces for chunk in chunks if chunk.faces is not None]), model.device)
+    images = upload_joined([chunk.pose_images for chunk in chunks], model.device)
+    faces = upload_joined([chunk.faces for chunk in chunks if chunk.faces is not None], model.device)
     moved = [MotionChunk(*values) for values in model.follow(images, faces, sources)]
     for (_, state), chunk in zip(begun, moved, strict=True):
         state.remember(chunk)
     return moved
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def _faces(stream: "Stream", chunk: DrivingFrames, pose: kp.HeadPose) -> Tensor:
@@ -170,27 +166,61 @@ def _take_over(stream: "Stream", pose: kp.HeadPose, tokens: Tensor, stretch: boo
     return chunk
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """What the networks made of one stream's window."""
+
+    predictions: tuple[Tensor, ...]
+    latents: Tensor
+    clean: Tensor
+    frames: Tensor
+    pixels: Download
+
+
 def denoise(streams: Sequence["Stream"], chunks: Sequence[MotionChunk]) -> list[npt.NDArray[np.uint8]]:
     """One call: four frames of motion enter each stream's window, and its four oldest frames leave it finished."""
     model, size = streams[0].model, streams[0].preprocessor
     states = [stream.begun()[1] for stream in streams]
     entering = [state.entering(chunk) for state, chunk in zip(states, chunks, strict=True)]
-    counts = [len(chunk) for chunk in entering]
-    every = entering[0].keypoints if len(entering) == 1 else torch.cat([chunk.keypoints for chunk in entering])
-    guided = model.guide(every, size.width, size.height).split(counts)
+    every = joined([chunk.keypoints for chunk in entering])
+    guided = model.guide(every, size.width, size.height).split([len(chunk) for chunk in entering])
     for state, chunk, pose_features in zip(states, entering, guided, strict=True):
         state.enter(chunk.tokens, pose_features)
-    predictions, latents, clean = _sample(streams)
-    frames, pixels = model.decode_pixels(torch.cat(clean))
+    finished: dict[int, _Finished] = {}
+    for group in _groups(streams, model.windows_at_once):
+        finished.update(zip(group, _finish([streams[place] for place in group]), strict=True))
     # Whoever asks whether motion is new waits for the device, so that comes when all of its work is under way.
     inserts = [_decide(stream) for stream in streams]
-    for index, (stream, chunk) in enumerate(zip(streams, entering, strict=True)):
+    pixels = [finished[place].pixels.values() for place in range(len(streams))]
+    for place, (stream, chunk) in enumerate(zip(streams, entering, strict=True)):
+        made = finished[place]
         if stream.observer is not None:
-            outputs = tuple(prediction.split(FRAMES)[index] for prediction in predictions)
-            values = (outputs, latents[index], clean[index], frames.split(WINDOW)[index])
-            stream.observer(_record(states[index], chunk, values, inserts[index]))
-        _leave(stream, latents[index], clean[index], inserts[index])
-    return np.split(download(pixels), len(streams))
+            values = (made.predictions, made.latents, made.clean, made.frames)
+            stream.observer(_record(states[place], chunk, values, inserts[place]))
+        _leave(stream, made.latents, made.clean, inserts[place])
+    return pixels
+
+
+def _groups(streams: Sequence["Stream"], most: int) -> list[list[int]]:
+    """Places of streams that go through the UNet together: up to `most` with equally many keyframes.
+
+    Others would make a recording of their own of every combination of numbers.
+    """
+    counts = sorted({stream.keyframe_count for stream in streams})
+    alike = [[place for place, stream in enumerate(streams) if stream.keyframe_count == count] for count in counts]
+    return [places[start : start + most] for places in alike for start in range(0, len(places), most)]
+
+
+def _finish(streams: Sequence["Stream"]) -> list[_Finished]:
+    """All inner steps, and the pictures of what leaves, which are made beside the next streams' steps."""
+    model, finished = streams[0].model, []
+    predictions, latents, clean = _sample(streams)
+    for index in range(len(streams)):
+        outputs = tuple(prediction.split(FRAMES)[index] for prediction in predictions)
+        with model.beside():
+            frames, pixels = model.decode_pixels(clean[index])
+            finished.append(_Finished(outputs, latents[index], clean[index], frames, Download(pixels)))
+    return finished
 
 
 def _decide(stream: "Stream") -> bool:

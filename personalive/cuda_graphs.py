@@ -32,6 +32,18 @@ def flatten(value: Any, leaves: list[Tensor]) -> Any:
     return value
 
 
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each tensor within `value` is, in the order in which `flatten` finds them."""
+    if isinstance(value, Tensor):
+        yield at
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            yield from places(getattr(value, field.name), (*at, field.name))
+    elif isinstance(value, tuple | list):
+        for index, item in enumerate(value):
+            yield from places(item, (*at, index))
+
+
 def rebuild(value: Any, leaves: Sequence[Tensor]) -> Any:
     """`value` with its tensors replaced by `leaves`, in the order in which `flatten` found them."""
     return _rebuild(value, iter(leaves))
@@ -50,7 +62,7 @@ def _rebuild(value: Any, leaves: Any) -> Any:
 
 
 class _Input:
-    """Where recordings read one argument from. All recordings of a function share it, whatever the shapes."""
+    """Where recordings read one tensor from. All recordings of a function share it, whatever the shapes."""
 
     def __init__(self) -> None:
         self.memory: Tensor | None = None
@@ -75,7 +87,8 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Recording:
-    graph: torch.cuda.CUDAGraph
+    replay: Callable[[], None]
+    places: list[_Input]
     inputs: list[Tensor]
     outputs: Any
 
@@ -107,6 +120,19 @@ class GraphMemory:
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
 
+    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+        """Run once, so that everything that is made at first use exists, then record.
+
+        Returns:
+            What runs the recording, and what it puts its results into.
+        """
+        with self.first_run():
+            run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+            outputs = run()
+        return graph.replay, outputs
+
 
 class GraphFunction:
     """A function of tensors that is recorded for each combination of shapes, and replayed."""
@@ -123,7 +149,7 @@ class GraphFunction:
         """
         self.name, self.function, self.memory, self.constants = name, function, memory, frozenset(constants)
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
-        self._inputs: list[_Input] = []
+        self._inputs: dict[tuple[Any, ...], _Input] = {}
         self._works = True
 
     def __call__(self, *arguments: Any) -> Any:
@@ -154,27 +180,24 @@ class GraphFunction:
         while len(self._recordings) > MAX_GRAPHS:
             self._recordings.popitem(last=False)
         recording = self._recordings[key]
-        for source, target, given, fixed in zip(self._inputs, recording.inputs, leaves, constant, strict=False):
+        for source, target, given, fixed in zip(recording.places, recording.inputs, leaves, constant, strict=True):
             source.write(target, given, fixed)
-        recording.graph.replay()
+        recording.replay()
         outputs: list[Tensor] = []
         flatten(recording.outputs, outputs)
         return rebuild(recording.outputs, [output.clone() for output in outputs])
 
     def _record(self, arguments: tuple[Any, ...], leaves: list[Tensor]) -> _Recording:
-        """Run once, so that everything that is made at first use exists, then record."""
-        self._inputs += [_Input() for _ in leaves[len(self._inputs) :]]
-        views = [place.view(leaf) for place, leaf in zip(self._inputs, leaves, strict=False)]
-        if any(grown for _, grown in views):
-            self._recordings.clear()  # they read from memory that is given up; all fit into the new one
+        """Record for the shapes of these arguments, which then are where the recording reads them."""
+        sources = [self._inputs.setdefault(place, _Input()) for place in places(arguments)]
+        views = [source.view(leaf) for source, leaf in zip(sources, leaves, strict=True)]
+        grown = {source for source, (_, has_grown) in zip(sources, views, strict=True) if has_grown}
+        # Recordings that read from memory that has been given up.
+        for key in [key for key, recording in self._recordings.items() if not grown.isdisjoint(recording.places)]:
+            del self._recordings[key]
         inputs = [view for view, _ in views]
-        for place, target, leaf in zip(self._inputs, inputs, leaves, strict=False):
-            place.write(target, leaf, constant=False)
+        for source, target, leaf in zip(sources, inputs, leaves, strict=True):
+            source.write(target, leaf, constant=False)
         static = rebuild(arguments, inputs)
-        with self.memory.first_run():
-            self.function(*static)
-        graph = torch.cuda.CUDAGraph()
-        memory = self.memory
-        with torch.cuda.graph(graph, pool=memory.pool, stream=memory.stream, capture_error_mode="thread_local"):
-            outputs = self.function(*static)
-        return _Recording(graph, inputs, outputs)
+        replay, outputs = self.memory.record(lambda: self.function(*static))
+        return _Recording(replay, sources, inputs, outputs)

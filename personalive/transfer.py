@@ -1,9 +1,16 @@
 """Copies between the host and a device that do not make the host wait for the device's other work."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors one after another along the first axis; one alone is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
@@ -11,21 +18,38 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
     The copy to a GPU goes through page-locked memory, which PyTorch keeps for the next copy.
     """
-    if device.type != "cuda" or tensor.device.type != "cpu" or tensor.dtype == torch.bfloat16:
-        return tensor.to(device)
-    staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    # NumPy copies in this thread: waking PyTorch's threads takes longer where other processes have the cores.
-    np.copyto(staged.numpy(), tensor.detach().numpy())
+    return upload_joined([tensor], device)
+
+
+def upload_joined(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Tensors one after another along the first axis, as one on `device`: see `upload`."""
+    first = tensors[0]
+    if device.type != "cuda" or any(tensor.device.type != "cpu" for tensor in tensors) or first.dtype == torch.bfloat16:
+        return joined(tensors).to(device)
+    staged = torch.empty((sum(map(len, tensors)), *first.shape[1:]), dtype=first.dtype, pin_memory=True)
+    start = 0
+    for tensor in tensors:
+        # NumPy copies in this thread: waking PyTorch's threads takes longer where other processes have the cores.
+        np.copyto(staged[start : start + len(tensor)].numpy(), tensor.detach().numpy())
+        start += len(tensor)
     return staged.to(device, non_blocking=True)
 
 
-def download(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    """A tensor's values on the host, which waits for them; in memory that only the caller has."""
-    if tensor.device.type != "cuda":
-        values: npt.NDArray[np.uint8] = tensor.numpy()
-        return values
-    staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    staged.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(tensor.device).synchronize()
-    copied: npt.NDArray[np.uint8] = staged.numpy().copy()
-    return copied
+class Download:
+    """A tensor's values on their way to the host."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        """Start to copy uint8 values, on the device after what has been started before."""
+        self._staged, self._done = tensor, None
+        if tensor.device.type == "cuda":
+            self._staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._staged.copy_(tensor, non_blocking=True)
+            self._done = torch.cuda.current_stream(tensor.device).record_event()
+
+    def values(self) -> npt.NDArray[np.uint8]:
+        """Wait for them; they are in memory that only the caller has."""
+        staged: npt.NDArray[np.uint8] = self._staged.numpy()
+        if self._done is None:
+            return staged
+        self._done.synchronize()
+        return staged.copy()

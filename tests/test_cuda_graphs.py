@@ -1,9 +1,12 @@
 """What can be said of recorded functions without a GPU, and the rest where there is one."""
 
+import threading
+
 import pytest
 import torch
 
-from personalive.cuda_graphs import GraphFunction, GraphMemory, flatten, rebuild
+from personalive import cuda_graphs
+from personalive.cuda_graphs import GraphFunction, GraphMemory, flatten, places, rebuild
 from personalive.keypoints import HeadPose
 from personalive.models.motion_extractor import MotionHeads
 
@@ -27,6 +30,104 @@ def test_nested_values_are_taken_apart_and_put_together():
 @pytest.mark.parametrize("other", [torch.zeros(3), torch.zeros(2, dtype=torch.float64), (torch.zeros(2),), 2])
 def test_other_shapes_and_kinds_are_told_apart(other):
     assert flatten(other, []) != flatten(torch.zeros(2), [])
+
+
+def test_every_tensor_has_a_place_of_its_own_that_others_do_not_move():
+    one = list(places(((torch.zeros(1),), torch.zeros(2))))
+    more = list(places(((torch.zeros(1), torch.zeros(1)), torch.zeros(2))))
+    assert one == [(0, 0), (1,)] and more == [(0, 0), (0, 1), (1,)]
+    assert list(places(nested(0)))[:2] == [(0, "angles"), (0, "translation")]
+
+
+class StandIn:
+    """Records as a GPU does: what runs later reads and writes the same memory as the first run."""
+
+    def __init__(self):
+        self.lock, self.recorded = threading.RLock(), 0
+
+    def record(self, run):
+        self.recorded += 1
+        outputs = run()
+
+        def replay():
+            leaves, again = [], []
+            flatten(outputs, leaves)
+            flatten(run(), again)
+            for old, new in zip(leaves, again, strict=True):
+                old.copy_(new)
+
+        return replay, outputs
+
+
+def total(x, banks):
+    return (x + sum(bank.sum() for bank in banks),)
+
+
+def test_banks_that_come_and_go_record_once_per_number():
+    memory = StandIn()
+    function = GraphFunction("total", total, memory, constants=(1,))
+    banks = [torch.full((3,), float(10**n)) for n in range(4)]
+    for count in (1, 2, 3, 4, 1, 3, 2, 4):
+        for x in (torch.ones(2), torch.zeros(2)):
+            assert torch.equal(function(x, banks[:count])[0], total(x, banks[:count])[0])
+    assert memory.recorded == 4
+
+
+def test_a_constant_is_copied_when_it_is_another(monkeypatch):
+    copies = []
+    write = cuda_graphs._Input.write
+    monkeypatch.setattr(
+        cuda_graphs._Input,
+        "write",
+        lambda self, target, given, constant: (
+            copies.append(given) if not (constant and self.source is given) else None,
+            write(self, target, given, constant),
+        )[0],
+    )
+    function = GraphFunction("total", total, StandIn(), constants=(1,))
+    x, banks, others = torch.ones(2), [torch.ones(3)], [torch.full((3,), 2.0)]
+    assert function(x, banks)[0][0] == 4
+    copies.clear()
+    assert function(x, banks)[0][0] == 4
+    assert len(copies) == 1 and copies[0] is x
+    assert function(x, others)[0][0] == 7 and function(x, banks)[0][0] == 4
+
+
+def test_recordings_whose_memory_was_too_small_are_made_again():
+    memory = StandIn()
+    function = GraphFunction("double", lambda x: x * 2, memory)
+    for length in (4, 9, 4, 9, 4):
+        x = torch.rand(length)
+        torch.testing.assert_close(function(x), x * 2)
+    assert memory.recorded == 3  # 4, then 9 takes its memory, then 4 in the larger one
+
+
+def test_results_belong_to_the_caller():
+    function = GraphFunction("double", lambda x: x * 2, StandIn())
+    first = function(torch.ones(2))
+    function(torch.zeros(2))
+    assert torch.equal(first, torch.full((2,), 2.0))
+
+
+def test_the_oldest_recording_goes(monkeypatch):
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
+    memory = StandIn()
+    function = GraphFunction("sum", lambda x, n: x + n, memory)
+    for n in (1, 2, 1, 3, 1, 2):
+        assert function(torch.zeros(1), n) == n
+    assert memory.recorded == 4  # 2 went when 3 came
+
+
+def test_what_can_not_be_recorded_runs_as_it_is(caplog):
+    memory = StandIn()
+
+    def refuse(run):
+        raise RuntimeError("not while capturing\nand a long story")
+
+    memory.record = refuse
+    function = GraphFunction("sum", lambda x: x + 1, memory)
+    assert [function(torch.zeros(1)), function(torch.ones(1))] == [1, 2]
+    assert caplog.messages == ["sum runs without a CUDA graph: not while capturing"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

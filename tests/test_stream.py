@@ -128,7 +128,9 @@ def test_inputs_are_not_changed(model):
 
 
 @pytest.mark.parametrize("mesh", [True, False])
-def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_streams_that_advance_together_equal_those_that_are_alone(model, monkeypatch, mesh, at_once):
+    monkeypatch.setattr(model, "windows_at_once", at_once)
     names = ["a", "b", "c"]
 
     def streams():

@@ -228,10 +228,10 @@ class ReferenceUNet(UNet):
 
         # A stage's weights are used while the stage runs and not before: they may be elsewhere until then.
         def unit(stage: Stage, j: int, x: Tensor) -> Tensor:
-            resnet = stage.resnets[j]
+            resnet = self.resnets[stage.first_resnet + j]
             x = resnet(x, resnet.embed_time(time))
             if j < len(stage.attentions):
-                attention = stage.attentions[j]
+                attention = self.attentions[stage.first_attention + j]
                 tokens, bank = attention.enter(x)
                 banks.append(bank)
                 if len(banks) < len(self.attentions):
