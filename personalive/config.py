@@ -241,7 +241,8 @@ DEMO = ModelConfig(
     ),
     motion_extractor=MotionExtractorConfig(depths=(2, 2, 3, 2), channels=(32, 64, 96, 128)),
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), output_channels=48),
-    prediction_type="v_prediction",  # at the noisiest timestep, noise in epsilon is magnified 66 times
+    # Noise would be magnified 66 times at the noisiest timestep; velocity leaves nothing to mend at the last one.
+    prediction_type="sample",
     size=256,
 )
 """The sizes of the small model in `weights/demo`: 12 million parameters in all, made for CPUs."""

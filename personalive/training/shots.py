@@ -29,6 +29,8 @@ class Shots:
     """The `n·f` heads, people-major; None: nobody knows, ask the motion extractor."""
     focus: Tensor | None
     """Places that must look right (eyes, mouth), `[n, f, p, 2]`, x and y in [-1, 1]; None: unknown."""
+    expression: Tensor | None = None
+    """What eyes, brows and lips do, `[n, f, e]`, about -1 to 1; None: unknown."""
 
     def take(self, people: Tensor) -> "Shots":
         """The shots of some people, by index."""
@@ -39,6 +41,7 @@ class Shots:
             self.boxes[people],
             None if self.pose is None else take_heads(self.pose, heads),
             None if self.focus is None else self.focus[people],
+            None if self.expression is None else self.expression[people],
         )
 
 
@@ -108,7 +111,7 @@ def roughen(images: Tensor, generator: Generator) -> Tensor:
     return (images * gain + lift + grain).clamp(-1, 1)
 
 
-def jitter_pose(pose: HeadPose, generator: Generator, degrees: float = 0.8, shift: float = 0.006) -> HeadPose:
+def jitter_pose(pose: HeadPose, generator: Generator, degrees: float = 0.5, shift: float = 0.004) -> HeadPose:
     """Heads with errors as the motion extractor makes them."""
 
     def noise(like: Tensor, amount: float) -> Tensor:

@@ -27,6 +27,8 @@ from personalive.training.trainee import compile_safely
 
 FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
 """Pairs of landmarks whose middle must look right: both eyes, the mouth, the lips."""
+SIGNALS = ("blink", "gaze_x", "gaze_y", "brow", "mouth_open", "mouth_wide", "smile")
+"""What an expression consists of."""
 CHUNK = 64
 """Faces that are drawn at once: one shape, so that a compiled renderer is compiled once."""
 
@@ -56,7 +58,10 @@ class Source(Protocol):
         """Unrelated pictures, `[count, 1]`."""
 
     def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
-        """References `[people, 1]`, driving and target pictures `[people, frames]`; frames are unrelated."""
+        """References `[people, 1]`, driving and target pictures `[people, frames]`; frames are unrelated.
+
+        `people` is even, or 1.
+        """
 
     def clips(self, people: int, length: int, seed: int) -> Clips:
         """Smooth motion of `length` frames; `people` is even."""
@@ -80,22 +85,21 @@ class Avatars:
         return self.shots(identity, sample_motions(count, generator).to(self.device), 1)
 
     def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
-        """Everybody in the same poses, so that each may drive another."""
+        """Pairs of people in the same poses, each the driver of the other."""
         generator = torch.Generator().manual_seed(seed)
         identity = sample_identities(people, generator).to(self.device)
-        poses = sample_motions(frames, generator).to(self.device)
+        pairs = math.ceil(people / 2)
+        poses = sample_motions(pairs * frames, generator).to(self.device)
         own = sample_motions(people * frames, generator).to(self.device)
         scale = sample_motions(people, generator).scale.to(self.device)
-        every = torch.arange(frames, device=self.device).repeat(people)
-        motion = poses[every].replace(
+        rows = torch.arange(people, device=self.device)
+        each = (rows % pairs)[:, None] * frames + torch.arange(frames, device=self.device)
+        motion = poses[each.flatten()].replace(
             translate_x=own.translate_x, translate_y=own.translate_y, scale=scale.repeat_interleave(frames)
         )
         target = self.shots(identity.repeat(frames), motion, frames)
         chosen = torch.randint(frames, (people,), generator=generator).to(self.device)
-        rows = torch.arange(people, device=self.device)
-        reference = _columns(target, chosen)
-        shift = int(torch.randint(people, (1,), generator=generator))
-        return reference, target.take((rows + shift) % people), target
+        return _columns(target, chosen), target.take((rows + people // 2) % people), target
 
     def clips(self, people: int, length: int, seed: int) -> "AvatarClips":
         """Pairs of people with the same track, each the driver of the other."""
@@ -111,6 +115,7 @@ class Avatars:
             mesh_boxes(landmarks, self.size).unflatten(0, (people, frames)),
             head_poses(identity, motion),
             focus.unflatten(0, (people, frames)),
+            torch.stack([getattr(motion, name) for name in SIGNALS], dim=-1).unflatten(0, (people, frames)),
         )
 
     def draw(self, identity: Identity, motion: Motion) -> Tensor:
@@ -185,7 +190,7 @@ def _columns(shots: Shots, chosen: Tensor) -> Shots:
     """One shot of each person: `[n, 1]`."""
     people, frames = shots.images.shape[:2]
     rows = torch.arange(people, device=chosen.device)
-    assert shots.pose is not None and shots.focus is not None
+    assert shots.pose is not None and shots.focus is not None and shots.expression is not None
     heads = rows * frames + chosen
     pose = HeadPose(*(part[heads] for part in vars(shots.pose).values()))
     return Shots(
@@ -193,6 +198,7 @@ def _columns(shots: Shots, chosen: Tensor) -> Shots:
         shots.boxes[rows, chosen][:, None],
         pose,
         shots.focus[rows, chosen][:, None],
+        shots.expression[rows, chosen][:, None],
     )
 
 

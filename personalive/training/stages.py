@@ -15,14 +15,15 @@ from personalive.training.trainee import Trainee
 Losses = dict[str, Tensor]
 """Means by name; "loss" is what is minimised."""
 
+
 @dataclass(frozen=True)
 class Batch:
     """How much a step works on, per process."""
 
     pictures: int = 64
-    """Of the VAE and extractor stages."""
+    """Of the VAE, extractor and expression stages."""
     people: int = 16
-    """Of the image stage."""
+    """Of the image stage; even, or 1."""
     frames: int = 8
     """Per person in the image stage."""
     streams: int = 16

@@ -14,10 +14,13 @@ from torch import Tensor
 from personalive import keypoints as kp
 from personalive import sampler
 from personalive.config import FRAMES, RAMP, SLOTS, WINDOW
+from personalive.keypoints import HeadPose
 from personalive.models.unet import ReferenceFeatures
+from personalive.training.expression import face_crops
+from personalive.training.image_stage import FOCUS
 from personalive.training.shots import Shots, focus_map, jitter_pose
 from personalive.training.sources import Clips, Source, step_generator
-from personalive.training.stages import Batch, Losses, face_crops, mixed_pose, picture_loss
+from personalive.training.stages import Batch, Losses, picture_loss
 from personalive.training.trainee import Trainee
 
 STEP = sampler.inner_steps(SLOTS)[0]
@@ -222,7 +225,7 @@ class StreamingStage:
 
     def _score(self, window: Window, clean: Tensor) -> Losses:
         people = len(clean)
-        weight = focus_map(window.focus.flatten(0, 1), tuple(clean.shape[-2:]), 3.0)  # type: ignore[arg-type]
+        weight = focus_map(window.focus.flatten(0, 1), tuple(clean.shape[-2:]), FOCUS)  # type: ignore[arg-type]
         error = ((clean - window.clean).flatten(0, 1).abs() * weight).mean(dim=(1, 2, 3))
         error = (error * window.known.flatten()).unflatten(0, (people, FRAMES)).mean(dim=0)
         slots = error.unflatten(0, (SLOTS, WINDOW)).mean(dim=1)
@@ -238,7 +241,7 @@ class StreamingStage:
         target = window.last[:, pick].float() / 127.5 - 1
         known = window.known[:, pick, None, None, None]
         output = self.trainee.decode(clean[:, pick]) * known + target * (1 - known)
-        weight = focus_map(window.focus[:, pick], tuple(target.shape[-2:]), 4.0)  # type: ignore[arg-type]
+        weight = focus_map(window.focus[:, pick], tuple(target.shape[-2:]), FOCUS)  # type: ignore[arg-type]
         square = F.mse_loss(output.detach().clamp(-1, 1), target)
         return {
             "pixels": picture_loss(output, target, weight),
@@ -271,3 +274,17 @@ def _focus(shots: Shots) -> Tensor:
 
 def _bytes(images: Tensor) -> Tensor:
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def mixed_pose(trainee: Trainee, target: HeadPose, reference: Shots, driving: Shots) -> HeadPose:
+    """Poses as inference has them: the reference's shape and scale and the driver's angles, as the model finds them."""
+    frames = driving.images.shape[1]
+    with torch.no_grad():
+        own = kp.head_pose(trainee.heads(reference.images.flatten(0, 1)))
+        other = kp.head_pose(trainee.heads(driving.images.flatten(0, 1)))
+    return HeadPose(
+        other.angles,
+        target.translation,
+        own.scale.repeat_interleave(frames, 0),
+        own.canonical.repeat_interleave(frames, 0),
+    )

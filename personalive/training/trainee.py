@@ -20,7 +20,8 @@ from personalive.models.unet import ReferenceFeatures
 from personalive.training.shots import Shots
 
 EMA_DECAY = 0.998
-
+ENCODED_AT_ONCE = 16
+"""Pictures that the autoencoder's encoder takes in one go."""
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Trainee:
         Args:
             config: any preset.
             seed: of the fresh weights.
-            compiled: run the autoencoder's training through PyTorch's compiler.
+            compiled: run the networks through PyTorch's compiler.
             ema: keep the moving average, which is what is saved; without it, the weights themselves are.
         """
         self.config, self.device = config, device
@@ -67,8 +68,11 @@ class Trainee:
             for network in self.networks.values():
                 network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
-        # Of the networks, the autoencoder alone gains more from the compiler than compiling takes.
-        self._run_autoencoder = compile_safely(self._autoencode) if compiled else self._autoencode
+        self._compiled = compiled
+        names = ("autoencode", "encode", "decode", "tokens", "guide", "reference", "denoise")
+        self._run: dict[str, Callable[..., Any]] = {name: getattr(self, f"_{name}") for name in names}
+        if compiled:
+            self._run = {name: compile_safely(function) for name, function in self._run.items()}
 
     def autocast(self) -> AbstractContextManager[None]:
         """bf16 where the device is fast at it: for networks alone, since places in pictures need more digits."""
@@ -99,8 +103,8 @@ class Trainee:
             if now.requires_grad
         ]
         torch._foreach_lerp_([mean for mean, _ in pairs], [now for _, now in pairs], 1 - decay)
-        for mean, now in self._buffers():
-            mean.copy_(now)
+        means, values = zip(*self._buffers(), strict=True)
+        torch._foreach_copy_(means, values)
 
     def _buffers(self) -> Iterator[tuple[Tensor, Tensor]]:
         for name in NETWORKS:
@@ -112,7 +116,7 @@ class Trainee:
             self.config, vae=dataclasses.replace(self.config.vae, scaling_factor=float(scale))
         )
 
-    # The pieces of a forward pass. Latents are scaled as in `PersonaLive`.
+    # What the compiler gets: plain functions of tensors, always of the same shapes within a stage.
 
     def _autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         vae = self.networks["vae"]
@@ -121,23 +125,55 @@ class Trainee:
         output = vae.decode(mean + (0.5 * log_variance).exp() * noise).sample
         return output.float(), mean, log_variance
 
+    def _encode(self, images: Tensor) -> Tensor:
+        mean: Tensor = self.networks["vae"].encode(images).latent_dist.mean
+        return mean.float()
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        image: Tensor = self.networks["vae"].decode(latents).sample
+        return image.float()
+
+    def _tokens(self, faces: Tensor) -> Tensor:
+        tokens: Tensor = self.networks["motion_encoder"](faces)
+        return tokens
+
+    def _guide(self, rasters: Tensor) -> Tensor:
+        features: Tensor = self.networks["pose_guider"](rasters)
+        return features
+
+    def _reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
+        banks = self.networks["reference_unet"](latents, embedding)
+        features: ReferenceFeatures = self.networks["denoising_unet"].project_reference(banks, embedding)
+        return features
+
+    def _denoise(
+        self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
+    ) -> Tensor:
+        unet = self.networks["denoising_unet"]
+        output: Tensor = unet(noisy, unet.embed_time(timesteps), tokens, pose, [reference])
+        return output
+
+    # The pieces of a forward pass. Latents are scaled as in `PersonaLive`.
+
     def autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
         with self.autocast():
-            result: tuple[Tensor, Tensor, Tensor] = self._run_autoencoder(_last(images), noise)
+            result: tuple[Tensor, Tensor, Tensor] = self._run["autoencode"](_last(images), noise)
         return result
 
     def latents(self, images: Tensor) -> Tensor:
         """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
+        rest = -len(images) % ENCODED_AT_ONCE if self._compiled else 0  # one shape is compiled once
+        parts = torch.cat((images, images[:1].expand(rest, -1, -1, -1))).split(ENCODED_AT_ONCE)
         with torch.no_grad(), self.autocast():
-            mean: Tensor = self.networks["vae"].encode(_last(images)).latent_dist.mean
-            return mean.float() * self.config.vae.scaling_factor
+            mean = torch.cat([self._run["encode"](_last(part)) for part in parts])
+        return mean[: len(images)] * self.config.vae.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents → images in [-1, 1]."""
         with self.autocast():
-            out: Tensor = self.networks["vae"].decode(_last(latents / self.config.vae.scaling_factor)).sample
-        return out.float()
+            images: Tensor = self._run["decode"](_last(latents / self.config.vae.scaling_factor))
+        return images
 
     def heads(self, images: Tensor) -> Any:
         """Images [n, 3, S, S] in [-1, 1] → the motion extractor's heads."""
@@ -156,13 +192,13 @@ class Trainee:
     def motion_tokens(self, faces: Tensor) -> Tensor:
         """Crops [n, 3, s, s] → motion tokens."""
         with self.autocast():
-            tokens: Tensor = self.networks["motion_encoder"](_last(faces))
+            tokens: Tensor = self._run["tokens"](_last(faces))
         return tokens
 
     def guide(self, rasters: Tensor) -> Tensor:
         """Rasters [n, 3, S, S] → pose features."""
         with self.autocast():
-            features: Tensor = self.networks["pose_guider"](_last(rasters))
+            features: Tensor = self._run["guide"](_last(rasters))
         return features
 
     def embed_image(self, images: Tensor) -> Tensor:
@@ -177,20 +213,18 @@ class Trainee:
     def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
         with self.autocast():
-            banks = self.networks["reference_unet"](_last(latents), embedding)
-            features: ReferenceFeatures = self.networks["denoising_unet"].project_reference(banks, embedding)
+            features: ReferenceFeatures = self._run["reference"](_last(latents), embedding)
         return features
 
     def predict(
         self, noisy: Tensor, step: sampler.InnerStep, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
     ) -> tuple[Tensor, Tensor]:
         """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
-        unet = self.networks["denoising_unet"]
+        timesteps = torch.tensor(step.timesteps, device=self.device)  # a tensor: a plain number would be compiled in
         with self.autocast():
-            time = unet.embed_time(torch.tensor(step.timesteps, device=self.device))
-            out = unet(_last(noisy), time, tokens, pose, [reference])
+            output = self._run["denoise"](_last(noisy), timesteps, tokens, pose, reference)
         coefficients = sampler.StepCoefficients.of(step, self.device)
-        return sampler.denoise_step(noisy, out, coefficients, self.config.prediction_type)
+        return sampler.denoise_step(noisy, output, coefficients, self.config.prediction_type)
 
 
 def _last(images: Tensor) -> Tensor:
