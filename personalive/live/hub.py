@@ -7,32 +7,24 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from personalive.errors import DeviceMemoryError, InputError
-from personalive.live import portrait
 from personalive.live.clients import Client, ClientStore
 from personalive.live.engine import Engine
 from personalive.live.entries import Entry, FullError, NotLoadedError, Totals, Transport, UnknownSessionError
 from personalive.live.facefinder import FaceFinder, Faces
-from personalive.live.frames import RGBArray
 from personalive.live.loader import EngineFactory, Loader, LoadParameters
 from personalive.live.options import ServeOptions
 from personalive.live.parameters import Parameters
+from personalive.live.portrait import Portraits
+from personalive.live.room import reason_to_end, who_gives_way
 from personalive.live.scheduler import Scheduler
 from personalive.live.session import Session
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 20.0
-"""A session that nobody connected to for so long is closed."""
-GRACE_SECONDS = 3.0
-"""Time to connect in which a session does not give way to others."""
-PAUSED_FACTOR = 10
-"""A paused session may be idle for so many times longer."""
 MAX_SNAPSHOTS = 8
 """Snapshots are large: tens to hundreds of megabytes each."""
 MAX_WATCHERS = 4
@@ -59,12 +51,11 @@ class Hub:
         self._engine: Engine | None = None
         self._faces = faces
         self._clock = clock
-        self._portraits = ClientStore()
+        self._portraits = Portraits(faces)
         self._snapshots = ClientStore(capacity=MAX_SNAPSHOTS, per_address=MAX_SNAPSHOTS // 2)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._decoding = ThreadPoolExecutor(2, thread_name_prefix="live-portrait")
 
     async def start(self) -> None:
         """Begin to serve, and to load the model if that is wanted."""
@@ -84,7 +75,7 @@ class Hub:
             await asyncio.gather(*self._closing, return_exceptions=True)
         if self.scheduler is not None:
             await asyncio.to_thread(self.scheduler.stop)
-        self._decoding.shutdown(wait=False)
+        self._portraits.stop()
 
     def load(self, parameters: LoadParameters) -> str:
         """Load the pipeline in the background.
@@ -101,14 +92,8 @@ class Hub:
         Raises:
             NotLoadedError: there is none yet.
         """
-        state = self.loader.state
-        if self._engine is None or state.status != "loaded":
-            reason = {
-                "not_loaded": "the pipeline is not loaded: load it first",
-                "loading": f"the model is being loaded ({state.stage}): try again in a moment",
-                "error": f"the pipeline could not be loaded: {state.error}",
-            }.get(state.status, "the pipeline is not loaded")
-            raise NotLoadedError(reason)
+        if self._engine is None or self.loader.state.status != "loaded":
+            raise NotLoadedError(self.loader.state.sentence)
         return self._engine
 
     def totals(self) -> Totals:
@@ -126,8 +111,8 @@ class Hub:
         Raises:
             NotLoadedError, InputError, NoFaceError, DeviceMemoryError
         """
-        image, reference = await self._read_portrait(data)
-        self._portraits.put(client, image)
+        image, reference = await self._portraits.read(data, self.engine)
+        self._portraits.keep(client, image)
         running = [entry.session for entry in self.entries.values() if entry.client.is_same(client)]
         for session in running:
             await asyncio.wrap_future(session.set_portrait(reference))
@@ -140,17 +125,8 @@ class Hub:
             UnknownSessionError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
         """
         session = self.find(identifier).session
-        _, reference = await self._read_portrait(data)
+        _, reference = await self._portraits.read(data, self.engine)
         await asyncio.wrap_future(session.set_portrait(reference))
-
-    async def _read_portrait(self, data: bytes) -> tuple[RGBArray, Any]:
-        engine = self.engine
-
-        def read() -> tuple[RGBArray, Any]:
-            image = portrait.read(data)
-            return image, portrait.prepare(image, engine, self._faces)
-
-        return await asyncio.get_running_loop().run_in_executor(self._decoding, read)
 
     # ---- sessions ----
 
@@ -205,11 +181,8 @@ class Hub:
     async def _begin(self, session: Session, client: Client, engine: Engine) -> None:
         """Give a new session its state on the device now, so that want of memory shows before anybody waits."""
         await asyncio.wrap_future(session.open_stream())
-        image = self._portraits.get(client)
-        if image is not None:
-            reference = await asyncio.get_running_loop().run_in_executor(
-                self._decoding, portrait.prepare, image, engine, self._faces
-            )
+        reference = await self._portraits.of(client, engine)
+        if reference is not None:
             await asyncio.wrap_future(session.set_first_portrait(reference))
 
     def close(self, identifier: str) -> None:
@@ -280,22 +253,11 @@ class Hub:
         return Parameters(seed=loaded.seed if loaded else 42, keyframe_threshold=engine.keyframe_threshold)
 
     def _make_room(self, client: Client) -> None:
-        """Check the bounds; sessions that nobody has connected to give way.
-
-        A client has one of these at most. When the server is full, those give way that have had their time, and for a
-        newcomer from elsewhere those of an address that holds more than half of the room with them.
-        """
+        """Check the bounds; sessions that nobody has connected to give way."""
         limit = self.options.max_sessions
-        pending = sorted((entry for entry in self.entries.values() if entry.pending), key=lambda entry: entry.created)
-        victims = [entry for entry in pending if entry.client.is_same(client)]
-        if not victims and len(self.entries) >= limit:
-            held = Counter(entry.client.address for entry in pending)
-            late = self._clock() - GRACE_SECONDS
-            greedy = {address for address, count in held.items() if count > limit / 2 and address != client.address}
-            victims = [each for each in pending if each.created < late or each.client.address in greedy][:1]
-        for victim in victims:
-            victim.session.close("others wanted in, and nobody had connected")
-            self._forget(victim.session)
+        for entry in who_gives_way(self.entries.values(), client, limit, self._clock()):
+            entry.session.close("others wanted in, and nobody had connected")
+            self._forget(entry.session)
         if len(self.entries) >= limit:
             self.refused += 1
             raise FullError(f"the server is full: {limit} of {limit} sessions are in use; try again later")
@@ -337,17 +299,7 @@ class Hub:
         """End sessions that nobody uses."""
         now = self._clock()
         for entry in list(self.entries.values()):
-            reason = self._ended(entry, now)
+            reason = reason_to_end(entry, self.options, now)
             if reason is not None:
                 logger.info("session %s ends: %s", entry.session.identifier, reason)
                 entry.session.close(reason)
-
-    def _ended(self, entry: Entry, now: float) -> str | None:
-        if entry.pending and now - entry.created > CONNECT_SECONDS:
-            return f"nobody connected within {CONNECT_SECONDS:g} seconds"
-        if entry.detached is not None and now - entry.detached > self.options.linger_seconds:
-            return "the connection was lost"
-        patience = self.options.idle_seconds * (PAUSED_FACTOR if entry.session.parameters.paused else 1)
-        if entry.transport is not None and now - entry.session.last_frame > patience:
-            return f"no camera frame came for {patience:g} seconds"
-        return None

@@ -64,6 +64,15 @@ class LoadState:
     stage: str | None = None
     error: str | None = None
 
+    @property
+    def sentence(self) -> str:
+        """What to tell whoever wants to use the pipeline before it is loaded."""
+        if self.status == "loading":
+            return f"the model is being loaded ({self.stage}): try again in a moment"
+        if self.status == "error":
+            return f"the pipeline could not be loaded: {self.error}"
+        return "the pipeline is not loaded: load it first"
+
 
 class Loader:
     """One model at a time, loaded in a thread of its own."""

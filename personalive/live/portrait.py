@@ -1,13 +1,54 @@
 """A portrait as a client sends it → what the model animates."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from personalive.errors import NoFaceError
 from personalive.keypoints import Box
+from personalive.live.clients import Client, ClientStore
 from personalive.live.engine import Engine
 from personalive.live.facefinder import Faces
 from personalive.live.frames import RGBArray
 from personalive.live.pictures import crop, crop_window, decode, shrink
+
+
+class Portraits:
+    """Each client's portrait for its next session. Pictures are decoded and searched in threads of their own."""
+
+    def __init__(self, faces: Faces | None) -> None:
+        """`faces` finds the face in a portrait; None leaves that to the model."""
+        self._faces = faces
+        self._kept = ClientStore()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="live-portrait")
+
+    async def read(self, data: bytes, engine: Engine) -> tuple[RGBArray, Any]:
+        """The picture in a request's body, and what the model animates.
+
+        Raises:
+            InputError, NoFaceError, DeviceMemoryError
+        """
+
+        def run() -> tuple[RGBArray, Any]:
+            image = read(data)
+            return image, prepare(image, engine, self._faces)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+
+    def keep(self, client: Client, image: RGBArray) -> None:
+        """Remember a client's portrait, uint8 [h,w,3], in place of its last."""
+        self._kept.put(client, image)
+
+    async def of(self, client: Client, engine: Engine) -> Any:
+        """What the model animates for a client, or None if it has sent no portrait."""
+        image = self._kept.get(client)
+        if image is None:
+            return None
+        return await asyncio.get_running_loop().run_in_executor(self._threads, prepare, image, engine, self._faces)
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False)
 
 
 def read(data: bytes) -> RGBArray:
