@@ -65,7 +65,7 @@ in_container() {
     local path
     seen=$2
     case $1 in
-    --ref_image | --driving_video | --presets | --tls_cert | --tls_key)
+    --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae)
         [ -e "$2" ] || die "$1: there is no file $2"
         ;;
     --model)

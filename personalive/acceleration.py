@@ -20,6 +20,7 @@ from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
 from personalive.models.operations import Operations
+from personalive.models.tiny_vae import TinyDecoder
 from personalive.models.unet import ReferenceUNet
 from personalive.weight_memory import HostMemory, pack
 
@@ -86,8 +87,10 @@ class Acceleration:
             self._compile(network)
         self._tidy()
 
-    def decoder(self, vae: Any) -> FusedDecoder:
-        """The decoder of diffusers' AutoencoderKL in merged form, as a function from latents to images."""
+    def decoder(self, vae: Any) -> nn.Module:
+        """The decoder of diffusers' AutoencoderKL, from latents to images, in merged form if it is not a tiny one."""
+        if isinstance(vae.decoder, TinyDecoder):
+            return vae.decoder
         with torch.no_grad():
             decoder = FusedDecoder(vae, self.operations)
         if self.compiles:

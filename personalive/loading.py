@@ -31,6 +31,8 @@ class ModelChoice:
     attention: AttentionName = "auto"
     accelerate: AccelerationName = DEFAULT_ACCELERATION
     low_memory: bool = False
+    tiny_vae: Path | None = None
+    """A tiny decoder in the place of the VAE's: a folder or safetensors file."""
 
     def resolved_source(self) -> tuple[str, str]:
         """The model to load, and a sentence for the user if that is not the published one for want of a GPU."""
@@ -86,6 +88,7 @@ class ModelChoice:
                 attention=self.attention,
                 accelerate=self.accelerate,
                 low_memory=self.low_memory,
+                tiny_vae=self.tiny_vae,
             )
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from personalive.acceleration import ACCELERATIONS
 from personalive.attention import ATTENTION_NAMES
@@ -29,6 +30,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ACCELERATIONS,
         default=ModelChoice.accelerate,
         help="on a GPU; compile and max take minutes the first time (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tiny_vae",
+        type=Path,
+        metavar="PATH",
+        help="decode with this TAESD (a folder or .safetensors file in diffusers' layout): faster, and less exact",
     )
     group.add_argument("--low_memory", action="store_true", help="use less memory of the GPU, at the price of speed")
 

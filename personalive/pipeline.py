@@ -19,6 +19,7 @@ from personalive.keypoints import HeadPose, draw, head_pose, project, retarget
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
+from personalive.models.tiny_vae import replace_decoder
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
 from personalive.stream import Stream, advance
 from personalive.transfer import joined, upload
@@ -95,6 +96,7 @@ class PersonaLive:
         attention: AttentionName = "auto",
         accelerate: AccelerationName = DEFAULT_ACCELERATION,
         low_memory: bool = False,
+        tiny_vae: str | Path | None = None,
     ) -> "PersonaLive":
         """Load a model, downloading the published weights if they are not in the cache.
 
@@ -105,6 +107,8 @@ class PersonaLive:
             attention: "auto" measures which implementation is fastest; "sdpa" leaves xformers out, "xformers" wants it.
             accelerate: "none", "graphs", "compile" or "max": see `acceleration.ACCELERATIONS`.
             low_memory: keep the reference UNet in the host's memory while it is idle.
+            tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
+                Faster, and less exact.
 
         Raises:
             InputError: an unknown attention or acceleration.
@@ -113,12 +117,17 @@ class PersonaLive:
         device, dtype = _defaults(device, dtype)
         acceleration = Acceleration(device, dtype, accelerate, attention, low_memory)
         found = weights.resolve(source, dtype=dtype)
+        tiny = None
+        if tiny_vae is not None:  # before the large files, as it may be refused
+            tiny = weights.load_tiny_decoder(Path(tiny_vae), found.config, dtype=dtype, device=device)
         networks = {}
         for name in models.NETWORKS:
             with torch.device("meta"):
                 networks[name] = models.build_network(name, found.config)
             place = torch.device("cpu") if name in acceleration.idle_networks else device
             weights.load_into(found, name, networks[name], dtype=dtype, device=place)
+        if tiny is not None:
+            replace_decoder(networks["vae"], tiny)
         return cls(found.config, networks, dtype, acceleration)
 
     @classmethod

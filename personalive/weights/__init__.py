@@ -12,6 +12,7 @@ from personalive.weights.folder import save_folder
 from personalive.weights.hub import DownloadProgress, Hub, ProgressCallback
 from personalive.weights.load import load_into
 from personalive.weights.source import LoadReport, WeightsFile, WeightsSource
+from personalive.weights.tiny_vae import load_tiny_decoder
 
 __all__ = [
     "NETWORKS",
@@ -25,6 +26,7 @@ __all__ = [
     "convert",
     "download",
     "load_into",
+    "load_tiny_decoder",
     "resolve",
     "save_folder",
 ]

@@ -59,4 +59,15 @@ def _expected(network: str, config: ModelConfig) -> dict[str, Any]:
             "act_fn": "silu",
             "scaling_factor": config.vae.scaling_factor,
         }
+    if network == "tiny_vae":
+        return {
+            "act_fn": "relu",
+            "decoder_block_out_channels": [64, 64, 64, 64],
+            "latent_channels": config.vae.latent_channels,
+            "num_decoder_blocks": [3, 3, 3, 1],
+            "scaling_factor": 1.0,
+            "shift_factor": 0.0,
+            "upsample_fn": "nearest",
+            "upsampling_scaling_factor": 2,
+        }
     return clip_fields(config.image_encoder)
