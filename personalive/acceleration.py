@@ -16,6 +16,7 @@ from personalive.attention import AttentionName, MeasuredAttention
 from personalive.config import FRAMES
 from personalive.cuda_graphs import GraphFunction, GraphMemory
 from personalive.errors import InputError
+from personalive.models import onednn
 from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
@@ -66,6 +67,8 @@ class Acceleration:
                 self.operations = Operations(attention=torch.compiler.disable(self.attention))
             else:
                 self.operations = self._kernels()
+        elif onednn.works(device, dtype):
+            self.operations = onednn.OPERATIONS
         self._memory = GraphMemory(device) if on_gpu and name != "none" else None
         self._memory_beside = GraphMemory(device) if on_gpu and name != "none" else None
         self._beside = torch.cuda.Stream(device) if on_gpu else None
@@ -83,6 +86,8 @@ class Acceleration:
                 fuse(network, self.operations, FRAMES)
             elif name in ("motion_encoder", "motion_extractor"):
                 fuse_encoder(network, self.operations)
+            if self.operations is onednn.OPERATIONS:
+                onednn.replace_layers(network)
         if self.compiles and name == "denoising_unet":
             self._compile(network)
         self._tidy()
@@ -93,6 +98,8 @@ class Acceleration:
             return vae.decoder
         with torch.no_grad():
             decoder = FusedDecoder(vae, self.operations)
+            if self.operations is onednn.OPERATIONS:
+                onednn.replace_layers(decoder)
         if self.compiles:
             self._compile(decoder)
         self._tidy()

@@ -88,7 +88,7 @@ class FusedResnetBlock(nn.Module):
         shift = self.conv1.bias[None] if time is None else time
         hidden = F.conv2d(self.norm2(hidden, shift), self.conv2.weight, padding=1)
         if self.conv_shortcut is not None:
-            x = to_image(F.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
+            x = to_image(self.operations.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
         return self.operations.add_bias(hidden, x, self.bias)
 
 
@@ -178,7 +178,7 @@ class FusedSpatialTransformer(nn.Module):
     def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
         """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
         channels = bank.shape[-1]
-        key, value = F.linear(bank, self.qkv[channels:]).split(channels, dim=-1)
+        key, value = self.operations.linear(bank, self.qkv[channels:]).split(channels, dim=-1)
         return key.contiguous(), value.contiguous()
 
     def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ class FusedSpatialTransformer(nn.Module):
     def attend(self, x: Tensor, frames: int, sources: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
         """Image [n, c, h, w] → the same; see `SpatialTransformer.attend`."""
         tokens, normed = self.enter(x)
-        qkv = F.linear(normed, self.qkv)
+        qkv = self.operations.linear(normed, self.qkv)
         del normed  # attention is where most memory is in use
         attended, first = [], 0
         for _, keys, values in sources:
@@ -203,7 +203,7 @@ class FusedSpatialTransformer(nn.Module):
 
     def attend_alone(self, x: Tensor, tokens: Tensor, normed: Tensor, context: Tensor) -> Tensor:
         """Self-attention without other sources, and what follows; `tokens` and `normed` are from `enter`."""
-        qkv = F.linear(normed, self.qkv)
+        qkv = self.operations.linear(normed, self.qkv)
         query, key, value = (self._heads(part) for part in qkv.chunk(3, dim=-1))
         attended = self.operations.attention(query, key, value).transpose(1, 2).flatten(2)
         return self._finish(x, tokens, attended, context[:, 0])
@@ -217,7 +217,7 @@ class FusedSpatialTransformer(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
     def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
-        branch = F.linear(attended, self.attn_out.weight)
+        branch = self.operations.linear(attended, self.attn_out.weight)
         tokens, normed = self.operations.add_layer_norm(
             tokens, branch, self.norm3.weight, self.norm3.bias, self.norm3.eps, add=context
         )
@@ -287,10 +287,10 @@ class TokenAttention(nn.Module):
 
     def forward(self, x: Tensor, motion: Tensor) -> Tensor:
         """Tokens [n, l, c] and motion tokens [n, t, w] → [n, l, c]."""
-        query = F.linear(x, self.query)  # [n, l, heads·w]
+        query = self.operations.linear(x, self.query)  # [n, l, heads·w]
         rows = query.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # every head has the same keys: [n, l·heads, w]
         attended = self.operations.token_attention(rows, motion).view_as(query)
-        return F.linear(attended, self.output, self.bias)
+        return self.operations.linear(attended, self.output, self.bias)
 
 
 class FusedMotionTransformer(FusedTokenTransformer):
@@ -320,7 +320,8 @@ class FusedFrameAttention(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """Tokens with positions [b·frames, l, c] → [b·frames, l, c]."""
-        out: Tensor = self.to_out(self.operations.frame_attention(F.linear(x, self.qkv), self.heads, frames))
+        qkv = self.operations.linear(x, self.qkv)
+        out: Tensor = self.to_out(self.operations.frame_attention(qkv, self.heads, frames))
         return out
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.models.fused import FusedFeedForward, FusedGroupNorm, constant
@@ -78,7 +77,8 @@ class FusedPatchBlock(nn.Module):
         norm, ff_norm = self.norm, self.ff_norm
         normed = self.operations.layer_norm(x, norm.weight, norm.bias, norm.eps)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in F.linear(normed, self.qkv).chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in self.operations.linear(normed, self.qkv).chunk(3, dim=-1)
         )
         branch = self.to_out(self.operations.attention(query, key, value).transpose(1, 2).flatten(2))
         x, normed = self.operations.add_layer_norm(x, branch, ff_norm.weight, ff_norm.bias, ff_norm.eps)

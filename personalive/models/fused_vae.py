@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.models.fused import FusedGroupNorm, FusedResnetBlock, FusedUpsample, constant
@@ -26,7 +25,7 @@ class FusedImageAttention(nn.Module):
         constant(self, "qkv_bias", torch.cat([part.bias for part in parts]), layer.to_q.weight.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = F.linear(to_tokens(self.norm(x)), self.qkv, self.qkv_bias)
+        qkv = self.operations.linear(to_tokens(self.norm(x)), self.qkv, self.qkv_bias)
         query, key, value = (part[:, None] for part in qkv.chunk(3, dim=-1))
         return x + to_image(self.to_out(self.operations.attention(query, key, value)[:, 0]), like=x)
 

@@ -36,6 +36,12 @@ class AddLayerNorm(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+class Linear(Protocol):
+    """`F.linear`: [..., i], [o, i] and [o] → [..., o]."""
+
+    def __call__(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, /) -> Tensor: ...
+
+
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [n, heads, l, width], keys and values [n, heads, m, width] → [n, heads, l, width]."""
 
@@ -118,6 +124,7 @@ def append_bank(own: Tensor, bank: Tensor, frames: int) -> Tensor:
 class Operations:
     """One implementation of each operation."""
 
+    linear: Linear = F.linear
     group_norm: GroupNorm = group_norm
     layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = layer_norm
     add_layer_norm: AddLayerNorm = add_layer_norm

@@ -1,0 +1,75 @@
+"""The CPU's operations and layers against the plain ones."""
+
+import copy
+
+import pytest
+import torch
+
+from personalive.models import onednn
+from personalive.models.fused import FusedEnd, fuse
+from personalive.models.layers import FeedForward, PointwiseConv
+from personalive.models.operations import Operations
+from tests.test_fused import assert_near, filled
+from tests.weight_rule import normal_input
+
+pytestmark = pytest.mark.skipif(
+    not onednn.works(torch.device("cpu"), torch.float32), reason="this PyTorch was built without oneDNN"
+)
+
+IMAGE = normal_input("image", (4, 32, 6, 6)).to(memory_format=torch.channels_last)
+ROW, OTHER = normal_input("row", (32,)), normal_input("other", (32,))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("linear", (normal_input("x", (2, 5, 32)), normal_input("w", (48, 32)), normal_input("b", (48,))), {}),
+        ("linear", (normal_input("x", (2, 5, 32)), normal_input("w", (48, 32))), {}),
+        ("group_norm", (IMAGE, 8, ROW, OTHER, 1e-5), {"silu": True, "shift": normal_input("shift", (4, 32))}),
+        ("group_norm", (IMAGE, 8, ROW, OTHER, 1e-5), {}),
+        ("geglu", (normal_input("x", (2, 5, 64)),), {}),
+        ("add_bias", (IMAGE, IMAGE.flip(0), ROW), {}),
+        ("frame_attention", (normal_input("x", (16, 6, 96)), 2, 8), {}),
+    ],
+)
+def test_operations(name, arguments, options):
+    given = copy.deepcopy(arguments)
+    expected = getattr(Operations(), name)(*arguments, **options)
+    assert_near(getattr(onednn.OPERATIONS, name)(*arguments, **options), expected)
+    for before, after in zip(given, arguments, strict=True):
+        assert before is after or torch.equal(torch.as_tensor(before), torch.as_tensor(after))  # nothing overwritten
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [torch.nn.Linear, PointwiseConv])
+def test_the_end_of_a_transformer(kind, monkeypatch):
+    """In parts, the last of which is shorter."""
+    monkeypatch.setattr(onednn, "ROWS", 40)
+    torch.manual_seed(0)
+    end = FusedEnd(FeedForward(32), kind(32, 32), Operations())
+    tokens, normed = normal_input("tokens", (4, 36, 32)), normal_input("normed", (4, 36, 32))
+    expected = end(IMAGE, tokens.clone(), normed)
+    assert_near(onednn.FastEnd(end)(IMAGE, tokens.clone(), normed), expected)
+
+
+def test_every_layer_of_tokens_is_replaced():
+    network = filled("denoising_unet")
+    fuse(network, onednn.OPERATIONS, 16)
+    onednn.replace_layers(network)
+    kinds = {type(module) for module in network.modules()}
+    assert {onednn.FastEnd, onednn.FastLinear} <= kinds
+    assert not kinds & {FusedEnd, PointwiseConv}
+
+
+def test_other_places_and_types_keep_the_plain_operations():
+    assert not onednn.works(torch.device("cuda"), torch.float32)
+    assert not onednn.works(torch.device("cpu"), torch.float16)
+
+
+def test_a_pytorch_without_onednn_keeps_the_plain_operations(monkeypatch):
+    def missing(*_):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_linear_pointwise'")
+
+    monkeypatch.setattr(onednn, "_product", missing)
+    assert not onednn.works(torch.device("cpu"), torch.float32)
