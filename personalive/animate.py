@@ -177,8 +177,8 @@ def _generate(
                     beside.drivers.extend(chunk.pictures)
                     frames = beside.join(frames)
                 yield frames, faceless
-        frames = stream.flush()
-        yield beside.join(frames) if beside else frames, faceless
+        for frames in stream.drain():
+            yield beside.join(frames) if beside else frames, faceless
 
 
 class _SideBySide:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from personalive.config import FRAMES, WINDOW
+from personalive.config import FRAMES, RAMP, WINDOW
 from personalive.driving import DrivingFrames
 from personalive.keypoints import Box, HeadPose
 from personalive.models.unet import Bank, ReferenceFeatures
@@ -114,6 +114,22 @@ class AnimationState:
         """Append to the history, which keeps the last 16 frames."""
         joined = chunk if self.history is None else self.history.join(chunk)
         self.history = joined[-FRAMES:]
+
+    def ending(self, queued: int) -> tuple[int, MotionChunk]:
+        """What brings the last driving frame out when no more come.
+
+        Args:
+            queued: the last frames of the history that have entered no window yet.
+
+        Returns:
+            How many frames more than the driver's come out, and whole chunks: the queued frames, then the driver's last
+            ones in reverse, which push the last driving frame through all slots.
+        """
+        assert self.history is not None  # at least one frame has been observed
+        surplus = -self.frames_in % WINDOW
+        wanted = [*range(self.frames_in - queued, self.frames_in), *mirrored(self.frames_in, surplus + RAMP)]
+        before = self.frames_in - len(self.history)
+        return surplus, self.history[[index - before for index in wanted]]
 
     def entering(self, chunk: MotionChunk) -> MotionChunk:
         """What is new to the window with this chunk: at the first call the ramp comes before it."""

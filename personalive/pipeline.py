@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from personalive import models, weights
 from personalive.acceleration import DEFAULT_ACCELERATION, Acceleration, AccelerationName
+from personalive.advance import advance
 from personalive.attention import AttentionName
 from personalive.config import WINDOW, ModelConfig
 from personalive.driving import DrivingFrames
@@ -21,7 +22,7 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.tiny_vae import replace_decoder
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
-from personalive.stream import Stream, advance
+from personalive.stream import Stream
 from personalive.transfer import joined, upload
 
 DECODED_AT_ONCE = 1
@@ -151,7 +152,7 @@ class PersonaLive:
     def advance(
         self, streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False
     ) -> list[npt.NDArray[np.uint8]]:
-        """Push frames into several streams of this model at once; see `stream.advance`."""
+        """Push frames into several streams of this model at once; see `advance.advance`."""
         return advance(streams, driving, stretch=stretch)
 
     def _take(self, tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ calls finish a ramp that leads from the reference to the first driving frame; `f
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from personalive import animation, call, sampler
+from personalive.advance import advance
 from personalive.animation import AnimationState, ReferenceState
 from personalive.config import RAMP, SLOTS, WINDOW
 from personalive.driving import DrivingFrames, Preprocessor, Reference
@@ -163,7 +164,6 @@ class Stream:
         """
         return advance([self], [driving])[0]
 
-    @torch.inference_mode()
     def flush(self) -> npt.NDArray[np.uint8]:
         """End the animation: give the frames under way, so that as many have come out as went in, and reset.
 
@@ -175,24 +175,22 @@ class Stream:
         Raises:
             InputError: there is no reference.
         """
+        return np.concatenate([self.no_frames(), *self.drain()])
+
+    @torch.inference_mode()
+    def drain(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """What `flush` does, call by call: the frames of each. Whoever stops in between resets the stream to go on."""
         _, state = self.begun()
-        frames = [self._empty()]
-        surplus = -state.frames_in % WINDOW
         if state.frames_in:
             queued = 0 if state.pending is None else len(state.pending)
             if queued:
                 call.observe([self], [state.take_pending(queued)])
-            assert state.history is not None  # at least one frame has been observed
-            # The frames that fill no chunk yet, then those that push the last driving frame through all slots.
-            before = state.frames_in - len(state.history)
-            wanted = [*range(state.frames_in - queued, state.frames_in)]
-            wanted += animation.mirrored(state.frames_in, surplus + RAMP)
-            tail = state.history[[index - before for index in wanted]]
+            surplus, tail = state.ending(queued)
             for start in range(0, len(tail), WINDOW):
-                frames += self._finished(call.denoise([self], [tail[start : start + WINDOW]])[0])
+                frames = call.denoise([self], [tail[start : start + WINDOW]])[0]
+                kept = WINDOW if start + WINDOW < len(tail) else WINDOW - surplus
+                yield from self.outgoing(frames[:kept])
         self.reset()
-        result = np.concatenate(frames)
-        return result[: len(result) - surplus]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue in another process with the same model: plain values and CPU tensors."""
@@ -256,57 +254,13 @@ class Stream:
             raise InputError(f"the portrait was prepared for {given} (height, width), this stream has {size}")
         return call.encode_reference(self.model, reference)
 
-    def _empty(self) -> npt.NDArray[np.uint8]:
+    def no_frames(self) -> npt.NDArray[np.uint8]:
+        """What is given out where no frame is finished, uint8 [0, height, width, 3]."""
         return np.empty((0, self.preprocessor.height, self.preprocessor.width, 3), dtype=np.uint8)
 
-    def _finished(self, frames: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
+    def outgoing(self, frames: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
         """The frames of a call that go out: none of the ramp, unless it is wanted."""
         return [frames] if self.emit_ramp or self.begun()[1].calls > call.CALLS_OF_RAMP else []
-
-
-@torch.inference_mode()
-def advance(
-    streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False
-) -> list[npt.NDArray[np.uint8]]:
-    """Push frames into several streams of one model, computing at once what they can share.
-
-    Args:
-        streams: with the same size and steps, each with its own reference, keyframes and noise.
-        driving: the frames for each, any number.
-        stretch: make one call, whether it is given 4 frames or fewer: motion in between is interpolated from the last
-            frame on. With fewer frames to wait for, and more calls, the animation trails its driver less.
-
-    Returns:
-        What `push` would give for each; the frames in between are given out like others.
-
-    Raises:
-        InputError: the streams do not go together, one has no reference, or the frames do not stretch to four.
-    """
-    kinds = {(id(s.model), s.preprocessor.width, s.preprocessor.height, s.steps) for s in streams}
-    if len(kinds) != 1 or len({id(stream) for stream in streams}) != len(streams):
-        raise InputError("streams that advance together must be different ones of one model, size and number of steps")
-    states = [stream.begun()[1] for stream in streams]
-    if stretch:
-        return _advance_once(streams, driving)
-    for state, frames in zip(states, driving, strict=True):
-        state.add_pending(frames)
-    results = [[stream._empty()] for stream in streams]
-    while ready := [i for i, state in enumerate(states) if state.pending is not None and len(state.pending) >= WINDOW]:
-        together = [streams[i] for i in ready]
-        motion = call.observe(together, [states[i].take_pending(WINDOW) for i in ready])
-        for i, frames_out in zip(ready, call.denoise(together, motion), strict=True):
-            results[i] += streams[i]._finished(frames_out)
-    return [np.concatenate(result) for result in results]
-
-
-def _advance_once(streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
-    states = [stream.begun()[1] for stream in streams]
-    if not all(1 <= len(frames) <= WINDOW for frames in driving) or any(state.pending for state in states):
-        raise InputError("only 1 to 4 frames stretch to a chunk of 4, and none may be waiting for others")
-    finished = call.denoise(streams, call.observe(streams, driving, stretch=True))
-    for state in states:
-        state.frames_in += WINDOW
-    return [np.concatenate([s._empty(), *s._finished(out)]) for s, out in zip(streams, finished, strict=True)]
 
 
 def _between(name: str, value: float, most: float) -> float:

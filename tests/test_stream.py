@@ -90,6 +90,20 @@ def test_as_many_frames_come_out_as_went_in(model, count):
     assert len(animate(model, count, emit_ramp=True)) == count + 12
 
 
+def test_the_end_comes_call_by_call_and_may_be_broken_off(model):
+    expected, records = animate(model, 10), []
+    stream = begin(model, observer=records.append)
+    driving = frames(stream, 10)
+    early = stream.push(driving)
+    ends = stream.drain()
+    first = next(ends)
+    assert len(first) == 4 and len(records) < 5  # no more calls have been made than this chunk needs
+    ends.close()
+    stream.reset()
+    assert np.array_equal(np.concatenate([stream.push(driving), *stream.drain()]), expected)
+    assert np.array_equal(np.concatenate([early, first]), expected[:4])
+
+
 def test_the_beginning_does_not_depend_on_how_long_the_driver_goes_on(model):
     long = animate(model, 40)
     assert np.array_equal(animate(model, 28)[:16], long[:16])
