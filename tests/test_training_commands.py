@@ -10,7 +10,7 @@ import torch
 from personalive import PersonaLive, weights
 from personalive.errors import InputError, WeightsError
 from personalive.models import NETWORKS
-from personalive.training import checkpoints, export, merge, train
+from personalive.training import checkpoints, export, keyframe_distances, merge, train
 from personalive.training.avatars import sample_identities, sample_tracks
 from personalive.training.checkpoints import read_config, read_index, read_tensors, write_portable
 from personalive.training.demo_assets import pictures, write_video
@@ -200,6 +200,26 @@ def test_a_checkpoint_of_other_sizes_is_refused_and_of_other_defaults_is_not(run
     other = dataclasses.replace(SMALL, motion_extractor=dataclasses.replace(SMALL.motion_extractor, image_size=32))
     with pytest.raises(WeightsError, match="other sizes"):
         checkpoints.load_portable(runs / "b", type(trainee)(other, CPU))
+
+
+def test_half_of_the_tracks_make_a_keyframe_at_the_suggested_threshold():
+    random = torch.Generator().manual_seed(8)
+    tracks = []
+    for scale in range(1, 11):  # drivers that move more and more
+        driver = torch.randn(25, 4, 16, generator=random) * scale
+        driver[:5] *= 100  # before the first call that may make a keyframe
+        tracks.append((torch.zeros(1, 4, 16), driver))
+    threshold = keyframe_distances.suggest(tracks)
+    made = [keyframe_distances.simulate(*track, threshold) for track in tracks]
+    assert made[:5] == [0] * 5 and all(made[5:]) and max(made) <= 3
+    assert keyframe_distances.simulate(*tracks[-1], 0.0) == 3
+    assert keyframe_distances.simulate(*tracks[-1], 1e6) == 0
+
+
+def test_distances_of_the_demo_models_tokens(capsys):
+    keyframe_distances.main(["--tracks", "1", "--frames", "40"])
+    printed = capsys.readouterr().out
+    assert "suggested keyframe_threshold:" in printed and "keyframes a track" in printed
 
 
 def test_what_is_no_checkpoint_is_named(tmp_path, capsys):
