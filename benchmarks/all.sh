@@ -9,7 +9,7 @@ shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 mkdir -p "$folder"
 steps=("$@")
-[ $# -gt 0 ] || steps=(graphs warm tests none kernels low_memory bf16 compile sizes endurance max)
+[ $# -gt 0 ] || steps=(graphs warm tests memory streams none kernels low_memory bf16 compile sizes endurance max)
 
 # measure NAME SECONDS MODULE ARGUMENTS...
 measure() {
@@ -31,19 +31,25 @@ for step in "${steps[@]}"; do
         tail -n 15 "$folder/tests.log" | cut -c1-260
         ;;
     graphs) measure graphs 200 benchmarks.gpu ;;
-    warm) measure warm 60 benchmarks.gpu --skip calls parts profile batches together agreement ;;
-    none) measure none 90 benchmarks.gpu --accelerate none --keyframes 0 3 --skip batches together agreement ;;
+    warm) measure warm 60 benchmarks.gpu --skip calls parts profile agreement ;;
+    none) measure none 90 benchmarks.gpu --accelerate none --keyframes 0 3 --skip agreement ;;
     kernels) measure kernels 120 benchmarks.kernels ;;
-    low_memory) measure low_memory 60 benchmarks.gpu --low_memory --keyframes 0 3 --skip parts profile batches together agreement ;;
-    bf16) measure bf16 90 benchmarks.gpu --dtype bfloat16 --keyframes 0 3 --skip profile batches together ;;
-    compile) measure compile 150 benchmarks.gpu --accelerate compile --keyframes 0 3 --skip batches together agreement ;;
-    max) measure max 400 benchmarks.gpu --accelerate max --keyframes 0 3 --skip batches together ;;
+    low_memory) measure low_memory 60 benchmarks.gpu --low_memory --keyframes 0 3 --skip parts profile agreement ;;
+    bf16) measure bf16 90 benchmarks.gpu --dtype bfloat16 --keyframes 0 3 --skip profile ;;
+    compile) measure compile 150 benchmarks.gpu --accelerate compile --keyframes 0 3 --skip agreement ;;
+    max) measure max 400 benchmarks.gpu --accelerate max --keyframes 0 3 ;;
     sizes)
         for size in 384 768; do
-            measure "size_$size" 60 benchmarks.gpu --size "$size" --keyframes 0 3 --skip profile batches together agreement
+            measure "size_$size" 60 benchmarks.gpu --size "$size" --keyframes 0 3 --skip profile agreement
         done
         ;;
-    endurance) measure endurance 400 benchmarks.gpu --long "${FRAMES:-10000}" --skip calls parts profile batches together agreement ;;
+    memory)
+        measure memory 45 benchmarks.gpu_memory
+        measure memory_low 45 benchmarks.gpu_memory --low_memory
+        PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True measure memory_expandable 45 benchmarks.gpu_memory
+        ;;
+    streams) measure streams 150 benchmarks.gpu_streams ;;
+    endurance) measure endurance 290 benchmarks.gpu --long "${FRAMES:-10000}" --skip calls parts profile agreement ;;
     precision) measure precision 240 benchmarks.precision "${GOLDENS:?the folder of the goldens}" ;;
     *) printf 'unknown step: %s\n' "$step" >&2 ;;
     esac

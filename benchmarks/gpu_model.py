@@ -1,0 +1,151 @@
+"""What the measurements on a GPU share: a model with random weights, animations, and figures of them."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from personalive import models
+from personalive.acceleration import Acceleration
+from personalive.config import WINDOW, ModelConfig
+from personalive.driving import DrivingFrames
+from personalive.keyframes import KeyframeDecision, KeyframeTest
+from personalive.pipeline import PersonaLive
+from personalive.stream import Stream
+from tests.weight_rule import CORRECTIONS, is_ruled
+
+GPU = torch.device("cuda")
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+def fill(network: torch.nn.Module, name: str, seed: int) -> None:
+    """Random weights with the scales of the weight rule, drawn on the device: quick, and the same at each run."""
+    with torch.no_grad():
+        for index, (key, tensor) in enumerate(network.state_dict().items()):
+            if not is_ruled(key):
+                continue
+            generator = torch.Generator(tensor.device).manual_seed(seed * 100_003 + index)
+            normal = torch.randn(tensor.shape, generator=generator, device=tensor.device)
+            tensor.copy_(_ruled(normal, name, key))
+
+
+def _ruled(normal: torch.Tensor, name: str, key: str) -> torch.Tensor:
+    last = key.rpartition(".")[2]
+    if last == "running_mean":
+        value = 0.1 * normal
+    elif last == "running_var":
+        value = 1 + 0.1 * normal.abs()
+    elif last in ("gamma", "beta"):
+        value = 0.2 * normal
+    elif normal.dim() >= 2:
+        value = normal * ((2.0 if name == "pose_guider" else 1.0) / math.sqrt(normal[0].numel()))
+    else:
+        value = 1 + 0.1 * normal if normal.dim() == 1 and last == "weight" else 0.02 * normal
+    factor, offset = CORRECTIONS.get((name, key), (1.0, 0.0))
+    if name == "denoising_unet" and "motion_modules." in key and key.endswith(("to_k.weight", "to_v.weight")):
+        factor = 0.3
+    return value * factor + offset
+
+
+def build(
+    config: ModelConfig, dtype: torch.dtype, choice: Acceleration | None, device: torch.device = GPU
+) -> PersonaLive:
+    """A model with random weights."""
+    networks = {}
+    for number, name in enumerate(models.NETWORKS):
+        with torch.device("meta"):
+            network = models.build_network(name, config)
+        tables = {key: b.clone() for key, b in network.named_buffers() if not b.is_meta}
+        network = models.cast(network, dtype).to_empty(device=device)
+        for key, table in tables.items():
+            owner, _, last = key.rpartition(".")
+            buffer = network.get_submodule(owner).get_buffer(last)
+            buffer.copy_(table)
+        fill(network, name, number)
+        if choice is not None and name in choice.idle_networks:
+            network.cpu()
+        networks[name] = network
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # loading needs nothing beside the weights; making them up does
+    return PersonaLive(config, networks, dtype, choice)
+
+
+def pictures(count: int, size: int, seed: int) -> list[Pixels]:
+    """Coloured blocks that move a little from frame to frame."""
+    generator = np.random.default_rng(seed)
+    blocks = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = np.kron(blocks, np.ones((size // 8, size // 8, 1), dtype=np.uint8))
+    return [np.roll(image, 3 * frame, axis=1) for frame in range(count)]
+
+
+class Keyframes:
+    """Makes a keyframe at each of the first calls until there are as many as wanted."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+
+    def __call__(self, test: KeyframeTest) -> KeyframeDecision:
+        return KeyframeDecision(None, test.keyframes < self.wanted)
+
+
+class Animation:
+    """A stream with prepared driving frames, which go round."""
+
+    def __init__(self, model: PersonaLive, size: int, keyframes: int = 0, seed: int = 0) -> None:
+        self.stream = Stream(model, width=size, height=size, emit_ramp=True, keyframes=Keyframes(keyframes), seed=seed)
+        prepare = self.stream.preprocessor
+        box = (size // 8, size // 8, size - size // 8, size - size // 8)
+        self.box = box
+        self.images = images = pictures(5 * WINDOW, size, seed)
+        self.ahead: Future[DrivingFrames] | None = None
+        self.stream.set_reference(prepare.reference(images[0], box))
+        self.driving = prepare.driving(images, [box] * len(images))
+        self.calls = 0
+
+    def next_chunk(self) -> DrivingFrames:
+        start = self.calls * WINDOW % len(self.driving)
+        self.calls += 1
+        return self.driving[start : start + WINDOW]
+
+    def push(self) -> Pixels:
+        return self.stream.push(self.next_chunk())
+
+    def prepare(self) -> DrivingFrames:
+        """The host's part of a chunk: pictures to tensors. While an animation runs, other threads do it."""
+        return self.stream.preprocessor.driving(self.images[:WINDOW], [self.box] * WINDOW)
+
+    def push_pictures(self) -> Pixels:
+        """A call that prepares its pictures itself."""
+        return self.stream.push(self.prepare())
+
+    def push_ahead(self, pool: ThreadPoolExecutor) -> Pixels:
+        """A call while another thread prepares the pictures of the next."""
+        chunk = self.ahead.result() if self.ahead else self.prepare()
+        self.ahead = pool.submit(self.prepare)
+        return self.stream.push(chunk)
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Median, extremes and frames per second of calls."""
+    ordered = sorted(times)
+    median = statistics.median(ordered)
+    return {
+        "median_ms": round(median, 2),
+        "p10_ms": round(ordered[len(ordered) // 10], 2),
+        "p90_ms": round(ordered[len(ordered) * 9 // 10], 2),
+        "fps": round(WINDOW * 1e3 / median, 2),
+    }
+
+
+def gibibytes() -> dict[str, float]:
+    """Memory that PyTorch has held at most."""
+    return {
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 3),
+        "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3),
+    }

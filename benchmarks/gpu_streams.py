@@ -1,0 +1,153 @@
+"""Several streams on one GPU, and how much a network should take at once; random weights.
+
+python -m benchmarks.gpu_streams --output benchmarks/results/gpu_streams.json
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu_model import GPU, Animation, build, gibibytes, spread
+from benchmarks.measuring import Results, milliseconds, wall_milliseconds
+from personalive import pipeline
+from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
+from personalive.config import FRAMES, WINDOW, ModelConfig
+from personalive.models import fused
+from personalive.sampler import inner_steps
+
+ROWS = (4096, 8192, 16384, 32768, 1 << 30)
+KEYS = (2**24, 2**25, 2**26, 1 << 40)
+
+
+@contextmanager
+def set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give a module or an object another value for a while."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+class Streams:
+    """The measurements."""
+
+    def __init__(self, results: Results, options: argparse.Namespace) -> None:
+        self.results, self.options = results, options
+        self.dtype = getattr(torch, options.dtype)
+        self.choice = Acceleration(GPU, self.dtype, options.accelerate)
+        self.model = build(ModelConfig(), self.dtype, self.choice)
+
+    @torch.inference_mode()
+    def amounts(self) -> None:
+        """Times of the networks for different amounts at once, each recorded anew."""
+        model, animation = self.model, Animation(self.model, self.options.size)
+        latent = self.options.size // model.config.vae.factor
+        reference, _ = animation.stream.begun()
+        time = model.embed_time(inner_steps(4)[0].timesteps)
+        known = [reference.features]
+        for _ in range(3):
+            known.append(known[-1].with_keyframe(reference.features))
+
+        def window(count: int, keyframes: int) -> Callable[[], Any]:
+            shapes = (4, latent, latent), (32, 16), (model.config.unet.block_channels[0], latent, latent)
+            latents, motion, pose = (torch.randn(FRAMES * count, *s, device=GPU, dtype=self.dtype) for s in shapes)
+            function = self.choice.function("the denoising UNet", model.denoising_unet, constants=(1, 4))
+            return lambda: function(latents, time, motion, pose, [known[keyframes]] * count)
+
+        for count in (1, 2, 4):
+            self._add(f"UNet, {count} windows at once, per window", window(count, 0), count)
+        for keyframes in (0, 3):
+            for rows in ROWS:
+                with set_to(fused, "ROWS_AT_ONCE", rows):
+                    self._add(f"UNet, {keyframes} keyframes, {rows:.3g} rows of a feed-forward", window(1, keyframes))
+            for keys in KEYS:
+                with set_to(fused, "KEYS_AT_ONCE", keys):
+                    self._add(f"UNet, {keyframes} keyframes, {keys:.3g} values of keys", window(1, keyframes))
+        latents = torch.randn(WINDOW, 4, latent, latent, device=GPU, dtype=self.dtype)
+        for frames in (1, 2, 4):
+            decode = self.choice.function("the decoder", model._run_decoder, beside=True)
+            with set_to(pipeline, "DECODED_AT_ONCE", frames):
+                self._add(f"VAE decoder, {frames} of {WINDOW} frames at once", partial(decode, latents))
+
+    def _add(self, name: str, run: Callable[[], Any], count: int = 1) -> None:
+        with self.results.attempt(name):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            run()
+            most = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+            row = {"ms": round(milliseconds(run, 8) / count, 3), "to_record_gib": round(most / 2**30, 3)}
+            self.results.add(name, row)
+
+    def batches(self) -> None:
+        """Whole calls of one, two and four streams."""
+        for count in self.options.batches:
+            animations = [Animation(self.model, self.options.size, seed=seed) for seed in range(count)]
+            settings = [(1, True)] if count == 1 else [(1, True), (1, False), (count, True)]
+            for windows, beside in settings:
+                name = (
+                    f"{count} streams in one call, {windows} windows at once, decoded {'beside' if beside else 'after'}"
+                )
+                context = self.choice.beside if beside else nullcontext
+                with (
+                    self.results.attempt(name),
+                    set_to(self.model, "windows_at_once", windows),
+                    set_to(self.model, "beside", context),
+                ):
+                    self._call(name, animations)
+            del animations
+
+    def _call(self, name: str, animations: list[Animation]) -> None:
+        def push() -> None:
+            self.model.advance([a.stream for a in animations], [a.next_chunk() for a in animations])
+
+        for _ in range(3):
+            push()
+        torch.cuda.reset_peak_memory_stats()
+        row = spread(wall_milliseconds(push, self.options.repeats))
+        row["fps_all_streams"] = round(row["fps"] * len(animations), 2)
+        self.results.add(name, row | gibibytes())
+
+    def together(self) -> None:
+        """Streams that advance in one call against each of them alone."""
+        count, calls = max(self.options.batches), 6
+        batched = [Animation(self.model, self.options.size, keyframes=seed % 2, seed=seed) for seed in range(count)]
+        streams = [animation.stream for animation in batched]
+        results = [self.model.advance(streams, [a.next_chunk() for a in batched]) for _ in range(calls)]
+        errors = []
+        for seed in range(count):
+            alone = Animation(self.model, self.options.size, keyframes=seed % 2, seed=seed)
+            a = np.concatenate([alone.push() for _ in range(calls)]).astype(np.float32)
+            b = np.concatenate([result[seed] for result in results]).astype(np.float32)
+            errors.append(round(float(np.linalg.norm(a - b) / np.linalg.norm(a)), 6))
+        self.results.add(f"relative L2: {count} streams in one call against each alone", errors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_streams.json"))
+    parser.add_argument("--accelerate", choices=ACCELERATIONS, default=DEFAULT_ACCELERATION)
+    parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
+    parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4], help="streams per call")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--skip", nargs="*", default=[], help="batches, together, amounts")
+    options = parser.parse_args()
+    results = Results(options.output)
+    results.add("options", {name: str(value) for name, value in vars(options).items()})
+    streams = Streams(results, options)
+    for step in ("batches", "together", "amounts"):
+        if step not in options.skip:
+            with results.attempt(step):
+                getattr(streams, step)()
+
+
+if __name__ == "__main__":
+    main()
