@@ -17,6 +17,7 @@ from personalive.config import FRAMES
 from personalive.cuda_graphs import GraphFunction, GraphMemory
 from personalive.errors import InputError
 from personalive.models import onednn
+from personalive.models.float8 import to_float8
 from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
@@ -25,6 +26,11 @@ from personalive.models.tiny_vae import TinyDecoder
 from personalive.models.unet import ReferenceUNet
 from personalive.weight_memory import HostMemory, pack
 
+QuantizeName = Literal["none", "fp8"]
+QUANTIZE_NAMES: tuple[QuantizeName, ...] = ("none", "fp8")
+"""fp8: the denoising UNet's feed-forwards, see `models.float8`."""
+FLOAT8_CAPABILITY = (8, 9)
+"""The compute capability from which GPUs multiply fp8: RTX 40, L4, H100 and later."""
 AccelerationName = Literal["none", "graphs", "compile", "max"]
 ACCELERATIONS: tuple[AccelerationName, ...] = ("none", "graphs", "compile", "max")
 """none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: it also searches
@@ -45,17 +51,21 @@ class Acceleration:
         name: AccelerationName = DEFAULT_ACCELERATION,
         attention: AttentionName = "auto",
         low_memory: bool = False,
+        quantize: QuantizeName = "none",
     ) -> None:
         """Choose.
 
         Args:
             low_memory: keep the reference UNet in the host's memory while it is idle.
+            quantize: "fp8" for fewer bits than the dtype has.
 
         Raises:
-            InputError: an unknown acceleration or attention.
+            InputError: an unknown acceleration, attention or quantisation, or one that this device can not do.
         """
         if name not in ACCELERATIONS:
             raise InputError(f"accelerate is {name!r}: choose one of {', '.join(ACCELERATIONS)}")
+        check_quantize(quantize, device, dtype, name)
+        self.quantize = quantize
         on_gpu = device.type == "cuda"
         self.device, self.dtype, self.name = device, dtype, name
         self.attention = MeasuredAttention(attention)
@@ -84,6 +94,8 @@ class Acceleration:
             cast(Any, network).to(memory_format=torch.channels_last)
             if name in ("denoising_unet", "reference_unet"):
                 fuse(network, self.operations, FRAMES)
+                if name == "denoising_unet" and self.quantize == "fp8":
+                    to_float8(network, self.operations)
             elif name in ("motion_encoder", "motion_extractor"):
                 fuse_encoder(network, self.operations)
             if self.operations is onednn.OPERATIONS:
@@ -161,7 +173,7 @@ class Acceleration:
             from personalive.models import kernels
 
             fast = Operations(**{name: getattr(kernels, name) for name in kernels.__all__}, attention=self.attention)
-            _try_kernels(fast, self.device, self.dtype)
+            _try_kernels(fast, self.device, self.dtype, float8=self.quantize == "fp8")
         except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
             _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", _first_line(error))
             return plain
@@ -200,7 +212,30 @@ class Compiled:
             return self.function(*arguments)
 
 
-def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> None:
+def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name: AccelerationName) -> None:
+    """Refuse a quantisation that does not exist or that can not run as asked.
+
+    Raises:
+        InputError: it says what is needed.
+    """
+    if quantize not in QUANTIZE_NAMES:
+        raise InputError(f"quantize is {quantize!r}: choose one of {', '.join(QUANTIZE_NAMES)}")
+    if quantize == "none":
+        return
+    needed = ".".join(map(str, FLOAT8_CAPABILITY))
+    if device.type != "cuda":
+        raise InputError(f"quantize fp8 needs an NVIDIA GPU of compute capability {needed} or more, not {device}")
+    capability = torch.cuda.get_device_capability(device)
+    if capability < FLOAT8_CAPABILITY:
+        raise InputError(
+            f"quantize fp8 needs a GPU of compute capability {needed} or more (RTX 40, L4, H100 and later), "
+            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}: leave it out"
+        )
+    if dtype not in (torch.float16, torch.bfloat16) or name not in ("none", "graphs"):
+        raise InputError(f"quantize fp8 goes with fp16 or bf16 and accelerate none or graphs, not {dtype} and {name}")
+
+
+def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool) -> None:
     """Run every kernel once, in sizes of the model, and compare.
 
     Raises:
@@ -214,7 +249,7 @@ def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> 
 
     image = random(1, 320, 32, 32).to(memory_format=torch.channels_last)
     tokens, scale, bias = random(16, 4, 320), random(320), random(320)
-    for name, arguments in (
+    trials: list[tuple[str, tuple[Any, ...]]] = [
         ("group_norm", (image, 32, scale, bias, 1e-5)),
         ("group_norm", (image[:, :, :8, :8], 32, scale, bias, 1e-5)),
         ("layer_norm", (tokens, scale, bias, 1e-5)),
@@ -225,8 +260,13 @@ def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype) -> 
         ("frame_attention", (random(16, 4, 960), 8, 16)),
         ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
         ("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2)),
-    ):
-        results = getattr(fast, name)(*arguments), getattr(plain, name)(*arguments)
+    ]
+    if float8:
+        trials.append(("geglu_float8", (random(64, 2560),)))
+        trials.append(("add_scaled_", (random(64, 320), random(64, 320), random(64, 1).float())))
+    for name, arguments in trials:
+        copies = [[a.clone() if isinstance(a, Tensor) else a for a in arguments] for _ in range(2)]
+        results = getattr(fast, name)(*copies[0]), getattr(plain, name)(*copies[1])
         pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
         for actual, expected in pairs:
             error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()

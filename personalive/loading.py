@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from personalive.acceleration import DEFAULT_ACCELERATION, AccelerationName
+from personalive.acceleration import DEFAULT_ACCELERATION, AccelerationName, QuantizeName
 from personalive.attention import AttentionName
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.pipeline import PersonaLive
@@ -31,6 +31,7 @@ class ModelChoice:
     attention: AttentionName = "auto"
     accelerate: AccelerationName = DEFAULT_ACCELERATION
     low_memory: bool = False
+    quantize: QuantizeName = "none"
     tiny_vae: Path | None = None
     """A tiny decoder in the place of the VAE's: a folder or safetensors file."""
 
@@ -89,6 +90,7 @@ class ModelChoice:
                 accelerate=self.accelerate,
                 low_memory=self.low_memory,
                 tiny_vae=self.tiny_vae,
+                quantize=self.quantize,
             )
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(

@@ -12,6 +12,9 @@ from personalive.models.kernels import attention, norms, pointwise  # noqa: E402
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
 TOLERANCE = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+FLOAT8_TOLERANCE = (
+    0.04 if DEVICE == "cuda" else 0.1
+)  # the interpreter loses the carry where rounding reaches a power of 2
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float16, offset: float = 0.0) -> torch.Tensor:
@@ -74,6 +77,39 @@ def test_geglu(shape, dtype):
     x = draw(*shape, dtype=dtype)
     value, gate = x.float().chunk(2, -1)
     assert_near(pointwise.geglu(x), value * F.gelu(gate))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("width", [96, 1280])
+def test_geglu_in_fp8(width, dtype):
+    x = draw(7, 2 * width, dtype=dtype)
+    x[3] *= 1000  # a row alone has its own scale
+    values, scale = pointwise.geglu_float8(x)
+    assert values.dtype == torch.float8_e4m3fn and scale.shape == (7, 1)
+    value, gate = x.float().chunk(2, -1)
+    exact = value * F.gelu(gate)
+    error = (values.float() * scale - exact).norm(dim=1) / exact.norm(dim=1)
+    assert error.max() < FLOAT8_TOLERANCE
+    assert values.float().abs().amax(dim=1).min() > 400
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("channels", [40, 320])
+def test_add_scaled(channels, dtype):
+    total, branch, scale = draw(9, channels, dtype=dtype), draw(9, channels, dtype=dtype), draw(9, 1).float()
+    exact = total.float() + branch.float() * scale
+    assert pointwise.add_scaled_(total, branch, scale) is total
+    assert_near(total, exact)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_layer_norm_in_fp8(dtype):
+    x, branch = draw(2, 5, 320, dtype=dtype), draw(2, 5, 320, dtype=dtype)
+    weight, bias = draw(320).float() * 10, draw(320).float()
+    total, actual = norms.add_layer_norm(x, branch, weight, bias, 1e-5, dtype=torch.float8_e4m3fn)
+    exact = F.layer_norm(total.float(), (320,), weight, bias)
+    assert total.dtype == dtype and actual.dtype == torch.float8_e4m3fn
+    assert (actual.float() - exact).norm() < FLOAT8_TOLERANCE * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", TYPES)

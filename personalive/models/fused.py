@@ -156,6 +156,8 @@ class FusedSpatialTransformer(nn.Module):
     """A spatial transformer with one product for queries, keys and values."""
 
     qkv: Tensor
+    normed_dtype: torch.dtype | None = None
+    """What the feed-forward takes if that is not the model's dtype."""
 
     def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
         super().__init__()
@@ -217,9 +219,9 @@ class FusedSpatialTransformer(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
     def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
-        branch = self.operations.linear(attended, self.attn_out.weight)
+        branch, norm = self.operations.linear(attended, self.attn_out.weight), self.norm3
         tokens, normed = self.operations.add_layer_norm(
-            tokens, branch, self.norm3.weight, self.norm3.bias, self.norm3.eps, add=context
+            tokens, branch, norm.weight, norm.bias, norm.eps, add=context, dtype=self.normed_dtype
         )
         out: Tensor = self.end(x, tokens, normed)
         return out
@@ -242,6 +244,8 @@ class FusedTokenTransformer(nn.Module):
     """What fused motion and temporal modules share."""
 
     attention_blocks: Any
+    normed_dtype: torch.dtype | None = None
+    """What the feed-forward takes if that is not the model's dtype."""
 
     def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
         super().__init__()
@@ -261,7 +265,9 @@ class FusedTokenTransformer(nn.Module):
         branch = attend[0](normed, condition)
         tokens, normed = operations.add_layer_norm(tokens, branch, second.weight, biases[1], second.eps)
         branch = attend[1](normed, condition)
-        tokens, normed = operations.add_layer_norm(tokens, branch, last.weight, last.bias, last.eps)
+        tokens, normed = operations.add_layer_norm(
+            tokens, branch, last.weight, last.bias, last.eps, dtype=self.normed_dtype
+        )
         out: Tensor = self.end(x, tokens, normed)
         return out
 

@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FLOAT8 = torch.float8_e4m3fn
+LARGEST = 448.0
+"""The largest number of `FLOAT8`."""
+
 
 class GroupNorm(Protocol):
     """See `group_norm`."""
@@ -32,7 +36,15 @@ class AddLayerNorm(Protocol):
     """See `add_layer_norm`."""
 
     def __call__(
-        self, x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, *, add: Tensor | None = None
+        self,
+        x: Tensor,
+        branch: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        *,
+        add: Tensor | None = None,
+        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -71,15 +83,24 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def add_layer_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, *, add: Tensor | None = None
+    x: Tensor,
+    branch: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    add: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of tokens `x + branch + add` [n, l, c], and its `layer_norm`.
+    """The sum of tokens `x + branch + add` [n, l, c], and its `layer_norm`, in `dtype` if given.
 
     `add` is [k, c]: the first n/k images take row 0, and so on.
     """
     total = x + branch
     if add is not None:
         total = (total.unflatten(0, (len(add), -1)) + add[:, None, None]).flatten(0, 1)
+    if dtype is not None:
+        return total, layer_norm(total.float(), weight.float(), bias.float(), eps).to(dtype)
     return total, layer_norm(total, weight, bias, eps)
 
 
@@ -87,6 +108,31 @@ def geglu(x: Tensor) -> Tensor:
     """First half of the channels times GELU of the second: [..., 2c] → [..., c]."""
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
+
+
+def geglu_float8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`geglu` of rows [r, 2c] in fp8 [r, c], and the scale of each row, fp32 [r, 1]."""
+    gated = geglu(x.float())
+    scale = gated.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST
+    return (gated / scale).to(FLOAT8), scale
+
+
+def multiply_float8(
+    x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """x·weightᵀ + bias of fp8 rows [r, i] and an fp8 weight [o, i], each with one scale → [r, o] in `dtype`."""
+    if x.device.type == "cuda":
+        out: Tensor = torch._scaled_mm(
+            x, weight.t(), x_scale, weight_scale, bias=bias, out_dtype=dtype, use_fast_accum=True
+        )
+        return out
+    wide = F.linear(x.float() * x_scale, weight.float() * weight_scale)
+    return (wide if bias is None else wide + bias.float()).to(dtype)
+
+
+def add_scaled_(total: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
+    """Add rows `branch` [r, c], each times its `scale` [r, 1], to `total` [r, c]."""
+    return total.add_((branch.float() * scale).to(total.dtype))
 
 
 def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
@@ -129,6 +175,9 @@ class Operations:
     layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = layer_norm
     add_layer_norm: AddLayerNorm = add_layer_norm
     geglu: Callable[[Tensor], Tensor] = geglu
+    geglu_float8: Callable[[Tensor], tuple[Tensor, Tensor]] = geglu_float8
+    multiply_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor] = multiply_float8
+    add_scaled_: Callable[[Tensor, Tensor, Tensor], Tensor] = add_scaled_
     add_bias: Callable[[Tensor, Tensor, Tensor], Tensor] = add_bias
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu
     frame_attention: Callable[[Tensor, int, int], Tensor] = frame_attention

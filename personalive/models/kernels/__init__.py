@@ -6,14 +6,23 @@ kernels asks `personalive.acceleration`, which tries them on the device first.
 
 from personalive.models.kernels.attention import frame_attention, token_attention
 from personalive.models.kernels.norms import add_layer_norm, group_norm, layer_norm
-from personalive.models.kernels.pointwise import add_bias, append_bank, geglu, scale_relu
+from personalive.models.kernels.pointwise import (
+    add_bias,
+    add_scaled_,
+    append_bank,
+    geglu,
+    geglu_float8,
+    scale_relu,
+)
 
 __all__ = [
     "add_bias",
     "add_layer_norm",
+    "add_scaled_",
     "append_bank",
     "frame_attention",
     "geglu",
+    "geglu_float8",
     "group_norm",
     "layer_norm",
     "scale_relu",

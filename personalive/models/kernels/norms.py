@@ -213,9 +213,16 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def add_layer_norm(
-    x: Tensor, branch: Tensor, weight: Tensor, bias: Tensor, eps: float, *, add: Tensor | None = None
+    x: Tensor,
+    branch: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    add: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sum `x + branch + add`, and its LayerNorm.
+    """The sum `x + branch + add`, and its LayerNorm, in `dtype` if given.
 
     Args:
         x: `[n, l, c]`, contiguous (else it is copied), and so is `branch`.
@@ -226,15 +233,21 @@ def add_layer_norm(
     Returns:
         Two tensors `[n, l, c]`.
     """
-    return _launch_layer_norm(x, branch, add, weight, bias, eps)
+    return _launch_layer_norm(x, branch, add, weight, bias, eps, dtype)
 
 
 def _launch_layer_norm(
-    x: Tensor, branch: Tensor | None, add: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor,
+    branch: Tensor | None,
+    add: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     x = x.contiguous()
     n, length, channels = x.shape
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, dtype=dtype)
     total = x if branch is None else torch.empty_like(x)
     block = triton.next_power_of_2(channels)
     tile = max(1, 4096 // block)

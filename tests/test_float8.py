@@ -1,0 +1,125 @@
+"""Feed-forwards in fp8: as on a GPU, but for products, which are computed from the rounded numbers in float32."""
+
+import copy
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from personalive.acceleration import Acceleration
+from personalive.errors import InputError
+from personalive.models.float8 import Float8End, Float8Weight, ScaledNorm, to_float8
+from personalive.models.fused import FusedEnd, fuse
+from personalive.models.layers import FeedForward
+from personalive.models.operations import FLOAT8, Operations
+from personalive.pipeline import PersonaLive
+from tests.published_layout import SMALL
+from tests.test_fused import filled
+from tests.weight_rule import normal_input
+
+
+def parts(channels, seed=0):
+    torch.manual_seed(seed)
+    feed_forward, proj_out, norm = (
+        FeedForward(channels),
+        torch.nn.Linear(channels, channels),
+        torch.nn.LayerNorm(channels),
+    )
+    torch.nn.init.normal_(norm.weight, 1, 0.3)
+    torch.nn.init.normal_(norm.bias, 0, 0.3)
+    return feed_forward, proj_out, norm
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("outlier", [1.0, 300.0], ids=["even", "one pixel is large"])
+def test_the_end_of_a_transformer_keeps_its_values(outlier):
+    channels, operations = 64, Operations()
+    feed_forward, proj_out, norm = parts(channels)
+    image = torch.randn(2, channels, 8, 8).to(memory_format=torch.channels_last)
+    tokens, branch = torch.randn(2, 2, 64, channels).unbind(0)
+    tokens[0, 5] *= outlier
+    end = FusedEnd(feed_forward, proj_out, operations)
+    total, normed = operations.add_layer_norm(tokens, branch, norm.weight, norm.bias, norm.eps)
+    exact = end(image, total.clone(), normed) - image
+    scaled = ScaledNorm(norm)
+    total, normed = operations.add_layer_norm(tokens, branch, scaled.weight, scaled.bias, norm.eps, dtype=FLOAT8)
+    actual = Float8End(end, scaled, operations)(image, total, normed) - image
+    error = (actual - exact).flatten(2).norm(dim=1) / exact.flatten(2).norm(dim=1)
+    assert 0.001 < error.mean() < 0.05 and error.max() < 0.15
+
+
+def test_no_input_is_too_large_for_the_norms_scale():
+    _, _, norm = parts(64)
+    scaled = ScaledNorm(norm)
+    worst = torch.eye(64) * 1e4  # a single large channel is the most that a norm lets through
+    for tokens in (worst, -worst):
+        values = F.layer_norm(tokens, (64,), scaled.weight, scaled.bias).to(FLOAT8).float()
+        assert values.isfinite().all() and values.abs().max() <= 448
+
+
+def test_weights_take_half_the_memory_of_fp16():
+    """And are within half a step of fp8's four bits."""
+    weight = torch.randn(96, 64)
+    stored = Float8Weight(weight)
+    assert sum(t.numel() * t.element_size() for t in stored.buffers()) == 96 * 64 + 4
+    assert ((stored.values.float() * stored.scale - weight).abs() <= weight.abs() / 16 + 1e-4).all()
+
+
+@torch.inference_mode()
+def test_a_whole_unet():
+    config = SMALL.unet
+    denoising, reference = filled("denoising_unet"), filled("reference_unet")
+    embedding = normal_input("image_embeds", (1, 1, config.cross_attention_dim))
+    latents, pose = (
+        normal_input("latents", (16, 4, 16, 16)),
+        normal_input("pose", (16, config.block_channels[0], 16, 16)),
+    )
+    motion = normal_input("motion", (16, 4, config.motion_token_width), 2.0)
+
+    def run(unet):
+        features = unet.project_reference(reference(normal_input("ref_latents", (1, 4, 16, 16)), embedding), embedding)
+        time = unet.embed_time(torch.tensor([0, 333, 666, 999]).repeat_interleave(4))
+        return unet(latents, time, motion, pose, [features])
+
+    exact = run(denoising)
+    merged = copy.deepcopy(denoising)
+    fuse(merged, Operations(), 16)
+    before = sum(t.numel() for t in (*merged.parameters(), *merged.buffers()) if t.dtype != FLOAT8)
+    to_float8(merged, Operations())
+    after = sum(t.numel() for t in (*merged.parameters(), *merged.buffers()) if t.dtype != FLOAT8)
+    assert after < 0.8 * before
+    error = (run(merged) - exact).norm() / exact.norm()
+    assert 0.001 < error < 0.1
+
+
+def test_it_is_refused_before_anything_is_loaded():
+    """Here by a processor; the model is not even looked for."""
+    with pytest.raises(
+        InputError, match=r"quantize fp8 needs an NVIDIA GPU of compute capability 8\.9 or more, not cpu"
+    ):
+        PersonaLive.from_pretrained("/nowhere", device="cpu", quantize="fp8")
+    with pytest.raises(InputError, match=r"quantize is 'int4': choose one of none, fp8"):
+        PersonaLive.from_pretrained("/nowhere", device="cpu", quantize="int4")
+
+
+def test_gpus_that_can_not_multiply_fp8_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GeForce RTX 3090")
+    make = functools.partial(Acceleration, torch.device("cuda"), quantize="fp8")
+    with pytest.raises(InputError, match=r"GeForce RTX 3090 has 8\.6: leave it out"):
+        make(torch.float16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    with pytest.raises(InputError, match=r"goes with fp16 or bf16 and accelerate none or graphs, not torch\.float32"):
+        make(torch.float32)
+    with pytest.raises(InputError, match=r"not torch\.float16 and compile"):
+        make(torch.float16, "compile")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_products_arguments_are_what_pytorch_takes(dtype):
+    """On the meta device, as no GPU is needed to check shapes and types."""
+    x, weight = (torch.empty(shape, dtype=FLOAT8, device="meta") for shape in ((32, 64), (48, 64)))
+    scale, bias = torch.empty((), device="meta"), torch.empty(48, dtype=dtype, device="meta")
+    out = torch._scaled_mm(x, weight.t(), scale, scale, bias=bias, out_dtype=dtype, use_fast_accum=True)
+    assert out.shape == (32, 48) and out.dtype == dtype
