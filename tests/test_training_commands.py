@@ -109,9 +109,9 @@ def test_training_from_nothing_by_the_command_ends_with_pictures(tmp_path, monke
     assert {"preview.png", "vae.png", "preview.csv", "metrics.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
-def test_videos_have_no_labels_for_the_extractor(tmp_path, videos):
-    with pytest.raises(InputError, match="leave the extractor out"):
-        run(tmp_path, "--videos", videos, "--budget", "extractor=2")
+def test_videos_have_no_labels_for_stages_that_need_them(tmp_path, videos):
+    with pytest.raises(InputError, match="leave extractor, expression out"):
+        run(tmp_path, "--videos", videos, "--budget", "extractor=2,expression=2,image=2")
 
 
 def portable(folder, trainee, done, **config):

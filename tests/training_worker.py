@@ -10,7 +10,7 @@ from personalive.config import DEMO, ModelConfig
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars
 from personalive.training.stages import Batch
-from personalive.training.train import Plan, Run
+from personalive.training.train import STAGES, Plan, Run
 from personalive.training.trainee import Trainee
 
 SMALL: ModelConfig = dataclasses.replace(
@@ -26,7 +26,7 @@ SMALL: ModelConfig = dataclasses.replace(
     ),
     pose_guider=dataclasses.replace(DEMO.pose_guider, channels=(4, 8, 8, 16), output_channels=16),
 )
-ALL_STAGES = {"vae": 3.0, "extractor": 3.0, "image": 3.0, "temporal": 3.0, "streaming": 6.0, "decoder": 3.0}
+ALL_STAGES = dict.fromkeys(STAGES, 3.0) | {"streaming": 6.0}
 
 
 def small_trainee(seed: int) -> Trainee:

@@ -301,8 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     batch = Batch(args.pictures, args.people, args.frames, args.streams)
     budgets = parse_budgets(args.budget)
-    if args.videos is not None and "extractor" in budgets:
-        raise InputError("nobody labelled the heads in --videos: leave the extractor out of --budget")
+    unlabelled = [stage for stage in ("extractor", "expression") if args.videos is not None and stage in budgets]
+    if unlabelled:
+        raise InputError(f"nobody labelled the faces in --videos: leave {', '.join(unlabelled)} out of --budget")
     plan = Plan(args.out, budgets, args.steps, args.deadline, args.seed, batch, args.rate, args.exact)
     start = None if args.start is None else weights.resolve(args.start)
     with Processes.start(args.device) as processes:
