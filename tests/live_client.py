@@ -5,6 +5,7 @@ import contextlib
 import fractions
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -60,7 +61,8 @@ class LiveClient:
         self.peer: RTCPeerConnection | None = None
         self.session_id: str | None = None
         self.messages: list[dict[str, Any]] = []
-        self.pictures: list[tuple[float, np.ndarray]] = []
+        self.pictures: deque[tuple[float, np.ndarray]] = deque(maxlen=500)
+        self.received = 0
         self.sounds = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -113,11 +115,12 @@ class LiveClient:
 
     async def watch(self, count: int, seconds: float = 20) -> list[np.ndarray]:
         """The next pictures."""
-        begin = len(self.pictures)
+        begin = self.received
         async with asyncio.timeout(seconds):
-            while len(self.pictures) < begin + count:
+            while self.received < begin + count:
                 await asyncio.sleep(0.02)
-        return [image for _, image in self.pictures[begin : begin + count]]
+        late = self.received - begin
+        return [image for _, image in list(self.pictures)[-late:][:count]]
 
     async def until_message(self, test: Callable[[dict[str, Any]], bool], seconds: float = 15) -> dict[str, Any]:
         async with asyncio.timeout(seconds):
@@ -141,6 +144,6 @@ class LiveClient:
                 frame = await track.recv()
                 if track.kind == "video":
                     self.pictures.append((time.monotonic(), frame.to_ndarray(format="rgb24")))
-                    del self.pictures[:-500]
+                    self.received += 1
                 else:
                     self.sounds += 1

@@ -73,7 +73,8 @@ def live_server(
         return engine
 
     app = create_app(ServeOptions(**{"port": 0, **options}), factory or echo, faces)
-    with socket.socket() as bound:
+    # With its protocol named, as uvicorn makes it: else asyncio does not switch Nagle's algorithm off, and waits 40 ms.
+    with socket.socket(proto=socket.IPPROTO_TCP) as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         config = uvicorn.Config(app, log_level="warning", ws_max_size=MAX_MESSAGE_BYTES, timeout_graceful_shutdown=2)

@@ -49,16 +49,14 @@ class MeshTracker:
     """One face at a webcam: the mesh is followed from frame to frame, which takes a fifth of the time of a search."""
 
     def __init__(self) -> None:
-        from mediapipe.python.solutions import face_mesh
-
-        self._mesh: Any = face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
+        self._mesh: Any = None
 
     def follow(self, image: RGBArray) -> Box | None:
         """Box of the face in the next frame, uint8 [h,w,3] of any size, or None."""
         from personalive.faces import MIN_FACE, mesh_box
 
         height, width = image.shape[:2]
-        found = self._mesh.process(image).multi_face_landmarks
+        found = self._begun().process(image).multi_face_landmarks
         if not found:
             return None
         box = mesh_box([(point.x, point.y) for point in found[0].landmark], width, height)
@@ -66,7 +64,16 @@ class MeshTracker:
 
     def close(self) -> None:
         """Free mediapipe's graph."""
-        self._mesh.close()
+        if self._mesh is not None:
+            self._mesh.close()
+
+    def _begun(self) -> Any:
+        # Not before it is needed: a session is opened in the event loop, where nobody may wait for mediapipe.
+        if self._mesh is None:
+            from mediapipe.python.solutions import face_mesh
+
+            self._mesh = face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
+        return self._mesh
 
 
 class FaceFinder:
