@@ -70,7 +70,8 @@ def suggest(tracks: Sequence[tuple[Tensor, Tensor]], share: float = SHARE) -> fl
 
 def _distances(reference: Tensor, driver: Tensor) -> Distances:
     """Of each frame to the reference."""
-    return (driver.flatten(1) - reference.flatten(1)).norm(dim=1).numpy().astype(np.float64)
+    distances: Distances = (driver.flatten(1) - reference.flatten(1)).norm(dim=1).double().numpy()
+    return distances
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
