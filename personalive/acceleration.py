@@ -4,6 +4,7 @@ The rest of the engine is plain PyTorch and knows none of it. Whatever does not 
 line in the log: the result is the same, only slower.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from personalive.attention import AttentionName, MeasuredAttention
 from personalive.config import FRAMES
 from personalive.cuda_graphs import GraphFunction, GraphMemory
 from personalive.errors import InputError
+from personalive.measured import Measured
 from personalive.models import onednn
 from personalive.models.float8 import to_float8
 from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
@@ -172,7 +174,8 @@ class Acceleration:
         try:
             from personalive.models import kernels
 
-            fast = Operations(**{name: getattr(kernels, name) for name in kernels.__all__}, attention=self.attention)
+            operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
+            fast = Operations(**operations, attention=self.attention, gated_linear=_gated_linear())
             _try_kernels(fast, self.device, self.dtype, float8=self.quantize == "fp8")
         except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
             _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", _first_line(error))
@@ -210,6 +213,18 @@ class Compiled:
             _log.warning("%s is not compiled: %s", self.name, _first_line(error))
             self._run = self.function
             return self.function(*arguments)
+
+
+def _gated_linear() -> Measured:
+    """A product and the gate behind it, or one kernel for both, whose products are not as fast everywhere."""
+    from personalive.models.kernels import geglu, products
+
+    candidates: dict[str, Callable[..., Tensor]] = {
+        "two kernels": lambda x, weight, bias: geglu(nn.functional.linear(x, weight, bias))
+    }
+    for tile in products.TILES:
+        candidates[f"one kernel, {tile}"] = functools.partial(products.gated_linear, tile=tile)
+    return Measured("a feed-forward's gate", candidates)
 
 
 def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name: AccelerationName) -> None:

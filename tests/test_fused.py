@@ -146,7 +146,7 @@ def test_large_layers_give_the_same_in_parts(monkeypatch):
 
     expected = run()
     counts = []
-    fuse(unet, Operations(geglu=lambda x: counts.append(len(x)) or operations.geglu(x)), frames)
+    fuse(unet, Operations(gated_linear=lambda x, *w: counts.append(len(x)) or operations.gated_linear(x, *w)), frames)
     monkeypatch.setattr(fused, "ROWS_AT_ONCE", 100)
     monkeypatch.setattr(fused, "KEYS_AT_ONCE", 5 * 16 * 16 * config.block_channels[0] * 2)
     assert_near(run(), expected)

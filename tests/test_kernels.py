@@ -7,7 +7,7 @@ import torch.nn.functional as F
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
-from personalive.models.kernels import attention, norms, pointwise  # noqa: E402
+from personalive.models.kernels import attention, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
@@ -77,6 +77,16 @@ def test_geglu(shape, dtype):
     x = draw(*shape, dtype=dtype)
     value, gate = x.float().chunk(2, -1)
     assert_near(pointwise.geglu(x), value * F.gelu(gate))
+
+
+@pytest.mark.parametrize("dtype", DOT_TYPES)
+@pytest.mark.parametrize("tile", products.TILES)
+def test_gated_linear(tile, dtype):
+    x, weight, bias = draw(2, 75, 192, dtype=dtype), draw(512, 192, dtype=dtype) * 192**-0.5, draw(512, dtype=dtype)
+    value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
+    assert_near(products.gated_linear(x, weight, bias, tile), value * F.gelu(gate))
+    with pytest.raises(ValueError, match="no whole number of tiles"):
+        products.gated_linear(x[..., :96], weight[:, :96], bias, tile)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -146,7 +146,7 @@ class FusedEnd(nn.Module):
         """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
         rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
         for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
-            gated = self.operations.geglu(self.enter(part))
+            gated = self.operations.gated_linear(part, self.enter.weight, self.enter.bias)
             # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
             total.addmm_(gated, self.leave.weight.t())
         return x + to_image(F.linear(tokens, self.proj_out.weight.flatten(1), self.bias), like=x)

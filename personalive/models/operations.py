@@ -110,6 +110,11 @@ def geglu(x: Tensor) -> Tensor:
     return value * F.gelu(gate)
 
 
+def gated_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`geglu` of a linear layer: [..., i], [2c, i] and [2c] → [..., c]."""
+    return geglu(F.linear(x, weight, bias))
+
+
 def geglu_float8(x: Tensor) -> tuple[Tensor, Tensor]:
     """`geglu` of rows [r, 2c] in fp8 [r, c], and the scale of each row, fp32 [r, 1]."""
     gated = geglu(x.float())
@@ -175,6 +180,7 @@ class Operations:
     layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = layer_norm
     add_layer_norm: AddLayerNorm = add_layer_norm
     geglu: Callable[[Tensor], Tensor] = geglu
+    gated_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = gated_linear
     geglu_float8: Callable[[Tensor], tuple[Tensor, Tensor]] = geglu_float8
     multiply_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor] = multiply_float8
     add_scaled_: Callable[[Tensor, Tensor, Tensor], Tensor] = add_scaled_

@@ -1,0 +1,77 @@
+"""Several ways to compute the same, of which the fastest on this GPU is taken."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TRIALS = 5
+"""Timed runs of each candidate, of which the shortest counts."""
+
+MOST = 0.02
+"""Relative difference of a candidate's result from the first one's that is put down to rounding."""
+
+_log = logging.getLogger(__name__)
+
+
+class Measured:
+    """A function of tensors that takes, for each combination of shapes, the candidate that was fastest at first."""
+
+    def __init__(self, name: str, candidates: Mapping[str, Callable[..., Tensor]]) -> None:
+        """Choose among functions with the same result, which change none of their arguments.
+
+        Args:
+            name: for the log.
+            candidates: by name; the first works always, and is taken while a graph is recorded.
+        """
+        self._name, self._candidates = name, dict(candidates)
+        self._choices: dict[Any, str] = {}
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        key = tuple((argument.shape, argument.dtype) for argument in arguments)
+        if key not in self._choices:
+            if torch.cuda.is_current_stream_capturing():  # nothing can be timed then
+                return next(iter(self._candidates.values()))(*arguments)
+            self._choices[key] = self._measure(arguments)
+        return self._candidates[self._choices[key]](*arguments)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """Name of the candidate for each combination of shapes so far."""
+        return {
+            ", ".join("x".join(map(str, shape)) for shape, _ in key): choice for key, choice in self._choices.items()
+        }
+
+    def _measure(self, arguments: tuple[Tensor, ...]) -> str:
+        times: dict[str, float] = {}
+        expected: Tensor | None = None
+        for name, candidate in self._candidates.items():
+            try:
+                result = candidate(*arguments).float()
+                expected = result if expected is None else expected
+                if not (result - expected).norm() <= MOST * expected.norm():
+                    raise RuntimeError("its result is wrong")
+                times[name] = milliseconds(candidate, arguments)
+            except Exception as error:  # a kernel that does not compile or fit fails in many ways
+                if expected is None:
+                    raise
+                _log.debug("%s by %s does not work: %s", self._name, name, error)
+        best = min(times, key=times.__getitem__)
+        _log.debug("%s of %s: %s of %s", self._name, [tuple(a.shape) for a in arguments], best, times)
+        return best
+
+
+def milliseconds(function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> float:
+    """Shortest of some runs on a GPU, after one that is not counted."""
+    function(*arguments)
+    times: list[float] = []
+    for _ in range(TRIALS):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function(*arguments)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return min(times)
