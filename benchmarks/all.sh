@@ -38,6 +38,9 @@ for step in "${steps[@]}"; do
     bf16) measure bf16 90 benchmarks.gpu --dtype bfloat16 --keyframes 0 3 --skip profile ;;
     compile) measure compile 150 benchmarks.gpu --accelerate compile --keyframes 0 3 --skip agreement ;;
     max) measure max 400 benchmarks.gpu --accelerate max --keyframes 0 3 ;;
+    fp8) measure fp8 90 benchmarks.gpu --quantize fp8 --keyframes 0 3 ;;
+    tiny_vae) measure tiny_vae 60 benchmarks.gpu --tiny_vae --keyframes 0 --skip profile agreement ;;
+    fp8_tiny_vae) measure fp8_tiny_vae 60 benchmarks.gpu --quantize fp8 --tiny_vae --keyframes 0 3 --skip profile agreement ;;
     sizes)
         for size in 384 768; do
             measure "size_$size" 60 benchmarks.gpu --size "$size" --keyframes 0 3 --skip profile agreement

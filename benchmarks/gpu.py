@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from benchmarks.gpu_model import GPU, Animation, Pixels, build, gibibytes, spread  # noqa: E402
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds  # noqa: E402
 from personalive import acceleration  # noqa: E402
-from personalive.acceleration import ACCELERATIONS, Acceleration  # noqa: E402
+from personalive.acceleration import ACCELERATIONS, QUANTIZE_NAMES, Acceleration  # noqa: E402
 from personalive.config import FRAMES, WINDOW, ModelConfig  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
 from personalive.sampler import inner_steps  # noqa: E402
@@ -45,17 +45,23 @@ class Benchmark:
         self.dtype = getattr(torch, options.dtype)
         self.config = ModelConfig()
         self.name = f"{options.accelerate}, {options.dtype}"
+        self.name += "" if options.quantize == "none" else f", {options.quantize}"
+        self.name += ", tiny VAE" if options.tiny_vae else ""
 
     def start(self) -> PersonaLive:
         """Everything from the start of the process to the first frame, but the reading of weights."""
         times = {"import_s": IMPORTED - STARTED}
         began = time.perf_counter()
         self.choice = choice = Acceleration(
-            GPU, self.dtype, self.options.accelerate, low_memory=self.options.low_memory
+            GPU,
+            self.dtype,
+            self.options.accelerate,
+            low_memory=self.options.low_memory,
+            quantize=self.options.quantize,
         )
         times["choose_s"] = time.perf_counter() - began
         began = time.perf_counter()
-        model = build(self.config, self.dtype, choice)
+        model = build(self.config, self.dtype, choice, tiny_vae=self.options.tiny_vae)
         torch.cuda.synchronize()
         times["build_s"] = time.perf_counter() - began
         began = time.perf_counter()
@@ -238,6 +244,8 @@ def main() -> None:
     parser.add_argument("--accelerate", choices=ACCELERATIONS, default=acceleration.DEFAULT_ACCELERATION)
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--low_memory", action="store_true")
+    parser.add_argument("--quantize", choices=QUANTIZE_NAMES, default="none")
+    parser.add_argument("--tiny_vae", action="store_true", help="a tiny decoder with random weights")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--keyframes", type=int, nargs="*", default=[0, 1, 2, 3])
     parser.add_argument("--repeats", type=int, default=20)

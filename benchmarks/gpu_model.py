@@ -15,6 +15,7 @@ from personalive.acceleration import Acceleration
 from personalive.config import WINDOW, ModelConfig
 from personalive.driving import DrivingFrames
 from personalive.keyframes import KeyframeDecision, KeyframeTest
+from personalive.models.tiny_vae import TinyDecoder, replace_decoder
 from personalive.pipeline import PersonaLive
 from personalive.stream import Stream
 from tests.weight_rule import CORRECTIONS, is_ruled
@@ -53,7 +54,12 @@ def _ruled(normal: torch.Tensor, name: str, key: str) -> torch.Tensor:
 
 
 def build(
-    config: ModelConfig, dtype: torch.dtype, choice: Acceleration | None, device: torch.device = GPU
+    config: ModelConfig,
+    dtype: torch.dtype,
+    choice: Acceleration | None,
+    device: torch.device = GPU,
+    *,
+    tiny_vae: bool = False,
 ) -> PersonaLive:
     """A model with random weights."""
     networks = {}
@@ -70,6 +76,8 @@ def build(
         if choice is not None and name in choice.idle_networks:
             network.cpu()
         networks[name] = network
+    if tiny_vae:
+        replace_decoder(networks["vae"], TinyDecoder(config.vae).to(device, dtype).requires_grad_(False))
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # loading needs nothing beside the weights; making them up does

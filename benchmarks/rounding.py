@@ -13,17 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from benchmarks.precision import errors, frames_of, rows
+from benchmarks.precision import errors, frames_of, golden_rows
 from personalive import models
 from personalive.cuda_graphs import flatten, rebuild
 from tests.parity.end_to_end import EndToEnd, LoggedModel
-from tests.parity.networks import SIZES, case_list, network
+from tests.parity.networks import SIZES, network
 
 GOLDENS = ("e2e/offline_24.npz", "e2e/online_6.npz")
 PARTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -124,7 +123,6 @@ def main() -> None:
     parser.add_argument("--goldens", nargs="+", default=list(GOLDENS))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/rounding.json"))
     arguments = parser.parse_args()
-    cases: Any = case_list(arguments.folder)
     combinations = {part: (part,) for part in arguments.parts} | {"all": tuple(arguments.parts)}
     results: dict[str, Any] = {"torch": torch.__version__}
     memory: dict[Any, Any] = {}
@@ -132,10 +130,10 @@ def main() -> None:
         for combination, parts in combinations.items():
             whole = RoundedEndToEnd(parts, memory)
             for name in arguments.goldens:
-                golden: Any = np.load(arguments.folder / name)["frames_u16"].astype(np.float32) / 65535
-                found = errors(frames_of(whole, name, arguments.folder), rows(golden, cases[name]["kind"]))
+                frames, _ = frames_of(whole, name, arguments.folder)
+                found = errors(frames, golden_rows(arguments.folder, name))
                 results.setdefault(combination, {})[name] = found
-                print(f"{combination:18} {name}  mean {np.mean(found):.3%}  median {np.median(found):.3%}", flush=True)
+                print(f"{combination:18} {name}  mean {found['mean']:.3%}  median {found['median']:.3%}", flush=True)
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             arguments.output.write_text(json.dumps(results, indent=1) + "\n")
 

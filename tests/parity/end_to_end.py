@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from personalive import keypoints as kp
 from personalive import models
-from personalive.acceleration import Acceleration, AccelerationName
+from personalive.acceleration import Acceleration, AccelerationName, QuantizeName
 from personalive.call import CallRecord
 from personalive.config import RAMP, WINDOW, ModelConfig
 from personalive.driving import DrivingFrames, Preprocessor, Reference
@@ -181,10 +181,14 @@ class EndToEnd:
     """Runs animations; networks of one size and seed are built once."""
 
     def __init__(
-        self, device: str = "cpu", dtype: torch.dtype = torch.float32, accelerate: AccelerationName | None = None
+        self,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        accelerate: AccelerationName | None = None,
+        quantize: QuantizeName = "none",
     ) -> None:
         """Run on a device, in a dtype; without `accelerate`, the networks run as they are."""
-        self.device, self.dtype, self.accelerate = torch.device(device), dtype, accelerate
+        self.device, self.dtype, self.accelerate, self.quantize = torch.device(device), dtype, accelerate, quantize
         self._models: dict[tuple[str, int], LoggedModel] = {}
 
     def model(self, size: str, seed: int) -> LoggedModel:
@@ -193,7 +197,9 @@ class EndToEnd:
             config = SIZES[size]
             networks = {name: network(name, config, seed) for name in models.NETWORKS}
             ready = {name: models.cast(net, self.dtype).to(self.device) for name, net in networks.items()}
-            choice = None if self.accelerate is None else Acceleration(self.device, self.dtype, self.accelerate)
+            choice = None
+            if self.accelerate is not None:
+                choice = Acceleration(self.device, self.dtype, self.accelerate, quantize=self.quantize)
             self._models[size, seed] = LoggedModel(config, ready, self.dtype, choice)
         return self._models[size, seed]
 
