@@ -18,7 +18,9 @@ from torch import Tensor
 from benchmarks.measuring import Results, replay_milliseconds
 from personalive import attention
 from personalive.models import kernels, operations
+from personalive.models.float8 import Float8Weight
 from personalive.models.fused import _doubling_weight
+from personalive.models.kernels import products
 
 CACHE = 256 * 2**20
 """Bytes that a measurement goes through, so that the GPU's cache can not hold them."""
@@ -223,14 +225,15 @@ def convolutions(bench: Bench) -> None:
     for n, i, o, s in CONVOLUTIONS:
         weight = (bench.tensor(o, i, 3, 3) * (9 * i) ** -0.5).contiguous(memory_format=torch.channels_last)
         bias = bench.tensor(o)
-        bench.compare(
-            f"convolution {n}x{i}x{s}x{s} to {o}",
-            lambda n=n, i=i, s=s: (bench.image(n, i, s, s),),
-            {
-                "with bias": lambda x, w=weight, b=bias: F.conv2d(x, w.to(x.dtype), b.to(x.dtype), padding=1),
-                "without": lambda x, w=weight: F.conv2d(x, w.to(x.dtype), padding=1),
-            },
+        sets = bench.sets(lambda n=n, i=i, s=s: (bench.image(n, i, s, s),))
+        with_bias: Run = lambda x, w=weight, b=bias: F.conv2d(x, w, b, padding=1)  # noqa: E731
+        without: Run = lambda x, w=weight: F.conv2d(x, w, padding=1)  # noqa: E731
+        work = {"tflop": 18 * n * i * o * s * s / 1e12}
+        bench.race(
+            f"convolution {n}x{i}x{s}x{s} to {o}", work, {"with bias": (with_bias, sets), "without": (without, sets)}
         )
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # cuDNN tries its kernels, not its guess
+            bench.race(f"convolution {n}x{i}x{s}x{s} to {o}, searched", dict(work), {"without": (without, sets)})
 
 
 def linears(bench: Bench) -> None:
@@ -257,6 +260,37 @@ def linears(bench: Bench) -> None:
         bench.race(f"linear {rows}x{i} to {o}", {"tflop": 2 * rows * i * o / 1e12}, runs)
 
 
+def feed_forwards(bench: Bench) -> None:
+    """From normalised tokens to the sum with the others, in parts as the model takes them."""
+    for rows, c in ((16384, 320), (16384, 640), (4096, 1280), (1024, 1280)):
+        enter, bias = bench.tensor(8 * c, c) * c**-0.5, bench.tensor(8 * c)
+        leave = bench.tensor(c, 4 * c) * (4 * c) ** -0.5
+        sets = bench.sets(lambda rows=rows, c=c: (bench.tensor(rows, c), bench.tensor(rows, c)))
+        eight = [(x.clamp(-448, 448).to(operations.FLOAT8), y) for x, y in sets]
+        weights, one = [Float8Weight(weight) for weight in (enter, leave)], torch.ones((), device="cuda")
+        runs: dict[str, tuple[Run, list[tuple[Any, ...]]]] = {
+            "two kernels": (
+                lambda x, y, e=enter, b=bias, w=leave: y.addmm_(kernels.geglu(F.linear(x, e, b)), w.t()),
+                sets,
+            )
+        }
+        for tile in products.TILES:
+            runs[f"one kernel, {tile}"] = (
+                lambda x, y, e=enter, b=bias, w=leave, t=tile: y.addmm_(products.gated_linear(x, e, b, t), w.t()),
+                sets,
+            )
+
+        def in_fp8(x: Tensor, y: Tensor, bias: Tensor = bias, weights: Any = weights, one: Tensor = one) -> Tensor:
+            first, second = weights
+            hidden = operations.multiply_float8(x, first.values, one, first.scale, bias, y.dtype)
+            gated, scale = kernels.geglu_float8(hidden)
+            branch = operations.multiply_float8(gated, second.values, one, second.scale, None, y.dtype)
+            return kernels.add_scaled_(y, branch, scale)
+
+        runs["fp8"] = (in_fp8, eight)
+        bench.race(f"feed-forward of {rows}x{c}", {"tflop": 24 * rows * c * c / 1e12}, runs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/kernels.json"))
@@ -264,7 +298,16 @@ def main() -> None:
     options = parser.parse_args()
     bench = Bench(Results(options.output), getattr(torch, options.dtype))
     with torch.inference_mode():
-        for part in (Bench.ceilings, norms, pointwise, small_attention, large_attention, linears, convolutions):
+        for part in (
+            Bench.ceilings,
+            norms,
+            pointwise,
+            small_attention,
+            large_attention,
+            linears,
+            feed_forwards,
+            convolutions,
+        ):
             with bench.results.attempt(part.__name__):
                 part(bench)
 

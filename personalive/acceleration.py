@@ -20,7 +20,7 @@ from personalive.errors import InputError
 from personalive.measured import Measured
 from personalive.models import onednn
 from personalive.models.float8 import to_float8
-from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
+from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse, hand_on_biases, way_up
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
 from personalive.models.operations import Operations
@@ -96,6 +96,8 @@ class Acceleration:
             cast(Any, network).to(memory_format=torch.channels_last)
             if name in ("denoising_unet", "reference_unet"):
                 fuse(network, self.operations, FRAMES)
+                if self.device.type == "cuda":
+                    hand_on_biases(way_up(network))
                 if name == "denoising_unet" and self.quantize == "fp8":
                     to_float8(network, self.operations)
             elif name in ("motion_encoder", "motion_extractor"):
@@ -112,6 +114,8 @@ class Acceleration:
             return vae.decoder
         with torch.no_grad():
             decoder = FusedDecoder(vae, self.operations)
+            if self.device.type == "cuda":
+                hand_on_biases([*decoder.layers])
             if self.operations is onednn.OPERATIONS:
                 onednn.replace_layers(decoder)
         if self.compiles:

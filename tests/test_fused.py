@@ -58,6 +58,25 @@ def test_merged_unets(height, width):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 16)], ids=["doubling", "odd sizes"])
+def test_biases_that_the_next_block_takes_over(height, width):
+    """In a UNet, whose blocks have shortcuts, and in a decoder, where one has none."""
+    unet, vae = filled("reference_unet"), filled("vae")
+    latents, embedding = normal_input("latents", (2, 4, height, width)), normal_input("image_embeds", (2, 1, 32))
+    expected, image = unet(latents, embedding), vae.decode(latents).sample
+    fuse(unet, Operations(), 16)
+    decoder = FusedDecoder(vae, Operations())
+    for layers in (fused.way_up(unet), [*decoder.layers]):
+        upsamplers = [layer for layer in layers if isinstance(layer, fused.FusedUpsample)]
+        assert upsamplers and all(layer.conv.bias.abs().max() > 0.01 for layer in upsamplers)
+        fused.hand_on_biases(layers)
+        assert all(layer.conv.bias is None for layer in upsamplers)
+    for actual, wanted in zip(unet(latents, embedding), expected, strict=True):
+        assert_near(actual, wanted)
+    assert_near(decoder(latents), image)
+
+
+@torch.inference_mode()
 def test_merged_decoder():
     vae, latents = filled("vae"), normal_input("vae_latents", (2, 4, 12, 16), 20)
     assert_near(FusedDecoder(copy.deepcopy(vae), Operations())(latents), vae.decode(latents).sample)

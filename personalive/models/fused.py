@@ -11,6 +11,7 @@
 Images must be channels-last in memory: then tokens are a view of them.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,16 @@ class FusedResnetBlock(nn.Module):
         if block.conv_shortcut is not None:
             bias = bias + block.conv_shortcut.bias.float()
         constant(self, "bias", bias, block.conv2.weight.dtype)
+        self.entering: Tensor | None = None
+
+    def absorb(self, bias: Tensor) -> None:
+        """Take over a bias [i] that what comes in lacks in its first channels, from the layer before."""
+        channels = self.norm1.weight.numel()
+        entering = F.pad(bias.detach().float(), (0, channels - bias.numel()))
+        shortcut = entering if self.conv_shortcut is None else self.conv_shortcut.weight[:, :, 0, 0].float() @ entering
+        constant(self, "bias", self.bias.float() + shortcut, self.bias.dtype)
+        del self.entering
+        constant(self, "entering", entering[None], self.bias.dtype)
 
     def embed_time(self, embedding: Tensor) -> Tensor:
         """Time embedding [f, time channels] → what this block adds per frame, the first bias included."""
@@ -84,7 +95,7 @@ class FusedResnetBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w]."""
-        hidden = F.conv2d(self.norm1(x), self.conv1.weight, padding=1)
+        hidden = F.conv2d(self.norm1(x, self.entering), self.conv1.weight, padding=1)
         shift = self.conv1.bias[None] if time is None else time
         hidden = F.conv2d(self.norm2(hidden, shift), self.conv2.weight, padding=1)
         if self.conv_shortcut is not None:
@@ -101,6 +112,11 @@ class FusedUpsample(nn.Module):
         super().__init__()
         self.conv = layer.conv
         constant(self, "weight", _doubling_weight(layer.conv.weight), layer.conv.weight.dtype)
+
+    def give_bias(self, block: FusedResnetBlock) -> None:
+        """Leave the bias to the block that comes next: to add it costs a GPU a pass over memory of its own."""
+        block.absorb(self.conv.bias)
+        self.conv.bias = None
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         if tuple(size) != (2 * x.shape[2], 2 * x.shape[3]):
@@ -381,6 +397,18 @@ def fuse(network: nn.Module, operations: Operations, frames: int) -> None:
             fuse(child, operations, frames)
             continue
         setattr(network, name, merged)
+
+
+def hand_on_biases(layers: Sequence[nn.Module]) -> None:
+    """Let every `FusedUpsample` leave its bias to the `FusedResnetBlock` behind it, in place."""
+    for layer, following in itertools.pairwise(layers):
+        if isinstance(layer, FusedUpsample) and isinstance(following, FusedResnetBlock):
+            layer.give_bias(following)
+
+
+def way_up(network: Any) -> list[nn.Module]:
+    """Resnets and upsamplers of a merged UNet's second half, in the order in which an image passes them."""
+    return [layer for stage in network.up_blocks for layer in (*stage.resnets, *stage.upsamplers)]
 
 
 BLOCKS = (FusedResnetBlock, FusedSpatialTransformer, FusedMotionTransformer, FusedTemporalTransformer)
