@@ -4,9 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from personalive.config import ImageEncoderConfig, ModelConfig, VAEConfig
 from personalive.models.motion_encoder import MotionEncoder
@@ -18,6 +16,8 @@ __all__ = ["NETWORKS", "build_network", "cast", "clip_fields", "stored_dtype"]
 
 
 def _build_vae(config: VAEConfig) -> nn.Module:
+    from diffusers import AutoencoderKL  # takes seconds, which who only asks for help or errs need not wait for
+
     levels = len(config.block_channels)
     network: nn.Module = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -47,6 +47,8 @@ def clip_fields(config: ImageEncoderConfig) -> dict[str, Any]:
 
 
 def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # like diffusers
+
     network = CLIPVisionModelWithProjection(CLIPVisionConfig(**clip_fields(config)))
     # No file holds this table, so it must have storage even where the network is built without.
     embeddings = network.vision_model.embeddings

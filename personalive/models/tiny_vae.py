@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from personalive.config import VAEConfig
@@ -15,6 +14,8 @@ class TinyDecoder(nn.Module):
     """
 
     def __init__(self, config: VAEConfig) -> None:
+        from diffusers import AutoencoderTiny  # late, as in personalive.models
+
         super().__init__()
         self.scaling_factor = config.scaling_factor
         self.decoder: Any = AutoencoderTiny(latent_channels=config.latent_channels).decoder
