@@ -1,9 +1,10 @@
 """A client in a process of its own that writes down when each picture reached it.
 
-    python -m tests.live_recorder URL RED GREEN BLUE SECONDS
+    python -m tests.live_recorder URL RED GREEN BLUE
 
-Prints one line of JSON: times in seconds on the machine's monotonic clock, and whether every picture showed the
-portrait of that colour. A browser draws when it finds the time; this client notes the arrival.
+Prints "ready" once pictures come, and when its standard input ends one line of JSON: times in seconds on the machine's
+monotonic clock, and whether every picture showed the portrait of that colour. A browser draws when it finds the time;
+this client notes the arrival.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import picture, shows
 
 
-async def record(url: str, colour: tuple[int, int, int], seconds: float) -> dict[str, object]:
+async def record(url: str, colour: tuple[int, int, int]) -> dict[str, object]:
     """Drive a session, and note what comes."""
     async with LiveClient(url) as client:
         await client.reference(picture(colour))
@@ -23,18 +24,21 @@ async def record(url: str, colour: tuple[int, int, int], seconds: float) -> dict
         await client.watch(25)
         print("ready", flush=True)
         client.pictures.clear()
-        await asyncio.sleep(seconds)
-        rows = list(client.pictures)
-    return {"times": [when for when, _ in rows], "own": all(shows(image, colour) for _, image in rows)}
+        end, times, own = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read)), [], True
+        while not end.done():
+            await asyncio.sleep(0.2)
+            while client.pictures:
+                when, image = client.pictures.popleft()
+                times.append(when)
+                own = own and shows(image, colour)
+    return {"times": times, "own": own}
 
 
 def main() -> None:
     """Run the client."""
     aiortc_fixes.apply()
-    url, *colour, seconds = sys.argv[1:]
-    red, green, blue = map(int, colour)
-    result = asyncio.run(record(url, (red, green, blue), float(seconds)))
-    print(json.dumps(result), flush=True)
+    red, green, blue = map(int, sys.argv[2:])
+    print(json.dumps(asyncio.run(record(sys.argv[1], (red, green, blue)))), flush=True)
 
 
 if __name__ == "__main__":
