@@ -54,12 +54,15 @@ class Acceleration:
         attention: AttentionName = "auto",
         low_memory: bool = False,
         quantize: QuantizeName = "none",
+        rounded_decoder: bool = False,
     ) -> None:
         """Choose.
 
         Args:
             low_memory: keep the reference UNet in the host's memory while it is idle.
             quantize: "fp8" for fewer bits than the dtype has.
+            rounded_decoder: decode in bf16 on CPUs that multiply it twice as fast, unless `name` is "none". Pictures
+                change by 0.2 of 255 on average.
 
         Raises:
             InputError: an unknown acceleration, attention or quantisation, or one that this device can not do.
@@ -81,6 +84,8 @@ class Acceleration:
                 self.operations = self._kernels()
         elif onednn.works(device, dtype):
             self.operations = onednn.OPERATIONS
+        rounds = rounded_decoder and name != "none" and self.operations is onednn.OPERATIONS
+        self._decoder_dtype = torch.bfloat16 if rounds and onednn.multiplies_bf16() else dtype
         self._memory = GraphMemory(device) if on_gpu and name != "none" else None
         self._memory_beside = GraphMemory(device) if on_gpu and name != "none" else None
         self._beside = torch.cuda.Stream(device) if on_gpu else None
@@ -118,6 +123,7 @@ class Acceleration:
                 hand_on_biases([*decoder.layers])
             if self.operations is onednn.OPERATIONS:
                 onednn.replace_layers(decoder)
+                decoder.to(self._decoder_dtype)
         if self.compiles:
             self._compile(decoder)
         self._tidy()

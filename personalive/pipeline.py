@@ -105,7 +105,7 @@ class PersonaLive:
         Args:
             source: "personalive" (published weights), "demo" (in this package's repository), or a folder.
             device: default: the GPU if there is one.
-            dtype: default: fp16 on a GPU, fp32 on the CPU.
+            dtype: default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster.
             attention: "auto" measures which implementation is fastest; "sdpa" leaves xformers out, "xformers" wants it.
             accelerate: "none", "graphs", "compile" or "max": see `acceleration.ACCELERATIONS`.
             low_memory: keep the reference UNet in the host's memory while it is idle.
@@ -117,8 +117,9 @@ class PersonaLive:
             InputError: an unknown attention, acceleration or quantisation, or a device that can not do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
+        rounded_decoder = dtype is None
         device, dtype = _defaults(device, dtype)
-        acceleration = Acceleration(device, dtype, accelerate, attention, low_memory, quantize)
+        acceleration = Acceleration(device, dtype, accelerate, attention, low_memory, quantize, rounded_decoder)
         found = weights.resolve(source, dtype=dtype)
         tiny = None
         if tiny_vae is not None:  # before the large files, as it may be refused

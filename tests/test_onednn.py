@@ -9,6 +9,7 @@ from personalive.models import onednn
 from personalive.models.fused import FusedEnd, fuse
 from personalive.models.layers import FeedForward, PointwiseConv
 from personalive.models.operations import Operations
+from personalive.pipeline import PersonaLive
 from tests.test_fused import assert_near, filled
 from tests.weight_rule import normal_input
 
@@ -73,3 +74,13 @@ def test_a_pytorch_without_onednn_keeps_the_plain_operations(monkeypatch):
 
     monkeypatch.setattr(onednn, "_product", missing)
     assert not onednn.works(torch.device("cpu"), torch.float32)
+
+
+def test_decoding_in_bf16_is_near_and_only_where_nothing_else_was_asked_for(monkeypatch):
+    monkeypatch.setattr(onednn, "multiplies_bf16", lambda: True)  # any CPU can compute in it, though not faster
+    latents = normal_input("vae_latents", (2, 16, 8, 8), 2)
+    fp32 = PersonaLive.from_pretrained("demo", device="cpu", dtype=torch.float32).decode(latents)
+    plain = PersonaLive.from_pretrained("demo", device="cpu", accelerate="none").decode(latents)
+    rounded = PersonaLive.from_pretrained("demo", device="cpu").decode(latents)
+    assert torch.equal(fp32, plain)
+    assert 0 < (rounded - fp32).abs().mean() < 1 / 255

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personalive import call
 from personalive.config import (
     ImageEncoderConfig,
     ModelConfig,
@@ -159,6 +160,22 @@ def test_streams_that_advance_together_equal_those_that_are_alone(model, monkeyp
         single = stream.push(its_frames)
         assert part.shape == single.shape
         assert np.abs(part.astype(int) - single).max() <= 1  # batches of other sizes round differently
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_the_way_without_the_host_gives_the_same_motion(model, monkeypatch, count):
+    """Chunks under way go through one function of the device, others step by step."""
+    pictures = []
+    for allowed in (True, False):
+        if not allowed:
+            monkeypatch.setattr(call, "_is_regular", lambda stream, chunk: False)
+        streams = [begin(model, name, emit_ramp=True, motion_strength=0.7) for name in "ab"]
+        for start in range(0, 3 * count, count):
+            driving = [frames(stream, count, name, start) for stream, name in zip(streams, "ab", strict=True)]
+            pictures.append(np.stack(model.advance(streams, driving, stretch=True)))
+    assert pictures[0].shape == (2, 4, 32, 32, 3)
+    for ours, steps in zip(pictures[:3], pictures[3:], strict=True):
+        assert np.abs(ours.astype(int) - steps).max() <= 1
 
 
 def test_streams_that_do_not_go_together_are_refused(model):

@@ -52,7 +52,8 @@ class FusedDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents [n, 4, h, w], already divided by the scaling factor → image [n, 3, 8h, 8w], nominally in [-1, 1]."""
-        x = self.conv_in(self.post_quant_conv(latents.contiguous(memory_format=torch.channels_last)))
+        latents = latents.to(self.conv_in.weight.dtype, memory_format=torch.channels_last)
+        x = self.conv_in(self.post_quant_conv(latents))
         out: Tensor = self.conv_out(self.conv_norm_out(self.layers(x)))
         return out
 

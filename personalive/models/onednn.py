@@ -121,6 +121,12 @@ OPERATIONS = operations.Operations(
 """The operations by these functions, and PyTorch's where it has nothing faster."""
 
 
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for bf16 that take two products in the time of one in fp32."""
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not every version of PyTorch can tell
+    return asked is not None and bool(asked())
+
+
 def works(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this processor and this PyTorch have what the functions need."""
     if device.type != "cpu" or dtype is not torch.float32:
