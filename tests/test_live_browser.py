@@ -170,6 +170,7 @@ def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwrig
             assert recorder.stdout.readline() == "ready\n"
             kills = [start_and_kill(playwright, camera, server.url) for _ in range(3)]
             recorded = json.loads(recorder.communicate(timeout=60)[0])
+        until(lambda: not server.hub.entries, 45)
     assert recorded["own"]
     times = np.array(recorded["times"])
     gaps, ends = np.diff(times), times[1:]

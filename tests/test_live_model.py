@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from personalive.config import RAMP
-from personalive.errors import InputError
+from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.frames import CameraFrame
 from personalive.live.loader import LoadParameters
 from personalive.live.model import ModelFactory, PersonaLiveEngine
@@ -70,6 +70,11 @@ def test_frames_that_do_not_stretch_are_refused(engine, small_model):
     stream.push(driving(engine, 1))
     with pytest.raises(InputError, match="waiting"):
         small_model.advance([stream], [driving(engine, 1, 2)], stretch=True)
+
+
+def test_want_of_memory_on_the_device_becomes_an_error_of_ours(engine):
+    with pytest.raises(DeviceMemoryError, match="end sessions"), engine.guard():
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_a_session_animates_resets_and_resumes(engine):
