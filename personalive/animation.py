@@ -110,10 +110,13 @@ class AnimationState:
         self.pending = rest if len(rest) else None
         return taken
 
-    def remember(self, chunk: MotionChunk) -> None:
-        """Append to the history, which keeps the last 16 frames."""
+    def moved(self, chunk: MotionChunk, stretch: bool) -> MotionChunk:
+        """The motion of the newest frames, with `stretch` four frames of it; the history keeps the last 16."""
+        if stretch and len(chunk) < WINDOW:
+            chunk = chunk.stretched(self.history, WINDOW)
         joined = chunk if self.history is None else self.history.join(chunk)
         self.history = joined[-FRAMES:]
+        return chunk
 
     def ending(self, queued: int) -> tuple[int, MotionChunk]:
         """What brings the last driving frame out when no more come.

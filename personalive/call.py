@@ -87,8 +87,9 @@ def observe(
     streams: Sequence["Stream"], chunks: Sequence[DrivingFrames], *, stretch: bool = False
 ) -> list[MotionChunk]:
     """Driving frames → the motion that each stream's reference takes over, with `stretch` always four frames of it."""
-    if all(_is_regular(*item) for item in zip(streams, chunks, strict=True)):
-        return _follow(streams, chunks)
+    same = len({len(chunk) for chunk in chunks}) == 1
+    if same and all(_is_regular(*item) for item in zip(streams, chunks, strict=True)):
+        return _follow(streams, chunks, stretch)
     model, counts = streams[0].model, [len(chunk) for chunk in chunks]
     every_pose = model.extract_pose(torch.cat([chunk.pose_images for chunk in chunks]))
     poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
@@ -98,13 +99,13 @@ def observe(
 
 
 def _is_regular(stream: "Stream", chunk: DrivingFrames) -> bool:
-    """Whether a chunk needs nothing of the host: it is whole, its faces are cut out, and the animation is under way."""
+    """Whether a chunk needs nothing of the host: it is a call's, its faces are cut out, the animation is under way."""
     state = stream.begun()[1]
-    return chunk.faces is not None and len(chunk) == WINDOW and state.first is not None and state.lead is not None
+    return chunk.faces is not None and len(chunk) <= WINDOW and state.first is not None and state.lead is not None
 
 
-def _follow(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> list[MotionChunk]:
-    """What `observe` does for regular chunks, as one function of the device."""
+def _follow(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames], stretch: bool) -> list[MotionChunk]:
+    """What `observe` does for regular chunks of one length, as one function of the device."""
     model = streams[0].model
     begun = [stream.begun() for stream in streams]
     sources = [
@@ -114,10 +115,8 @@ def _follow(streams: Sequence["Stream"], chunks: Sequence[DrivingFrames]) -> lis
     ]
     images = upload_joined([chunk.pose_images for chunk in chunks], model.device)
     faces = upload_joined([chunk.faces for chunk in chunks if chunk.faces is not None], model.device)
-    moved = [MotionChunk(*values) for values in model.follow(images, faces, sources)]
-    for (_, state), chunk in zip(begun, moved, strict=True):
-        state.remember(chunk)
-    return moved
+    moved = (MotionChunk(*values) for values in model.follow(images, faces, sources))
+    return [state.moved(chunk, stretch) for (_, state), chunk in zip(begun, moved, strict=True)]
 
 
 def _faces(stream: "Stream", chunk: DrivingFrames, pose: kp.HeadPose) -> Tensor:
@@ -159,11 +158,7 @@ def _take_over(stream: "Stream", pose: kp.HeadPose, tokens: Tensor, stretch: boo
         weights = kp.ramp_weights(tokens.device).to(tokens.dtype)[:, None, None]
         leading = torch.lerp(reference.motion, tokens[:1], weights)
         state.lead = MotionChunk(kp.project(kp.ramp(reference.pose, target[:1])), leading)
-    chunk = MotionChunk(kp.project(target), tokens)
-    if stretch and len(chunk) < WINDOW:
-        chunk = chunk.stretched(state.history, WINDOW)
-    state.remember(chunk)
-    return chunk
+    return state.moved(MotionChunk(kp.project(target), tokens), stretch)
 
 
 @dataclass(frozen=True)

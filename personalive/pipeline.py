@@ -183,12 +183,12 @@ class PersonaLive:
         """Driving frames as the references of b streams take them over.
 
         Args:
-            images: as for `extract_pose`, [b·4, 3, s, s], stream by stream.
-            faces: as for `encode_motion`, [b·4, 3, s, s].
+            images: as for `extract_pose`, [b·n, 3, s, s], stream by stream.
+            faces: as for `encode_motion`, [b·n, 3, s, s].
             sources: one of each stream.
 
         Returns:
-            For each stream keypoints, fp32 [4, 21, 3], and motion tokens [4, tokens, width].
+            For each stream keypoints, fp32 [n, 21, 3], and motion tokens [n, tokens, width].
         """
         return self._follow(images, faces, tuple(sources))
 
@@ -231,10 +231,11 @@ class PersonaLive:
 
     def _run_follower(self, images: Tensor, faces: Tensor, sources: Sequence[Source]) -> list[tuple[Tensor, Tensor]]:
         poses = self._run_extractor(images.float())
-        tokens = self.motion_encoder(faces.to(self.dtype)).split(WINDOW)
+        count = len(images) // len(sources)
+        tokens = self.motion_encoder(faces.to(self.dtype)).split(count)
         result = []
         for index, (reference, first, motion, strength) in enumerate(sources):
-            pose = poses[index * WINDOW : (index + 1) * WINDOW]
+            pose = poses[index * count : (index + 1) * count]
             mixed = torch.lerp(motion.expand_as(tokens[index]), tokens[index], strength.to(motion.dtype))
             result.append((project(retarget(reference, pose, first, strength)), mixed))
         return result
