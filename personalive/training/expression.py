@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive import keypoints as kp
+from personalive.training.recorded import Tensors
 from personalive.training.shots import Shots, crop_faces, jitter_boxes, keypoint_boxes, roughen
-from personalive.training.sources import Source, step_generator
-from personalive.training.stages import Batch, Losses, Stateless
+from personalive.training.sources import SIGNALS, Source, step_generator
+from personalive.training.stages import Batch, Stateless
 from personalive.training.trainee import Trainee
 
 GAIN = 4.0
@@ -20,7 +21,7 @@ GAIN = 4.0
 KEYPOINT_BOX_SHARE = 0.25
 """Part of the face crops that are cut by keypoints, as for live frames."""
 SEED = 11
-"""Of the directions: the same in every stage and run."""
+"""Of the directions."""
 
 
 def face_crops(trainee: Trainee, shots: Shots, random: torch.Generator) -> Tensor:
@@ -33,26 +34,27 @@ def face_crops(trainee: Trainee, shots: Shots, random: torch.Generator) -> Tenso
     return roughen(crop_faces(images, boxes, size), random)
 
 
-def expression_error(tokens: Tensor, signals: Tensor) -> Tensor:
+def directions(trainee: Trainee) -> Tensor:
+    """Orthonormal columns `[tokens·width, signals]` of the token space, the same in every stage and run."""
+    config = trainee.config.motion_encoder
+    generator = torch.Generator().manual_seed(SEED)
+    random = torch.randn(config.tokens * config.token_width, len(SIGNALS), generator=generator)
+    columns: Tensor = torch.linalg.qr(random).Q
+    return columns.to(trainee.device)
+
+
+def expression_error(tokens: Tensor, signals: Tensor, columns: Tensor) -> Tensor:
     """How far tokens are from what they should say.
 
     Args:
         tokens: motion tokens `[n, tokens, width]`.
         signals: of the same faces, `[n, signals]`, values of about -1 to 1.
+        columns: `directions`.
 
     Returns:
         The squared error of the signals that the tokens show, a scalar.
     """
-    flat = tokens.float().flatten(1)
-    shown = flat @ _directions(flat.shape[1], signals.shape[1]).to(flat) / GAIN
-    return F.mse_loss(shown, signals)
-
-
-def _directions(size: int, count: int) -> Tensor:
-    """Orthonormal columns `[size, count]`."""
-    generator = torch.Generator().manual_seed(SEED)
-    columns: Tensor = torch.linalg.qr(torch.randn(size, count, generator=generator)).Q
-    return columns
+    return F.mse_loss(tokens.float().flatten(1) @ columns / GAIN, signals)
 
 
 class ExpressionStage(Stateless):
@@ -63,13 +65,20 @@ class ExpressionStage(Stateless):
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
         self.trainee, self.source, self.batch = trainee, source, batch
+        self.directions = directions(trainee)
 
     def begin(self) -> None:
-        self.trainee.networks["motion_encoder"].train()
+        self.trainee.train(self.trains)
 
-    def losses(self, step: int, seed: int) -> Losses:
+    def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
         assert shots.expression is not None, "the source has no labels"
-        random = step_generator(self.trainee.device, seed)
-        tokens = self.trainee.motion_tokens(face_crops(self.trainee, shots, random))
-        return {"loss": expression_error(tokens, shots.expression.flatten(0, 1))}
+        faces = face_crops(self.trainee, shots, step_generator(shots.images.device, seed))
+        return {"faces": faces, "signals": shots.expression.flatten(0, 1), "directions": self.directions}
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        tokens = self.trainee.motion_tokens(inputs["faces"])
+        return {"loss": expression_error(tokens, inputs["signals"], inputs["directions"])}
+
+    def end(self) -> None:
+        self.trainee.train(self.trains, False)

@@ -5,11 +5,12 @@ import torch
 from personalive import keypoints as kp
 from personalive import sampler
 from personalive.config import SLOTS
-from personalive.training.expression import expression_error, face_crops
+from personalive.training.expression import directions, expression_error, face_crops
+from personalive.training.recorded import Tensors
 from personalive.training.shots import focus_map, jitter_pose
 from personalive.training.sources import Source, step_generator
-from personalive.training.stages import Batch, Losses, Stateless
-from personalive.training.trainee import Trainee
+from personalive.training.stages import Batch, Stateless
+from personalive.training.trainee import Level, Trainee
 
 TIMESTEPS = tuple(sampler.inner_steps(SLOTS)[0].timesteps[4 * slot] for slot in range(SLOTS))
 """0, 333, 666, 999: the noise levels at which the streaming model works."""
@@ -29,34 +30,49 @@ class ImageStage(Stateless):
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
         self.trainee, self.source, self.batch, self.rank = trainee, source, batch, rank
+        self.directions = directions(trainee)
 
     def begin(self) -> None:
-        for name in self.trains:
-            self.trainee.networks[name].train()
+        self.trainee.train(self.trains)
 
-    def losses(self, step: int, seed: int) -> Losses:
+    def prepare(self, step: int, seed: int) -> Tensors:
         reference, driving, target = self.source.stills(self.batch.people, self.batch.frames, seed)
-        trainee, frames = self.trainee, self.batch.frames
-        random = step_generator(trainee.device, seed)
+        trainee, random = self.trainee, step_generator(self.trainee.device, seed)
         # All windows of a call share their timesteps, so a step has one of them and processes take turns.
         slot = TURNS[(step + self.rank) % len(TURNS)]
-        timestep, following = TIMESTEPS[slot], TIMESTEPS[slot - 1]
+        level = Level.of(sampler.InnerStep((TIMESTEPS[slot],), (TIMESTEPS[slot - 1],)), trainee.device)
         clean = trainee.latents(target.images.flatten(0, 1))
         portrait = trainee.latents(reference.images.flatten(0, 1))
         noise = torch.randn(clean.shape, generator=random, device=clean.device)
-        base = portrait.repeat_interleave(frames, 0) if timestep == TIMESTEPS[-1] else clean
-        noisy = sampler.add_noise(base, noise, (timestep,) * len(base))
-        tokens = trainee.motion_tokens(face_crops(trainee, driving, random))
+        base = portrait.repeat_interleave(self.batch.frames, 0) if slot == SLOTS - 1 else clean
         pose = jitter_pose(trainee.pose(target), random)
-        rasters = kp.draw(kp.project(pose), *reversed(target.images.shape[-2:]))
-        guided = trainee.guide(rasters)
-        embedding = trainee.embed_image(reference.images.flatten(0, 1))
-        features = trainee.reference(portrait, embedding).repeat(frames)
-        step_of = sampler.InnerStep((timestep,), (following,))
-        _, output = trainee.predict(noisy, step_of, tokens, guided, features)
-        weight = focus_map(None if target.focus is None else target.focus.flatten(0, 1), tuple(clean.shape[2:]), FOCUS)  # type: ignore[arg-type]
-        error = ((output - clean).abs() * weight).mean()
-        if driving.expression is None:
-            return {"loss": error, "latents": error}
-        shown = expression_error(tokens, driving.expression.flatten(0, 1))
+        inputs = {
+            "clean": clean,
+            "portrait": portrait,
+            "clip_images": trainee.clip_images(reference.images.flatten(0, 1)),
+            "noisy": sampler.add_noise(base, noise, (TIMESTEPS[slot],) * len(base)),
+            "timesteps": level.timesteps,
+            "coefficients": level.coefficients,
+            "faces": face_crops(trainee, driving, random),
+            "rasters": kp.draw(kp.project(pose), *reversed(target.images.shape[-2:])),
+            "weight": focus_map(target, clean.shape[2:], FOCUS),
+        }
+        if driving.expression is not None:
+            inputs |= {"signals": driving.expression.flatten(0, 1), "directions": self.directions}
+        return inputs
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        trainee, portrait = self.trainee, inputs["portrait"]
+        tokens = trainee.motion_tokens(inputs["faces"])
+        embedding = trainee.embed_image(inputs["clip_images"])
+        features = trainee.reference(portrait, embedding).repeat(len(inputs["clean"]) // len(portrait))
+        level = Level(inputs["timesteps"], inputs["coefficients"])
+        _, output = trainee.predict(inputs["noisy"], level, tokens, trainee.guide(inputs["rasters"]), features)
+        error = ((output - inputs["clean"]).abs() * inputs["weight"]).mean()
+        if "signals" not in inputs:
+            return {"loss": error}
+        shown = expression_error(tokens, inputs["signals"], inputs["directions"])
         return {"loss": error + EXPRESSION * shown, "latents": error, "expression": shown}
+
+    def end(self) -> None:
+        self.trainee.train(self.trains, False)

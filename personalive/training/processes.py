@@ -8,7 +8,7 @@ from types import TracebackType
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Processes(AbstractContextManager["Processes"]):
         """Whether this process reports and saves."""
         return self.rank == 0
 
-    def average(self, parameters: Sequence[nn.Parameter], values: Tensor) -> Tensor:
+    def average(self, parameters: Sequence[Tensor], values: Tensor) -> Tensor:
         """Replace gradients by their mean over all processes, and give the mean of `values` `[k]`.
 
         All goes in one message, of the same length everywhere. Parameters without a gradient count as 0.

@@ -4,6 +4,7 @@ Crops repeat what inference does (spec/streaming.md sections 3.1 and 5) for whol
 jittered, so that the two kinds of boxes and their errors are all the same to the motion encoder.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,10 +90,15 @@ def crop_faces(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(F.grid_sample(images, grid.to(images.dtype), align_corners=False, padding_mode="border"), 2)
 
 
-def focus_map(focus: Tensor | None, shape: tuple[int, int], strength: float) -> Tensor | float:
+def focus_map(shots: Shots, shape: Sequence[int], strength: float) -> Tensor:
+    """`weight_map` of all shots `[n·f, 1, h, w]`; 1 everywhere where nobody knows what matters."""
+    if shots.focus is None:
+        return torch.ones(len(shots.images.flatten(0, 1)), 1, *shape, device=shots.images.device)
+    return weight_map(shots.focus.flatten(0, 1), shape, strength)
+
+
+def weight_map(focus: Tensor, shape: Sequence[int], strength: float) -> Tensor:
     """Weights `[n, 1, h, w]` of a loss: 1, and up to 1 + strength near the points `[n, p, 2]`; normalised to mean 1."""
-    if focus is None or strength == 0:
-        return 1.0
     h, w = shape
     y = (torch.arange(h, device=focus.device) + 0.5) * (2 / h) - 1
     x = (torch.arange(w, device=focus.device) + 0.5) * (2 / w) - 1

@@ -3,8 +3,8 @@
 Every method is a function of its seed, so that a resumed run sees what the interrupted one would have seen.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -22,15 +22,15 @@ from personalive.training.avatars import (
     sample_motions,
     sample_tracks,
 )
+from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots, mesh_boxes
-from personalive.training.trainee import compile_safely
 
 FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
 """Pairs of landmarks whose middle must look right: both eyes, the mouth, the lips."""
 SIGNALS = ("blink", "gaze_x", "gaze_y", "brow", "mouth_open", "mouth_wide", "smile")
 """What an expression consists of."""
 CHUNK = 64
-"""Faces that are drawn at once: one shape, so that a compiled renderer is compiled once."""
+"""Faces that are drawn at once: one shape, so that drawing is recorded once."""
 
 
 class Clips(Protocol):
@@ -72,11 +72,10 @@ class Avatars:
 
     labelled = True
 
-    def __init__(self, size: int, device: torch.device, compiled: bool = False) -> None:
+    def __init__(self, size: int, device: torch.device) -> None:
         """Draw `size` x `size` pictures on `device`."""
         self.size, self.device = size, device
-        self._render: Callable[[Identity, Motion, int], Tensor] = compile_safely(render) if compiled else render
-        self._fixed = compiled
+        self._render = Recorded(self._draw)
 
     def portraits(self, count: int, seed: int) -> Shots:
         """Unrelated people in unrelated poses."""
@@ -123,11 +122,17 @@ class Avatars:
         count, pictures = len(identity), []
         for start in range(0, count, CHUNK):
             chosen = torch.arange(start, min(start + CHUNK, count), device=self.device)
-            if self._fixed and len(chosen) < CHUNK:
+            if self.device.type == "cuda" and len(chosen) < CHUNK:
                 chosen = torch.cat((chosen, chosen.new_full((CHUNK - len(chosen),), start)))
-            drawn = self._render(identity[chosen], motion[chosen], self.size)
+            drawn = self._render({**vars(identity[chosen]), **vars(motion[chosen])})["pictures"]
             pictures.append(drawn[: min(CHUNK, count - start)])
         return torch.cat(pictures)
+
+    def _draw(self, fields: Tensors) -> Tensors:
+        of_people = {field.name for field in dataclasses.fields(Identity)}
+        identity = Identity(**{name: tensor for name, tensor in fields.items() if name in of_people})
+        motion = Motion(**{name: tensor for name, tensor in fields.items() if name not in of_people})
+        return {"pictures": render(identity, motion, self.size)}
 
 
 class AvatarClips:

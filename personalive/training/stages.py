@@ -1,4 +1,7 @@
-"""The stages of training. A stage turns a step's number into losses; the loop in train.py does everything else."""
+"""The stages of training. A stage turns a step's number into losses; the loop in train.py does everything else.
+
+Two halves of a step are apart: what draws and prepares pictures, and the networks, which a GPU runs as a recording.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -8,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive import keypoints as kp
+from personalive.training.recorded import Tensors
 from personalive.training.shots import focus_map, roughen
 from personalive.training.sources import Source, step_generator
 from personalive.training.trainee import Trainee
 
-Losses = dict[str, Tensor]
-"""Means by name; "loss" is what is minimised."""
+FOCUS = 2.0
+"""Further weight of eyes and mouth in these stages."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,17 @@ class Stage(Protocol):
     def begin(self) -> None:
         """Prepare the networks: train or eval mode."""
 
-    def losses(self, step: int, seed: int) -> Losses:
-        """Losses of a step; `seed` differs between steps and processes."""
+    def prepare(self, step: int, seed: int) -> Tensors:
+        """What a step works on, without gradient; `seed` differs between steps and processes."""
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        """The networks' part, of what `prepare` gave alone: means by name, of which "loss" is minimised.
+
+        What is no scalar goes to `take`, and to nobody else.
+        """
+
+    def take(self, results: Tensors) -> None:
+        """Keep of the results what later steps need."""
 
     def end(self) -> None:
         """What follows the last step."""
@@ -59,6 +72,8 @@ class Stateless:
     """A stage that keeps nothing between its steps."""
 
     def begin(self) -> None: ...
+
+    def take(self, results: Tensors) -> None: ...
 
     def end(self) -> None: ...
 
@@ -87,18 +102,21 @@ class VAEStage(Stateless):
         self.trainee, self.source, self.batch = trainee, source, batch
 
     def begin(self) -> None:
-        self.trainee.networks["vae"].train()
+        self.trainee.train(["vae"])
 
-    def losses(self, step: int, seed: int) -> Losses:
+    def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
         images = shots.images.flatten(0, 1)
         config = self.trainee.config.vae
         latent = (len(images), config.latent_channels, *(side // config.factor for side in images.shape[2:]))
         noise = torch.randn(latent, generator=step_generator(images.device, seed), device=images.device)
-        output, mean, log_variance = self.trainee.autoencode(images, noise)
+        return {"images": images, "noise": noise, "weight": focus_map(shots, images.shape[2:], FOCUS)}
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        images = inputs["images"]
+        output, mean, log_variance = self.trainee.autoencode(images, inputs["noise"])
         divergence = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-        focus = focus_map(None if shots.focus is None else shots.focus.flatten(0, 1), tuple(images.shape[2:]), 2.0)  # type: ignore[arg-type]
-        pixels = picture_loss(output, images, focus)
+        pixels = picture_loss(output, images, inputs["weight"])
         square = F.mse_loss(output.detach().clamp(-1, 1), images)
         return {
             "loss": pixels + 1e-4 * divergence,
@@ -110,11 +128,10 @@ class VAEStage(Stateless):
     @torch.no_grad()
     def end(self) -> None:
         """Measure the latents, so that they get unit variance."""
-        self.trainee.networks["vae"].eval()
+        self.trainee.train(["vae"], False)
         images = self.source.portraits(64, seed=1_000_003).images.flatten(0, 1)
-        vae: Any = self.trainee.average["vae"]
-        with self.trainee.autocast():
-            means = [vae.encode(part).latent_dist.mean.float() for part in images.split(32)]
+        vae = self.trainee.average["vae"]
+        means = [vae.encode(part).latent_dist.mean for part in images.split(32)]
         self.trainee.set_latent_scale(1 / float(torch.cat(means).std()))
 
 
@@ -124,15 +141,18 @@ class DecoderStage(VAEStage):
     name, trains, rate = "decoder", ("vae.decoder", "vae.post_quant_conv"), 1e-3
 
     def begin(self) -> None:
-        self.trainee.networks["vae"].eval()
+        """Nothing in it has statistics."""
 
-    def losses(self, step: int, seed: int) -> Losses:
+    def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
         images = shots.images.flatten(0, 1)
-        with self.trainee.autocast():
-            output = self.trainee.decode(self.trainee.latents(images))
-        focus = focus_map(None if shots.focus is None else shots.focus.flatten(0, 1), tuple(images.shape[2:]), 2.0)  # type: ignore[arg-type]
-        pixels, square = picture_loss(output, images, focus), F.mse_loss(output, images)
+        weight = focus_map(shots, images.shape[2:], FOCUS)
+        return {"images": images, "latents": self.trainee.latents(images), "weight": weight}
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        images = inputs["images"]
+        output = self.trainee.decode(inputs["latents"])
+        pixels, square = picture_loss(output, images, inputs["weight"]), F.mse_loss(output, images)
         return {"loss": pixels + 2 * square, "pixels": pixels, "psnr": -10 * (square.detach() / 4).log10()}
 
     def end(self) -> None:
@@ -149,20 +169,25 @@ class ExtractorStage(Stateless):
         self.trainee, self.source, self.batch = trainee, source, batch
 
     def begin(self) -> None:
-        self.trainee.networks["motion_extractor"].train()
+        self.trainee.train(["motion_extractor"])
 
-    def losses(self, step: int, seed: int) -> Losses:
+    def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
-        pose = shots.pose
-        assert pose is not None, "the source has no labels"
-        images = roughen(shots.images.flatten(0, 1), step_generator(shots.images.device, seed))
-        heads = self.trainee.heads(images)
+        assert shots.pose is not None, "the source has no labels"
+        images = shots.images.flatten(0, 1)
+        return {"images": roughen(images, step_generator(images.device, seed)), **vars(shots.pose)}
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        pose = kp.HeadPose(**{name: inputs[name] for name in ("angles", "translation", "scale", "canonical")})
+        heads = self.trainee.heads(inputs["images"])
         found = kp.head_pose(heads)
         angles = F.smooth_l1_loss(found.angles, pose.angles)
-        bins = sum(
-            _bin_loss(scores.float(), pose.angles[:, i])
-            for i, scores in enumerate((heads.pitch, heads.yaw, heads.roll))
-        )
+        bins = torch.stack(
+            [
+                _bin_loss(scores.float(), pose.angles[:, i])
+                for i, scores in enumerate((heads.pitch, heads.yaw, heads.roll))
+            ]
+        ).sum()
         place = F.l1_loss(found.translation, pose.translation) + F.l1_loss(found.scale, pose.scale)
         shape = F.l1_loss(found.canonical, pose.canonical)
         points = F.l1_loss(kp.project(found)[..., :2], kp.project(pose)[..., :2])
@@ -170,7 +195,7 @@ class ExtractorStage(Stateless):
         return {"loss": loss, "degrees": F.l1_loss(found.angles, pose.angles), "place": place, "points": points}
 
     def end(self) -> None:
-        self.trainee.networks["motion_extractor"].eval()
+        self.trainee.train(["motion_extractor"], False)
 
 
 def _bin_loss(scores: Tensor, degrees: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from personalive import keypoints as kp
 from personalive import sampler
 from personalive.config import FRAMES, RAMP, SLOTS, WINDOW
 from personalive.keypoints import HeadPose
-from personalive.models.unet import ReferenceFeatures
 from personalive.training.expression import face_crops
 from personalive.training.image_stage import FOCUS
-from personalive.training.shots import Shots, focus_map, jitter_pose
+from personalive.training.recorded import Tensors
+from personalive.training.shots import Shots, jitter_pose, weight_map
 from personalive.training.sources import Clips, Source, step_generator
-from personalive.training.stages import Batch, Losses, picture_loss
-from personalive.training.trainee import Trainee
+from personalive.training.stages import Batch, picture_loss
+from personalive.training.trainee import Level, Trainee
 
 STEP = sampler.inner_steps(SLOTS)[0]
 SHORTEST, LONGEST = 4, 16
@@ -90,27 +90,29 @@ class StreamingStage:
 
     def begin(self) -> None:
         """Statistics of the batch norms stay as the image stage left them."""
-        for network in self.trainee.networks.values():
-            network.eval()
 
     def end(self) -> None:
         self.clips = self.window = None
 
-    def losses(self, step: int, seed: int) -> Losses:
+    @torch.no_grad()
+    def prepare(self, step: int, seed: int) -> Tensors:
         random = step_generator(self.trainee.device, seed)
         # From the CPU: a number from the GPU would have to be waited for.
         self._draw = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
-        with torch.no_grad():
-            if self.clips is None:
-                self._open(seed, random)
-            else:
-                self._advance(random)
+        if self.clips is None:
+            self._open(seed, random)
+        else:
+            self._advance(random)
         assert self.clips is not None and self.window is not None
-        losses = self._train_on(self.clips, self.window, random)
+        return self._inputs(self.clips, self.window, random)
+
+    def take(self, results: Tensors) -> None:
+        """The latents that go on to the next call."""
+        assert self.clips is not None and self.window is not None
+        self.window.carried = results["carried"]
         self._call += 1
         if (self._call + 1) * WINDOW > self.clips.length:
             self.end()
-        return losses
 
     def _open(self, seed: int, random: torch.Generator) -> None:
         """New people: the first window is the ramp and the first four frames."""
@@ -174,20 +176,51 @@ class StreamingStage:
             carried=carried,
         )
 
-    def _train_on(self, clips: Clips, window: Window, random: torch.Generator) -> Losses:
+    def _inputs(self, clips: Clips, window: Window, random: torch.Generator) -> Tensors:
         trainee = self.trainee
-        people = len(window.clean)
-        portrait = trainee.latents(clips.reference.images.flatten(0, 1))
-        noisy = self._noisy(window, portrait, random)
-        tokens = self._tokens(clips, window, random)
-        size = clips.reference.images.shape[-1]
-        guided = trainee.guide(kp.draw(window.keypoints.flatten(0, 1), size, size))
-        embedding = trainee.embed_image(clips.reference.images.flatten(0, 1))
-        features = self._features(window, portrait, embedding, random)
-        after, clean = trainee.predict(noisy, STEP, tokens, guided, features)
+        pictures = clips.reference.images.flatten(0, 1)
+        portrait, size = trainee.latents(pictures), pictures.shape[-1]
+        level = Level.of(STEP, trainee.device)
+        reference = face_crops(trainee, clips.reference, random)
+        inputs = {
+            "clean": window.clean,
+            "known": window.known,
+            "weight": weight_map(window.focus.flatten(0, 1), window.clean.shape[-2:], FOCUS),
+            "portrait": portrait,
+            "clip_images": trainee.clip_images(pictures),
+            "noisy": self._noisy(window, portrait, random),
+            "timesteps": level.timesteps,
+            "coefficients": level.coefficients,
+            "faces": torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1))),
+            "share": window.share,
+            "rasters": kp.draw(window.keypoints.flatten(0, 1), size, size),
+        }
+        if self._draw < KEYFRAME_SHARE:
+            # A keyframe is a finished frame: the truth, and as imperfect as the model's own are.
+            noise = torch.randn(portrait.shape, generator=random, device=portrait.device)
+            inputs["keyframe"] = window.clean[:, 0] + 0.1 * noise
+        if self.own:
+            pick = int(self._draw * 1000) % WINDOW  # one of the finished frames of each stream as a picture
+            inputs["picture"] = window.last[:, pick].float() / 127.5 - 1
+            inputs["picture_weight"] = weight_map(window.focus[:, pick], (size, size), FOCUS)
+            inputs["picked"] = torch.arange(WINDOW, device=portrait.device) == pick
+        return inputs
+
+    def compute(self, inputs: Tensors) -> Tensors:
+        trainee, people = self.trainee, len(inputs["clean"])
+        tokens = self._tokens(inputs["faces"], inputs["share"])
+        embedding = trainee.embed_image(inputs["clip_images"])
+        features = trainee.reference(inputs["portrait"], embedding)
+        if "keyframe" in inputs:
+            features = features.with_keyframe(trainee.reference(inputs["keyframe"], embedding))
+        level = Level(inputs["timesteps"], inputs["coefficients"])
+        after, clean = trainee.predict(inputs["noisy"], level, tokens, trainee.guide(inputs["rasters"]), features)
         after, clean = (part.unflatten(0, (people, FRAMES)) for part in (after, clean))
-        window.carried = after[:, WINDOW:].detach()
-        return self._score(window, clean)
+        results = self._score(inputs, clean)
+        if "picture" in inputs:
+            results |= self._score_pictures(inputs, clean)
+            results["loss"] = results["loss"] + results["pixels"]
+        return results | {"carried": after[:, WINDOW:].detach()}
 
     def _noisy(self, window: Window, portrait: Tensor, random: torch.Generator) -> Tensor:
         """What the call starts from, `[n·16, c, h, w]`."""
@@ -203,50 +236,28 @@ class StreamingStage:
             old = old.unflatten(0, (people, RAMP))
         return torch.cat((old, new.unflatten(0, (people, WINDOW))), dim=1).flatten(0, 1)
 
-    def _tokens(self, clips: Clips, window: Window, random: torch.Generator) -> Tensor:
+    def _tokens(self, faces: Tensor, share: Tensor) -> Tensor:
         """Motion tokens of the window; in the ramp they come gradually from the reference's."""
-        people = len(window.faces)
-        reference = face_crops(self.trainee, clips.reference, random)
-        faces = torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1)))
+        people = len(share)
         own, driver = self.trainee.motion_tokens(faces).split((people, people * FRAMES))
-        share = window.share[..., None, None].to(driver.dtype)
         driver = driver.unflatten(0, (people, FRAMES))
-        return torch.lerp(own[:, None].expand_as(driver), driver, share).flatten(0, 1)
+        return torch.lerp(own[:, None].expand_as(driver), driver, share[..., None, None].to(driver.dtype)).flatten(0, 1)
 
-    def _features(
-        self, window: Window, portrait: Tensor, embedding: Tensor, random: torch.Generator
-    ) -> ReferenceFeatures:
-        features = self.trainee.reference(portrait, embedding)
-        if self._draw < KEYFRAME_SHARE:
-            # A keyframe is a finished frame: the truth, and as imperfect as the model's own are.
-            frame = window.clean[:, 0] + 0.1 * torch.randn(portrait.shape, generator=random, device=portrait.device)
-            features = features.with_keyframe(self.trainee.reference(frame, embedding))
-        return features
-
-    def _score(self, window: Window, clean: Tensor) -> Losses:
-        people = len(clean)
-        weight = focus_map(window.focus.flatten(0, 1), tuple(clean.shape[-2:]), FOCUS)  # type: ignore[arg-type]
-        error = ((clean - window.clean).flatten(0, 1).abs() * weight).mean(dim=(1, 2, 3))
-        error = (error * window.known.flatten()).unflatten(0, (people, FRAMES)).mean(dim=0)
+    def _score(self, inputs: Tensors, clean: Tensor) -> Tensors:
+        error = ((clean - inputs["clean"]).flatten(0, 1).abs() * inputs["weight"]).mean(dim=(1, 2, 3))
+        error = (error * inputs["known"].flatten()).unflatten(0, (len(clean), FRAMES)).mean(dim=0)
         slots = error.unflatten(0, (SLOTS, WINDOW)).mean(dim=1)
-        losses = {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
-        if self.own:
-            losses |= self._score_pictures(window, clean)
-            losses["loss"] = losses["loss"] + losses["pixels"]
-        return losses
+        return {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
 
-    def _score_pictures(self, window: Window, clean: Tensor) -> Losses:
+    def _score_pictures(self, inputs: Tensors, clean: Tensor) -> Tensors:
         """One of the finished frames of each stream as a picture."""
-        pick = int(self._draw * 1000) % WINDOW
-        target = window.last[:, pick].float() / 127.5 - 1
-        known = window.known[:, pick, None, None, None]
-        output = self.trainee.decode(clean[:, pick]) * known + target * (1 - known)
-        weight = focus_map(window.focus[:, pick], tuple(target.shape[-2:]), FOCUS)  # type: ignore[arg-type]
+        target, picked = inputs["picture"], inputs["picked"].float()
+        known = (inputs["known"][:, :WINDOW] @ picked)[:, None, None, None]
+        latents = torch.einsum("pfchw,f->pchw", clean[:, :WINDOW], picked)
+        output = self.trainee.decode(latents) * known + target * (1 - known)
         square = F.mse_loss(output.detach().clamp(-1, 1), target)
-        return {
-            "pixels": picture_loss(output, target, weight),
-            "psnr": -10 * (square / 4).log10(),
-        }
+        pixels = picture_loss(output, target, inputs["picture_weight"])
+        return {"pixels": pixels, "psnr": -10 * (square / 4).log10()}
 
     def state_dict(self) -> dict[str, Any]:
         """The seed of the clips, the call, and the window."""
@@ -279,9 +290,8 @@ def _bytes(images: Tensor) -> Tensor:
 def mixed_pose(trainee: Trainee, target: HeadPose, reference: Shots, driving: Shots) -> HeadPose:
     """Poses as inference has them: the reference's shape and scale and the driver's angles, as the model finds them."""
     frames = driving.images.shape[1]
-    with torch.no_grad():
-        own = kp.head_pose(trainee.heads(reference.images.flatten(0, 1)))
-        other = kp.head_pose(trainee.heads(driving.images.flatten(0, 1)))
+    own = trainee.found_pose(reference.images.flatten(0, 1))
+    other = trainee.found_pose(driving.images.flatten(0, 1))
     return HeadPose(
         other.angles,
         target.translation,

@@ -18,7 +18,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from personalive import weights
 from personalive.config import PRESETS
@@ -32,14 +31,9 @@ from personalive.training.sources import Avatars, Source
 from personalive.training.stages import Batch, DecoderStage, ExtractorStage, Stage, VAEStage
 from personalive.training.streaming import StreamingStage
 from personalive.training.trainee import Trainee
+from personalive.training.updates import Update
 
 STAGES = ("vae", "extractor", "expression", "image", "temporal", "streaming", "decoder")
-WARM_UP = 100
-"""Steps over which the learning rate rises."""
-LEAST_RATE = 0.03
-"""Of the highest learning rate, at a stage's end."""
-CLIP = 1.0
-"""Largest norm of a gradient."""
 LOG_EVERY = 12
 """Steps whose mean is one line of the metrics."""
 SAVE_EVERY = 150.0
@@ -74,7 +68,7 @@ class Run:
         self.began = self.saved = time.monotonic()
         self.done: list[str] = []
         self._resumed: dict[str, Any] | None = None
-        self._recent: list[list[float]] = []
+        self._recent: list[dict[str, float]] = []
 
     def run(self) -> None:
         """Go through the stages that have a budget and are not done."""
@@ -103,78 +97,41 @@ class Run:
 
     def _train(self, stage: Stage, number: int) -> bool:
         """One stage; False if the deadline came first."""
-        parameters = self.trainee.parameters(stage.trains)
-        stage.begin()
         for network in self.trainee.networks.values():
             self.processes.same([*network.parameters(), *network.buffers()])
-        fused = self.trainee.device.type == "cuda"
-        optimizer = torch.optim.AdamW(
-            parameters, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused or None
-        )
-        first, spent = self._resume(stage, optimizer)
+        chosen = self.trainee.choose(stage.trains)
+        stage.begin()
+        update = Update(stage, chosen, self.processes, stage.rate * self.plan.rates)
+        first, spent = self._resume(stage, update.optimizer)
         self._recent.clear()
         started = time.monotonic() - spent
-        losses: dict[str, Tensor] = {}
         for step in range(first, 1 << 62):
             seed = ((number * 1_000_003 + step) * 64 + self.processes.rank + self.plan.seed * 7919) % (1 << 62)
-            losses = stage.losses(step, seed)
-            losses["loss"].backward()
+            inputs = stage.prepare(step, seed)
             elapsed = time.monotonic() - started
             budget = self.plan.budgets[stage.name]
             progress = (step + 1) / budget if self.plan.by_steps else elapsed / budget
             late = time.monotonic() - self.began > self.plan.deadline
-            means = self._update(optimizer, parameters, stage, step, self._mean(parameters, losses, progress, late))
-            self._report(stage, step, elapsed, list(losses), means)
-            if means[1] > 0:
-                self._save((stage, optimizer, step + 1, elapsed))
+            progress, overdue, losses = update.run(step, inputs, progress, late)
+            self._report(stage, step, elapsed, progress, losses)
+            if overdue:
+                self._save((stage, update.optimizer, step + 1, elapsed))
                 return False
-            if means[0] >= 1 - 1e-6:
+            if progress >= 1 - 1e-6:
                 break
             if time.monotonic() - self.saved > SAVE_EVERY:
-                self._save((stage, optimizer, step + 1, elapsed))
+                self._save((stage, update.optimizer, step + 1, elapsed))
+        self.trainee.keep_statistics()
         stage.end()
-        for parameter in parameters:
-            parameter.grad = None
         return True
 
-    def _mean(
-        self, parameters: Sequence[nn.Parameter], losses: dict[str, Tensor], progress: float, late: bool
-    ) -> Tensor:
-        """Progress, lateness and losses, averaged over the processes together with the gradients."""
-        device = self.trainee.device
-        head = torch.tensor([progress, float(late)], device=device)
-        body = torch.stack([value.detach().float() for value in losses.values()])
-        return self.processes.average(parameters, torch.cat((head, body)))
-
-    def _update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        parameters: Sequence[nn.Parameter],
-        stage: Stage,
-        step: int,
-        means: Tensor,
-    ) -> list[float]:
-        """Change the weights; the means as plain numbers."""
-        norm = nn.utils.clip_grad_norm_(parameters, CLIP)
-        *values, size = torch.cat((means, norm[None].to(means))).tolist()
-        rate = stage.rate * self.plan.rates * max(LEAST_RATE, 0.5 + 0.5 * math.cos(math.pi * min(values[0], 1)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / WARM_UP)
-        if math.isfinite(size):  # one bad batch must not end a run
-            optimizer.step()
-            self.trainee.update_average(step)
-        else:
-            log.warning("step %d of %s is left out: its gradient is not finite", step, stage.name)
-        optimizer.zero_grad(set_to_none=True)
-        return values
-
-    def _report(self, stage: Stage, step: int, elapsed: float, names: list[str], means: list[float]) -> None:
-        self._recent.append(means[2:])
+    def _report(self, stage: Stage, step: int, elapsed: float, progress: float, losses: dict[str, float]) -> None:
+        self._recent.append(losses)
         if not self.processes.first:
             self._recent.clear()
-        if not self.processes.first or ((step + 1) % LOG_EVERY and means[0] < 1):
+        if not self.processes.first or ((step + 1) % LOG_EVERY and progress < 1):
             return
-        values = {name: fmean(column) for name, column in zip(names, zip(*self._recent, strict=True), strict=True)}
+        values = {name: fmean(entry[name] for entry in self._recent) for name in losses}
         self._recent.clear()
         path = self.plan.out / "metrics.csv"
         fresh = not path.exists()
@@ -185,7 +142,7 @@ class Run:
             time_spent = f"{elapsed:.1f}"
             writer.writerows((stage.name, step, time_spent, name, f"{value:.5g}") for name, value in values.items())
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        log.info("%s %3.0f%%  step %d  %.0f s  %s", stage.name, 100 * min(means[0], 1), step, elapsed, shown)
+        log.info("%s %3.0f%%  step %d  %.0f s  %s", stage.name, 100 * min(progress, 1), step, elapsed, shown)
 
     def _resume(self, stage: Stage, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
         """First step of a stage and the seconds spent on it before."""
@@ -225,6 +182,7 @@ class Run:
     def _save(self, current: tuple[Stage, torch.optim.Optimizer, int, float] | None) -> None:
         """Portable, and exact where wanted. Every process takes part."""
         self.saved = time.monotonic()
+        self.trainee.keep_statistics()
         run: dict[str, Any] = {}
         if current is not None:
             run = {"stage": current[0].name, "step": current[2], "elapsed": current[3]}
@@ -282,7 +240,6 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
     parser.add_argument("--device", help="cuda or cpu; default: cuda if there is one")
-    parser.add_argument("--compile", action="store_true", help="compile autoencoder and renderer")
     parser.add_argument("--no-average", action="store_true", help="save the weights, not their moving average")
     parser.add_argument("--no-preview", action="store_true", help="make no pictures at the end")
     parser.add_argument("--exact", action="store_true", help="keep exact checkpoints, too")
@@ -308,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     start = None if args.start is None else weights.resolve(args.start)
     with Processes.start(args.device) as processes:
         config = PRESETS[args.preset] if start is None else start.config
-        trainee = Trainee(config, processes.device, seed=args.seed, compiled=args.compile, ema=not args.no_average)
+        trainee = Trainee(config, processes.device, seed=args.seed, ema=not args.no_average)
         source = _source(args, trainee, processes)
         run = Run(plan, trainee, source, processes)
         if not run.restore():
@@ -320,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _source(args: argparse.Namespace, trainee: Trainee, processes: Processes) -> Source:
     if args.videos is None:
-        return Avatars(trainee.config.size, processes.device, args.compile)
+        return Avatars(trainee.config.size, processes.device)
     from personalive.training.videos import VideoFolder
 
     return VideoFolder(args.videos, trainee.config.size, processes.device)

@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,47 +13,42 @@ from personalive import sampler
 from personalive.config import ModelConfig
 from personalive.driving import CLIP_MEAN, CLIP_STD
 from personalive.keypoints import HeadPose, head_pose
-from personalive.models import NETWORKS, build_network
+from personalive.models import NETWORKS, build_network, cast
+from personalive.models.motion_extractor import MotionHeads
 from personalive.models.unet import ReferenceFeatures
+from personalive.training.flat import Chosen, FlatWeights
+from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots
 
-EMA_DECAY = 0.998
 ENCODED_AT_ONCE = 16
 """Pictures that the autoencoder's encoder takes in one go."""
 
-log = logging.getLogger(__name__)
 
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """The noise levels of a window's f frames before and after a step, as tensors."""
 
-def compile_safely(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function through PyTorch's compiler; itself where that fails, as it may in many ways."""
-    run = torch.compile(function, dynamic=False)
+    timesteps: Tensor
+    """`[f]`"""
+    coefficients: Tensor
+    """Those of `StepCoefficients`, `[4, f, 1, 1, 1]`."""
 
-    def call(*arguments: Any) -> Any:
-        nonlocal run
-        try:
-            return run(*arguments)
-        except Exception as error:
-            if run is function:
-                raise
-            log.warning("%s is not compiled: %s", function.__name__, str(error)[:500])
-            run = function
-            return function(*arguments)
-
-    return call
+    @classmethod
+    def of(cls, step: sampler.InnerStep, device: torch.device) -> "Level":
+        """The levels of a step."""
+        coefficients = sampler.StepCoefficients.of(step, device)
+        return cls(torch.tensor(step.timesteps, device=device), torch.stack(list(vars(coefficients).values())))
 
 
 class Trainee:
     """All networks of a model in training."""
 
-    def __init__(
-        self, config: ModelConfig, device: torch.device, *, seed: int = 0, compiled: bool = False, ema: bool = True
-    ) -> None:
+    def __init__(self, config: ModelConfig, device: torch.device, *, seed: int = 0, ema: bool = True) -> None:
         """Build every network with fresh weights.
 
         Args:
             config: any preset.
             seed: of the fresh weights.
-            compiled: run the networks through PyTorch's compiler.
             ema: keep the moving average, which is what is saved; without it, the weights themselves are.
         """
         self.config, self.device = config, device
@@ -68,47 +61,40 @@ class Trainee:
             for network in self.networks.values():
                 network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
-        self._compiled = compiled
-        names = ("autoencode", "encode", "decode", "tokens", "guide", "reference", "denoise")
-        self._run: dict[str, Callable[..., Any]] = {name: getattr(self, f"_{name}") for name in names}
-        if compiled:
-            self._run = {name: compile_safely(function) for name, function in self._run.items()}
+        # bf16 where the device is fast at it. Places in pictures and statistics of batches need more digits.
+        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        self.working = self.networks
+        if self.dtype != torch.float32:
+            self.working = {name: _lower(network, self.dtype) for name, network in self.networks.items()}
+        self.weights = FlatWeights(self.networks, self.average, self.working)
+        self._encode = Recorded(self._run_encoder)
+        self._heads = Recorded(self._run_extractor)
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """bf16 where the device is fast at it: for networks alone, since places in pictures need more digits."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+    def choose(self, names: Sequence[str]) -> list[Chosen]:
+        """Train some networks, or parts of them ("vae.decoder"), and no others, from the weights of `networks`."""
+        self.weights.refresh()
+        for name, network in self.working.items():
+            for now, master in zip(network.buffers(), self.networks[name].buffers(), strict=True):
+                now.copy_(master)
+        return self.weights.choose(names)
 
-    def parameters(self, names: Sequence[str]) -> list[nn.Parameter]:
-        """Parameters of some networks, or of parts of them ("vae.decoder"): they will be trained, and no others."""
-        for network in self.networks.values():
-            network.requires_grad_(False)
-        chosen: list[nn.Parameter] = []
+    def train(self, names: Sequence[str], mode: bool = True) -> None:
+        """Switch batch norms of some networks to statistics of their batches, or back to those that they keep."""
         for name in names:
-            whole, _, part = name.partition(".")
-            module = self.networks[whole].get_submodule(part) if part else self.networks[whole]
-            module.requires_grad_(True)
-            chosen += list(module.parameters())
-        return chosen
+            self.working[name].train(mode)
 
     @torch.no_grad()
-    def update_average(self, step: int) -> None:
-        """Move the average towards the weights; buffers are copied."""
-        if self.average is self.networks:
+    def keep_statistics(self) -> None:
+        """Copy what batch norms have counted to where weights are saved."""
+        if self.working is self.networks and self.average is self.networks:
             return
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        pairs = [
-            (mean, now)
-            for name in NETWORKS
-            for mean, now in zip(self.average[name].parameters(), self.networks[name].parameters(), strict=True)
-            if now.requires_grad
-        ]
-        torch._foreach_lerp_([mean for mean, _ in pairs], [now for _, now in pairs], 1 - decay)
-        means, values = zip(*self._buffers(), strict=True)
-        torch._foreach_copy_(means, values)
-
-    def _buffers(self) -> Iterator[tuple[Tensor, Tensor]]:
         for name in NETWORKS:
-            yield from zip(self.average[name].buffers(), self.networks[name].buffers(), strict=True)
+            for now, master, mean in zip(
+                *(networks[name].buffers() for networks in (self.working, self.networks, self.average)), strict=True
+            ):
+                if now.dtype == master.dtype:  # the others are tables that never change
+                    master.copy_(now)
+                    mean.copy_(now)
 
     def set_latent_scale(self, scale: float) -> None:
         """Fix the factor that gives latents unit variance."""
@@ -116,115 +102,100 @@ class Trainee:
             self.config, vae=dataclasses.replace(self.config.vae, scaling_factor=float(scale))
         )
 
-    # What the compiler gets: plain functions of tensors, always of the same shapes within a stage.
-
-    def _autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        vae = self.networks["vae"]
-        mean, log_variance = vae.encode(images).latent_dist.parameters.float().chunk(2, dim=1)
-        log_variance = log_variance.clamp(-30, 20)
-        output = vae.decode(mean + (0.5 * log_variance).exp() * noise).sample
-        return output.float(), mean, log_variance
-
-    def _encode(self, images: Tensor) -> Tensor:
-        mean: Tensor = self.networks["vae"].encode(images).latent_dist.mean
-        return mean.float()
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        image: Tensor = self.networks["vae"].decode(latents).sample
-        return image.float()
-
-    def _tokens(self, faces: Tensor) -> Tensor:
-        tokens: Tensor = self.networks["motion_encoder"](faces)
-        return tokens
-
-    def _guide(self, rasters: Tensor) -> Tensor:
-        features: Tensor = self.networks["pose_guider"](rasters)
-        return features
-
-    def _reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
-        banks = self.networks["reference_unet"](latents, embedding)
-        features: ReferenceFeatures = self.networks["denoising_unet"].project_reference(banks, embedding)
-        return features
-
-    def _denoise(
-        self, noisy: Tensor, timesteps: Tensor, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
-    ) -> Tensor:
-        unet = self.networks["denoising_unet"]
-        output: Tensor = unet(noisy, unet.embed_time(timesteps), tokens, pose, [reference])
-        return output
-
     # The pieces of a forward pass. Latents are scaled as in `PersonaLive`.
 
     def autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
-        with self.autocast():
-            result: tuple[Tensor, Tensor, Tensor] = self._run["autoencode"](_last(images), noise)
-        return result
+        vae = self.working["vae"]
+        parameters = vae.encode(self._take(images)).latent_dist.parameters.float()
+        mean, log_variance = parameters.chunk(2, dim=1)
+        log_variance = log_variance.clamp(-30, 20)
+        output = vae.decode((mean + (0.5 * log_variance).exp() * noise).to(self.dtype)).sample
+        return output.float(), mean, log_variance
 
+    @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
-        rest = -len(images) % ENCODED_AT_ONCE if self._compiled else 0  # one shape is compiled once
+        rest = -len(images) % ENCODED_AT_ONCE if images.is_cuda else 0  # one shape is recorded once
         parts = torch.cat((images, images[:1].expand(rest, -1, -1, -1))).split(ENCODED_AT_ONCE)
-        with torch.no_grad(), self.autocast():
-            mean = torch.cat([self._run["encode"](_last(part)) for part in parts])
+        mean = torch.cat([self._encode({"images": self._take(part)})["mean"] for part in parts])
         return mean[: len(images)] * self.config.vae.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents → images in [-1, 1]."""
-        with self.autocast():
-            images: Tensor = self._run["decode"](_last(latents / self.config.vae.scaling_factor))
-        return images
+        image: Tensor = self.working["vae"].decode(self._take(latents / self.config.vae.scaling_factor)).sample
+        return image.float()
 
-    def heads(self, images: Tensor) -> Any:
+    def heads(self, images: Tensor) -> MotionHeads:
         """Images [n, 3, S, S] in [-1, 1] → the motion extractor's heads."""
         size = self.config.motion_extractor.image_size
         small = images if images.shape[-1] == size else F.interpolate(images, (size, size), mode="area")
-        with self.autocast():
-            return self.networks["motion_extractor"](_last(small / 2 + 0.5))
+        heads: MotionHeads = self.working["motion_extractor"](_last(small / 2 + 0.5))
+        return heads
+
+    @torch.no_grad()
+    def found_pose(self, images: Tensor) -> HeadPose:
+        """Images [n, 3, S, S] in [-1, 1] → the poses that the motion extractor finds, without gradient."""
+        return HeadPose(**self._heads({"images": images}))
 
     def pose(self, shots: Shots) -> HeadPose:
         """Poses of shots: exact where they are known, otherwise as the motion extractor finds them."""
-        if shots.pose is not None:
-            return shots.pose
-        with torch.no_grad():
-            return head_pose(self.heads(shots.images.flatten(0, 1)))
+        return self.found_pose(shots.images.flatten(0, 1)) if shots.pose is None else shots.pose
 
     def motion_tokens(self, faces: Tensor) -> Tensor:
         """Crops [n, 3, s, s] → motion tokens."""
-        with self.autocast():
-            tokens: Tensor = self._run["tokens"](_last(faces))
+        tokens: Tensor = self.working["motion_encoder"](self._take(faces))
         return tokens
 
     def guide(self, rasters: Tensor) -> Tensor:
         """Rasters [n, 3, S, S] → pose features."""
-        with self.autocast():
-            features: Tensor = self._run["guide"](_last(rasters))
+        features: Tensor = self.working["pose_guider"](self._take(rasters))
         return features
 
-    def embed_image(self, images: Tensor) -> Tensor:
-        """Images [n, 3, S, S] in [-1, 1] → image embedding [n, 1, e]."""
+    def clip_images(self, images: Tensor) -> Tensor:
+        """Images [n, 3, S, S] in [-1, 1] → what the image encoder is shown, [n, 3, s, s]."""
         size = self.config.image_encoder.image_size
         small = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-        with self.autocast():
-            embedding: Tensor = self.networks["image_encoder"]((small / 2 + 0.5 - mean) / std).image_embeds
+        return (small / 2 + 0.5 - mean) / std
+
+    def embed_image(self, clip_images: Tensor) -> Tensor:
+        """`clip_images` → image embedding [n, 1, e]."""
+        embedding: Tensor = self.working["image_encoder"](clip_images.to(self.dtype)).image_embeds
         return embedding[:, None]
 
     def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
-        with self.autocast():
-            features: ReferenceFeatures = self._run["reference"](_last(latents), embedding)
+        banks = self.working["reference_unet"](self._take(latents), embedding)
+        features: ReferenceFeatures = self.working["denoising_unet"].project_reference(banks, embedding)
         return features
 
     def predict(
-        self, noisy: Tensor, step: sampler.InnerStep, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
+        self, noisy: Tensor, level: Level, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
     ) -> tuple[Tensor, Tensor]:
         """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
-        timesteps = torch.tensor(step.timesteps, device=self.device)  # a tensor: a plain number would be compiled in
-        with self.autocast():
-            output = self._run["denoise"](_last(noisy), timesteps, tokens, pose, reference)
-        coefficients = sampler.StepCoefficients.of(step, self.device)
+        unet = self.working["denoising_unet"]
+        output = unet(self._take(noisy), unet.embed_time(level.timesteps), tokens, pose, [reference])
+        coefficients = sampler.StepCoefficients(*level.coefficients.unbind(0))
         return sampler.denoise_step(noisy, output, coefficients, self.config.prediction_type)
+
+    def _run_encoder(self, inputs: Tensors) -> Tensors:
+        return {"mean": self.working["vae"].encode(inputs["images"]).latent_dist.mean.float()}
+
+    def _run_extractor(self, inputs: Tensors) -> Tensors:
+        return vars(head_pose(self.heads(inputs["images"])))
+
+    def _take(self, images: Tensor) -> Tensor:
+        return images.to(self.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _lower(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of a network that computes in another dtype, except for what must not."""
+    copied = cast(copy.deepcopy(network), dtype)
+    for module in copied.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.float()
+    return copied
 
 
 def _last(images: Tensor) -> Tensor:

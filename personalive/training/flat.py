@@ -1,0 +1,146 @@
+"""All weights in a few long tensors.
+
+A small model has thousands of small parameters, and an update that visits each of them takes longer than the networks
+themselves. Here parameters are views of long tensors, so that a step of the optimizer, an average or a message between
+processes is a handful of operations.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Part:
+    """Weights that the working networks keep in one dtype: `[n]` each."""
+
+    master: Tensor
+    """What the optimizer changes, fp32."""
+    average: Tensor
+    """Its moving average, fp32; `master` itself where there is none."""
+    working: Tensor
+    """What the networks compute with; `master` itself where the dtype is the same."""
+    gradient: Tensor
+    """Of `working`."""
+
+
+@dataclass
+class Chosen:
+    """A stretch of a part that is trained now, and the optimizer's view of it."""
+
+    part: Part
+    place: slice
+    parameter: Tensor
+    """Of `master`, with its gradient in fp32."""
+
+
+class FlatWeights:
+    """The parameters of all networks: masters, averages and those at work, each as views of long tensors."""
+
+    def __init__(
+        self, masters: Mapping[str, nn.Module], averages: Mapping[str, nn.Module], working: Mapping[str, nn.Module]
+    ) -> None:
+        """Move the parameters of the networks, which are the same ones in three precisions, or the same objects."""
+        names = {
+            f"{network}.{key}": parameter
+            for network in masters
+            for key, parameter in working[network].named_parameters()
+        }
+        self._places: dict[str, tuple[Part, slice]] = {}
+        self._working = names
+        self.parts: list[Part] = []
+        for dtype in dict.fromkeys(parameter.dtype for parameter in names.values()):
+            keys = [key for key, parameter in names.items() if parameter.dtype == dtype]
+            at_work = [names[key] for key in keys]
+            own = _parameters(masters, keys)
+            master = _gather(own)
+            average = master if averages is masters else _gather(_parameters(averages, keys))
+            flat = master if own[0] is at_work[0] else _gather(at_work)
+            part = Part(master, average, flat, torch.zeros_like(flat))
+            self.parts.append(part)
+            start = 0
+            for key, parameter in zip(keys, at_work, strict=True):
+                self._places[key] = part, slice(start, start + parameter.numel())
+                start += parameter.numel()
+
+    def choose(self, names: Sequence[str]) -> list[Chosen]:
+        """Train some networks, or parts of them ("vae.decoder"), and nothing else."""
+        wanted = [key for key in self._places if any(key.startswith(f"{name}.") for name in names)]
+        for parameter in self._working.values():
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        stretches: list[tuple[Part, slice]] = []
+        for key in wanted:
+            part, place = self._places[key]
+            trained = self._working[key]
+            trained.requires_grad_(True)
+            trained.grad = _view(part.gradient[place], trained)
+            if stretches and stretches[-1][0] is part and stretches[-1][1].stop == place.start:
+                stretches[-1] = part, slice(stretches[-1][1].start, place.stop)
+            else:
+                stretches.append((part, place))
+        chosen = []
+        for part, place in stretches:
+            seen = part.master[place].detach()
+            seen.grad = torch.zeros_like(seen)
+            chosen.append(Chosen(part, place, seen))
+        return chosen
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Give the working networks the masters' values."""
+        for part in self.parts:
+            if part.working is not part.master:
+                part.working.copy_(part.master)
+
+
+@torch.no_grad()
+def clear_gradients(chosen: Iterable[Chosen]) -> None:
+    """Set the gradients of the working networks to 0, in place."""
+    for stretch in chosen:
+        stretch.part.gradient[stretch.place].zero_()
+
+
+@torch.no_grad()
+def collect_gradients(chosen: Iterable[Chosen]) -> None:
+    """Hand the gradients of the working networks to the optimizer's parameters."""
+    for stretch in chosen:
+        assert stretch.parameter.grad is not None
+        stretch.parameter.grad.copy_(stretch.part.gradient[stretch.place])
+
+
+@torch.no_grad()
+def publish(chosen: Iterable[Chosen], decay: float) -> None:
+    """After the optimizer's step: move averages by 1 - `decay`, and give the working networks their new values."""
+    for stretch in chosen:
+        part, place = stretch.part, stretch.place
+        if part.average is not part.master:
+            part.average[place].lerp_(part.master[place], 1 - decay)
+        if part.working is not part.master:
+            part.working[place].copy_(part.master[place])
+
+
+def _parameters(networks: Mapping[str, nn.Module], keys: Sequence[str]) -> list[nn.Parameter]:
+    every = {f"{name}.{key}": p for name, network in networks.items() for key, p in network.named_parameters()}
+    return [every[key] for key in keys]
+
+
+def _gather(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Copy parameters into one tensor, and make them views of it."""
+    flat = torch.empty(
+        sum(parameter.numel() for parameter in parameters), dtype=parameters[0].dtype, device=parameters[0].device
+    )
+    start = 0
+    for parameter in parameters:
+        view = _view(flat[start : start + parameter.numel()], parameter)
+        view.copy_(parameter.data)
+        parameter.data = view
+        start += parameter.numel()
+    return flat
+
+
+def _view(flat: Tensor, like: Tensor) -> Tensor:
+    """A stretch `[n]` with the shape and the strides (channels-last, or not) of a dense tensor of n elements."""
+    return flat.as_strided(like.shape, like.stride(), flat.storage_offset())
