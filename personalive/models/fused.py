@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from personalive.models.layers import (
     GroupNormSiLU,
-    MotionBlock,
     ResnetBlock,
     SpatialTransformer,
-    TokenTransformer,
     Upsample,
     to_image,
     to_tokens,
 )
+from personalive.models.motion_layers import MotionBlock, TokenTransformer
 from personalive.models.operations import Operations
 
 ROWS_AT_ONCE = 16384
