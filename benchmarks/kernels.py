@@ -19,7 +19,7 @@ from benchmarks.measuring import Results, replay_milliseconds
 from personalive import attention
 from personalive.models import kernels, operations
 from personalive.models.float8 import Float8Weight
-from personalive.models.fused import _doubling_weight
+from personalive.models.fused_images import doubling_weight
 from personalive.models.kernels import products
 
 CACHE = 256 * 2**20
@@ -211,7 +211,7 @@ def convolutions(bench: Bench) -> None:
     for n, c, s in ((16, 1280, 8), (16, 1280, 16), (16, 640, 32), (4, 512, 64), (4, 512, 128), (4, 256, 256)):
         weight = bench.tensor(c, c, 3, 3) * (9 * c) ** -0.5
         last = weight.contiguous(memory_format=torch.channels_last)
-        merged = _doubling_weight(weight).to(bench.dtype).contiguous(memory_format=torch.channels_last)
+        merged = doubling_weight(weight).to(bench.dtype).contiguous(memory_format=torch.channels_last)
         phases = phase_weight(merged).contiguous(memory_format=torch.channels_last)
         bench.compare(
             f"doubling and convolution {n}x{c}x{s}x{s}",

@@ -20,8 +20,9 @@ from personalive.errors import InputError
 from personalive.measured import Measured
 from personalive.models import onednn
 from personalive.models.float8 import to_float8
-from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse, hand_on_biases, way_up
+from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
+from personalive.models.fused_images import hand_on_biases, way_up
 from personalive.models.fused_vae import FusedDecoder
 from personalive.models.operations import Operations
 from personalive.models.tiny_vae import TinyDecoder

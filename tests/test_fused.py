@@ -8,7 +8,7 @@ import torch
 
 from personalive.acceleration import Acceleration, Compiled
 from personalive.errors import InputError
-from personalive.models import NETWORKS, build_network, fused, operations
+from personalive.models import NETWORKS, build_network, fused, fused_images, operations
 from personalive.models.fused import fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_vae import FusedDecoder
@@ -66,10 +66,10 @@ def test_biases_that_the_next_block_takes_over(height, width):
     expected, image = unet(latents, embedding), vae.decode(latents).sample
     fuse(unet, Operations(), 16)
     decoder = FusedDecoder(vae, Operations())
-    for layers in (fused.way_up(unet), [*decoder.layers]):
-        upsamplers = [layer for layer in layers if isinstance(layer, fused.FusedUpsample)]
+    for layers in (fused_images.way_up(unet), [*decoder.layers]):
+        upsamplers = [layer for layer in layers if isinstance(layer, fused_images.FusedUpsample)]
         assert upsamplers and all(layer.conv.bias.abs().max() > 0.01 for layer in upsamplers)
-        fused.hand_on_biases(layers)
+        fused_images.hand_on_biases(layers)
         assert all(layer.conv.bias is None for layer in upsamplers)
     for actual, wanted in zip(unet(latents, embedding), expected, strict=True):
         assert_near(actual, wanted)

@@ -18,8 +18,8 @@ from personalive.models.fused import (
     FusedEnd,
     FusedSpatialTransformer,
     FusedTokenTransformer,
-    constant,
 )
+from personalive.models.fused_images import constant
 from personalive.models.layers import to_image
 from personalive.models.operations import FLOAT8, LARGEST, Operations
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from personalive.models.fused import FusedFeedForward, FusedGroupNorm, constant
+from personalive.models.fused import FusedFeedForward
+from personalive.models.fused_images import FusedGroupNorm, constant
 from personalive.models.motion_encoder import ConvBlock, FaceNetwork, PatchBlock
 from personalive.models.motion_extractor import ChannelLayerNorm, Detector
 from personalive.models.operations import Operations

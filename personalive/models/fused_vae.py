@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from personalive.models.fused import FusedGroupNorm, FusedResnetBlock, FusedUpsample, constant
+from personalive.models.fused_images import FusedGroupNorm, FusedResnetBlock, FusedUpsample, constant
 from personalive.models.layers import to_image, to_tokens
 from personalive.models.operations import Operations
 
