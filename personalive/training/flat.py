@@ -5,11 +5,15 @@ themselves. Here parameters are views of long tensors, so that a step of the opt
 processes is a handful of operations.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+ALIGNMENT = 64
+"""Every parameter starts at a multiple of so many numbers: the fast convolutions of a GPU take no others."""
 
 
 @dataclass
@@ -48,7 +52,7 @@ class FlatWeights:
             for network in masters
             for key, parameter in working[network].named_parameters()
         }
-        self._places: dict[str, tuple[Part, slice]] = {}
+        self._places: dict[str, tuple[Part, int]] = {}
         self._working = names
         self.parts: list[Part] = []
         for dtype in dict.fromkeys(parameter.dtype for parameter in names.values()):
@@ -62,8 +66,8 @@ class FlatWeights:
             self.parts.append(part)
             start = 0
             for key, parameter in zip(keys, at_work, strict=True):
-                self._places[key] = part, slice(start, start + parameter.numel())
-                start += parameter.numel()
+                self._places[key] = part, start
+                start += _room(parameter)
 
     def choose(self, names: Sequence[str]) -> list[Chosen]:
         """Train some networks, or parts of them ("vae.decoder"), and nothing else."""
@@ -73,14 +77,15 @@ class FlatWeights:
             parameter.grad = None
         stretches: list[tuple[Part, slice]] = []
         for key in wanted:
-            part, place = self._places[key]
+            part, start = self._places[key]
             trained = self._working[key]
             trained.requires_grad_(True)
-            trained.grad = _view(part.gradient[place], trained)
-            if stretches and stretches[-1][0] is part and stretches[-1][1].stop == place.start:
-                stretches[-1] = part, slice(stretches[-1][1].start, place.stop)
+            trained.grad = _view(part.gradient, start, trained)
+            end = start + _room(trained)
+            if stretches and stretches[-1][0] is part and stretches[-1][1].stop == start:
+                stretches[-1] = part, slice(stretches[-1][1].start, end)
             else:
-                stretches.append((part, place))
+                stretches.append((part, slice(start, end)))
         chosen = []
         for part, place in stretches:
             seen = part.master[place].detach()
@@ -129,18 +134,22 @@ def _parameters(networks: Mapping[str, nn.Module], keys: Sequence[str]) -> list[
 
 def _gather(parameters: Sequence[nn.Parameter]) -> Tensor:
     """Copy parameters into one tensor, and make them views of it."""
-    flat = torch.empty(
-        sum(parameter.numel() for parameter in parameters), dtype=parameters[0].dtype, device=parameters[0].device
-    )
+    first = parameters[0]
+    flat = torch.zeros(sum(map(_room, parameters)), dtype=first.dtype, device=first.device)
     start = 0
     for parameter in parameters:
-        view = _view(flat[start : start + parameter.numel()], parameter)
+        view = _view(flat, start, parameter)
         view.copy_(parameter.data)
         parameter.data = view
-        start += parameter.numel()
+        start += _room(parameter)
     return flat
 
 
-def _view(flat: Tensor, like: Tensor) -> Tensor:
-    """A stretch `[n]` with the shape and the strides (channels-last, or not) of a dense tensor of n elements."""
-    return flat.as_strided(like.shape, like.stride(), flat.storage_offset())
+def _room(parameter: Tensor) -> int:
+    """Numbers that a parameter takes up in a long tensor: its own, and those that fill up."""
+    return math.ceil(parameter.numel() / ALIGNMENT) * ALIGNMENT
+
+
+def _view(flat: Tensor, start: int, like: Tensor) -> Tensor:
+    """A part of `flat` with the shape and the strides (channels-last, or not) of a dense tensor."""
+    return flat.as_strided(like.shape, like.stride(), start)

@@ -1,13 +1,16 @@
 """The image stage: single frames at one of the noise levels of streaming."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from personalive import keypoints as kp
 from personalive import sampler
 from personalive.config import SLOTS
 from personalive.training.expression import directions, expression_error, face_crops
 from personalive.training.recorded import Tensors
-from personalive.training.shots import focus_map, jitter_pose
+from personalive.training.shots import Shots, focus_map, jitter_pose
 from personalive.training.sources import Source, step_generator
 from personalive.training.stages import Batch, Stateless
 from personalive.training.trainee import Level, Trainee
@@ -16,6 +19,8 @@ TIMESTEPS = tuple(sampler.inner_steps(SLOTS)[0].timesteps[4 * slot] for slot in 
 """0, 333, 666, 999: the noise levels at which the streaming model works."""
 TURNS = (3, 2, 3, 1)
 """Slots that steps take turns with: the noisiest has most to learn, and the least noisy one would show the truth."""
+USES = 2
+"""Steps with the same pictures, at other noise levels: drawing takes as long as the networks."""
 FOCUS = 6.0
 """Further weight of eyes and mouth."""
 EXPRESSION = 0.2
@@ -31,18 +36,26 @@ class ImageStage(Stateless):
     def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
         self.trainee, self.source, self.batch, self.rank = trainee, source, batch, rank
         self.directions = directions(trainee)
+        self._drawn: tuple[Shots, Shots, Shots, Tensor, Tensor] | None = None
+        self._seed: int | None = None
 
     def begin(self) -> None:
         self.trainee.train(self.trains)
 
-    def prepare(self, step: int, seed: int) -> Tensors:
+    def _draw(self, seed: int) -> tuple[Shots, Shots, Shots, Tensor, Tensor]:
+        """Reference, driving and target pictures, and the latents of the first and the last."""
         reference, driving, target = self.source.stills(self.batch.people, self.batch.frames, seed)
+        portrait, clean = (self.trainee.latents(shots.images.flatten(0, 1)) for shots in (reference, target))
+        return reference, driving, target, portrait, clean
+
+    def prepare(self, step: int, seed: int) -> Tensors:
+        if self._drawn is None or step % USES == 0:
+            self._drawn, self._seed = self._draw(seed), seed
+        reference, driving, target, portrait, clean = self._drawn
         trainee, random = self.trainee, step_generator(self.trainee.device, seed)
         # All windows of a call share their timesteps, so a step has one of them and processes take turns.
         slot = TURNS[(step + self.rank) % len(TURNS)]
         level = Level.of(sampler.InnerStep((TIMESTEPS[slot],), (TIMESTEPS[slot - 1],)), trainee.device)
-        clean = trainee.latents(target.images.flatten(0, 1))
-        portrait = trainee.latents(reference.images.flatten(0, 1))
         noise = torch.randn(clean.shape, generator=random, device=clean.device)
         base = portrait.repeat_interleave(self.batch.frames, 0) if slot == SLOTS - 1 else clean
         pose = jitter_pose(trainee.pose(target), random)
@@ -76,3 +89,12 @@ class ImageStage(Stateless):
 
     def end(self) -> None:
         self.trainee.train(self.trains, False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the pictures in use."""
+        return {"seed": self._seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Draw the same pictures again."""
+        self._seed = state["seed"]
+        self._drawn = None if self._seed is None else self._draw(self._seed)
