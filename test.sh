@@ -39,7 +39,8 @@ check yamllint --strict "${yaml[@]}"
 workers=$(nproc) # before the next line, which nproc heeds, too
 # One thread for each worker: two that share the cores would wait for each other in every small product.
 export OMP_NUM_THREADS=1
-pytest_arguments=(--durations=10 --numprocesses "$((workers < 4 ? workers : 4))" --dist loadfile)
+# Files in their order: the ones with few tests are the slow ones, and would be left for the end.
+pytest_arguments=(--durations=10 --numprocesses "$((workers < 4 ? workers : 4))" --dist loadfile --no-loadscope-reorder)
 if [ -n "$all" ]; then
     reference=${PERSONALIVE_REFERENCE:-../shared/reference}
     if [ -d "$reference" ]; then

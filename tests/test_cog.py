@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -297,20 +298,37 @@ def test_async_with_webhooks(server, inputs, tmp_path):
     assert frames_in(content_of(seen[-1]["output"]), tmp_path / "out.mp4") == (5, True)
 
 
-def test_output_is_uploaded_where_asked(small_model_folder, inputs, portrait, tmp_path):
-    """And files come from the web, here from loopback, which this server's operator allows."""
+@dataclass(frozen=True)
+class Uploading:
+    """A server that uploads its results to another, which also has a portrait to download."""
+
+    server: str
+    process: subprocess.Popen
+    folder: Path
+    web: str
+    requests: list
+
+
+@pytest.fixture(scope="module")
+def uploading(small_model_folder, portrait, tmp_path_factory):
+    """Two tests share it; the second ends it."""
+    folder = tmp_path_factory.mktemp("uploading") / "temporary"
     with (
-        receiver(portrait.read_bytes()) as (address, requests),
+        receiver(portrait.read_bytes()) as (web, requests),
         cog_server(
-            *(small_model_folder, tmp_path / "temporary", "--upload-url", f"{address}/results/"),
-            PERSONALIVE_ALLOW_PRIVATE_URLS="1",
-        ) as (server, _),
+            *(small_model_folder, folder, "--upload-url", f"{web}/results/"), PERSONALIVE_ALLOW_PRIVATE_URLS="1"
+        ) as (server, process),
     ):
         wait_for(lambda: status(server) not in ("DOWN", "STARTING"))
-        answer = predict(server, inputs | {"ref_image": f"{address}/portrait.png"}).json()
-        assert answer["status"] == "succeeded", answer
-        assert ("GET", "/portrait.png", b"") in requests
-        (upload,) = [(path, body) for method, path, body in requests if method in ("PUT", "POST")]
+        yield Uploading(server, process, folder, web, requests)
+
+
+def test_output_is_uploaded_where_asked(uploading, inputs, tmp_path):
+    """And files come from the web, here from loopback, which this server's operator allows."""
+    answer = predict(uploading.server, inputs | {"ref_image": f"{uploading.web}/portrait.png"}).json()
+    assert answer["status"] == "succeeded", answer
+    assert ("GET", "/portrait.png", b"") in uploading.requests
+    (upload,) = [(path, body) for method, path, body in uploading.requests if method in ("PUT", "POST")]
     assert upload[0].startswith("/results/")
     assert frames_in(upload[1], tmp_path / "out.mp4") == (5, True)
 
@@ -332,16 +350,16 @@ def test_second_prediction_while_busy_is_409_and_cancel_stops_the_first(server, 
     assert predict(server, inputs).json()["status"] == "succeeded"
 
 
-def test_sigterm_while_busy_stops_everything(small_model_folder, long_inputs, tmp_path):
-    folder = tmp_path / "temporary"
-    with receiver() as (address, requests), cog_server(small_model_folder, folder) as (server, process):
-        wait_for(lambda: status(server) == "READY")
-        start(server, long_inputs, "long", address)
+def test_sigterm_while_busy_stops_everything(uploading, long_inputs):
+    process = uploading.process
+    with receiver() as (address, requests):
+        wait_for(lambda: status(uploading.server) == "READY")
+        start(uploading.server, long_inputs, "long", address)
         wait_for(lambda: any("animating: 8 of" in event.get("logs", "") for event in events(requests)))
         process.send_signal(signal.SIGTERM)
         process.wait(WAIT)
         wait_for(lambda: not processes_of(process.pid))
-    assert not list(folder.rglob("*.part-*"))
+    assert not list(uploading.folder.rglob("*.part-*"))
 
 
 def processes_of(group):

@@ -77,7 +77,7 @@ def animate(model, count, splits=(), **options):
     return np.concatenate([*pieces, stream.flush()])
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.integers(1, 200), st.lists(st.integers(1, 199), max_size=6))
 def test_any_split_of_any_length_gives_the_same_frames_as_one_push(model, count, splits):
     once = animate(model, count)
