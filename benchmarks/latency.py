@@ -43,6 +43,7 @@ from personalive.model_arguments import add_model_arguments, model_choice
 FPS = 25
 NEVER = 1000.0
 """A distance of motion tokens that none reaches."""
+MEMORY_SECONDS = 0.5
 PAGE = Path(__file__).with_name("latency_page.js")
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream",
@@ -57,10 +58,11 @@ def make_engine(options: argparse.Namespace) -> Engine:
         return EchoEngine(options.size, options.size, window=window, delay_frames=delay, seconds=options.call_ms / 1e3)
     choice = model_choice(options)
     if options.model == "rule":
-        from benchmarks.gpu import build
+        from benchmarks.gpu_model import build
 
-        device, dtype = torch.device("cuda"), choice.resolved_dtype() or torch.float16
-        model = build(ModelConfig(), dtype, Acceleration(device, dtype, choice.accelerate, choice.attention))
+        device, dtype = choice.resolved_device(), choice.resolved_dtype() or torch.float16
+        acceleration = Acceleration(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
+        model = build(ModelConfig(), dtype, acceleration, device, tiny_vae=choice.tiny_vae is not None)
     else:
         model = choice.load()
     factory = ModelFactory(lambda: model, face_boxes=options.in_process)
@@ -141,18 +143,21 @@ def report(found: dict[str, Any], memory: list[float], options: argparse.Namespa
         rows = np.array([row for row in stamped if row[0] > warm]).reshape(-1, 2)
     if len(rows) < 5:
         raise SystemExit("too few pictures came back to measure a delay")
-    quarter = max(1, len(rows) // 4)
+    span = min(60.0, options.seconds / 4)
+    first = rows[rows[:, 0] < rows[0, 0] + span, 1]
+    last = rows[rows[:, 0] > rows[-1, 0] - span, 1]
     results.add("delay p50 ms", float(np.median(rows[:, 1])))
     results.add("delay p95 ms", float(np.quantile(rows[:, 1], 0.95)))
-    results.add("delay p50 ms, first quarter", float(np.median(rows[:quarter, 1])))
-    results.add("delay p50 ms, last quarter", float(np.median(rows[-quarter:, 1])))
+    for name, values in (("first", first), ("last", last)):
+        results.add(f"delay p50 and p95 ms, {name} {span:g} s", np.quantile(values, (0.5, 0.95)).round(1).tolist())
     results.add("pictures a second", len(found["times"]) / options.seconds)
-    results.add("memory of the server MiB, after a tenth and at the end", [memory[len(memory) // 10], memory[-1]])
+    place = min(len(memory) - 1, round(span / MEMORY_SECONDS))
+    results.add(f"memory of the server MiB, after {span:g} s and at the end", [memory[place], memory[-1]])
     results.add("last figures of the session", found["stats"][-1] if found["stats"] else None)
 
 
 class MemoryWatch:
-    """Resident memory of a process, every half second."""
+    """Resident memory of a process, at regular times."""
 
     def __init__(self, pid: int) -> None:
         import psutil
@@ -170,7 +175,7 @@ class MemoryWatch:
         return self._values
 
     def _run(self) -> None:
-        while not self._stop.wait(0.5):
+        while not self._stop.wait(MEMORY_SECONDS):
             self._values.append(round(self._process.memory_info().rss / 2**20, 1))
 
 
@@ -190,7 +195,7 @@ def main() -> None:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency.json"))
-    add_model_arguments(parser)  # --model may also be echo, or rule: random weights, for one GPU
+    add_model_arguments(parser)  # --model may also be echo, or rule: random weights (then --tiny_vae may be any path)
     parser.set_defaults(model="echo")
     parser.add_argument("--call_ms", type=float, default=0, help="time of a call of the echo model, in chunks of 4")
     parser.add_argument("--latency", choices=("balanced", "low"), help="in process, both unless one is named")
