@@ -18,7 +18,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="personalive, demo, or a folder with weights (default: personalive where a GPU is found, else demo)",
     )
     group.add_argument("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: the GPU if there is one)")
-    group.add_argument("--dtype", choices=tuple(DTYPES), help="(default: fp16 on a GPU, fp32 on a CPU)")
+    group.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        help="(default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster)",
+    )
     group.add_argument(
         "--attention",
         choices=ATTENTION_NAMES,
