@@ -24,10 +24,10 @@ from personalive.training.scores import colour_distance
 from personalive.video import probe, read_frames
 
 DEMO = Path(__file__).parents[1] / "demo"
-FRAMES = 40
+FRAMES = 36
 """Of the first driver, who turns the head to both sides and opens the mouth several times."""
-SHUFFLED = 24
-BEFORE, AFTER = 28, 32
+SHUFFLED = 20
+BEFORE, AFTER = 24, 28
 """Frames of the second driver before and after the reference is swapped."""
 FOLLOWS = {"yaw": 0.85, "mouth": 0.65}
 """Least correlation with the driver. weights/demo/evaluation.json has 0.94 and 0.82 for the worst of its pairs."""
