@@ -1,5 +1,6 @@
 """Which camera frame drove which picture: the model gives its pictures some frames later."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 
@@ -19,18 +20,22 @@ class Stamps:
         self._delay_frames = delay_frames
         self._under_way: deque[tuple[float, float | None, bool]] = deque()
         self._interval = ASSUMED_INTERVAL
+        self._resumed = -math.inf
+        """Capture time of the first frame after the camera's last pause. A model that is slow is no pause."""
         self._last: float | None = None
 
     def arrived(self, captured: float, before: float | None) -> None:
         """A camera frame came after another that was captured `before`."""
         if before is not None:
+            if captured - before > GAP_FRAMES * self._interval + GAP_SECONDS:
+                self._resumed = captured
             self._interval += 0.1 * (min(captured - before, LONGEST_INTERVAL) - self._interval)
 
     def of_chunk(self, frames: Sequence[CameraFrame]) -> list[tuple[float, float | None]]:
         """Stamps for a whole window of pictures: those between two camera frames get times between theirs."""
         captured = [frame.captured for frame in frames]
         previous = self._last
-        if previous is None or captured[0] - previous > self._gap:
+        if previous is None or previous < self._resumed <= captured[-1]:
             previous = captured[0] - self._interval
         self._last = captured[-1]
         return [(time, frames[index].client_stamp) for index, time in between(previous, captured, self._window)]
@@ -38,10 +43,11 @@ class Stamps:
     def enter(self, chunk: Sequence[tuple[float, float | None]]) -> None:
         """A chunk goes into the model.
 
-        After a gap, what is under way is too old to time the play-out by: it gets times that lead up to the chunk.
+        After a pause of the camera, what is under way is too old to time the play-out by: it gets times that lead up to
+        the chunk.
         """
         first, last = chunk[0][0], chunk[-1][0]
-        if not self._under_way or first - self._under_way[-1][0] > self._gap:
+        if not self._under_way or self._under_way[-1][0] < self._resumed <= last:
             spacing = (last - first) / max(1, len(chunk) - 1)
             times = evenly_before(first, spacing, self._delay_frames)
             self._under_way = deque((captured, None, False) for captured in times)
@@ -59,7 +65,3 @@ class Stamps:
         """Nothing is under way any more."""
         self._under_way.clear()
         self._last = None
-
-    @property
-    def _gap(self) -> float:
-        return GAP_FRAMES * self._interval + GAP_SECONDS
