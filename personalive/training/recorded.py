@@ -1,13 +1,19 @@
 """Functions of tensors as CUDA graphs: small networks take less time on a GPU than Python takes to launch them."""
 
+import logging
 from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
+Recording: TypeAlias = tuple[torch.cuda.CUDAGraph, Tensors, Tensors]
+"""The graph, where its inputs lie, and where its results do."""
 WARM_UPS = 3
 """Runs before a recording, in which libraries choose their kernels."""
+
+log = logging.getLogger("personalive.training")
 
 
 class Recorded:
@@ -18,7 +24,7 @@ class Recorded:
 
     def __init__(self, function: Callable[[Tensors], Tensors]) -> None:
         self._function = function
-        self._recordings: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Tensors, Tensors]] = {}
+        self._recordings: dict[tuple[object, ...], Recording | None] = {}
 
     def __call__(self, inputs: Tensors) -> Tensors:
         """Run it. The results are the caller's own."""
@@ -26,13 +32,20 @@ class Recorded:
             return self._function(inputs)
         key = tuple((name, tuple(tensor.shape), tensor.dtype, tensor.stride()) for name, tensor in inputs.items())
         if key not in self._recordings:
-            self._recordings[key] = self._record(inputs)
-        graph, places, results = self._recordings[key]
+            try:
+                self._recordings[key] = self._record(inputs)
+            except RuntimeError as error:
+                log.warning("not recorded, and so slower: %s", str(error).splitlines()[0])
+                self._recordings[key] = None
+        recording = self._recordings[key]
+        if recording is None:
+            return self._function(inputs)
+        graph, places, results = recording
         torch._foreach_copy_(list(places.values()), list(inputs.values()))
         graph.replay()
         return {name: tensor.clone() for name, tensor in results.items()}
 
-    def _record(self, inputs: Tensors) -> tuple[torch.cuda.CUDAGraph, Tensors, Tensors]:
+    def _record(self, inputs: Tensors) -> Recording:
         places = {name: tensor.detach().clone() for name, tensor in inputs.items()}
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -42,6 +55,6 @@ class Recorded:
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads watch over messages
             results = {name: tensor.detach() for name, tensor in self._function(places).items()}
         return graph, places, results

@@ -29,7 +29,7 @@ FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
 """Pairs of landmarks whose middle must look right: both eyes, the mouth, the lips."""
 SIGNALS = ("blink", "gaze_x", "gaze_y", "brow", "mouth_open", "mouth_wide", "smile")
 """What an expression consists of."""
-CHUNK = 64
+CHUNK = 32
 """Faces that are drawn at once: one shape, so that drawing is recorded once."""
 
 

@@ -26,11 +26,11 @@ class Batch:
 
     pictures: int = 64
     """Of the VAE, extractor and expression stages."""
-    people: int = 16
+    people: int = 8
     """Of the image stage; even, or 1."""
     frames: int = 8
     """Per person in the image stage."""
-    streams: int = 16
+    streams: int = 8
     """Of the temporal and streaming stages; even."""
 
 

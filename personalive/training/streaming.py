@@ -81,7 +81,7 @@ class StreamingStage:
             found_poses: take poses as the motion extractor finds them, where labels would be known.
         """
         self.trainee, self.source, self.batch, self.rank, self.own = trainee, source, batch, rank, own
-        self.name, self.rate = ("streaming", 3e-4) if own else ("temporal", 6e-4)
+        self.name, self.rate = ("streaming", 4e-4) if own else ("temporal", 6e-4)
         self.found_poses = found_poses and source.labelled
         self.clips: Clips | None = None
         self.window: Window | None = None
