@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 RATE_SECONDS = 3.0
 """Span over which frame rates are counted."""
-DELAYS = 256
-"""Latest pictures whose delay is remembered."""
+DELAY_SECONDS, DELAYS = 10.0, 1024
+"""The latest pictures whose delays count: so many seconds of them, and so many at most."""
 
 
 class Rate:
@@ -46,7 +46,7 @@ class SessionStatistics:
         self.pictures_shown = 0
         self._in = Rate()
         self._out = Rate()
-        self._delays: deque[float] = deque(maxlen=DELAYS)
+        self._delays: deque[tuple[float, float]] = deque(maxlen=DELAYS)
         self._delay_count = 0
         self._delay_total = 0.0
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class SessionStatistics:
             self.pictures_shown += 1
             self._out.add(now)
             if delay is not None:
-                self._delays.append(delay)
+                self._delays.append((now, delay))
                 self._delay_count += 1
                 self._delay_total += delay
 
@@ -80,7 +80,8 @@ class SessionStatistics:
     def delays(self) -> Delays:
         """Delays: count and sum since the beginning, percentiles of the latest."""
         with self._lock:
-            latest = sorted(self._delays)
+            since = self._delays[-1][0] - DELAY_SECONDS if self._delays else 0.0
+            latest = sorted(delay for when, delay in self._delays if when > since)
             count, total = self._delay_count, self._delay_total
         if not latest:
             return Delays(count, total, 0.0, 0.0)
