@@ -35,10 +35,13 @@ def take(page: Page, folder: Path, seconds: float) -> None:
     page.get_by_role("button", name="Start").wait_for()
     page.get_by_role("button", name="Carla", exact=True).click()
     page.get_by_role("button", name="Start").click()
-    page.wait_for_function("() => document.getElementById('result').videoWidth > 0", timeout=120_000)
+    # From here on the driver moves the portrait; before, the pictures lead from its own pose to the driver's.
+    page.wait_for_function("() => parseFloat(document.getElementById('delay').textContent) > 0", timeout=180_000)
     page.wait_for_timeout(seconds * 1000)
     page.screenshot(path=folder / "live.png")
     page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(1000)  # buttons change their colour gradually
+    page.screenshot(path=folder / "live_dark.png")
     page.set_viewport_size({"width": 390, "height": 844})
     page.get_by_role("button", name="Picture in picture").click()
     page.wait_for_timeout(seconds * 500)

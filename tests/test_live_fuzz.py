@@ -18,6 +18,8 @@ from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, until
 
 SOAK_MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
+POOLS = ("asyncio_", "live-prepare", "live-portrait", "AnyIO")
+"""Threads of pools, which grow to a bound as they are needed, and stay."""
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
 
 
@@ -92,17 +94,20 @@ async def visit(url: str, index: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 * (SOAK_MINUTES + 5))
+@pytest.mark.timeout(60 * (SOAK_MINUTES + 8))
 def test_sessions_that_come_and_go_leave_nothing_behind():
     """Half an hour by default; SOAK_MINUTES changes that. Clients and server share the process, so it counts both."""
 
-    def state() -> tuple[float, int, int]:
+    def state() -> tuple[float, list[str], int]:
         until(lambda: not server.hub.entries, 40)
         time.sleep(2)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps in the arenas of threads that have ended is no leak
         tasks = server.call(lambda: len(asyncio.all_tasks(server.loop)))
-        return psutil.Process().memory_info().rss, threading.active_count(), tasks
+        threads = sorted(each.name for each in threading.enumerate() if not each.name.startswith(POOLS))
+        memory = psutil.Process().memory_info().rss / 2**20
+        print(f"{memory:.0f} MiB, {len(threads)} threads beside those of pools, {tasks} tasks")
+        return memory, threads, tasks
 
     def visits(seconds: float) -> None:
         end, index = time.monotonic() + seconds, 0
