@@ -97,7 +97,9 @@ def follow(factory, camera: Path, portrait: str) -> float:
     inside = captured > driver[0, 0]
     expected = np.interp(captured[inside], driver[:, 0], driver[:, 1])
     assert np.ptp(expected) > LARGEST_YAW
-    return float(np.corrcoef(expected, result[inside, 1])[0, 1])
+    correlation = float(np.corrcoef(expected, result[inside, 1])[0, 1])
+    print(f"{portrait}: yaw correlation {correlation:.3f}, delay {np.median(delay[:, 1]):.2f} s, {len(result)} pictures")
+    return correlation
 
 
 def test_the_measure_itself_with_a_model_that_echoes(camera):
