@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from personalive.config import ModelConfig
 from personalive.errors import InputError, OutputError, WeightsError
 from personalive.models import NETWORKS
-from personalive.weights.load import target_dtypes
 from personalive.weights.manifest import Known
 from personalive.weights.records import digest_of
 from personalive.weights.source import WeightsFile, WeightsSource
@@ -57,7 +56,7 @@ def save_folder(
 
     Args:
         modules: every network, by name.
-        dtype: floating-point tensors are stored in it, but for those that stay in fp32.
+        dtype: floating-point tensors are stored in it, whatever a model computes in.
         max_file_size: bytes from which a network is split over several files.
 
     Raises:
@@ -72,9 +71,8 @@ def save_folder(
 
 
 def _entries(module: nn.Module, dtype: torch.dtype) -> Iterator[Entry]:
-    targets = target_dtypes(module, dtype)
     for key, tensor in module.state_dict().items():
-        target = targets[key]
+        target = dtype if tensor.is_floating_point() else tensor.dtype
         yield Entry(key, tensor.numel() * target.itemsize, partial(tensor.to, target))
 
 
