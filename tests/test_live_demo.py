@@ -98,7 +98,9 @@ def follow(factory, camera: Path, portrait: str) -> float:
     expected = np.interp(captured[inside], driver[:, 0], driver[:, 1])
     assert np.ptp(expected) > LARGEST_YAW
     correlation = float(np.corrcoef(expected, result[inside, 1])[0, 1])
-    print(f"{portrait}: yaw correlation {correlation:.3f}, delay {np.median(delay[:, 1]):.2f} s, {len(result)} pictures")
+    print(
+        f"{portrait}: yaw correlation {correlation:.3f}, delay {np.median(delay[:, 1]):.2f} s, {len(result)} pictures"
+    )
     return correlation
 
 
