@@ -49,7 +49,7 @@ class Benchmark:
         self.name += ", tiny VAE" if options.tiny_vae else ""
 
     def start(self) -> PersonaLive:
-        """Everything from the start of the process to the first frame, but the reading of weights."""
+        """Everything from the start of the process to the first frame; weights are made up, not read."""
         times = {"import_s": IMPORTED - STARTED}
         began = time.perf_counter()
         self.choice = choice = Acceleration(
@@ -195,7 +195,11 @@ class Benchmark:
         self.results.add(f"endurance, {self.name}", row)
 
     def agreement(self, model: PersonaLive) -> None:
-        """Frames against those of the unaccelerated model, and of both against float32."""
+        """Frames against those of the unaccelerated model, and of both against float32.
+
+        Random weights in full size magnify rounding: all three come out alike, so this finds gross faults only. What
+        acceleration does to pictures is for `benchmarks.precision`.
+        """
         mine = self._frames(model)
         model_free(model)
         plain = self._frames(build(self.config, self.dtype, None))
