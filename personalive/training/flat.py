@@ -47,17 +47,16 @@ class FlatWeights:
         self, masters: Mapping[str, nn.Module], averages: Mapping[str, nn.Module], working: Mapping[str, nn.Module]
     ) -> None:
         """Move the parameters of the networks, which are the same ones in three precisions, or the same objects."""
-        names = {
+        self._working = {
             f"{network}.{key}": parameter
             for network in masters
             for key, parameter in working[network].named_parameters()
         }
         self._places: dict[str, tuple[Part, int]] = {}
-        self._working = names
         self.parts: list[Part] = []
-        for dtype in dict.fromkeys(parameter.dtype for parameter in names.values()):
-            keys = [key for key, parameter in names.items() if parameter.dtype == dtype]
-            at_work = [names[key] for key in keys]
+        for dtype in dict.fromkeys(parameter.dtype for parameter in self._working.values()):
+            keys = [key for key, parameter in self._working.items() if parameter.dtype == dtype]
+            at_work = [self._working[key] for key in keys]
             own = _parameters(masters, keys)
             master = _gather(own)
             average = master if averages is masters else _gather(_parameters(averages, keys))
