@@ -202,6 +202,8 @@ def test_metrics_count_what_happened(server, client):
         "delay_seconds_sum",
         "dropped_frames_total",
         "waiting_in",
+        "tasks",
+        "threads",
     ):
         assert f"personalive_{name} " in text, name
     assert "process_resident_memory_bytes" in text

@@ -1,5 +1,7 @@
 """Figures of the server for Prometheus, read from the hub when they are asked for."""
 
+import asyncio
+import threading
 from collections.abc import Iterable
 
 import torch
@@ -18,10 +20,12 @@ class HubCollector(Collector):
         self._hub = hub
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics of this moment."""
+        """The metrics of this moment; to be called in the hub's event loop."""
         yield from self._sessions()
         yield from self._calls()
         yield from self._memory()
+        yield _gauge("tasks", "Tasks of the event loop, with that which answers this", len(asyncio.all_tasks()))
+        yield _gauge("threads", "Threads of Python, with those of pools", threading.active_count())
 
     def _sessions(self) -> Iterable[Metric]:
         hub = self._hub
