@@ -4,6 +4,7 @@ The hub belongs to the event loop: every method but those that say otherwise is 
 """
 
 import asyncio
+import gc
 import logging
 import secrets
 import time
@@ -56,6 +57,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._left_behind = False
 
     async def start(self) -> None:
         """Begin to serve, and to load the model if that is wanted."""
@@ -269,6 +271,7 @@ class Hub:
         self._engine = engine
         self._snapshots.clear()
         self.scheduler = Scheduler(engine, max_batch=self.options.max_batch)
+        _set_apart_what_stays()
         self.scheduler.start()
 
     def _forget(self, session: Session) -> None:
@@ -278,6 +281,7 @@ class Hub:
         if entry is None:
             return
         self._ended_totals = self._ended_totals.plus(session)
+        self._left_behind = True
         for transport in [*entry.watchers, *([entry.transport] if entry.transport else [])]:
             self._spawn(transport.close())
 
@@ -296,10 +300,25 @@ class Hub:
             self.sweep()
 
     def sweep(self) -> None:
-        """End sessions that nobody uses."""
+        """End sessions that nobody uses, and free what connections leave behind."""
         now = self._clock()
         for entry in list(self.entries.values()):
             reason = reason_to_end(entry, self.options, now)
             if reason is not None:
                 logger.info("session %s ends: %s", entry.session.identifier, reason)
                 entry.session.close(reason)
+        # Connections are cycles of objects that hold codecs and frames; by itself Python frees them tens of sessions
+        # later.
+        if self._left_behind and not self._closing:
+            self._left_behind = False
+            gc.collect()
+
+
+def _set_apart_what_stays() -> None:
+    """Let Python's garbage collector look at what sessions make, not at the modules and the model.
+
+    That makes collecting (see `Hub.sweep`) a matter of milliseconds, not of a tenth of a second for all.
+    """
+    gc.unfreeze()
+    gc.collect()  # the model before this one
+    gc.freeze()
