@@ -22,6 +22,8 @@ WARM_UP = max(30.0, MINUTES * 60 * 0.1)
 """Seconds of visits before the first look: codecs, pools of threads and allocators are made when first used."""
 CROWD = 3
 """Visitors at once."""
+PAUSE = 0.5
+"""Seconds between one crowd and the next, so that the machine has time for other work."""
 SIZE = 256
 """Width and height of the portrait's pictures."""
 
@@ -102,6 +104,7 @@ def visits(server: Server, seconds: float) -> None:
         while time.monotonic() < began + seconds:
             await asyncio.gather(*(visit(server.url, index + each) for each in range(CROWD)))
             index += CROWD
+            await asyncio.sleep(PAUSE)
             if time.monotonic() > shown + 60:
                 shown = time.monotonic()
                 print(f"after {shown - began:.0f} s: {server.memory():.1f} MiB", flush=True)
