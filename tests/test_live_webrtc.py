@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -205,6 +207,20 @@ async def test_a_client_that_vanishes_makes_room(server):
     await client.http.aclose()
     await client.hang_up()
     await asyncio.to_thread(until, lambda: not server.hub.entries, 20)
+
+
+async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
+    gc.disable()  # by itself Python frees it, too, but many sessions later
+    try:
+        async with LiveClient(server.url) as client:
+            await client.reference(picture(RED))
+            await client.offer(Camera(grey()))
+            await client.watch(3)
+            connection = weakref.ref(server.hub.find(client.session_id).transport._connection)
+            assert connection() is not None
+        until(lambda: connection() is None, 10)
+    finally:
+        gc.enable()
 
 
 async def test_a_client_comes_back_to_its_session(server, monkeypatch):
