@@ -4,7 +4,6 @@ The hub belongs to the event loop: every method but those that say otherwise is 
 """
 
 import asyncio
-import gc
 import logging
 import secrets
 import time
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from personalive.errors import DeviceMemoryError, InputError
+from personalive.live import garbage
 from personalive.live.clients import Client, ClientStore
 from personalive.live.engine import Engine
 from personalive.live.entries import Entry, FullError, NotLoadedError, Totals, Transport, UnknownSessionError
@@ -271,7 +271,7 @@ class Hub:
         self._engine = engine
         self._snapshots.clear()
         self.scheduler = Scheduler(engine, max_batch=self.options.max_batch)
-        _set_apart_what_stays()
+        garbage.set_apart_what_stays()
         self.scheduler.start()
 
     def _forget(self, session: Session) -> None:
@@ -307,18 +307,6 @@ class Hub:
             if reason is not None:
                 logger.info("session %s ends: %s", entry.session.identifier, reason)
                 entry.session.close(reason)
-        # Connections are cycles of objects that hold codecs and frames; by itself Python frees them tens of sessions
-        # later.
         if self._left_behind and not self._closing:
             self._left_behind = False
-            gc.collect()
-
-
-def _set_apart_what_stays() -> None:
-    """Let Python's garbage collector look at what sessions make, not at the modules and the model.
-
-    That makes collecting (see `Hub.sweep`) a matter of milliseconds, not of a tenth of a second for all.
-    """
-    gc.unfreeze()
-    gc.collect()  # the model before this one
-    gc.freeze()
+            garbage.collect()
