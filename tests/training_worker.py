@@ -10,7 +10,7 @@ from personalive.config import DEMO, ModelConfig
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars
 from personalive.training.stages import Batch
-from personalive.training.train import STAGES, Plan, Run
+from personalive.training.train import Plan, Run
 from personalive.training.trainee import Trainee
 
 SMALL: ModelConfig = dataclasses.replace(
@@ -26,7 +26,8 @@ SMALL: ModelConfig = dataclasses.replace(
     ),
     pose_guider=dataclasses.replace(DEMO.pose_guider, channels=(4, 8, 8, 16), output_channels=16),
 )
-ALL_STAGES = dict.fromkeys(STAGES, 3.0) | {"streaming": 6.0}
+SHARED_STAGES = {"vae": 3.0, "image": 3.0, "streaming": 5.0}
+"""Steps of the distributed run: one network, several, and a stage that keeps a state of its own."""
 
 
 def small_trainee(seed: int) -> Trainee:
@@ -45,7 +46,7 @@ def make_run(out: Path, budgets: dict[str, float], processes: Processes, batch: 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with Processes.start("cpu") as processes:
-        run = make_run(Path(sys.argv[1]), ALL_STAGES, processes)
+        run = make_run(Path(sys.argv[1]), SHARED_STAGES, processes)
         run.run()
         weights = {n: network.state_dict() for n, network in run.trainee.networks.items()}
         torch.save(weights, Path(sys.argv[1]) / f"rank{processes.rank}.pt")
