@@ -58,11 +58,13 @@ def test_shipped_files_stay_small_by_default(modules: dict[str, nn.Module], tmp_
     assert all(file.stat().st_size < 16_000_000 for file in tmp_path.iterdir())
 
 
-def test_half_precision_keeps_what_stays_in_fp32(modules: dict[str, nn.Module], tmp_path: Path) -> None:
+def test_half_precision_is_stored_for_what_computes_in_fp32_too(modules: dict[str, nn.Module], tmp_path: Path) -> None:
     weights.save_folder(tmp_path, SMALL, modules, torch.float16)
     module, _ = load(weights.resolve(tmp_path), "motion_extractor", torch.float16)
     norm = modules["motion_extractor"].detector.stages[0][0].norm.weight
-    assert torch.equal(module.detector.stages[0][0].norm.weight, norm)
+    loaded = module.detector.stages[0][0].norm.weight
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded, norm.half().float())
 
 
 def test_writing_again_replaces_and_leaves_the_rest(
