@@ -78,7 +78,7 @@ def load_portable(folder: Path, trainee: Trainee) -> dict[str, Any]:
         WeightsError: a file is missing, damaged, or belongs to another model.
     """
     index = read_index(folder)
-    config = read_config(folder)
+    config = _config(folder, index)
     if not same_networks(config, trainee.config):
         raise WeightsError(
             f"the checkpoint {folder} has networks of other sizes ({config.name}) than this run "
@@ -117,8 +117,12 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         WeightsError: it is missing or damaged.
     """
+    return _config(folder, read_index(folder))
+
+
+def _config(folder: Path, index: dict[str, Any]) -> ModelConfig:
     try:
-        return ModelConfig.from_dict(read_index(folder)["config"])
+        return ModelConfig.from_dict(index["config"])
     except InputError as error:
         raise WeightsError(f"{folder / INDEX} can not be read as a checkpoint: {error}") from error
 

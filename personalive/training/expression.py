@@ -64,11 +64,8 @@ class ExpressionStage(Stateless):
     trains: tuple[str, ...] = ("motion_encoder",)
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
-        self.trainee, self.source, self.batch = trainee, source, batch
+        super().__init__(trainee, source, batch)
         self.directions = directions(trainee)
-
-    def begin(self) -> None:
-        self.trainee.train(self.trains)
 
     def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
@@ -79,6 +76,3 @@ class ExpressionStage(Stateless):
     def compute(self, inputs: Tensors) -> Tensors:
         tokens = self.trainee.motion_tokens(inputs["faces"])
         return {"loss": expression_error(tokens, inputs["signals"], inputs["directions"])}
-
-    def end(self) -> None:
-        self.trainee.train(self.trains, False)

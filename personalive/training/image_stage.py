@@ -34,13 +34,15 @@ class ImageStage(Stateless):
     trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
     def __init__(self, trainee: Trainee, source: Source, batch: Batch, rank: int = 0) -> None:
-        self.trainee, self.source, self.batch, self.rank = trainee, source, batch, rank
+        super().__init__(trainee, source, batch)
+        self.rank = rank
+        self.levels = {
+            slot: Level.of(sampler.InnerStep((TIMESTEPS[slot],), (TIMESTEPS[slot - 1],)), trainee.device)
+            for slot in sorted(set(TURNS))
+        }
         self.directions = directions(trainee)
         self._drawn: tuple[Shots, Shots, Shots, Tensor, Tensor] | None = None
         self._seed: int | None = None
-
-    def begin(self) -> None:
-        self.trainee.train(self.trains)
 
     def _draw(self, seed: int) -> tuple[Shots, Shots, Shots, Tensor, Tensor]:
         """Reference, driving and target pictures, and the latents of the first and the last."""
@@ -55,7 +57,6 @@ class ImageStage(Stateless):
         trainee, random = self.trainee, step_generator(self.trainee.device, seed)
         # All windows of a call share their timesteps, so a step has one of them and processes take turns.
         slot = TURNS[(step + self.rank) % len(TURNS)]
-        level = Level.of(sampler.InnerStep((TIMESTEPS[slot],), (TIMESTEPS[slot - 1],)), trainee.device)
         noise = torch.randn(clean.shape, generator=random, device=clean.device)
         base = portrait.repeat_interleave(self.batch.frames, 0) if slot == SLOTS - 1 else clean
         pose = jitter_pose(trainee.pose(target), random)
@@ -64,8 +65,8 @@ class ImageStage(Stateless):
             "portrait": portrait,
             "clip_images": trainee.clip_images(reference.images.flatten(0, 1)),
             "noisy": sampler.add_noise(base, noise, (TIMESTEPS[slot],) * len(base)),
-            "timesteps": level.timesteps,
-            "coefficients": level.coefficients,
+            "timesteps": self.levels[slot].timesteps,
+            "coefficients": self.levels[slot].coefficients,
             "faces": face_crops(trainee, driving, random),
             "rasters": kp.draw(kp.project(pose), *reversed(target.images.shape[-2:])),
             "weight": focus_map(target, clean.shape[2:], FOCUS),
@@ -86,9 +87,6 @@ class ImageStage(Stateless):
             return {"loss": error}
         shown = expression_error(tokens, inputs["signals"], inputs["directions"])
         return {"loss": error + EXPRESSION * shown, "latents": error, "expression": shown}
-
-    def end(self) -> None:
-        self.trainee.train(self.trains, False)
 
     def state_dict(self) -> dict[str, Any]:
         """The seed of the pictures in use."""

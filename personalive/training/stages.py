@@ -69,13 +69,20 @@ class Stage(Protocol):
 
 
 class Stateless:
-    """A stage that keeps nothing between its steps."""
+    """A stage that keeps nothing between its steps, and whose batch norms count what they see."""
 
-    def begin(self) -> None: ...
+    trains: tuple[str, ...]
+
+    def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
+        self.trainee, self.source, self.batch = trainee, source, batch
+
+    def begin(self) -> None:
+        self.trainee.train(self.trains)
 
     def take(self, results: Tensors) -> None: ...
 
-    def end(self) -> None: ...
+    def end(self) -> None:
+        self.trainee.train(self.trains, False)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -97,12 +104,6 @@ class VAEStage(Stateless):
 
     name, rate = "vae", 1e-3
     trains: tuple[str, ...] = ("vae",)
-
-    def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
-        self.trainee, self.source, self.batch = trainee, source, batch
-
-    def begin(self) -> None:
-        self.trainee.train(["vae"])
 
     def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
@@ -128,7 +129,7 @@ class VAEStage(Stateless):
     @torch.no_grad()
     def end(self) -> None:
         """Measure the latents, so that they get unit variance."""
-        self.trainee.train(["vae"], False)
+        super().end()
         images = self.source.portraits(64, seed=1_000_003).images.flatten(0, 1)
         vae = self.trainee.average["vae"]
         means = [vae.encode(part).latent_dist.mean for part in images.split(32)]
@@ -165,12 +166,6 @@ class ExtractorStage(Stateless):
     name, rate = "extractor", 1e-3
     trains: tuple[str, ...] = ("motion_extractor",)
 
-    def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
-        self.trainee, self.source, self.batch = trainee, source, batch
-
-    def begin(self) -> None:
-        self.trainee.train(["motion_extractor"])
-
     def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)
         assert shots.pose is not None, "the source has no labels"
@@ -193,9 +188,6 @@ class ExtractorStage(Stateless):
         points = F.l1_loss(kp.project(found)[..., :2], kp.project(pose)[..., :2])
         loss = 0.3 * angles + 0.1 * bins + 10 * place + 10 * shape + 20 * points
         return {"loss": loss, "degrees": F.l1_loss(found.angles, pose.angles), "place": place, "points": points}
-
-    def end(self) -> None:
-        self.trainee.train(["motion_extractor"], False)
 
 
 def _bin_loss(scores: Tensor, degrees: Tensor) -> Tensor:

@@ -71,7 +71,6 @@ class StreamingStage:
         trainee: Trainee,
         source: Source,
         batch: Batch,
-        rank: int = 0,
         own: bool = False,
         found_poses: bool = False,
     ) -> None:
@@ -80,7 +79,8 @@ class StreamingStage:
         Args:
             found_poses: take poses as the motion extractor finds them, where labels would be known.
         """
-        self.trainee, self.source, self.batch, self.rank, self.own = trainee, source, batch, rank, own
+        self.trainee, self.source, self.batch, self.own = trainee, source, batch, own
+        self.level = Level.of(STEP, trainee.device)
         self.name, self.rate = ("streaming", 4e-4) if own else ("temporal", 6e-4)
         self.found_poses = found_poses and source.labelled
         self.clips: Clips | None = None
@@ -117,8 +117,7 @@ class StreamingStage:
     def _open(self, seed: int, random: torch.Generator) -> None:
         """New people: the first window is the ramp and the first four frames."""
         self._seed, self._call = seed, 0
-        calls = int(torch.randint(SHORTEST, LONGEST + 1, (1,), generator=torch.Generator().manual_seed(seed)))
-        self.clips = self.source.clips(self.batch.streams, calls * WINDOW, seed)
+        self.clips = self._clips(seed)
         start = self._chunk(self.clips, 0, random)
         reference = self.trainee.latents(self.clips.reference.images.flatten(0, 1))
         levels = sampler.ramp_timesteps(SLOTS) * len(reference)
@@ -126,6 +125,10 @@ class StreamingStage:
         noise = torch.randn(base.shape, generator=random, device=base.device)
         carried = sampler.add_noise(base, noise, levels).unflatten(0, (len(reference), RAMP))
         self.window = self._lead(self.clips, start, carried).append(start)
+
+    def _clips(self, seed: int) -> Clips:
+        calls = int(torch.randint(SHORTEST, LONGEST + 1, (1,), generator=torch.Generator().manual_seed(seed)))
+        return self.source.clips(self.batch.streams, calls * WINDOW, seed)
 
     def _advance(self, random: torch.Generator) -> None:
         assert self.clips is not None and self.window is not None
@@ -180,7 +183,6 @@ class StreamingStage:
         trainee = self.trainee
         pictures = clips.reference.images.flatten(0, 1)
         portrait, size = trainee.latents(pictures), pictures.shape[-1]
-        level = Level.of(STEP, trainee.device)
         reference = face_crops(trainee, clips.reference, random)
         inputs = {
             "clean": window.clean,
@@ -189,8 +191,8 @@ class StreamingStage:
             "portrait": portrait,
             "clip_images": trainee.clip_images(pictures),
             "noisy": self._noisy(window, portrait, random),
-            "timesteps": level.timesteps,
-            "coefficients": level.coefficients,
+            "timesteps": self.level.timesteps,
+            "coefficients": self.level.coefficients,
             "faces": torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1))),
             "share": window.share,
             "rasters": kp.draw(window.keypoints.flatten(0, 1), size, size),
@@ -270,8 +272,7 @@ class StreamingStage:
         if state["window"] is None:
             return
         self.window = Window(**{name: part.to(self.trainee.device) for name, part in state["window"].items()})
-        calls = int(torch.randint(SHORTEST, LONGEST + 1, (1,), generator=torch.Generator().manual_seed(self._seed)))
-        self.clips = self.source.clips(self.batch.streams, calls * WINDOW, self._seed)
+        self.clips = self._clips(self._seed)
 
 
 def _focus(shots: Shots) -> Tensor:

@@ -84,7 +84,7 @@ class Run:
         trainee, source, batch, rank = self.trainee, self.source, self.plan.batch, self.processes.rank
         if name in ("temporal", "streaming"):
             own = name == "streaming"
-            return StreamingStage(trainee, source, batch, rank, own, found_poses=own and "extractor" in self.done)
+            return StreamingStage(trainee, source, batch, own, found_poses=own and "extractor" in self.done)
         if name == "image":
             return ImageStage(trainee, source, batch, rank)
         alone: dict[str, type[VAEStage] | type[ExtractorStage] | type[ExpressionStage]] = {
@@ -121,7 +121,6 @@ class Run:
                 break
             if time.monotonic() - self.saved > SAVE_EVERY:
                 self._save((stage, update.optimizer, step + 1, elapsed))
-        self.trainee.keep_statistics()
         stage.end()
         return True
 
