@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -74,8 +75,25 @@ def test_gradients_in_long_tensors_are_the_gradients():
 
 
 def test_on_a_cpu_a_recorded_function_is_the_function():
-    recorded = Recorded(lambda tensors: {"sum": tensors["a"] + tensors["b"]})
+    recorded = Recorded("the sum", lambda tensors: {"sum": tensors["a"] + tensors["b"]})
     assert torch.equal(recorded({"a": torch.ones(2), "b": torch.ones(2)})["sum"], torch.full((2,), 2.0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_gradients_are_the_gradients():
+    weight = torch.full((3,), 2.0, device="cuda", requires_grad=True)
+
+    def run(inputs):
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.zero_()
+        loss = (weight * inputs["x"]).square().sum()
+        loss.backward()
+        return {"loss": loss}
+
+    recorded = Recorded("the gradients", run)
+    for scale in (1.0, 3.0, 0.5):
+        loss = recorded({"x": torch.full((3,), scale, device="cuda")})["loss"]
+        assert loss.item() == 12 * scale**2 and not loss.requires_grad
+        assert torch.equal(weight.grad, torch.full_like(weight, 4 * scale**2))
 
 
 def test_tokens_that_say_the_expression_have_no_error():

@@ -1,19 +1,13 @@
 """Functions of tensors as CUDA graphs: small networks take less time on a GPU than Python takes to launch them."""
 
-import logging
 from collections.abc import Callable
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
-Tensors = dict[str, Tensor]
-Recording: TypeAlias = tuple[torch.cuda.CUDAGraph, Tensors, Tensors]
-"""The graph, where its inputs lie, and where its results do."""
-WARM_UPS = 3
-"""Runs before a recording, in which libraries choose their kernels."""
+from personalive.cuda_graphs import GraphFunction, GraphMemory
 
-log = logging.getLogger("personalive.training")
+Tensors: TypeAlias = dict[str, Tensor]
 
 
 class Recorded:
@@ -22,39 +16,21 @@ class Recorded:
     The function must not depend on anything else that changes, nor wait for the GPU. On a CPU it simply runs.
     """
 
-    def __init__(self, function: Callable[[Tensors], Tensors]) -> None:
-        self._function = function
-        self._recordings: dict[tuple[object, ...], Recording | None] = {}
+    def __init__(self, name: str, function: Callable[[Tensors], Tensors]) -> None:
+        """Wrap `function`; the name is for the log."""
+        self._name, self._function = name, function
+        self._graphs: GraphFunction | None = None
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Run it. The results are the caller's own."""
-        if not next(iter(inputs.values())).is_cuda:
+        """Run it. The results are the caller's own, and nothing goes backward through them."""
+        device = next(iter(inputs.values())).device
+        if device.type != "cuda":
             return self._function(inputs)
-        key = tuple((name, tuple(tensor.shape), tensor.dtype, tensor.stride()) for name, tensor in inputs.items())
-        if key not in self._recordings:
-            try:
-                self._recordings[key] = self._record(inputs)
-            except RuntimeError as error:
-                log.warning("not recorded, and so slower: %s", str(error).splitlines()[0])
-                self._recordings[key] = None
-        recording = self._recordings[key]
-        if recording is None:
-            return self._function(inputs)
-        graph, places, results = recording
-        torch._foreach_copy_(list(places.values()), list(inputs.values()))
-        graph.replay()
-        return {name: tensor.clone() for name, tensor in results.items()}
+        if self._graphs is None:
+            self._graphs = GraphFunction(self._name, self._listed, GraphMemory(device))
+        names, tensors = self._graphs(tuple(inputs), list(inputs.values()))
+        return dict(zip(names, tensors, strict=True))
 
-    def _record(self, inputs: Tensors) -> Recording:
-        places = {name: tensor.detach().clone() for name, tensor in inputs.items()}
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                self._function(places)
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads watch over messages
-            results = {name: tensor.detach() for name, tensor in self._function(places).items()}
-        return graph, places, results
+    def _listed(self, names: tuple[str, ...], tensors: list[Tensor]) -> tuple[tuple[str, ...], list[Tensor]]:
+        results = self._function(dict(zip(names, tensors, strict=True)))
+        return tuple(results), [tensor.detach() for tensor in results.values()]

@@ -75,7 +75,7 @@ class Avatars:
     def __init__(self, size: int, device: torch.device) -> None:
         """Draw `size` x `size` pictures on `device`."""
         self.size, self.device = size, device
-        self._render = Recorded(self._draw)
+        self._render = Recorded("the renderer", self._draw)
 
     def portraits(self, count: int, seed: int) -> Shots:
         """Unrelated people in unrelated poses."""

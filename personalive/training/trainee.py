@@ -67,8 +67,8 @@ class Trainee:
         if self.dtype != torch.float32:
             self.working = {name: _lower(network, self.dtype) for name, network in self.networks.items()}
         self.weights = FlatWeights(self.networks, self.average, self.working)
-        self._encode = Recorded(self._run_encoder)
-        self._heads = Recorded(self._run_extractor)
+        self._encode = Recorded("the motion encoder", self._run_encoder)
+        self._heads = Recorded("the motion extractor", self._run_extractor)
 
     def choose(self, names: Sequence[str]) -> list[Chosen]:
         """Train some networks, or parts of them ("vae.decoder"), and no others, from the weights of `networks`."""
