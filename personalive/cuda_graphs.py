@@ -2,9 +2,10 @@
 
 import logging
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -108,6 +109,12 @@ class GraphMemory:
         self.pool: Any = torch.cuda.graph_pool_handle()
         self.stream = torch.cuda.Stream(device)
         self.lock = threading.RLock()
+        self._keeper = torch.cuda.CUDAGraph()
+        """Records nothing; PyTorch gives a pool up when the last of its graphs is gone, even before there is a first."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
+            with self._capture(self._keeper):
+                pass
 
     @contextmanager
     def first_run(self) -> Iterator[None]:
@@ -132,9 +139,13 @@ class GraphMemory:
         with self.first_run():
             run()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+        with self._capture(graph):
             outputs = run()
         return graph.replay, outputs
+
+    def _capture(self, graph: Any) -> AbstractContextManager[Any]:
+        # Other threads may do what a recording can not take in, such as waiting for a copy.
+        return torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
 
 
 @contextmanager
