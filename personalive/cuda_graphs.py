@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -110,33 +110,38 @@ class GraphMemory:
         self.stream = torch.cuda.Stream(device)
         self.lock = threading.RLock()
         self._keeper = torch.cuda.CUDAGraph()
-        """Records nothing; PyTorch gives a pool up when the last of its graphs is gone, even before there is a first."""
+        """It records nothing. PyTorch gives a pool up with the last of its graphs, even before there is a first."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The CUDA Graph is empty")
             with self._capture(self._keeper):
                 pass
 
     @contextmanager
-    def first_run(self) -> Iterator[None]:
-        """For the run before a recording, in the memory that the recording then takes."""
+    def first_run(self, again: bool) -> Iterator[None]:
+        """For the run before a recording; `again` as in `record`."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         torch.cuda.empty_cache()  # what other work has left must not add to what this run takes
         with torch.cuda.stream(self.stream):
-            torch.cuda.current_blas_handle()  # what the library keeps for it would outlive the pool
-            with _allocating_from(self.pool, self.device):
+            torch.cuda.current_blas_handle()  # this makes what a library keeps for the thread and the stream
+            with _allocating_from(self.pool, self.device) if again else nullcontext():
                 yield
         current.wait_stream(self.stream)
         torch.cuda.synchronize(self.device)
-        torch.cuda.empty_cache()  # what it had to take elsewhere, as backward passes do
+        torch.cuda.empty_cache()
 
-    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    def record(self, run: Callable[[], Any], again: bool) -> tuple[Callable[[], None], Any]:
         """Run once, so that everything that is made at first use exists, then record.
+
+        Args:
+            again: the same function has been recorded for other shapes. Then nothing is made for good any more, and
+                the run takes the memory that the recording will take. What is made for good must not lie there:
+                recordings that were made before write to all of it that was free then.
 
         Returns:
             What runs the recording, and what it puts its results into.
         """
-        with self.first_run():
+        with self.first_run(again):
             run()
         graph = torch.cuda.CUDAGraph()
         with self._capture(graph):
@@ -187,7 +192,7 @@ class GraphFunction:
         self.name, self.function, self.memory, self.constants = name, function, memory, frozenset(constants)
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
         self._inputs: dict[tuple[Any, ...], _Input] = {}
-        self._works = True
+        self._works, self._has_recorded = True, False
 
     def __call__(self, *arguments: Any) -> Any:
         """What `function` returns; the tensors in it are the caller's own."""
@@ -236,5 +241,6 @@ class GraphFunction:
         for source, target, leaf in zip(sources, inputs, leaves, strict=True):
             source.write(target, leaf, constant=False)
         static = rebuild(arguments, inputs)
-        replay, outputs = self.memory.record(lambda: self.function(*static))
+        replay, outputs = self.memory.record(lambda: self.function(*static), self._has_recorded)
+        self._has_recorded = True
         return _Recording(replay, sources, inputs, outputs)

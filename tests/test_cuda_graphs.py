@@ -45,7 +45,8 @@ class StandIn:
     def __init__(self):
         self.lock, self.recorded = threading.RLock(), 0
 
-    def record(self, run):
+    def record(self, run, again):
+        assert again == (self.recorded > 0)  # for the one function that a test has
         self.recorded += 1
         outputs = run()
 
@@ -121,7 +122,7 @@ def test_the_oldest_recording_goes(monkeypatch):
 def test_what_can_not_be_recorded_runs_as_it_is(caplog):
     memory = StandIn()
 
-    def refuse(run):
+    def refuse(run, again):
         raise RuntimeError("not while capturing\nand a long story")
 
     memory.record = refuse
@@ -142,3 +143,25 @@ def test_a_recording_follows_its_arguments():
             third = function(x, (table[0] + 1,))
             for result, expected in ((first, x + table[0]), (second, x + table[0] + 1), (third, x + table[0] + 1)):
                 torch.testing.assert_close(result, expected * 2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_a_function_keeps_is_its_own_whatever_is_recorded_before_and_after():
+    memory, kept = GraphMemory(torch.device("cuda")), {}
+
+    def keeping(x):
+        if "table" not in kept:
+            kept["table"] = torch.arange(4.0, device="cuda")
+        return x + kept["table"]
+
+    def writing(x):
+        return (x.expand(1000, -1) * torch.nan).sum(dim=0) * 0 + 1
+
+    first, second = GraphFunction("writing", writing, memory), GraphFunction("keeping", keeping, memory)
+    with torch.inference_mode():
+        for rows in (1, 2, 3):
+            x = torch.ones(rows, 4, device="cuda")
+            first(x[0])
+            second(x)
+            first(x[0])
+            assert torch.equal(second(x), x + torch.arange(4.0, device="cuda"))
