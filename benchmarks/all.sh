@@ -8,6 +8,8 @@ folder=${1:?usage: benchmarks/all.sh FOLDER [STEP...]}
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 mkdir -p "$folder"
+# Neither is part of an installation of this package, and where they are, importing diffusers takes seconds longer.
+export USE_FLAX=0 USE_TF=0
 steps=("$@")
 [ $# -gt 0 ] || steps=(graphs warm tests memory streams none kernels low_memory bf16 compile sizes endurance max)
 
@@ -27,7 +29,7 @@ for step in "${steps[@]}"; do
     tests)
         # In an environment that has no more than PyTorch and pytest: without the project's settings.
         PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} timeout 100 python3 -X faulthandler -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
-            tests/test_kernels.py tests/test_cuda_graphs.py >"$folder/tests.log" 2>&1
+            tests/test_kernels.py tests/test_cuda_graphs.py tests/test_training_parts.py tests/test_transfer.py >"$folder/tests.log" 2>&1
         tail -n 15 "$folder/tests.log" | cut -c1-260
         ;;
     graphs) measure graphs 200 benchmarks.gpu ;;

@@ -19,10 +19,13 @@ from torch import Tensor
 from personalive.config import ModelConfig
 from personalive.errors import InputError
 from personalive.keypoints import Box
+from personalive.transfer import page_locked
 
 RGBArray: TypeAlias = npt.NDArray[np.uint8]
 """A picture, uint8 [height, width, 3]."""
 
+PAGE_LOCKED = 64
+"""Frames of one preparation that get page-locked memory at most: a system has little of it."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -76,6 +79,12 @@ class DrivingFrames:
         joined: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
         return DrivingFrames(*joined)
 
+    def page_locked(self) -> "DrivingFrames":
+        """These frames where a GPU fetches them by itself, so that the call which takes them need not copy them."""
+        parts = [getattr(self, field.name) for field in fields(self)]
+        locked: Any = [None if part is None else page_locked([part]) for part in parts]
+        return DrivingFrames(*locked)
+
 
 def _check(image: RGBArray) -> RGBArray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
@@ -102,8 +111,11 @@ def bilinear(images: Tensor, size: int) -> Tensor:
 class Preprocessor:
     """Prepares pictures for one model at one output size. It keeps nothing and may be shared by threads."""
 
-    def __init__(self, config: ModelConfig, width: int, height: int) -> None:
+    def __init__(self, config: ModelConfig, width: int, height: int, device: torch.device | None = None) -> None:
         """Prepare for outputs of `width` × `height` pixels.
+
+        Args:
+            device: what runs the model; a GPU gets driving frames in memory from which it fetches them by itself.
 
         Raises:
             InputError: a size that is not a positive multiple of the model's VAE factor.
@@ -113,6 +125,7 @@ class Preprocessor:
             if value <= 0 or value % factor:
                 raise InputError(f"{name} is {value}: it must be a positive multiple of {factor}")
         self.width, self.height = width, height
+        self._page_locks = device is not None and device.type == "cuda"
         self.pose_size = config.motion_extractor.image_size
         self.face_size = config.motion_encoder.image_size
         self.clip_size = config.image_encoder.image_size
@@ -152,9 +165,11 @@ class Preprocessor:
         lanczos = Image.Resampling.LANCZOS
         if face_boxes is None:
             frames = _unit([_resize(image, self.width, self.height, lanczos) for image in images]) * 2 - 1
-            return DrivingFrames(bilinear(frames, self.pose_size) / 2 + 0.5, None, frames)
-        pose_images = _unit([_resize(image, self.pose_size, self.pose_size, lanczos) for image in images])
-        return DrivingFrames(pose_images, self.faces(images, face_boxes), None)
+            prepared = DrivingFrames(bilinear(frames, self.pose_size) / 2 + 0.5, None, frames)
+        else:
+            pose_images = _unit([_resize(image, self.pose_size, self.pose_size, lanczos) for image in images])
+            prepared = DrivingFrames(pose_images, self.faces(images, face_boxes), None)
+        return prepared.page_locked() if self._page_locks and len(images) <= PAGE_LOCKED else prepared
 
     def faces(self, images: Sequence[RGBArray], boxes: Sequence[Box]) -> Tensor:
         """Face crops for the motion encoder, [n, 3, s, s] in [-1, 1]: one box per picture, in its pixels.

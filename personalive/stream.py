@@ -69,7 +69,7 @@ class Stream:
             raise InputError(f"seed is {seed!r}: it must be a whole number from 0 to {MAX_SEED}")
         config = model.config
         self.model, self.keyframes, self.observer, self.emit_ramp = model, keyframes, observer, emit_ramp
-        self.preprocessor = Preprocessor(config, width or config.size, height or config.size)
+        self.preprocessor = Preprocessor(config, width or config.size, height or config.size, model.device)
         self.keyframe_threshold = config.keyframe_threshold if keyframe_threshold is None else keyframe_threshold
         self.motion_strength = motion_strength
         self.schedule = call.Schedule.of(model, steps)

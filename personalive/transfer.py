@@ -16,7 +16,7 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on `device`; what is there already is not copied.
 
-    The copy to a GPU goes through page-locked memory, which PyTorch keeps for the next copy.
+    The copy to a GPU goes through page-locked memory, unless it comes from there. PyTorch keeps that for the next copy.
     """
     return upload_joined([tensor], device)
 
@@ -26,13 +26,26 @@ def upload_joined(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     first = tensors[0]
     if device.type != "cuda" or any(tensor.device.type != "cpu" for tensor in tensors) or first.dtype == torch.bfloat16:
         return joined(tensors).to(device)
+    ready = all(tensor.is_pinned() and tensor.is_contiguous() for tensor in tensors)
+    pieces = tensors if ready else [page_locked(tensors)]
+    if len(pieces) == 1:
+        return pieces[0].to(device, non_blocking=True)
+    result = torch.empty((sum(map(len, pieces)), *first.shape[1:]), dtype=first.dtype, device=device)
+    for place, piece in zip(result.split([len(piece) for piece in pieces]), pieces, strict=True):
+        place.copy_(piece, non_blocking=True)
+    return result
+
+
+def page_locked(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors on the host one after another along the first axis, where a GPU fetches them by itself."""
+    first = tensors[0]
     staged = torch.empty((sum(map(len, tensors)), *first.shape[1:]), dtype=first.dtype, pin_memory=True)
     start = 0
     for tensor in tensors:
         # NumPy copies in this thread: waking PyTorch's threads takes longer where other processes have the cores.
         np.copyto(staged[start : start + len(tensor)].numpy(), tensor.detach().numpy())
         start += len(tensor)
-    return staged.to(device, non_blocking=True)
+    return staged
 
 
 class Download:

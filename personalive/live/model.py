@@ -32,7 +32,7 @@ class PersonaLiveEngine:
         self.width = width or model.config.size
         self.height = height or model.config.size
         self._model = model
-        self._preprocessor = Preprocessor(model.config, self.width, self.height)
+        self._preprocessor = Preprocessor(model.config, self.width, self.height, model.device)
 
     @property
     def keyframe_threshold(self) -> float:
