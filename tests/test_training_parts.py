@@ -80,6 +80,22 @@ def test_on_a_cpu_a_recorded_function_is_the_function():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_inputs_that_come_and_go_are_recorded_once_each():
+    runs = []
+
+    def run(tensors):
+        runs.append(tuple(tensors))
+        return {"sum": sum(tensor.float().sum() for tensor in tensors.values())}
+
+    recorded = Recorded("the sum", run)
+    a, flag = torch.ones(3, device="cuda"), torch.ones(2, dtype=torch.bool, device="cuda")
+    for _ in range(3):
+        assert recorded({"a": a, "flag": flag})["sum"] == 5
+        assert recorded({"a": a, "b": 2 * a, "flag": flag})["sum"] == 11
+    assert len(runs) == 4  # each once before its recording and once for it
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_recorded_gradients_are_the_gradients():
     weight = torch.full((3,), 2.0, device="cuda", requires_grad=True)
 

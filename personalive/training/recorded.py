@@ -19,16 +19,20 @@ class Recorded:
     def __init__(self, name: str, function: Callable[[Tensors], Tensors]) -> None:
         """Wrap `function`; the name is for the log."""
         self._name, self._function = name, function
-        self._graphs: GraphFunction | None = None
+        self._memory: GraphMemory | None = None
+        self._graphs: dict[tuple[str, ...], GraphFunction] = {}
+        """By the inputs' names: recordings of one such function read each input from one place, of one type."""
 
     def __call__(self, inputs: Tensors) -> Tensors:
         """Run it. The results are the caller's own, and nothing goes backward through them."""
         device = next(iter(inputs.values())).device
         if device.type != "cuda":
             return self._function(inputs)
-        if self._graphs is None:
-            self._graphs = GraphFunction(self._name, self._listed, GraphMemory(device))
-        names, tensors = self._graphs(tuple(inputs), list(inputs.values()))
+        key = tuple(inputs)
+        if key not in self._graphs:
+            self._memory = self._memory or GraphMemory(device)
+            self._graphs[key] = GraphFunction(self._name, self._listed, self._memory)
+        names, tensors = self._graphs[key](key, list(inputs.values()))
         return dict(zip(names, tensors, strict=True))
 
     def _listed(self, names: tuple[str, ...], tensors: list[Tensor]) -> tuple[tuple[str, ...], list[Tensor]]:

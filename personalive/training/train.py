@@ -57,6 +57,8 @@ class Plan:
     """Factor of all learning rates."""
     local: bool = False
     """Keep exact checkpoints, too."""
+    whole: bool = False
+    """The weights to start from are a finished model's, so its extractor finds poses."""
 
 
 class Run:
@@ -84,7 +86,8 @@ class Run:
         trainee, source, batch, rank = self.trainee, self.source, self.plan.batch, self.processes.rank
         if name in ("temporal", "streaming"):
             own = name == "streaming"
-            return StreamingStage(trainee, source, batch, own, found_poses=own and "extractor" in self.done)
+            finds_poses = self.plan.whole or "extractor" in self.done
+            return StreamingStage(trainee, source, batch, own, found_poses=own and finds_poses)
         if name == "image":
             return ImageStage(trainee, source, batch, rank)
         alone: dict[str, type[VAEStage] | type[ExtractorStage] | type[ExpressionStage]] = {
@@ -260,8 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     unlabelled = [stage for stage in ("extractor", "expression") if args.videos is not None and stage in budgets]
     if unlabelled:
         raise InputError(f"nobody labelled the faces in --videos: leave {', '.join(unlabelled)} out of --budget")
-    plan = Plan(args.out, budgets, args.steps, args.deadline, args.seed, batch, args.rate, args.exact)
     start = None if args.start is None else weights.resolve(args.start)
+    whole = start is not None
+    plan = Plan(args.out, budgets, args.steps, args.deadline, args.seed, batch, args.rate, args.exact, whole)
     with Processes.start(args.device) as processes:
         config = PRESETS[args.preset] if start is None else start.config
         trainee = Trainee(config, processes.device, seed=args.seed, ema=not args.no_average)
