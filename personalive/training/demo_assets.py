@@ -24,6 +24,7 @@ from personalive.training.avatars import (
     sample_tracks,
 )
 from personalive.training.avatars.motion import FRAME_RATE
+from personalive.training.shots import to_pixels
 
 SIZE = 512
 FRAMES = 100
@@ -35,11 +36,7 @@ PITCH = 128.0
 
 def pictures(identity: Identity, motion: Motion, size: int = SIZE) -> npt.NDArray[np.uint8]:
     """Frames uint8 `[F, size, size, 3]` of one person (B = 1) with a track `[1, F]`."""
-    frames = []
-    for index in range(motion.yaw.shape[1]):
-        frames.append(render(identity, motion[:, index], size)[0])
-    array: npt.NDArray[np.uint8] = ((torch.stack(frames) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    return array
+    return to_pixels(torch.cat([render(identity, motion[:, index], size) for index in range(motion.yaw.shape[1])]))
 
 
 def hum(mouth_open: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -79,8 +76,7 @@ def main(folder: Path) -> None:
     driver = sample_identities(1, torch.Generator().manual_seed(DRIVER_SEED))
     track = sample_tracks(1, FRAMES, torch.Generator().manual_seed(MOTION_SEED))
     rest = neutral(1).replace(smile=torch.tensor([0.3]))
-    still = ((render(portrait, rest, SIZE)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(still).save(folder / "portrait.png", optimize=True)
+    Image.fromarray(to_pixels(render(portrait, rest, SIZE)[0])).save(folder / "portrait.png", optimize=True)
     write_video(folder / "driver.mp4", pictures(driver, track), hum(track.mouth_open[0].numpy()))
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from personalive.animate import AnimateOptions, animate
-from personalive.keypoints import TRANSLATION_SCALE
 from personalive.pipeline import PersonaLive
 from personalive.progress import show
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
@@ -39,6 +38,8 @@ from personalive.training.scores import (
     landmark_error,
     psnr,
 )
+from personalive.training.shots import to_pixels
+from personalive.training.sources import taken_over
 from personalive.video import probe, read_frames
 
 PAIRS, FRAMES = 8, 64
@@ -84,12 +85,7 @@ def make_pair(seed: int, frames: int, itself: bool) -> Pair:
     calm = {name: value * (1.0 if name == "scale" else 0.4) for name, value in vars(rest).items()}
     rest = Motion(**calm).replace(blink=torch.zeros(1))
     track = sample_tracks(1, frames, generator)
-    moved = {
-        name: getattr(rest, name)[:, None] + TRANSLATION_SCALE * (getattr(track, name) - getattr(track, name)[:, :1])
-        for name in ("translate_x", "translate_y")
-    }
-    target = track.replace(scale=rest.scale[:, None].expand(-1, frames), **moved)
-    return Pair(people[:1], people[:1] if itself else people[1:], rest, track, target)
+    return Pair(people[:1], people[:1] if itself else people[1:], rest, track, taken_over(track, rest))
 
 
 def draw(person: Identity, motion: Motion, size: int) -> Pictures:
@@ -97,7 +93,7 @@ def draw(person: Identity, motion: Motion, size: int) -> Pictures:
     count = motion.yaw.shape[1]
     array: Pictures = np.empty((count, size, size, 3), np.uint8)
     for index in tqdm(range(count), desc="drawing", disable=None, leave=False):
-        array[index] = ((render(person, motion[:, index], size)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        array[index] = to_pixels(render(person, motion[:, index], size)[0])
     return array
 
 

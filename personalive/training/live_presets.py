@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from personalive.training.avatars import neutral, render, sample_identities
+from personalive.training.shots import to_pixels
 
 SIZE = 512
 SEEDS = {"Ada": 3, "Bruno": 6, "Carla": 25, "Dario": 26, "Edda": 15, "Femi": 19, "Gus": 17, "Hana": 33}
@@ -23,8 +24,7 @@ def main(folder: Path) -> None:
     rest = neutral(1).replace(smile=torch.tensor([0.3]))
     for name, seed in SEEDS.items():
         person = sample_identities(1, torch.Generator().manual_seed(seed))
-        still = ((render(person, rest, SIZE)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(still).save(folder / f"{name}.webp", quality=90, method=6)
+        Image.fromarray(to_pixels(render(person, rest, SIZE)[0])).save(folder / f"{name}.webp", quality=90, method=6)
 
 
 if __name__ == "__main__":

@@ -100,12 +100,13 @@ def make_template(count: int = 48, seed: int = 99) -> FloatArray:
     import torch
 
     from personalive.training.avatars import neutral, render, sample_identities
+    from personalive.training.shots import to_pixels
 
     identities = sample_identities(count, torch.Generator().manual_seed(seed))
     reader, meshes = FaceReader(), []
     for index in range(count):
         picture = render(identities[index : index + 1], neutral(1))
-        mesh = reader.mesh(((picture[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+        mesh = reader.mesh(to_pixels(picture[0]))
         if mesh is not None:
             points = mesh[:MESH_POINTS] - mesh[:MESH_POINTS].mean(0)
             meshes.append(points / np.linalg.norm(points))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from personalive.models import cast
 from personalive.pipeline import PersonaLive
-from personalive.training.shots import Shots
+from personalive.training.shots import Shots, to_pixels
 from personalive.training.sources import Avatars
 from personalive.training.trainee import Trainee
 
@@ -29,17 +29,17 @@ def save_preview(folder: Path, trainee: Trainee) -> None:
         model = _model(trainee)
         clips = source.clips(PEOPLE, LENGTH, SEED)
         driving, target = clips.frames(0, LENGTH)
-        truth, still = _bytes(target.images), _bytes(clips.reference.images)[:, 0]
+        truth, still = to_pixels(target.images), to_pixels(clips.reference.images)[:, 0]
         output = np.stack([_animate(model, clips.reference, driving, person) for person in range(PEOPLE)])
         pictures = target.images[:, 0]
-        again = _bytes(model.decode(model.encode_image(pictures)) * 2 - 1)
+        again = to_pixels(model.decode(model.encode_image(pictures)) * 2 - 1)
     shown = np.linspace(0, LENGTH - 1, SHOWN).round().astype(int)
     rows = [
         row
         for person in range(PEOPLE)
         for row in (
             np.repeat(still[person][None], SHOWN, axis=0),
-            _bytes(driving.images)[person][shown],
+            to_pixels(driving.images)[person][shown],
             truth[person][shown],
             output[person][shown],
         )
@@ -66,9 +66,9 @@ def _animate(model: PersonaLive, reference: Shots, driving: Shots, person: int) 
     stream = model.stream(seed=person)
     prepare = stream.preprocessor
     size = prepare.width
-    still = _bytes(reference.images)[person, 0]
+    still = to_pixels(reference.images)[person, 0]
     stream.set_reference(prepare.reference(still, _box(reference.boxes[person, 0], size)))
-    frames = _bytes(driving.images)[person]
+    frames = to_pixels(driving.images)[person]
     boxes = [_box(box, size) for box in driving.boxes[person]]
     pushed = stream.push(prepare.driving(list(frames), boxes))
     return np.concatenate((pushed, stream.flush()))
@@ -77,12 +77,6 @@ def _animate(model: PersonaLive, reference: Shots, driving: Shots, person: int) 
 def _box(box: Tensor, size: int) -> tuple[int, int, int, int]:
     left, top, right, bottom = (int(value) for value in box.clamp(0, size).tolist())
     return left, top, right, bottom
-
-
-def _bytes(images: Tensor) -> Pictures:
-    """[..., 3, S, S] in [-1, 1] → uint8 [..., S, S, 3]."""
-    array: Pictures = ((images.float() + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1).cpu().numpy()
-    return array
 
 
 def _psnr(output: Pictures, truth: Pictures) -> float:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from personalive.driving import RGBArray
 from personalive.keypoints import BOX_AFTER, BOX_BEFORE, BOX_SCALE, HeadPose, pixels
 
 MESH_MARGIN = 1.1
@@ -44,6 +45,17 @@ class Shots:
             None if self.focus is None else self.focus[people],
             None if self.expression is None else self.expression[people],
         )
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as uint8, shape as it is."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_pixels(images: Tensor) -> RGBArray:
+    """`[..., 3, S, S]` in [-1, 1] → pictures as files hold them, uint8 `[..., S, S, 3]`."""
+    array: RGBArray = to_bytes(images).movedim(-3, -1).cpu().numpy()
+    return array
 
 
 def take_heads(pose: HeadPose, heads: Tensor) -> HeadPose:

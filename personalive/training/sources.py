@@ -152,13 +152,7 @@ class AvatarClips:
         self.rest = rest.to(device)
         track = sample_tracks(math.ceil(people / 2), length, generator).to(device)
         both = torch.arange(people, device=device) % len(track.yaw)
-        track = track[both]
-        moved = {
-            name: getattr(self.rest, name)[:, None]
-            + TRANSLATION_SCALE * (getattr(track, name) - getattr(track, name)[:, :1])
-            for name in ("translate_x", "translate_y")
-        }
-        self.track = track.replace(scale=self.rest.scale[:, None].expand(-1, length), **moved)
+        self.track = taken_over(track[both], self.rest)
         self.reference = source.shots(self.identity, self.rest, 1)
 
     def ramp(self) -> Tensor | None:
@@ -210,3 +204,12 @@ def _columns(shots: Shots, chosen: Tensor) -> Shots:
 def step_generator(device: torch.device, seed: int) -> Generator:
     """Random numbers of one step."""
     return torch.Generator(device).manual_seed(seed)
+
+
+def taken_over(track: Motion, rest: Motion) -> Motion:
+    """Tracks `[B, F]` as people take them over who begin at `rest` `[B]`: with their own size, and moves from there on."""
+    moved = {
+        name: getattr(rest, name)[:, None] + TRANSLATION_SCALE * (getattr(track, name) - getattr(track, name)[:, :1])
+        for name in ("translate_x", "translate_y")
+    }
+    return track.replace(scale=rest.scale[:, None].expand_as(track.scale), **moved)

@@ -18,7 +18,7 @@ from personalive.keypoints import HeadPose
 from personalive.training.expression import face_crops
 from personalive.training.image_stage import FOCUS
 from personalive.training.recorded import Tensors
-from personalive.training.shots import Shots, jitter_pose, weight_map
+from personalive.training.shots import Shots, jitter_pose, to_bytes, weight_map
 from personalive.training.sources import Clips, Source, step_generator
 from personalive.training.stages import Batch, picture_loss
 from personalive.training.trainee import Level, Trainee
@@ -150,7 +150,7 @@ class StreamingStage:
             keypoints=kp.project(pose).unflatten(0, (people, WINDOW)),
             known=torch.ones(people, WINDOW, device=images.device),
             focus=_focus(target),
-            last=_bytes(target.images),
+            last=to_bytes(target.images),
             carried=torch.empty(0, device=images.device),
         )
 
@@ -175,7 +175,7 @@ class StreamingStage:
             keypoints=keypoints,
             known=known,
             focus=torch.lerp(_focus(clips.reference), first.focus[:, :1], weights[None, :, None, None]),
-            last=_bytes(pictures),
+            last=to_bytes(pictures),
             carried=carried,
         )
 
@@ -282,10 +282,6 @@ def _focus(shots: Shots) -> Tensor:
     size = shots.images.shape[-1]
     middle = (shots.boxes[..., :2] + shots.boxes[..., 2:]) / size - 1
     return middle[..., None, :]
-
-
-def _bytes(images: Tensor) -> Tensor:
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def mixed_pose(trainee: Trainee, target: HeadPose, reference: Shots, driving: Shots) -> HeadPose:
