@@ -207,7 +207,7 @@ def step_generator(device: torch.device, seed: int) -> Generator:
 
 
 def taken_over(track: Motion, rest: Motion) -> Motion:
-    """Tracks `[B, F]` as people take them over who begin at `rest` `[B]`: with their own size, and moves from there on."""
+    """Tracks `[B, F]` as people take them over who begin at `rest` `[B]`: their size, and moves from there."""
     moved = {
         name: getattr(rest, name)[:, None] + TRANSLATION_SCALE * (getattr(track, name) - getattr(track, name)[:, :1])
         for name in ("translate_x", "translate_y")
