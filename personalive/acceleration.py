@@ -184,10 +184,11 @@ class Acceleration:
             return plain  # the kernels are for what half precision makes slow
         try:
             from personalive.models import kernels
+            from personalive.models.kernels import trial
 
             operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
             fast = Operations(**operations, attention=self.attention, gated_linear=_gated_linear())
-            _try_kernels(fast, self.device, self.dtype, float8=self.quantize == "fp8")
+            trial.run(fast, self.device, self.dtype, float8=self.quantize == "fp8")
         except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
             _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", _first_line(error))
             return plain
@@ -259,45 +260,6 @@ def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name
         )
     if dtype not in (torch.float16, torch.bfloat16) or name not in ("none", "graphs"):
         raise InputError(f"quantize fp8 goes with fp16 or bf16 and accelerate none or graphs, not {dtype} and {name}")
-
-
-def _try_kernels(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool) -> None:
-    """Run every kernel once, in sizes of the model, and compare.
-
-    Raises:
-        RuntimeError: a kernel's result is wrong.
-    """
-    plain = Operations()
-    draw = torch.Generator(device).manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=draw, device=device).to(dtype)
-
-    image = random(1, 320, 32, 32).to(memory_format=torch.channels_last)
-    tokens, scale, bias = random(16, 4, 320), random(320), random(320)
-    trials: list[tuple[str, tuple[Any, ...]]] = [
-        ("group_norm", (image, 32, scale, bias, 1e-5)),
-        ("group_norm", (image[:, :, :8, :8], 32, scale, bias, 1e-5)),
-        ("layer_norm", (tokens, scale, bias, 1e-5)),
-        ("add_layer_norm", (tokens, tokens, scale, bias, 1e-5)),
-        ("geglu", (random(16, 4, 2560),)),
-        ("add_bias", (image, image, bias)),
-        ("scale_relu", (image, scale, bias)),
-        ("frame_attention", (random(16, 4, 960), 8, 16)),
-        ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
-        ("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2)),
-    ]
-    if float8:
-        trials.append(("geglu_float8", (random(64, 2560),)))
-        trials.append(("add_scaled_", (random(64, 320), random(64, 320), random(64, 1).float())))
-    for name, arguments in trials:
-        copies = [[a.clone() if isinstance(a, Tensor) else a for a in arguments] for _ in range(2)]
-        results = getattr(fast, name)(*copies[0]), getattr(plain, name)(*copies[1])
-        pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
-        for actual, expected in pairs:
-            error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
-            if not error < 0.03:
-                raise RuntimeError(f"{name} is wrong by {error:.1%}")
 
 
 def _first_line(error: Exception) -> str:

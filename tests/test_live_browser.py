@@ -157,6 +157,7 @@ def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, c
     assert np.median(after) < 2 * np.median(before)
 
 
+@pytest.mark.slow
 def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwright, camera, presets):
     """By arrival at a client in a process of its own: two Chromiums that share two cores skip pictures at any time.
 

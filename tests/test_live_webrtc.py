@@ -161,7 +161,8 @@ async def test_garbage_candidates_are_refused(server):
         await client.watch(5)
 
 
-async def test_a_thousand_offers_lock_nobody_out_and_nobody_notices(server):
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+async def test_many_offers_lock_nobody_out_and_nobody_notices(server, count):
     async with LiveClient(server.url) as client, LiveClient(server.url) as flooder:
         await client.reference(picture(GREEN))
         await client.offer(Camera(grey()))
@@ -170,12 +171,12 @@ async def test_a_thousand_offers_lock_nobody_out_and_nobody_notices(server):
         await flooder.hang_up()
         sdp = flooder.peer.localDescription.sdp
         before, most = client.received, 0
-        for _ in range(1000):
+        for _ in range(count):
             answer = await flooder.http.post("/api/v1/webrtc/offer", json={"sdp": sdp, "type": "offer"})
             assert answer.status_code == 200
             most = max(most, len(server.hub.entries))
         assert most <= 3
-        assert client.received > before + 50
+        assert client.received > before + count / 20
         async with LiveClient(server.url) as third:
             await third.reference(picture(BLUE))
             await third.offer(Camera(grey()))

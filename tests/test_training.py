@@ -40,6 +40,7 @@ def same(a: Trainee, b: Trainee) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_a_minute_of_training_lowers_every_loss(tmp_path):
     budgets = dict.fromkeys(STAGES, 2.0 * LOG_EVERY) | {"extractor": 4.0 * LOG_EVERY}
     batch = Batch(pictures=6, people=2, frames=2, streams=2)

@@ -19,13 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.models.fused_images import FusedGroupNorm, FusedResnetBlock, FusedUpsample, constant
-from personalive.models.layers import (
-    ResnetBlock,
-    SpatialTransformer,
-    Upsample,
-    to_image,
-    to_tokens,
-)
+from personalive.models.layers import ResnetBlock, SpatialTransformer, Upsample, to_image, to_tokens
 from personalive.models.motion_layers import MotionBlock, TokenTransformer
 from personalive.models.operations import Operations
 
