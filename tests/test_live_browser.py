@@ -161,8 +161,8 @@ def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, c
 def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwright, camera, presets):
     """By arrival at a client in a process of its own: two Chromiums that share two cores skip pictures at any time.
 
-    A gap that the server makes comes with every kill, and only then. One that other work on the machine makes does not:
-    so the best of two kills counts, and gaps as long as those just before it are not the kill's.
+    A gap that the server makes comes with every kill. One that other work on the machine makes does not: so the better
+    of two kills counts.
     """
     engine = EchoEngine(256, 256, window=4, delay_frames=12, seconds=0.02)
     with live_server(engine, presets=presets, max_sessions=4, linger_seconds=1) as server:
@@ -175,13 +175,12 @@ def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwrig
     assert recorded["own"]
     times = np.array(recorded["times"])
     gaps, ends = np.diff(times), times[1:]
-    extra = []
+    longest = []
     for kill in kills:
-        before = gaps[(ends > kill - SECONDS) & (ends < kill)]
         after = gaps[(ends > kill) & (ends < kill + SECONDS)]
         assert len(after) > 10
-        extra.append(after.max() - max(2 * np.median(gaps), before.max()))
-    assert min(extra) <= 0
+        longest.append(after.max())
+    assert min(longest) <= 2 * np.median(gaps)
 
 
 def start_and_kill(playwright, camera: Path, url: str) -> float:
