@@ -36,10 +36,11 @@ check shellcheck --external-sources "${scripts[@]}"
 check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"
 
-workers=$(nproc) # before the next line, which nproc heeds, too
+# One more than cores, as much of what servers are tested with is waiting. Before the next line, which nproc heeds, too.
+workers=$(($(nproc) + 1))
 # One thread for each worker: two that share the cores would wait for each other in every small product.
 export OMP_NUM_THREADS=1
-# Files in their order: the ones with few tests are the slow ones, and would be left for the end.
+# Files in the order of tests/conftest.py: the ones with few tests are slow, and would be left for the end.
 pytest_arguments=(--durations=10 --numprocesses "$((workers < 4 ? workers : 4))" --dist loadfile --no-loadscope-reorder)
 if [ -n "$all" ]; then
     reference=${PERSONALIVE_REFERENCE:-../shared/reference}

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share: a small model, in memory and as a folder, and inputs for it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ from tests.pictures import moving_face, photograph, save_image, save_video
 # How long an example takes says nothing on a machine that others use, too.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # workers share the cores, and threads would wait for each other in every small product
+
+LONGEST = ("test_parity", "test_live_browser", "test_live_webrtc", "test_readme", "test_demo_model", "test_cog")
+"""Files that workers begin with, so that none has one of them left when the others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 SMALL = ModelConfig(
     name="small",
