@@ -6,6 +6,7 @@ The hub belongs to the event loop: every method but those that say otherwise is 
 import asyncio
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +62,7 @@ class Hub:
 
     async def start(self) -> None:
         """Begin to serve, and to load the model if that is wanted."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
         if self.options.load_at_start:
             self.loader.load(LoadParameters(), 0)
@@ -165,7 +166,7 @@ class Hub:
         entry = Entry(session, client, self._clock())
         self.entries[session.identifier] = entry
         self.sessions_opened += 1
-        session.on_closed = lambda reason: self._on_loop(self._forget, session)
+        session.on_closed = lambda reason: self._forget_on_loop(session)
         assert self.scheduler is not None
         self.scheduler.add(session)
         try:
@@ -290,9 +291,14 @@ class Hub:
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
-    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(call, *arguments)
+    def _forget_on_loop(self, session: Session) -> None:
+        """At once where the loop runs in this thread, so that no answer goes out before."""
+        if self._loop is None or self._loop.is_closed():
+            return
+        if threading.get_ident() == self._thread:
+            self._forget(session)
+        else:
+            self._loop.call_soon_threadsafe(self._forget, session)
 
     async def _sweep_for_ever(self) -> None:
         while True:
