@@ -5,7 +5,7 @@ resized with Lanczos; without, the face is cut out by the keypoints that the mot
 are resized bilinearly, which is faster and made for live frames. Their features can not be mixed within a stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -63,9 +63,7 @@ class DrivingFrames:
         return len(self.pose_images)
 
     def __getitem__(self, frames: slice) -> "DrivingFrames":
-        parts = [getattr(self, field.name) for field in fields(self)]
-        taken: Any = [None if part is None else part[frames] for part in parts]
-        return DrivingFrames(*taken)
+        return self._each(lambda part: part[frames])
 
     def join(self, later: "DrivingFrames") -> "DrivingFrames":
         """These frames, then `later`.
@@ -81,9 +79,12 @@ class DrivingFrames:
 
     def page_locked(self) -> "DrivingFrames":
         """These frames where a GPU fetches them by itself, so that the call which takes them need not copy them."""
+        return self._each(lambda part: page_locked([part]))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
         parts = [getattr(self, field.name) for field in fields(self)]
-        locked: Any = [None if part is None else page_locked([part]) for part in parts]
-        return DrivingFrames(*locked)
+        changed: Any = [None if part is None else change(part) for part in parts]
+        return DrivingFrames(*changed)
 
 
 def _check(image: RGBArray) -> RGBArray:

@@ -56,6 +56,8 @@ class Hub:
         self._portraits = Portraits(faces)
         self._snapshots = ClientStore(capacity=MAX_SNAPSHOTS, per_address=MAX_SNAPSHOTS // 2)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
+        """Where the loop runs."""
         self._sweeper: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._left_behind = False

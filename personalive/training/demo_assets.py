@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from personalive.training.avatars import (
     Identity,
@@ -36,7 +37,11 @@ PITCH = 128.0
 
 def pictures(identity: Identity, motion: Motion, size: int = SIZE) -> npt.NDArray[np.uint8]:
     """Frames uint8 `[F, size, size, 3]` of one person (B = 1) with a track `[1, F]`."""
-    return to_pixels(torch.cat([render(identity, motion[:, index], size) for index in range(motion.yaw.shape[1])]))
+    count = motion.yaw.shape[1]
+    array = np.empty((count, size, size, 3), np.uint8)
+    for index in tqdm(range(count), desc="drawing", disable=None, leave=False):
+        array[index] = to_pixels(render(identity, motion[:, index], size)[0])
+    return array
 
 
 def hum(mouth_open: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -26,7 +26,7 @@ from personalive.animate import AnimateOptions, animate
 from personalive.pipeline import PersonaLive
 from personalive.progress import show
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
-from personalive.training.demo_assets import write_video
+from personalive.training.demo_assets import pictures, write_video
 from personalive.training.measure import FaceReader, Reading
 from personalive.training.scores import (
     SIGNALS,
@@ -38,7 +38,6 @@ from personalive.training.scores import (
     landmark_error,
     psnr,
 )
-from personalive.training.shots import to_pixels
 from personalive.training.sources import taken_over
 from personalive.video import probe, read_frames
 
@@ -88,15 +87,6 @@ def make_pair(seed: int, frames: int, itself: bool) -> Pair:
     return Pair(people[:1], people[:1] if itself else people[1:], rest, track, taken_over(track, rest))
 
 
-def draw(person: Identity, motion: Motion, size: int) -> Pictures:
-    """Frames of one person with a track `[1, F]`."""
-    count = motion.yaw.shape[1]
-    array: Pictures = np.empty((count, size, size, 3), np.uint8)
-    for index in tqdm(range(count), desc="drawing", disable=None, leave=False):
-        array[index] = to_pixels(render(person, motion[:, index], size)[0])
-    return array
-
-
 def animate_pair(
     model: PersonaLive, pair: Pair, folder: Path, seed: int, places: Tensor | None = None
 ) -> tuple[Pictures, Pictures]:
@@ -106,9 +96,9 @@ def animate_pair(
         places: the track's frames in the order in which they are shown; None: each once.
     """
     size = model.config.size
-    still = draw(pair.person, Motion(**{name: value[:, None] for name, value in vars(pair.rest).items()}), size)[0]
+    still = pictures(pair.person, Motion(**{name: value[:, None] for name, value in vars(pair.rest).items()}), size)[0]
     Image.fromarray(still).save(folder / "reference.png")
-    driver = draw(pair.driver, pair.track, size)
+    driver = pictures(pair.driver, pair.track, size)
     write_video(folder / "driver.mp4", driver if places is None else driver[places.numpy()])
     options = AnimateOptions(max_frames=0, seed=seed, crop="none", overwrite=True)
     show(animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options))
@@ -134,10 +124,10 @@ def score(reader: FaceReader, pair: Pair, still: Pictures, output: Pictures, tru
 def autoencoder_psnr(model: PersonaLive, seed: int, count: int = 16) -> float:
     """Drawn people through the VAE and back, in dB."""
     generator = torch.Generator().manual_seed(HELD_OUT + seed)
-    pictures = render(sample_identities(count, generator), sample_motions(count, generator), model.config.size)
+    drawn = render(sample_identities(count, generator), sample_motions(count, generator), model.config.size)
     with torch.inference_mode():
-        again = torch.cat([model.decode(model.encode_image(part)).cpu() for part in pictures.split(4)])
-    square = ((again - (pictures / 2 + 0.5)) ** 2).mean(dim=(1, 2, 3))
+        again = torch.cat([model.decode(model.encode_image(part)).cpu() for part in drawn.split(4)])
+    square = ((again - (drawn / 2 + 0.5)) ** 2).mean(dim=(1, 2, 3))
     return float((-10 * square.log10()).mean())
 
 
@@ -155,7 +145,7 @@ def evaluate(model: PersonaLive, seed: int, pairs: int = PAIRS, frames: int = FR
             pair = make_pair(seed * 1000 + index, frames, kind == "self")
             with tempfile.TemporaryDirectory() as folder:
                 still, output = animate_pair(model, pair, Path(folder), index)
-            truth = draw(pair.person, pair.target, model.config.size)
+            truth = pictures(pair.person, pair.target, model.config.size)
             result[kind].append(asdict(score(reader, pair, still, output, truth)))
     return result
 
@@ -177,7 +167,7 @@ def evaluate_long(model: PersonaLive, seed: int, frames: int = LONG_FRAMES, part
     for name, chosen in (("first", slice(0, part)), ("last", slice(frames - part, frames))):
         seen = places[chosen]
         cut = Pair(pair.person, pair.driver, pair.rest, pair.track[:, seen], pair.target[:, seen])
-        truth = draw(pair.person, cut.target, model.config.size)
+        truth = pictures(pair.person, cut.target, model.config.size)
         result[name] = asdict(score(reader, cut, still, output[chosen], truth))
     return result
 

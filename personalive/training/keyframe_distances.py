@@ -21,7 +21,8 @@ from personalive.faces import FaceTracker
 from personalive.keyframes import FIRST_CALL, KeyframeTest, keyframe_policy
 from personalive.pipeline import PersonaLive
 from personalive.training.avatars import Motion
-from personalive.training.evaluate import draw, make_pair
+from personalive.training.demo_assets import pictures
+from personalive.training.evaluate import make_pair
 
 TRACKS, LENGTH = 12, 100
 """Tracks of four seconds."""
@@ -42,11 +43,11 @@ def tokens_of_track(model: PersonaLive, tracker: FaceTracker, seed: int, length:
     size = model.config.size
     pair = make_pair(seed, length, itself=False)
     rest = Motion(**{name: value[:, None] for name, value in vars(pair.rest).items()})
-    pictures = [*draw(pair.person, rest, size), *draw(pair.driver, pair.track[:, ::WINDOW], size)]
+    drawn = [*pictures(pair.person, rest, size), *pictures(pair.driver, pair.track[:, ::WINDOW], size)]
     tracker.reset()
-    boxes = [tracker.follow(picture) or tracker.box or (0, 0, size, size) for picture in pictures]
+    boxes = [tracker.follow(picture) or tracker.box or (0, 0, size, size) for picture in drawn]
     with torch.inference_mode():
-        tokens = model.encode_motion(Preprocessor(model.config, size, size).faces(pictures, boxes)).float().cpu()
+        tokens = model.encode_motion(Preprocessor(model.config, size, size).faces(drawn, boxes)).float().cpu()
     return tokens[:1], tokens[1:]
 
 
