@@ -15,7 +15,6 @@ import torch
 
 from benchmarks.gpu_model import GPU, Animation, build, gibibytes, spread
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds
-from personalive import pipeline
 from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
 from personalive.config import FRAMES, WINDOW, ModelConfig
 from personalive.models import fused
@@ -71,11 +70,10 @@ class Streams:
             for keys in KEYS:
                 with set_to(fused, "KEYS_AT_ONCE", keys):
                     self._add(f"UNet, {keyframes} keyframes, {keys:.3g} values of keys", window(1, keyframes))
-        latents = torch.randn(WINDOW, 4, latent, latent, device=GPU, dtype=self.dtype)
         for frames in (1, 2, 4):
+            latents = torch.randn(WINDOW * frames, 4, latent, latent, device=GPU, dtype=self.dtype)
             decode = self.choice.function("the decoder", model._run_decoder, beside=True)
-            with set_to(pipeline, "DECODED_AT_ONCE", frames):
-                self._add(f"VAE decoder, {frames} of {WINDOW} frames at once", partial(decode, latents))
+            self._add(f"VAE decoder, {frames} frames at once, per {WINDOW}", partial(decode, latents), frames)
 
     def _add(self, name: str, run: Callable[[], Any], count: int = 1) -> None:
         with self.results.attempt(name):

@@ -274,8 +274,8 @@ def feed_forwards(bench: Bench) -> None:
                 sets,
             )
         }
-        for tile in products.TILES:
-            runs[f"one kernel, {tile}"] = (
+        for name, tile in products.TILES.items():
+            runs[f"one kernel, {name}"] = (
                 lambda x, y, e=enter, b=bias, w=leave, t=tile: y.addmm_(products.gated_linear(x, e, b, t), w.t()),
                 sets,
             )

@@ -24,7 +24,7 @@ from personalive.models.fused import BLOCKS, FusedSpatialTransformer, fuse
 from personalive.models.fused_encoders import fuse_encoder
 from personalive.models.fused_images import hand_on_biases, way_up
 from personalive.models.fused_vae import FusedDecoder
-from personalive.models.operations import Operations
+from personalive.models.operations import Operations, linear_add
 from personalive.models.tiny_vae import TinyDecoder
 from personalive.models.unet import ReferenceUNet
 from personalive.weight_memory import HostMemory, pack
@@ -187,7 +187,7 @@ class Acceleration:
             from personalive.models.kernels import trial
 
             operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
-            fast = Operations(**operations, attention=self.attention, gated_linear=_gated_linear())
+            fast = Operations(**operations, **_products(), attention=self.attention)
             trial.run(fast, self.device, self.dtype, float8=self.quantize == "fp8")
         except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
             _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", _first_line(error))
@@ -227,16 +227,22 @@ class Compiled:
             return self.function(*arguments)
 
 
-def _gated_linear() -> Measured:
-    """A product and the gate behind it, or one kernel for both, whose products are not as fast everywhere."""
+def _products() -> dict[str, Any]:
+    """Products with what follows them in one kernel or in two, as was faster: PyTorch's own multiply faster."""
     from personalive.models.kernels import geglu, products
 
-    candidates: dict[str, Callable[..., Tensor]] = {
+    gated: dict[str, Callable[..., Tensor]] = {
         "two kernels": lambda x, weight, bias: geglu(nn.functional.linear(x, weight, bias))
     }
-    for tile in products.TILES:
-        candidates[f"one kernel, {tile}"] = functools.partial(products.gated_linear, tile=tile)
-    return Measured("a feed-forward's gate", candidates)
+    for name, tile in products.TILES.items():
+        gated[f"one kernel, {name}"] = functools.partial(products.gated_linear, tile=tile)
+    added: dict[str, Callable[..., Tensor]] = {"two kernels": linear_add}
+    for name, tile in products.SUM_TILES.items():
+        added[f"one kernel, {name}"] = functools.partial(products.linear_add, tile=tile)
+    return {
+        "gated_linear": Measured("a feed-forward's gate", gated),
+        "linear_add": Measured("a transformer's end", added),
+    }
 
 
 def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name: AccelerationName) -> None:

@@ -42,13 +42,13 @@ def advance(
         return _advance_once(streams, driving)
     for state, frames in zip(states, driving, strict=True):
         state.add_pending(frames)
-    results = [[stream.no_frames()] for stream in streams]
+    results: list[list[npt.NDArray[np.uint8]]] = [[] for _ in streams]
     while ready := [i for i, state in enumerate(states) if state.pending is not None and len(state.pending) >= WINDOW]:
         together = [streams[i] for i in ready]
         motion = call.observe(together, [states[i].take_pending(WINDOW) for i in ready])
         for i, frames_out in zip(ready, call.denoise(together, motion), strict=True):
             results[i] += streams[i].outgoing(frames_out)
-    return [np.concatenate(result) for result in results]
+    return [_joined(stream, result) for stream, result in zip(streams, results, strict=True)]
 
 
 def _advance_once(streams: Sequence["Stream"], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
@@ -58,4 +58,9 @@ def _advance_once(streams: Sequence["Stream"], driving: Sequence[DrivingFrames])
     finished = call.denoise(streams, call.observe(streams, driving, stretch=True))
     for state in states:
         state.frames_in += WINDOW
-    return [np.concatenate([s.no_frames(), *s.outgoing(out)]) for s, out in zip(streams, finished, strict=True)]
+    return [_joined(stream, stream.outgoing(out)) for stream, out in zip(streams, finished, strict=True)]
+
+
+def _joined(stream: "Stream", parts: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """The frames of any number of calls; those of one are not copied."""
+    return parts[0] if len(parts) == 1 else np.concatenate([stream.no_frames(), *parts])

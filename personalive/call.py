@@ -208,13 +208,16 @@ def _groups(streams: Sequence["Stream"], most: int) -> list[list[int]]:
 
 def _finish(streams: Sequence["Stream"]) -> list[_Finished]:
     """All inner steps, and the pictures of what leaves, which are made beside the next streams' steps."""
-    model, finished = streams[0].model, []
+    model = streams[0].model
     predictions, latents, clean = _sample(streams)
-    for index in range(len(streams)):
+    with model.beside():
+        frames, pixels = model.decode_pixels(joined(clean))
+        parts = zip(frames.split(WINDOW), pixels.split(WINDOW), strict=True)
+        pictures = [(images, Download(colours)) for images, colours in parts]
+    finished = []
+    for index, (images, download) in enumerate(pictures):
         outputs = tuple(prediction.split(FRAMES)[index] for prediction in predictions)
-        with model.beside():
-            frames, pixels = model.decode_pixels(clean[index])
-            finished.append(_Finished(outputs, latents[index], clean[index], frames, Download(pixels)))
+        finished.append(_Finished(outputs, latents[index], clean[index], images, download))
     return finished
 
 

@@ -25,10 +25,9 @@ from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceU
 from personalive.stream import Stream
 from personalive.transfer import joined, upload
 
-DECODED_AT_ONCE = 1
-"""Frames that the VAE decodes together: one fills a GPU, and more would only need more memory."""
 WINDOWS_AT_ONCE = 1
-"""Windows that the denoising UNet takes together, for the same reason."""
+"""Windows that the denoising UNet takes together, and frames that the VAE decodes together: one fills a GPU, and more
+gain little for the memory that they need."""
 
 Source = tuple[HeadPose, HeadPose, Tensor, Tensor]
 """What a stream's motion is taken over with: the reference's pose, the driver's first pose, the reference's motion
@@ -70,6 +69,7 @@ class PersonaLive:
         self.beside: Callable[[], AbstractContextManager[None]] = nullcontext
         """What is started within runs beside what is started after it; see `Acceleration.beside`."""
         self.windows_at_once = WINDOWS_AT_ONCE
+        """May be changed between calls: see `WINDOWS_AT_ONCE`."""
         if acceleration is not None:
             self._accelerate(networks, acceleration)
 
@@ -223,7 +223,7 @@ class PersonaLive:
 
     def decode_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32, and as uint8 [n, H, W, 3]."""
-        parts = [self._decode(window) for window in self._take(latents).split(WINDOW)]
+        parts = [self._decode(part) for part in self._take(latents).split(WINDOW * self.windows_at_once)]
         return joined([images for images, _ in parts]), joined([pixels for _, pixels in parts])
 
     def _run_extractor(self, pixels: Tensor) -> HeadPose:
@@ -246,7 +246,8 @@ class PersonaLive:
 
     def _run_decoder(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         latents = latents * (1 / self.config.vae.scaling_factor)
-        decoded = torch.cat([self._decoder(part) for part in latents.split(DECODED_AT_ONCE)])
+        at_once = max(1, len(latents) // WINDOW)
+        decoded = torch.cat([self._decoder(part) for part in latents.split(at_once)])
         images = (decoded.float() / 2 + 0.5).clamp(0, 1)
         return images, (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 

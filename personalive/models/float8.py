@@ -10,7 +10,6 @@ large it can be. What the gate gives has no such limit, so every row has the sca
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.models.fused import (
@@ -20,7 +19,7 @@ from personalive.models.fused import (
     FusedTokenTransformer,
 )
 from personalive.models.fused_images import constant
-from personalive.models.layers import to_image
+from personalive.models.layers import to_image, to_tokens
 from personalive.models.operations import FLOAT8, LARGEST, Operations
 
 
@@ -81,7 +80,7 @@ class Float8End(nn.Module):
             gated, scale = self.operations.geglu_float8(hidden)
             branch = multiply(gated, leave.values, self.one, leave.scale, None, x.dtype)
             self.operations.add_scaled_(total, branch, scale)
-        return x + to_image(F.linear(tokens, self.proj_out.weight.flatten(1), self.bias), like=x)
+        return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
 
 
 def to_float8(network: nn.Module, operations: Operations) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.models.fused_images import FusedGroupNorm, FusedResnetBlock, FusedUpsample, constant
@@ -61,7 +60,7 @@ class FusedEnd(nn.Module):
             gated = self.operations.gated_linear(part, self.enter.weight, self.enter.bias)
             # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
             total.addmm_(gated, self.leave.weight.t())
-        return x + to_image(F.linear(tokens, self.proj_out.weight.flatten(1), self.bias), like=x)
+        return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
 
 
 class FusedSpatialTransformer(nn.Module):

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from personalive.models.fused import FusedFeedForward
 from personalive.models.fused_images import FusedGroupNorm, constant
+from personalive.models.layers import to_image, to_tokens
 from personalive.models.motion_encoder import ConvBlock, FaceNetwork, PatchBlock
-from personalive.models.motion_extractor import ChannelLayerNorm, Detector
+from personalive.models.motion_extractor import ChannelLayerNorm, ConvNeXtBlock, Detector
 from personalive.models.operations import Operations
 
 
@@ -102,6 +103,29 @@ class FusedLayerNorm(nn.Module):
         return out.permute(0, 3, 1, 2) if self.over_channels else out
 
 
+class FusedConvNeXtBlock(nn.Module):
+    """A ConvNeXtBlock whose pointwise network is one operation; the bias of its normalisation has gone through it."""
+
+    gamma: Tensor
+    bias: Tensor
+
+    def __init__(self, block: ConvNeXtBlock, operations: Operations) -> None:
+        super().__init__()
+        self.operations, self.dwconv, self.norm = operations, block.dwconv, block.norm
+        self.enter, self.leave = block.pwconv1, block.pwconv2
+        constant(self, "gamma", block.grn.gamma.flatten(), block.grn.gamma.dtype)
+        bias = self.leave.weight.float() @ block.grn.beta.flatten().float() + self.leave.bias.float()
+        constant(self, "bias", bias, self.leave.bias.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm, enter = self.norm, self.enter
+        tokens = self.operations.layer_norm(to_tokens(self.dwconv(x)), norm.weight, norm.bias, norm.eps)
+        out = self.operations.response_network(
+            tokens, enter.weight, enter.bias, self.gamma, self.leave.weight, self.bias, to_tokens(x)
+        )
+        return to_image(out, like=x)
+
+
 def _fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Identity:
     """Make `conv` do what it and the batch norm behind it did; the result takes the norm's place."""
     scale, bias = _scale_and_bias(norm)
@@ -119,6 +143,8 @@ def fuse_encoder(network: nn.Module, operations: Operations) -> None:
             setattr(network, name, FusedConvBlock(child, operations))
         elif isinstance(child, PatchBlock):
             setattr(network, name, FusedPatchBlock(child, operations))
+        elif isinstance(child, ConvNeXtBlock):
+            setattr(network, name, FusedConvNeXtBlock(child, operations))
         elif isinstance(child, nn.LayerNorm) and not isinstance(network, Detector):  # its norm is of single vectors
             setattr(network, name, FusedLayerNorm(child, operations))
         elif isinstance(child, nn.GroupNorm):

@@ -44,6 +44,14 @@ def geglu(x: Tensor) -> Tensor:
     return F.gelu(gate).mul_(value)
 
 
+def response_network(
+    x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
+) -> Tensor:
+    """See `operations.response_network`."""
+    hidden = _product(x, enter, enter_bias, "gelu")
+    return linear(hidden.mul_(operations.response_factors(hidden, gamma)), leave, leave_bias).add_(other)
+
+
 def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
     """See `operations.add_bias`."""
     return (x + branch).add_(bias[:, None, None])
@@ -115,6 +123,7 @@ OPERATIONS = operations.Operations(
     linear=linear,
     group_norm=group_norm,
     geglu=geglu,
+    response_network=response_network,
     add_bias=add_bias,
     frame_attention=frame_attention,
 )

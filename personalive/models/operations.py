@@ -115,6 +115,11 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return geglu(F.linear(x, weight, bias))
 
 
+def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor:
+    """A linear layer's result added to `other`: [..., i], [o, i], [o] and [..., o] → [..., o]."""
+    return other + F.linear(x, weight, bias)
+
+
 def geglu_float8(x: Tensor) -> tuple[Tensor, Tensor]:
     """`geglu` of rows [r, 2c] in fp8 [r, c], and the scale of each row, fp32 [r, 1]."""
     gated = geglu(x.float())
@@ -138,6 +143,28 @@ def multiply_float8(
 def add_scaled_(total: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
     """Add rows `branch` [r, c], each times its `scale` [r, 1], to `total` [r, c]."""
     return total.add_((branch.float() * scale).to(total.dtype))
+
+
+def response_network(
+    x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
+) -> Tensor:
+    """A linear layer, GELU, global response normalisation without its bias, another linear layer, and a sum.
+
+    Args:
+        x: tokens [n, l, c] of n images.
+        enter: [w, c], and its bias [w].
+        gamma: of the normalisation, [w].
+        leave: [o, w], and its bias [o].
+        other: what the result is added to, [n, l, o].
+    """
+    hidden = F.gelu(F.linear(x, enter, enter_bias))
+    return other + F.linear(hidden * response_factors(hidden, gamma), leave, leave_bias)
+
+
+def response_factors(hidden: Tensor, gamma: Tensor) -> Tensor:
+    """What global response normalisation multiplies channels with: [n, l, w] and [w] → [n, 1, w]."""
+    energy: Tensor = hidden.norm(dim=1, keepdim=True)
+    return 1 + gamma * (energy / (energy.mean(dim=-1, keepdim=True) + 1e-6))
 
 
 def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
@@ -181,9 +208,11 @@ class Operations:
     add_layer_norm: AddLayerNorm = add_layer_norm
     geglu: Callable[[Tensor], Tensor] = geglu
     gated_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = gated_linear
+    linear_add: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = linear_add
     geglu_float8: Callable[[Tensor], tuple[Tensor, Tensor]] = geglu_float8
     multiply_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor] = multiply_float8
     add_scaled_: Callable[[Tensor, Tensor, Tensor], Tensor] = add_scaled_
+    response_network: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = response_network
     add_bias: Callable[[Tensor, Tensor, Tensor], Tensor] = add_bias
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu
     frame_attention: Callable[[Tensor, int, int], Tensor] = frame_attention

@@ -9,6 +9,18 @@ from personalive.models import operations
 
 
 @triton.jit
+def gelu(x):
+    """GELU by the normal distribution, of fp32: x⁺ − |x|·Q(|x|), where Q is the distribution's upper tail.
+
+    Q as in Abramowitz and Stegun, 26.2.17, which is within 7.5e-8: half as many steps as the error function has.
+    """
+    size = tl.abs(x)
+    t = 1.0 / (1.0 + 0.2316419 * size)
+    series = t * (0.127414796 + t * (-0.142248368 + t * (0.710706871 + t * (-0.726576013 + t * 0.530702714))))
+    return tl.maximum(x, 0.0) - size * series * tl.exp2(-0.7213475204444817 * x * x)
+
+
+@triton.jit
 def _geglu(x, y, rows, width, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -16,7 +28,7 @@ def _geglu(x, y, rows, width, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     place = r[:, None] * (2 * width) + c[None, :]
     value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
     gate = tl.load(x + place + width, mask=mask, other=0.0).to(tl.float32)
-    result = value * gate * 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
+    result = value * gelu(gate)
     tl.store(y + r[:, None] * width + c[None, :], result.to(y.dtype.element_ty), mask=mask)
 
 
@@ -43,7 +55,7 @@ def _geglu_float8(x, y, scales, width, largest, BLOCK: tl.constexpr):
     inside = c < width
     value = tl.load(x + row * (2 * width) + c, mask=inside, other=0.0).to(tl.float32)
     gate = tl.load(x + row * (2 * width) + width + c, mask=inside, other=0.0).to(tl.float32)
-    result = value * gate * 0.5 * (1 + tl.erf(gate * 0.7071067811865476))
+    result = value * gelu(gate)
     scale = tl.maximum(tl.max(tl.abs(result), 0), 1e-12) / largest
     tl.store(scales + row, scale)
     tl.store(y + row * width + c, (result / scale).to(y.dtype.element_ty), mask=inside)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from personalive.models.operations import Operations
 
+RESPONSE_NETWORK = ((2, 64, 96), (384, 96), (384,), (384,), (96, 384), (96,), (2, 64, 96))
+
 
 def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool) -> None:
     """Run every kernel once, in sizes of the model, and compare.
@@ -32,6 +34,7 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
         ("scale_relu", (image, scale, bias)),
         ("frame_attention", (random(16, 4, 960), 8, 16)),
         ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
+        ("response_network", tuple(random(*shape).float() for shape in RESPONSE_NETWORK)),
         ("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2)),
     ]
     if float8:
