@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.gpu_model import GPU, Animation, build, gibibytes, spread
-from benchmarks.measuring import Results, milliseconds, wall_milliseconds
+from benchmarks.measuring import Results, joules, milliseconds, wall_milliseconds
 from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
 from personalive.config import FRAMES, WINDOW, ModelConfig
 from personalive.models import fused
@@ -109,8 +109,14 @@ class Streams:
         for _ in range(3):
             push()
         torch.cuda.reset_peak_memory_stats()
-        row = spread(wall_milliseconds(push, self.options.repeats))
+        before = joules()
+        times = wall_milliseconds(push, self.options.repeats)
+        after = joules()
+        row = spread(times)
         row["fps_all_streams"] = round(row["fps"] * len(animations), 2)
+        if before is not None and after is not None:
+            row["watts"] = round((after - before) / sum(times) * 1e3, 1)
+            row["joules_of_a_stream"] = round((after - before) / len(times) / len(animations), 2)
         self.results.add(name, row | gibibytes())
 
     def together(self) -> None:
@@ -135,7 +141,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4], help="streams per call")
-    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=24)
     parser.add_argument("--skip", nargs="*", default=[], help="batches, together, amounts")
     options = parser.parse_args()
     results = Results(options.output)

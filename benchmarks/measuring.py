@@ -61,6 +61,18 @@ def wall_milliseconds(run: Callable[[], Any], repeats: int) -> list[float]:
     return times
 
 
+def joules() -> float | None:
+    """What the GPU has consumed since it was started; None where NVIDIA's library for that is not installed."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    pynvml.nvmlInit()
+    device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+    consumed: int = pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
+    return consumed / 1e3
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     described: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__}

@@ -117,6 +117,7 @@ class PersonaLive:
             InputError: an unknown attention, acceleration or quantisation, or a device that can not do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
+        models.import_ahead()
         rounded_decoder = dtype is None
         device, dtype = _defaults(device, dtype)
         acceleration = Acceleration(device, dtype, accelerate, attention, low_memory, quantize, rounded_decoder)

@@ -1,5 +1,6 @@
 """The networks: tensors in, tensors out. They know neither files nor each other."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +13,31 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.unet import DenoisingUNet, ReferenceUNet
 
-__all__ = ["NETWORKS", "build_network", "cast", "clip_fields", "stored_dtype"]
+__all__ = ["NETWORKS", "build_network", "cast", "clip_fields", "import_ahead", "libraries", "stored_dtype"]
+
+_importing = threading.Lock()
+"""Two threads that import diffusers at the same time would each see half of it."""
+
+
+def import_ahead() -> None:
+    """Begin to import `libraries`: it takes seconds, in which files can be read."""
+    threading.Thread(target=libraries, name="import", daemon=True).start()
+
+
+def libraries() -> tuple[Any, Any]:
+    """diffusers and transformers: late, as who only asks for help or errs need not wait for them."""
+    with _importing:
+        import diffusers
+        import transformers
+
+        for library, network in ((diffusers, "AutoencoderKL"), (transformers, "CLIPVisionModelWithProjection")):
+            getattr(library, network)  # that is when it is imported
+    return diffusers, transformers
 
 
 def _build_vae(config: VAEConfig) -> nn.Module:
-    from diffusers import AutoencoderKL  # takes seconds, which who only asks for help or errs need not wait for
-
     levels = len(config.block_channels)
-    network: nn.Module = AutoencoderKL(
+    network: nn.Module = libraries()[0].AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=config.block_channels,
@@ -47,9 +65,8 @@ def clip_fields(config: ImageEncoderConfig) -> dict[str, Any]:
 
 
 def _build_image_encoder(config: ImageEncoderConfig) -> nn.Module:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # like diffusers
-
-    network = CLIPVisionModelWithProjection(CLIPVisionConfig(**clip_fields(config)))
+    transformers = libraries()[1]
+    network = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**clip_fields(config)))
     # No file holds this table, so it must have storage even where the network is built without.
     embeddings = network.vision_model.embeddings
     embeddings.register_buffer(

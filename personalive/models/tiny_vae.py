@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from personalive.config import VAEConfig
+from personalive.models import libraries
 
 
 class TinyDecoder(nn.Module):
@@ -14,11 +15,10 @@ class TinyDecoder(nn.Module):
     """
 
     def __init__(self, config: VAEConfig) -> None:
-        from diffusers import AutoencoderTiny  # late, as in personalive.models
-
         super().__init__()
+        diffusers = libraries()[0]
         self.scaling_factor = config.scaling_factor
-        self.decoder: Any = AutoencoderTiny(latent_channels=config.latent_channels).decoder
+        self.decoder: Any = diffusers.AutoencoderTiny(latent_channels=config.latent_channels).decoder
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents [n, c, h, w], already divided by the scaling factor → image [n, 3, 8h, 8w], nominally in [-1, 1]."""
