@@ -5,7 +5,7 @@ python -m benchmarks.gpu_streams --output benchmarks/results/gpu_streams.json
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,11 @@ class Streams:
             for keys in KEYS:
                 with set_to(fused, "KEYS_AT_ONCE", keys):
                     self._add(f"UNet, {keyframes} keyframes, {keys:.3g} values of keys", window(1, keyframes))
+        latents = torch.randn(WINDOW, 4, latent, latent, device=GPU, dtype=self.dtype)
         for frames in (1, 2, 4):
-            latents = torch.randn(WINDOW * frames, 4, latent, latent, device=GPU, dtype=self.dtype)
-            decode = self.choice.function("the decoder", model._run_decoder, beside=True)
-            self._add(f"VAE decoder, {frames} frames at once, per {WINDOW}", partial(decode, latents), frames)
+            decode = self.choice.function("the decoder", model._run_decoder)
+            with set_to(model, "decoded_at_once", frames):
+                self._add(f"VAE decoder, {frames} of {WINDOW} frames at once", partial(decode, latents))
 
     def _add(self, name: str, run: Callable[[], Any], count: int = 1) -> None:
         with self.results.attempt(name):
@@ -88,17 +89,9 @@ class Streams:
         """Whole calls of one, two and four streams."""
         for count in self.options.batches:
             animations = [Animation(self.model, self.options.size, seed=seed) for seed in range(count)]
-            settings = [(1, True)] if count == 1 else [(1, True), (1, False), (count, True)]
-            for windows, beside in settings:
-                name = (
-                    f"{count} streams in one call, {windows} windows at once, decoded {'beside' if beside else 'after'}"
-                )
-                context = self.choice.beside if beside else nullcontext
-                with (
-                    self.results.attempt(name),
-                    set_to(self.model, "windows_at_once", windows),
-                    set_to(self.model, "beside", context),
-                ):
+            for windows in sorted({1, count}):
+                name = f"{count} streams in one call, {windows} windows at once"
+                with self.results.attempt(name), set_to(self.model, "windows_at_once", windows):
                     self._call(name, animations)
             del animations
 
@@ -120,8 +113,15 @@ class Streams:
         self.results.add(name, row | gibibytes())
 
     def together(self) -> None:
-        """Streams that advance in one call against each of them alone."""
-        count, calls = max(self.options.batches), 6
+        """Streams that advance in one call, and in one UNet batch, against each of them alone."""
+        count = max(self.options.batches)
+        for windows in sorted({1, count}):
+            with set_to(self.model, "windows_at_once", windows):
+                errors = self._errors(count, calls=6)
+            name = f"relative L2: {count} streams in one call, {windows} windows at once, against each alone"
+            self.results.add(name, errors)
+
+    def _errors(self, count: int, calls: int) -> list[float]:
         batched = [Animation(self.model, self.options.size, keyframes=seed % 2, seed=seed) for seed in range(count)]
         streams = [animation.stream for animation in batched]
         results = [self.model.advance(streams, [a.next_chunk() for a in batched]) for _ in range(calls)]
@@ -131,7 +131,7 @@ class Streams:
             a = np.concatenate([alone.push() for _ in range(calls)]).astype(np.float32)
             b = np.concatenate([result[seed] for result in results]).astype(np.float32)
             errors.append(round(float(np.linalg.norm(a - b) / np.linalg.norm(a)), 6))
-        self.results.add(f"relative L2: {count} streams in one call against each alone", errors)
+        return errors
 
 
 def main() -> None:

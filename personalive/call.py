@@ -207,17 +207,13 @@ def _groups(streams: Sequence["Stream"], most: int) -> list[list[int]]:
 
 
 def _finish(streams: Sequence["Stream"]) -> list[_Finished]:
-    """All inner steps, and the pictures of what leaves, which are made beside the next streams' steps."""
-    model = streams[0].model
+    """All inner steps, and the pictures of what leaves, which are on their way to the host then."""
+    model, finished = streams[0].model, []
     predictions, latents, clean = _sample(streams)
-    with model.beside():
-        frames, pixels = model.decode_pixels(joined(clean))
-        parts = zip(frames.split(WINDOW), pixels.split(WINDOW), strict=True)
-        pictures = [(images, Download(colours)) for images, colours in parts]
-    finished = []
-    for index, (images, download) in enumerate(pictures):
+    for index in range(len(streams)):
         outputs = tuple(prediction.split(FRAMES)[index] for prediction in predictions)
-        finished.append(_Finished(outputs, latents[index], clean[index], images, download))
+        frames, pixels = model.decode_pixels(clean[index])
+        finished.append(_Finished(outputs, latents[index], clean[index], frames, Download(pixels)))
     return finished
 
 

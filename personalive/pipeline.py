@@ -1,7 +1,6 @@
 """The networks of one model as functions. `PersonaLive` holds weights and nothing of any animation."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,8 +25,7 @@ from personalive.stream import Stream
 from personalive.transfer import joined, upload
 
 WINDOWS_AT_ONCE = 1
-"""Windows that the denoising UNet takes together, and frames that the VAE decodes together: one fills a GPU, and more
-gain little for the memory that they need."""
+"""Windows that the denoising UNet takes together: one fills a GPU, and more gain little for the memory they need."""
 
 Source = tuple[HeadPose, HeadPose, Tensor, Tensor]
 """What a stream's motion is taken over with: the reference's pose, the driver's first pose, the reference's motion
@@ -66,8 +64,7 @@ class PersonaLive:
         self._denoise: Callable[..., Tensor] = self.denoising_unet
         self._decoder: Callable[[Tensor], Tensor] = lambda latents: self.vae.decode(latents).sample
         self._decode: Callable[[Tensor], tuple[Tensor, Tensor]] = self._run_decoder
-        self.beside: Callable[[], AbstractContextManager[None]] = nullcontext
-        """What is started within runs beside what is started after it; see `Acceleration.beside`."""
+        self.decoded_at_once = 1 if acceleration is None else acceleration.decoded_at_once
         self.windows_at_once = WINDOWS_AT_ONCE
         """May be changed between calls: see `WINDOWS_AT_ONCE`."""
         if acceleration is not None:
@@ -83,8 +80,7 @@ class PersonaLive:
         self._follow = function("the driver's motion", self._run_follower, constants=(2,))
         self._guide = function("the pose guider", self._run_guider)
         self._denoise = function("the denoising UNet", self.denoising_unet, constants=(1, 4))
-        self._decode = function("the VAE's decoder", self._run_decoder, beside=True)
-        self.beside = acceleration.beside
+        self._decode = function("the VAE's decoder", self._run_decoder)
         acceleration.park({**networks, "decoder": decoder})
 
     @classmethod
@@ -224,7 +220,7 @@ class PersonaLive:
 
     def decode_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32, and as uint8 [n, H, W, 3]."""
-        parts = [self._decode(part) for part in self._take(latents).split(WINDOW * self.windows_at_once)]
+        parts = [self._decode(part) for part in self._take(latents).split(WINDOW)]
         return joined([images for images, _ in parts]), joined([pixels for _, pixels in parts])
 
     def _run_extractor(self, pixels: Tensor) -> HeadPose:
@@ -247,8 +243,7 @@ class PersonaLive:
 
     def _run_decoder(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         latents = latents * (1 / self.config.vae.scaling_factor)
-        at_once = max(1, len(latents) // WINDOW)
-        decoded = torch.cat([self._decoder(part) for part in latents.split(at_once)])
+        decoded = joined([self._decoder(part) for part in latents.split(self.decoded_at_once)])
         images = (decoded.float() / 2 + 0.5).clamp(0, 1)
         return images, (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
