@@ -201,7 +201,25 @@ class GraphFunction:
         with self.memory.lock:
             return self._call(arguments)
 
+    def prepare(self, *arguments: Any) -> None:
+        """Record for the shapes of these arguments, if that is not done yet."""
+        if self._works:
+            with self.memory.lock:
+                self._find(arguments)
+
     def _call(self, arguments: tuple[Any, ...]) -> Any:
+        recording, leaves, constant = self._find(arguments)
+        if recording is None:
+            return self.function(*arguments)
+        for source, target, given, fixed in zip(recording.places, recording.inputs, leaves, constant, strict=True):
+            source.write(target, given, fixed)
+        recording.replay()
+        outputs: list[Tensor] = []
+        flatten(recording.outputs, outputs)
+        return rebuild(recording.outputs, [output.clone() for output in outputs])
+
+    def _find(self, arguments: tuple[Any, ...]) -> tuple[_Recording | None, list[Tensor], list[bool]]:
+        """The recording for these arguments, made if need be; the tensors in them, and which of those are constants."""
         leaves: list[Tensor] = []
         constant: list[bool] = []
         shape = []
@@ -217,17 +235,11 @@ class GraphFunction:
                 self._recordings.clear()
                 self._inputs.clear()
                 _log.warning("%s runs without a CUDA graph: %s", self.name, str(error).splitlines()[0])
-                return self.function(*arguments)
+                return None, leaves, constant
         self._recordings.move_to_end(key)
         while len(self._recordings) > MAX_GRAPHS:
             self._recordings.popitem(last=False)
-        recording = self._recordings[key]
-        for source, target, given, fixed in zip(recording.places, recording.inputs, leaves, constant, strict=True):
-            source.write(target, given, fixed)
-        recording.replay()
-        outputs: list[Tensor] = []
-        flatten(recording.outputs, outputs)
-        return rebuild(recording.outputs, [output.clone() for output in outputs])
+        return self._recordings[key], leaves, constant
 
     def _record(self, arguments: tuple[Any, ...], leaves: list[Tensor]) -> _Recording:
         """Record for the shapes of these arguments, which then are where the recording reads them."""

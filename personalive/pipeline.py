@@ -14,6 +14,7 @@ from personalive.acceleration import DEFAULT_ACCELERATION, Acceleration, Acceler
 from personalive.advance import advance
 from personalive.attention import AttentionName
 from personalive.config import WINDOW, ModelConfig
+from personalive.cuda_graphs import GraphFunction
 from personalive.driving import DrivingFrames
 from personalive.keypoints import HeadPose, draw, head_pose, project, retarget
 from personalive.models.motion_encoder import MotionEncoder
@@ -222,6 +223,14 @@ class PersonaLive:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32, and as uint8 [n, H, W, 3]."""
         parts = [self._decode(part) for part in self._take(latents).split(WINDOW)]
         return joined([images for images, _ in parts]), joined([pixels for _, pixels in parts])
+
+    def prepare_decoder(self, latents: Tensor) -> None:
+        """Record the decoder for latents of this size [1, c, h, w], if it is to be recorded and is not yet.
+
+        Its memory is in the largest pieces, within which networks that are recorded later find room for theirs.
+        """
+        if isinstance(self._decode, GraphFunction):
+            self._decode.prepare(self._take(latents).repeat(WINDOW, 1, 1, 1))
 
     def _run_extractor(self, pixels: Tensor) -> HeadPose:
         return head_pose(self.motion_extractor(pixels))

@@ -110,6 +110,15 @@ def test_results_belong_to_the_caller():
     assert torch.equal(first, torch.full((2,), 2.0))
 
 
+def test_what_is_prepared_is_not_recorded_again():
+    memory = StandIn()
+    function = GraphFunction("double", lambda x: x * 2, memory)
+    function.prepare(torch.ones(3))
+    function.prepare(torch.zeros(3))
+    assert memory.recorded == 1
+    assert torch.equal(function(torch.full((3,), 2.0)), torch.full((3,), 4.0)) and memory.recorded == 1
+
+
 def test_the_oldest_recording_goes(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     memory = StandIn()

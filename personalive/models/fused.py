@@ -22,9 +22,9 @@ from personalive.models.layers import ResnetBlock, SpatialTransformer, Upsample,
 from personalive.models.motion_layers import MotionBlock, TokenTransformer
 from personalive.models.operations import Operations
 
-ROWS_AT_ONCE = 32768
+ROWS_AT_ONCE = 16384
 """Tokens that a feed-forward takes at once. They fill a GPU, and what it holds between its layers, eight times the
-tokens' width at most, takes half of the memory that all tokens of a 512×512 window would."""
+tokens' width at most, takes a quarter of the memory that all tokens of a 512×512 window would."""
 KEYS_AT_ONCE = 2**26
 """Values of keys that are joined at once: more frames wait. The same numbers of values follow."""
 
