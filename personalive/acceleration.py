@@ -159,14 +159,16 @@ class Acceleration:
             HostMemory(network, units[name], self.device)
         pack(list(networks.values()), self.device)
 
-    def function(self, name: str, function: F, constants: Sequence[int] = ()) -> F:
+    def function(self, name: str, function: F, constants: Sequence[int] = (), *, keeps: bool = True) -> F:
         """A function of tensors as it is to be called: recorded as CUDA graphs, or as it is.
 
         Args:
             name: for the log.
             constants: places of arguments whose tensors never change once they are made.
+            keeps: whether its first call may make what it keeps for good.
         """
-        return function if self._memory is None else cast(F, GraphFunction(name, function, self._memory, constants))
+        memory = self._memory
+        return function if memory is None else cast(F, GraphFunction(name, function, memory, constants, keeps=keeps))
 
     def _kernels(self) -> Operations:
         plain = Operations(attention=self.attention)

@@ -117,31 +117,30 @@ class GraphMemory:
                 pass
 
     @contextmanager
-    def first_run(self, again: bool) -> Iterator[None]:
-        """For the run before a recording; `again` as in `record`."""
+    def first_run(self, within: bool) -> Iterator[None]:
+        """For the run before a recording; `within` as in `record`."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         torch.cuda.empty_cache()  # what other work has left must not add to what this run takes
         with torch.cuda.stream(self.stream):
             torch.cuda.current_blas_handle()  # this makes what a library keeps for the thread and the stream
-            with _allocating_from(self.pool, self.device) if again else nullcontext():
+            with _allocating_from(self.pool, self.device) if within else nullcontext():
                 yield
         current.wait_stream(self.stream)
         torch.cuda.synchronize(self.device)
         torch.cuda.empty_cache()
 
-    def record(self, run: Callable[[], Any], again: bool) -> tuple[Callable[[], None], Any]:
+    def record(self, run: Callable[[], Any], within: bool) -> tuple[Callable[[], None], Any]:
         """Run once, so that everything that is made at first use exists, then record.
 
         Args:
-            again: the same function has been recorded for other shapes. Then nothing is made for good any more, and
-                the run takes the memory that the recording will take. What is made for good must not lie there:
+            within: that run takes the memory that the recording will take. What it makes for good must not lie there:
                 recordings that were made before write to all of it that was free then.
 
         Returns:
             What runs the recording, and what it puts its results into.
         """
-        with self.first_run(again):
+        with self.first_run(within):
             run()
         graph = torch.cuda.CUDAGraph()
         with self._capture(graph):
@@ -180,7 +179,13 @@ class GraphFunction:
     """A function of tensors that is recorded for each combination of shapes, and replayed."""
 
     def __init__(
-        self, name: str, function: Callable[..., Any], memory: GraphMemory, constants: Sequence[int] = ()
+        self,
+        name: str,
+        function: Callable[..., Any],
+        memory: GraphMemory,
+        constants: Sequence[int] = (),
+        *,
+        keeps: bool = True,
     ) -> None:
         """Wrap `function`, whose result depends on its arguments alone.
 
@@ -188,8 +193,10 @@ class GraphFunction:
             name: for the log.
             constants: places of arguments whose tensors never change once they are made: they are copied to the graph
                 when they are others than at the last call, and not at every call.
+            keeps: whether its first call may make what it keeps for good, such as a table.
         """
         self.name, self.function, self.memory, self.constants = name, function, memory, frozenset(constants)
+        self.keeps = keeps
         self._recordings: OrderedDict[Any, _Recording] = OrderedDict()
         self._inputs: dict[tuple[Any, ...], _Input] = {}
         self._works, self._has_recorded = True, False
@@ -253,6 +260,6 @@ class GraphFunction:
         for source, target, leaf in zip(sources, inputs, leaves, strict=True):
             source.write(target, leaf, constant=False)
         static = rebuild(arguments, inputs)
-        replay, outputs = self.memory.record(lambda: self.function(*static), self._has_recorded)
+        replay, outputs = self.memory.record(lambda: self.function(*static), self._has_recorded or not self.keeps)
         self._has_recorded = True
         return _Recording(replay, sources, inputs, outputs)

@@ -80,8 +80,8 @@ class PersonaLive:
         self._encode_motion = function("the motion encoder", self.motion_encoder)
         self._follow = function("the driver's motion", self._run_follower, constants=(2,))
         self._guide = function("the pose guider", self._run_guider)
-        self._denoise = function("the denoising UNet", self.denoising_unet, constants=(1, 4))
-        self._decode = function("the VAE's decoder", self._run_decoder)
+        self._denoise = function("the denoising UNet", self.denoising_unet, constants=(1, 4), keeps=False)
+        self._decode = function("the VAE's decoder", self._run_decoder, keeps=False)
         acceleration.park({**networks, "decoder": decoder})
 
     @classmethod

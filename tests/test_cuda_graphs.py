@@ -45,8 +45,8 @@ class StandIn:
     def __init__(self):
         self.lock, self.recorded = threading.RLock(), 0
 
-    def record(self, run, again):
-        assert again == (self.recorded > 0)  # for the one function that a test has
+    def record(self, run, within):
+        assert within == (self.recorded > 0)  # for the one function that a test has
         self.recorded += 1
         outputs = run()
 
@@ -131,7 +131,7 @@ def test_the_oldest_recording_goes(monkeypatch):
 def test_what_can_not_be_recorded_runs_as_it_is(caplog):
     memory = StandIn()
 
-    def refuse(run, again):
+    def refuse(run, within):
         raise RuntimeError("not while capturing\nand a long story")
 
     memory.record = refuse
@@ -174,3 +174,19 @@ def test_what_a_function_keeps_is_its_own_whatever_is_recorded_before_and_after(
             second(x)
             first(x[0])
             assert torch.equal(second(x), x + torch.arange(4.0, device="cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_keeps_nothing_is_tried_in_the_memory_that_recordings_have():
+    memory, size = GraphMemory(torch.device("cuda")), 2**26
+
+    def function():
+        return GraphFunction("sum", lambda x: (x.expand(size // 4) + 1).sum(), memory, keeps=False)
+
+    with torch.inference_mode():
+        x = torch.ones(1, device="cuda")
+        assert function()(x) == size // 2
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_reserved()
+        assert function()(x) == size // 2
+        assert torch.cuda.max_memory_reserved() - before < size // 2
