@@ -16,6 +16,8 @@ ROWS, DEPTH = 64, 32
 """Tokens of a tile, and inputs that are multiplied at a time."""
 _FILLED = 264
 """Tiles from which wide ones fill a GPU."""
+_TENSOR_FLOAT = (8, 0)
+"""The compute capability from which GPUs multiply numbers of 11 bits with the range of fp32."""
 
 
 @triton.jit
@@ -79,10 +81,11 @@ def _leave(
 def response_network(
     x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
 ) -> Tensor:
-    """See `operations.response_network`; what is no whole number of tiles goes there."""
+    """See `operations.response_network`; what is no whole number of tiles goes there, and all of it on old GPUs."""
     n, length, channels = x.shape
     width = enter.shape[0]
-    if length % ROWS or channels % DEPTH or width % DEPTH:
+    old = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < _TENSOR_FLOAT
+    if old or length % ROWS or channels % DEPTH or width % DEPTH:
         return operations.response_network(x, enter, enter_bias, gamma, leave, leave_bias, other)
     x, other, rows = x.contiguous(), other.contiguous(), n * length
     hidden = torch.empty((n, length, width), dtype=torch.float32, device=x.device)
