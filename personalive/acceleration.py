@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from personalive.attention import AttentionName, MeasuredAttention
 from personalive.config import FRAMES
 from personalive.cuda_graphs import GraphFunction, GraphMemory
-from personalive.errors import InputError
+from personalive.errors import InputError, first_line
 from personalive.measured import Measured
 from personalive.models import onednn
 from personalive.models.float8 import to_float8
@@ -182,7 +182,7 @@ class Acceleration:
             fast = Operations(**operations, **_products(), attention=self.attention)
             trial.run(fast, self.device, self.dtype, float8=self.quantize == "fp8")
         except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
-            _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", _first_line(error))
+            _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", first_line(error))
             return plain
         return fast
 
@@ -214,7 +214,7 @@ class Compiled:
         except Exception as error:  # the compiler and what it calls fail in many ways
             if self._run is self.function:
                 raise
-            _log.warning("%s is not compiled: %s", self.name, _first_line(error))
+            _log.warning("%s is not compiled: %s", self.name, first_line(error))
             self._run = self.function
             return self.function(*arguments)
 
@@ -258,7 +258,3 @@ def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name
         )
     if dtype not in (torch.float16, torch.bfloat16) or name not in ("none", "graphs"):
         raise InputError(f"quantize fp8 goes with fp16 or bf16 and accelerate none or graphs, not {dtype} and {name}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from personalive.errors import first_line
+
 MAX_GRAPHS = 12
 """Recordings that one function keeps; the one that was unused for longest goes first."""
 
@@ -241,7 +243,7 @@ class GraphFunction:
                 self._works = False
                 self._recordings.clear()
                 self._inputs.clear()
-                _log.warning("%s runs without a CUDA graph: %s", self.name, str(error).splitlines()[0])
+                _log.warning("%s runs without a CUDA graph: %s", self.name, first_line(error))
                 return None, leaves, constant
         self._recordings.move_to_end(key)
         while len(self._recordings) > MAX_GRAPHS:

@@ -31,3 +31,8 @@ class DeviceMemoryError(PersonaLiveError):
 
 class CancelledError(PersonaLiveError):
     """The caller asked for the work to stop, and it stopped between two chunks."""
+
+
+def first_line(error: BaseException) -> str:
+    """What any error says, for a message of ours: one line, 200 characters at most, or its name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

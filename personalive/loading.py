@@ -7,7 +7,7 @@ import torch
 
 from personalive.acceleration import DEFAULT_ACCELERATION, AccelerationName, QuantizeName
 from personalive.attention import AttentionName
-from personalive.errors import DeviceMemoryError, InputError
+from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.pipeline import PersonaLive
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -55,8 +55,9 @@ class ModelChoice:
             device = torch.device(self.device)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the device {self.device!r} can not be used here ({reason}); try cuda or cpu") from error
+            raise InputError(
+                f"the device {self.device!r} can not be used here ({first_line(error)}); try cuda or cpu"
+            ) from error
         return device
 
     def resolved_dtype(self) -> torch.dtype | None:

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from personalive.errors import WeightsError
+from personalive.errors import WeightsError, first_line
 from personalive.weights.source import WeightsFile
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -92,13 +92,13 @@ def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
             mapped = opened.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
         values = torch.load(file.path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         raise WeightsError(
             f"{file.label} is refused: {file.path} is damaged or holds something other than tensors, which could run "
             f"code ({reason})"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{file.label} is damaged: {file.path} can not be read ({_first_line(error)})") from error
+        raise WeightsError(f"{file.label} is damaged: {file.path} can not be read ({first_line(error)})") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{file.label} holds {type(values).__name__}, not a dictionary of tensors: {file.path}")
     for name, value in values.items():
@@ -108,7 +108,3 @@ def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
                 f"in {file.path}"
             )
     return values
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -134,8 +134,7 @@ def group_norm(
     group = channels // groups
     block = triton.next_power_of_2(group)
     stride = 0 if shift is None or shift.shape[0] == 1 else channels
-    shift = None if shift is None else shift.contiguous()
-    added = weight if shift is None else shift  # a kernel takes no None; what SHIFT turns off is not read
+    added = weight if shift is None else shift.contiguous()  # a kernel takes no None; what SHIFT turns off is not read
     padded = triton.next_power_of_2(rows) * block
     if padded <= _SMALL:
         _small_group_norm[(groups, n)](
@@ -143,30 +142,40 @@ def group_norm(
             BLOCK=block, SHIFT=shift is not None, SILU=silu, num_warps=max(1, min(16, padded // 1024)),
         )  # fmt: skip
         return y
-    tile_c = _channel_tile(channels)
-    tile_r = 4096 // tile_c
-    tiles = triton.cdiv(channels, tile_c)
-    splits = max(1, min(256, _PROGRAMS // (tiles * n), triton.cdiv(rows, tile_r)))
-    split_rows = triton.cdiv(triton.cdiv(rows, splits), tile_r) * tile_r
-    splits = triton.cdiv(rows, split_rows)
-    sums = torch.empty((n, splits, 2, channels), dtype=torch.float32, device=x.device)
+    sums = _sums(x)
+    splits = sums.shape[1]
     factors = torch.empty((n, 2, channels), dtype=torch.float32, device=x.device)
-    _channel_sums[(tiles, splits, n)](
-        x, sums, rows, split_rows, splits, channels, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
-    )
     _channel_factors[(groups, n)](
         sums, weight, bias, added, factors, rows, splits, channels, stride, eps, WIDTH=group,
         SPLITS=triton.next_power_of_2(splits), BLOCK=block, SHIFT=shift is not None, num_warps=4,
     )  # fmt: skip
-    _scale[(tiles, triton.cdiv(rows, tile_r), n)](
+    tile_r, tile_c = _tile(channels)
+    _scale[(triton.cdiv(channels, tile_c), triton.cdiv(rows, tile_r), n)](
         x, factors, y, rows, channels, SILU=silu, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
     )
     return y
 
 
-def _channel_tile(channels: int) -> int:
-    """Channels that a program reads of each pixel: all lanes busy, and whole lines of memory."""
-    return next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
+def _sums(x: Tensor) -> Tensor:
+    """Sum and sum of squares of each channel over parts of each image: fp32 `[n, parts, 2, c]`."""
+    n, channels, height, width = x.shape
+    rows = height * width
+    tile_r, tile_c = _tile(channels)
+    tiles = triton.cdiv(channels, tile_c)
+    splits = max(1, min(256, _PROGRAMS // (tiles * n), triton.cdiv(rows, tile_r)))
+    split_rows = triton.cdiv(triton.cdiv(rows, splits), tile_r) * tile_r
+    splits = triton.cdiv(rows, split_rows)
+    sums = torch.empty((n, splits, 2, channels), dtype=torch.float32, device=x.device)
+    _channel_sums[(tiles, splits, n)](
+        x, sums, rows, split_rows, splits, channels, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
+    )
+    return sums
+
+
+def _tile(channels: int) -> tuple[int, int]:
+    """Pixels and channels that a program takes at once: all lanes busy, and whole lines of memory."""
+    columns = next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
+    return 4096 // columns, columns
 
 
 @triton.jit
