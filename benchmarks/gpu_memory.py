@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_memory --output benchmarks/results/gpu_memory.json
 
 PyTorch's figures in GiB: what tensors take, what is reserved for them, and the most that has been reserved so far. The
-CUDA context and libraries take about half a GiB more, as for every program.
+CUDA context and libraries take about 0.8 GiB more, as for every program.
 """
 
 import argparse

@@ -62,14 +62,17 @@ def wall_milliseconds(run: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def joules() -> float | None:
-    """What the GPU has consumed since it was started; None where NVIDIA's library for that is not installed."""
+    """What the GPU has consumed since it was started; None where it does not say, or nvidia-ml-py is not installed."""
     try:
         import pynvml
     except ImportError:
         return None
-    pynvml.nvmlInit()
-    device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
-    consumed: int = pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
+    try:
+        pynvml.nvmlInit()
+        device = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        consumed: int = pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
+    except pynvml.NVMLError:
+        return None
     return consumed / 1e3
 
 

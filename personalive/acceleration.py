@@ -220,7 +220,7 @@ class Compiled:
 
 
 def _products() -> dict[str, Any]:
-    """Products with what follows them in one kernel or in two, as was faster: PyTorch's own multiply faster."""
+    """Products and what follows them: one kernel for both, or PyTorch's faster product and another; it is measured."""
     from personalive.models.kernels import geglu, products
 
     gated: dict[str, Callable[..., Tensor]] = {

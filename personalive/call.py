@@ -73,13 +73,13 @@ class CallRecord:
 
 def encode_reference(model: "PersonaLive", reference: Reference) -> ReferenceState:
     """Everything that the networks take from a portrait, once."""
+    latents, embedding = model.encode_image(reference.vae_image), model.embed_image(reference.clip_image)
+    model.prepare_decoder(latents)
     pose = model.extract_pose(reference.pose_image)
     face = reference.face
     if face is None:
         box = _boxes(reference.vae_image, pose)[0]
         face = _cut(reference.vae_image, box or _whole(reference.vae_image), model.config.motion_encoder.image_size)
-    latents, embedding = model.encode_image(reference.vae_image), model.embed_image(reference.clip_image)
-    model.prepare_decoder(latents)
     features = model.reference_features(latents, embedding)
     return ReferenceState(latents, embedding, features, pose, model.encode_motion(face))
 

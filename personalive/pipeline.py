@@ -66,6 +66,7 @@ class PersonaLive:
         self._decoder: Callable[[Tensor], Tensor] = lambda latents: self.vae.decode(latents).sample
         self._decode: Callable[[Tensor], tuple[Tensor, Tensor]] = self._run_decoder
         self.decoded_at_once = 1 if acceleration is None else acceleration.decoded_at_once
+        """Frames that the VAE decodes together; it counts when the decoder is recorded."""
         self.windows_at_once = WINDOWS_AT_ONCE
         """May be changed between calls: see `WINDOWS_AT_ONCE`."""
         if acceleration is not None:

@@ -227,6 +227,8 @@ class Stream:
         self.keyframe_threshold, self.motion_strength = state["keyframe_threshold"], state["motion_strength"]
         self._noise.load_state_dict(state["noise"])
         self._reference = None if reference is None else animation.reference_from_plain(reference, device)
+        if self._reference is not None:
+            self.model.prepare_decoder(self._reference.latents)
         self._state = None if begun is None else animation.animation_from_plain(begun, device)
 
     def begun(self) -> tuple[ReferenceState, AnimationState]:

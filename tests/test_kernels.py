@@ -8,7 +8,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
 from personalive.models import operations  # noqa: E402
-from personalive.models.kernels import attention, exact, norms, pointwise, products  # noqa: E402
+from personalive.models.kernels import attention, full_precision, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
@@ -30,10 +30,10 @@ def assert_near(actual: torch.Tensor, exact: torch.Tensor) -> None:
     assert error < TOLERANCE[actual.dtype], f"relative error {error:.2e}"
 
 
-def skip_without_descriptors(tile: products.Tile) -> None:
-    if tile.described and products.TensorDescriptor is None:
+def skip_without_descriptors() -> None:
+    if products.TensorDescriptor is None:
         pytest.skip("this Triton has no descriptors")
-    if tile.described and DEVICE == "cuda" and torch.cuda.get_device_capability() < products.COPY_ENGINE:
+    if DEVICE == "cuda" and torch.cuda.get_device_capability() < products.COPY_ENGINE:
         pytest.skip("this GPU has no copy engine")
 
 
@@ -90,7 +90,8 @@ def test_geglu(shape, dtype):
 @pytest.mark.parametrize("dtype", DOT_TYPES)
 @pytest.mark.parametrize("tile", products.TILES.values(), ids=products.TILES)
 def test_gated_linear(tile, dtype):
-    skip_without_descriptors(tile)
+    if tile.described:
+        skip_without_descriptors()
     x, weight, bias = draw(2, 75, 192, dtype=dtype), draw(512, 192, dtype=dtype) * 192**-0.5, draw(512, dtype=dtype)
     value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
     assert_near(products.gated_linear(x, weight, bias, tile), value * F.gelu(gate))
@@ -101,7 +102,7 @@ def test_gated_linear(tile, dtype):
 @pytest.mark.parametrize("dtype", DOT_TYPES)
 @pytest.mark.parametrize("tile", products.SUM_TILES.values(), ids=products.SUM_TILES)
 def test_linear_add(tile, dtype):
-    skip_without_descriptors(tile)
+    skip_without_descriptors()
     x, weight, bias = draw(2, 75, 192, dtype=dtype), draw(320, 192, dtype=dtype) * 192**-0.5, draw(320, dtype=dtype)
     other = draw(2, 75, 320, dtype=dtype)
     exact = other.float() + F.linear(x.float(), weight.float(), bias.float())
@@ -110,15 +111,27 @@ def test_linear_add(tile, dtype):
         products.linear_add(x[..., :96], weight[:, :96], bias, other, tile)
 
 
+def test_without_descriptors_these_tiles_are_refused(monkeypatch):
+    monkeypatch.setattr(products, "TensorDescriptor", None)
+    x, weight, bias = draw(64, 64), draw(128, 64), draw(128)
+    with pytest.raises(RuntimeError, match="no descriptors"):
+        products.gated_linear(x, weight, bias, products.TILES["described"])
+    with pytest.raises(RuntimeError, match="no descriptors"):
+        products.linear_add(x, weight, bias, draw(64, 128))
+
+
+@pytest.mark.parametrize("filled", [1, 264])
 @pytest.mark.parametrize("shape", [(2, 256, 96), (3, 64, 64), (2, 49, 64), (1, 64, 80)], ids=str)
-def test_response_network_is_as_exact_as_fp32(shape):
+def test_response_network_is_as_exact_as_fp32(shape, filled, monkeypatch):
+    """With tiles of both widths, and by PyTorch's operations where no tile fits."""
+    monkeypatch.setattr(full_precision, "_FILLED", filled)
     channels, width = shape[-1], 4 * shape[-1]
     x, other = draw(*shape, dtype=torch.float32), draw(*shape, dtype=torch.float32, offset=1)
     enter, leave = (draw(o, i, dtype=torch.float32) * i**-0.5 for o, i in ((width, channels), (channels, width)))
     biases = [draw(size, dtype=torch.float32, offset=0.2) for size in (width, width, channels)]
     arguments = [x, enter, *biases[:2], leave, biases[2], other]
     expected = operations.response_network(*(argument.double() for argument in arguments))
-    error = (exact.response_network(*arguments).double() - expected).norm() / expected.norm()
+    error = (full_precision.response_network(*arguments).double() - expected).norm() / expected.norm()
     assert error < 1e-6
 
 

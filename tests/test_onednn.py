@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 IMAGE = normal_input("image", (4, 32, 6, 6)).to(memory_format=torch.channels_last)
+RESPONSE_NETWORK = ((2, 9, 32), (48, 32), (48,), (48,), (32, 48), (32,), (2, 9, 32))
 ROW, OTHER = normal_input("row", (32,)), normal_input("other", (32,))
 
 
@@ -30,6 +31,7 @@ ROW, OTHER = normal_input("row", (32,)), normal_input("other", (32,))
         ("group_norm", (IMAGE, 8, ROW, OTHER, 1e-5), {"silu": True, "shift": normal_input("shift", (4, 32))}),
         ("group_norm", (IMAGE, 8, ROW, OTHER, 1e-5), {}),
         ("geglu", (normal_input("x", (2, 5, 64)),), {}),
+        ("response_network", tuple(normal_input(f"r{i}", shape) for i, shape in enumerate(RESPONSE_NETWORK)), {}),
         ("add_bias", (IMAGE, IMAGE.flip(0), ROW), {}),
         ("frame_attention", (normal_input("x", (16, 6, 96)), 2, 8), {}),
     ],

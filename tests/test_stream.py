@@ -19,11 +19,13 @@ from personalive.config import (
     UNetConfig,
     VAEConfig,
 )
+from personalive.cuda_graphs import GraphFunction
 from personalive.errors import InputError
 from personalive.keyframes import MAX_KEYFRAMES, KeyframeDecision
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
 from tests import weight_rule
+from tests.test_cuda_graphs import StandIn
 
 TINY = ModelConfig(
     name="tiny",
@@ -160,6 +162,25 @@ def test_streams_that_advance_together_equal_those_that_are_alone(model, monkeyp
         single = stream.push(its_frames)
         assert part.shape == single.shape
         assert np.abs(part.astype(int) - single).max() <= 1  # batches of other sizes round differently
+
+
+def test_the_decoder_is_recorded_with_the_portrait_and_not_again(model, monkeypatch):
+    memory = StandIn()
+    monkeypatch.setattr(model, "_decode", GraphFunction("the decoder", model._run_decoder, memory, keeps=False))
+    stream = begin(model, emit_ramp=True)
+    assert memory.recorded == 1
+    pictures = stream.push(frames(stream, 8))
+    assert memory.recorded == 1
+    monkeypatch.undo()
+    unrecorded = begin(model, emit_ramp=True).push(frames(stream, 8))
+    assert np.abs(unrecorded.astype(int) - pictures).max() <= 1  # the recording's memory is laid out otherwise
+
+
+def test_frames_decoded_at_once_are_those_decoded_one_by_one(model, monkeypatch):
+    latents = torch.randn(4, model.config.vae.latent_channels, 8, 8)
+    expected = model.decode(latents)
+    monkeypatch.setattr(model, "decoded_at_once", 2)
+    torch.testing.assert_close(model.decode(latents), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,7 +22,12 @@ _importing = threading.Lock()
 
 def import_ahead() -> None:
     """Begin to import `libraries`: it takes seconds, in which files can be read."""
-    threading.Thread(target=libraries, name="import", daemon=True).start()
+    threading.Thread(target=_try_to_import, name="import", daemon=True).start()
+
+
+def _try_to_import() -> None:
+    with suppress(Exception):  # whoever needs them will see it
+        libraries()
 
 
 def libraries() -> tuple[Any, Any]:

@@ -5,7 +5,7 @@ kernels asks `personalive.acceleration`, which tries them on the device first.
 """
 
 from personalive.models.kernels.attention import frame_attention, token_attention
-from personalive.models.kernels.exact import response_network
+from personalive.models.kernels.full_precision import response_network
 from personalive.models.kernels.norms import add_layer_norm, group_norm, layer_norm
 from personalive.models.kernels.pointwise import (
     add_bias,

@@ -12,7 +12,8 @@ from personalive.models import operations
 def gelu(x):
     """GELU by the normal distribution, of fp32: x⁺ − |x|·Q(|x|), where Q is the distribution's upper tail.
 
-    Q as in Abramowitz and Stegun, 26.2.17, which is within 7.5e-8: half as many steps as the error function has.
+    Q as in Abramowitz and Stegun, 26.2.17, which is within 7.5e-8: half as many steps as the error function has. Of
+    infinity it gives no number.
     """
     size = tl.abs(x)
     t = 1.0 / (1.0 + 0.2316419 * size)

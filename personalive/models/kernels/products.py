@@ -33,7 +33,7 @@ class Tile(NamedTuple):
     stages: int
     """How many steps ahead it loads."""
     described: bool = False
-    """Whether it loads with the copy engine."""
+    """Whether `gated_linear` loads with the copy engine."""
 
 
 TILES = {
@@ -44,11 +44,11 @@ TILES = {
 }
 """For `gated_linear`: which is the fastest depends on the layer."""
 SUM_TILES = {
-    "narrow": Tile(128, 64, 4, 3, described=True),
-    "wide": Tile(128, 128, 4, 3, described=True),
-    "small": Tile(64, 64, 4, 4, described=True),
+    "narrow": Tile(128, 64, 4, 3),
+    "wide": Tile(128, 128, 4, 3),
+    "small": Tile(64, 64, 4, 4),
 }
-"""For `linear_add`, likewise."""
+"""For `linear_add`, likewise; it always loads with the copy engine."""
 
 
 @triton.jit
@@ -109,7 +109,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
 
     Raises:
         ValueError: the layer is no whole number of tiles.
-        RuntimeError: the GPU or Triton can not load as the tile says.
+        RuntimeError: the tile is described, and the GPU has no copy engine or Triton no descriptors.
     """
     width, depth = weight.shape[0] // 2, weight.shape[1]
     if depth % DEPTH or width % tile.columns:
@@ -161,7 +161,7 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor, tile: Til
 
     Raises:
         ValueError: the layer is no whole number of steps.
-        RuntimeError: the GPU or Triton can not load as the tile says.
+        RuntimeError: the GPU has no copy engine, or Triton no descriptors.
     """
     width, depth = weight.shape
     if depth % DEPTH or width % 8:
