@@ -223,17 +223,16 @@ def _products() -> dict[str, Any]:
     """Products and what follows them: one kernel for both, or PyTorch's faster product and another; it is measured."""
     from personalive.models.kernels import geglu, products
 
-    gated: dict[str, Callable[..., Tensor]] = {
-        "two kernels": lambda x, weight, bias: geglu(nn.functional.linear(x, weight, bias))
-    }
-    for name, tile in products.TILES.items():
-        gated[f"one kernel, {name}"] = functools.partial(products.gated_linear, tile=tile)
-    added: dict[str, Callable[..., Tensor]] = {"two kernels": linear_add}
-    for name, tile in products.SUM_TILES.items():
-        added[f"one kernel, {name}"] = functools.partial(products.linear_add, tile=tile)
+    def measured(name: str, plain: Callable[..., Tensor], kernel: Callable[..., Tensor], tiles: Any) -> Measured:
+        one = {f"one kernel, {key}": functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
+        return Measured(name, {"two kernels": plain, **one})
+
+    def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return geglu(nn.functional.linear(x, weight, bias))
+
     return {
-        "gated_linear": Measured("a feed-forward's gate", gated),
-        "linear_add": Measured("a transformer's end", added),
+        "gated_linear": measured("a feed-forward's gate", gated, products.gated_linear, products.TILES),
+        "linear_add": measured("a transformer's end", linear_add, products.linear_add, products.SUM_TILES),
     }
 
 

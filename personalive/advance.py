@@ -48,7 +48,7 @@ def advance(
         motion = call.observe(together, [states[i].take_pending(WINDOW) for i in ready])
         for i, frames_out in zip(ready, call.denoise(together, motion), strict=True):
             results[i] += streams[i].outgoing(frames_out)
-    return [_joined(stream, result) for stream, result in zip(streams, results, strict=True)]
+    return [stream.joined(result) for stream, result in zip(streams, results, strict=True)]
 
 
 def _advance_once(streams: Sequence["Stream"], driving: Sequence[DrivingFrames]) -> list[npt.NDArray[np.uint8]]:
@@ -58,9 +58,4 @@ def _advance_once(streams: Sequence["Stream"], driving: Sequence[DrivingFrames])
     finished = call.denoise(streams, call.observe(streams, driving, stretch=True))
     for state in states:
         state.frames_in += WINDOW
-    return [_joined(stream, stream.outgoing(out)) for stream, out in zip(streams, finished, strict=True)]
-
-
-def _joined(stream: "Stream", parts: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """The frames of any number of calls; those of one are not copied."""
-    return parts[0] if len(parts) == 1 else np.concatenate([stream.no_frames(), *parts])
+    return [stream.joined(stream.outgoing(out)) for stream, out in zip(streams, finished, strict=True)]

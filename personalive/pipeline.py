@@ -222,7 +222,7 @@ class PersonaLive:
 
     def decode_pixels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32, and as uint8 [n, H, W, 3]."""
-        parts = [self._decode(part) for part in self._take(latents).split(WINDOW)]
+        parts = [self._decode(window) for window in self._take(latents).split(WINDOW)]
         return joined([images for images, _ in parts]), joined([pixels for _, pixels in parts])
 
     def prepare_decoder(self, latents: Tensor) -> None:

@@ -5,7 +5,7 @@ calls finish a ramp that leads from the reference to the first driving frame; `f
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -175,7 +175,7 @@ class Stream:
         Raises:
             InputError: there is no reference.
         """
-        return np.concatenate([self.no_frames(), *self.drain()])
+        return self.joined([*self.drain()])
 
     @torch.inference_mode()
     def drain(self) -> Iterator[npt.NDArray[np.uint8]]:
@@ -256,9 +256,10 @@ class Stream:
             raise InputError(f"the portrait was prepared for {given} (height, width), this stream has {size}")
         return call.encode_reference(self.model, reference)
 
-    def no_frames(self) -> npt.NDArray[np.uint8]:
-        """What is given out where no frame is finished, uint8 [0, height, width, 3]."""
-        return np.empty((0, self.preprocessor.height, self.preprocessor.width, 3), dtype=np.uint8)
+    def joined(self, parts: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+        """The frames of any number of calls, uint8 [m, height, width, 3]; those of one are not copied."""
+        none = np.empty((0, self.preprocessor.height, self.preprocessor.width, 3), dtype=np.uint8)
+        return parts[0] if len(parts) == 1 else np.concatenate([none, *parts])
 
     def outgoing(self, frames: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
         """The frames of a call that go out: none of the ramp, unless it is wanted."""

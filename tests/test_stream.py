@@ -165,7 +165,7 @@ def test_streams_that_advance_together_equal_those_that_are_alone(model, monkeyp
 
 
 def test_the_decoder_is_recorded_with_the_portrait_and_not_again(model, monkeypatch):
-    memory = StandIn()
+    memory = StandIn(keeps=False)
     monkeypatch.setattr(model, "_decode", GraphFunction("the decoder", model._run_decoder, memory, keeps=False))
     stream = begin(model, emit_ramp=True)
     assert memory.recorded == 1

@@ -9,7 +9,7 @@ from personalive.models.fused import FusedFeedForward
 from personalive.models.fused_images import FusedGroupNorm, constant
 from personalive.models.layers import to_image, to_tokens
 from personalive.models.motion_encoder import ConvBlock, FaceNetwork, PatchBlock
-from personalive.models.motion_extractor import ChannelLayerNorm, ConvNeXtBlock, Detector
+from personalive.models.motion_extractor import ChannelLayerNorm, ConvNeXtBlock
 from personalive.models.operations import Operations
 
 
@@ -88,19 +88,16 @@ class FusedPatchBlock(nn.Module):
         return out
 
 
-class FusedLayerNorm(nn.Module):
-    """The motion extractor's LayerNorm over the last axis, or over the channels of an image."""
+class FusedChannelLayerNorm(nn.Module):
+    """A ChannelLayerNorm of an image's tokens."""
 
-    def __init__(self, norm: nn.LayerNorm, operations: Operations) -> None:
+    def __init__(self, norm: ChannelLayerNorm, operations: Operations) -> None:
         super().__init__()
-        self.operations, self.over_channels = operations, isinstance(norm, ChannelLayerNorm)
+        self.operations = operations
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.over_channels:
-            x = x.permute(0, 2, 3, 1)
-        out = self.operations.layer_norm(x.flatten(1, 2), self.weight, self.bias, self.eps).view(x.shape)
-        return out.permute(0, 3, 1, 2) if self.over_channels else out
+        return to_image(self.operations.layer_norm(to_tokens(x), self.weight, self.bias, self.eps), like=x)
 
 
 class FusedConvNeXtBlock(nn.Module):
@@ -145,8 +142,8 @@ def fuse_encoder(network: nn.Module, operations: Operations) -> None:
             setattr(network, name, FusedPatchBlock(child, operations))
         elif isinstance(child, ConvNeXtBlock):
             setattr(network, name, FusedConvNeXtBlock(child, operations))
-        elif isinstance(child, nn.LayerNorm) and not isinstance(network, Detector):  # its norm is of single vectors
-            setattr(network, name, FusedLayerNorm(child, operations))
+        elif isinstance(child, ChannelLayerNorm):
+            setattr(network, name, FusedChannelLayerNorm(child, operations))
         elif isinstance(child, nn.GroupNorm):
             setattr(network, name, FusedGroupNorm(child, operations))
         elif not isinstance(child, nn.BatchNorm2d):

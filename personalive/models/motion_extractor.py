@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.config import MotionExtractorConfig
+from personalive.models.operations import channel_shares
 
 
 class MotionHeads(NamedTuple):
@@ -48,9 +49,7 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        energy = x.norm(dim=(1, 2), keepdim=True)
-        share = energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
-        out: Tensor = self.gamma * (x * share) + self.beta + x
+        out: Tensor = self.gamma * (x * channel_shares(x, pixels=(1, 2))) + self.beta + x
         return out
 
 

@@ -163,8 +163,13 @@ def response_network(
 
 def response_factors(hidden: Tensor, gamma: Tensor) -> Tensor:
     """What global response normalisation multiplies channels with: [n, l, w] and [w] → [n, 1, w]."""
-    energy: Tensor = hidden.norm(dim=1, keepdim=True)
-    return 1 + gamma * (energy / (energy.mean(dim=-1, keepdim=True) + 1e-6))
+    return 1 + gamma * channel_shares(hidden, pixels=(1,))
+
+
+def channel_shares(x: Tensor, pixels: tuple[int, ...]) -> Tensor:
+    """Each channel's share of its image's energy: channels are the last axis, pixels the axes that are named."""
+    energy: Tensor = x.norm(dim=pixels, keepdim=True)
+    return energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
 
 
 def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:

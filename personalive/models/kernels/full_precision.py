@@ -11,6 +11,7 @@ from torch import Tensor
 
 from personalive.models import operations
 from personalive.models.kernels.pointwise import gelu
+from personalive.models.kernels.products import tile_of_program
 
 ROWS, DEPTH = 64, 32
 """Tokens of a tile, and inputs that are multiplied at a time."""
@@ -26,10 +27,9 @@ def _enter(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of gelu(x·weights + bias), and the sum of squares of each of its columns."""
-    tiles = tl.cdiv(width, BLOCK_C)
-    tile = tl.program_id(0) // tiles
-    r = tile.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    c = (tl.program_id(0) % tiles) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row, column = tile_of_program(width, BLOCK_C)
+    r = row.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    c = column * BLOCK_C + tl.arange(0, BLOCK_C)
     k = tl.arange(0, BLOCK_K)
     left = x + r[:, None] * depth + k[None, :]
     right = weight + c[None, :] * depth + k[:, None]
@@ -38,7 +38,7 @@ def _enter(
         total = tl.dot(tl.load(left + start), tl.load(right + start), total, input_precision="tf32x3")
     total = gelu(total + tl.load(bias + c)[None, :])
     tl.store(y + r[:, None] * width + c[None, :], total)
-    tl.store(squares + tile.to(tl.int64) * width + c, tl.sum(total * total, 0))
+    tl.store(squares + row.to(tl.int64) * width + c, tl.sum(total * total, 0))
 
 
 @triton.jit
@@ -62,10 +62,10 @@ def _leave(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of (x * its image's factors)·weights + bias + other."""
-    tiles = tl.cdiv(width, BLOCK_C)
-    first = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_R
+    row, column = tile_of_program(width, BLOCK_C)
+    first = row.to(tl.int64) * BLOCK_R
     r = first + tl.arange(0, BLOCK_R)
-    c = (tl.program_id(0) % tiles) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c = column * BLOCK_C + tl.arange(0, BLOCK_C)
     k = tl.arange(0, BLOCK_K)
     left = x + r[:, None] * depth + k[None, :]
     right = weight + c[None, :] * depth + k[:, None]

@@ -52,14 +52,21 @@ SUM_TILES = {
 
 
 @triton.jit
+def tile_of_program(width, BLOCK_C: tl.constexpr):
+    """Row and column, in tiles, of what this program computes: neighbours share rows in the cache."""
+    tiles = tl.cdiv(width, BLOCK_C)
+    return tl.program_id(0) // tiles, tl.program_id(0) % tiles
+
+
+@triton.jit
 def _gated_product(
     x, weight, bias, y, rows, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of (x·value weights + bias) * gelu(x·gate weights + bias); the values' weights lie before the gates'."""
-    tiles = tl.cdiv(width, BLOCK_C)
-    r = (tl.program_id(0) // tiles).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    c = (tl.program_id(0) % tiles) * BLOCK_C + tl.arange(0, BLOCK_C)  # tiles side by side share rows in the cache
+    row, column = tile_of_program(width, BLOCK_C)
+    r = row.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
+    c = column * BLOCK_C + tl.arange(0, BLOCK_C)
     k = tl.arange(0, BLOCK_K)
     left = x + (r % rows)[:, None] * depth + k[None, :]
     right = weight + c[None, :] * depth + k[:, None]
@@ -81,9 +88,8 @@ def _gated_product_described(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """`_gated_product` with descriptors of x, weight and y. What lies outside is read as 0 and not written."""
-    tiles = tl.cdiv(width, BLOCK_C)
-    r = (tl.program_id(0) // tiles) * BLOCK_R
-    c = (tl.program_id(0) % tiles) * BLOCK_C
+    row, column = tile_of_program(width, BLOCK_C)
+    r, c = row * BLOCK_R, column * BLOCK_C
     value = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     gate = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for start in range(0, depth, BLOCK_K):
@@ -135,9 +141,8 @@ def _product_and_sum(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One tile of x·weights + bias + other; descriptors of all but the bias."""
-    tiles = tl.cdiv(width, BLOCK_C)
-    r = (tl.program_id(0) // tiles) * BLOCK_R
-    c = (tl.program_id(0) % tiles) * BLOCK_C
+    row, column = tile_of_program(width, BLOCK_C)
+    r, c = row * BLOCK_R, column * BLOCK_C
     total = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for start in range(0, depth, BLOCK_K):
         total = tl.dot(x.load([r, start]), weight.load([c, start]).T, total)

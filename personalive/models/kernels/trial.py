@@ -50,7 +50,7 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
         for actual, expected in pairs:
             error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
             if not error < (EXACT if actual.dtype == torch.float32 else 0.03):
-                raise RuntimeError(f"{name} is wrong by {error:.1%}")
+                raise RuntimeError(f"{name} is wrong by {error:.3%}")
 
 
 def _exact(argument: Any) -> Any:
