@@ -16,12 +16,12 @@ from pathlib import Path
 import cog
 from cog import BasePredictor, Input
 
-from personalive.animate import MAX_FPS, MAX_FRAMES, MAX_SEED, MAX_STRENGTH, MAX_THRESHOLD, AnimateOptions, animate
+from personalive.animate.driving_reader import FACE_BOXES
+from personalive.animate.job import MAX_FPS, MAX_FRAMES, MAX_SEED, MAX_STRENGTH, MAX_THRESHOLD, AnimateOptions, animate
 from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP, STEP_CHOICES
-from personalive.faces import CROPS
-from personalive.fetch import fetch
 from personalive.loading import ModelChoice
-from personalive.reader import FACE_BOXES
+from personalive.media.faces import CROPS
+from personalive.media.url_fetch import fetch
 
 SIZES = list(range(MIN_SIZE, MAX_SIZE + 1, SIZE_STEP))
 SHORTEST = 0.1
@@ -32,7 +32,7 @@ class Upload(cog.Path):
     """A file of the request.
 
     For `cog.Path` itself, Cog fetches `http:` inputs before `predict` sees them, from loopback and private addresses
-    too. For a subclass it passes on the URL as it is, and `personalive.fetch` decides.
+    too. For a subclass it passes on the URL as it is, and `personalive.media.url_fetch` decides.
     """
 
 

@@ -34,7 +34,7 @@ def animate(folder: Path, frames: int, *options: str) -> Run:
         RuntimeError: the command failed.
     """
     portrait, driver = inputs(folder, frames)
-    command = [sys.executable, "-m", "personalive.cli", "animate"]
+    command = [sys.executable, "-m", "personalive.cli.main", "animate"]
     command += ["--ref_image", str(portrait), "--driving_video", str(driver)]
     command += [
         "--output",

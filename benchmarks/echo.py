@@ -1,6 +1,6 @@
 """A model that hands its driver's frames through, so that what the server itself adds can be measured and tested.
 
-It has PersonaLive's shape (`personalive.live.engine.Engine`): it may take four frames a call, trail the driver by
+It has PersonaLive's shape (`personalive.live.core.engine.Engine`): it may take four frames a call, trail the driver by
 twelve and take its time. A border in the portrait's mean colour tells whose picture it is.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from personalive.errors import InputError
-from personalive.keypoints import Box
-from personalive.live.engine import Engine
-from personalive.live.frames import RGBArray, between
-from personalive.live.loader import LoadParameters
+from personalive.live.core.engine import Engine
+from personalive.live.core.frames import between
+from personalive.live.hub.loader import LoadParameters
+from personalive.types import Box, RGBArray
 
 BORDER = 16
 """Pixels of the border."""

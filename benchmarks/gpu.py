@@ -24,12 +24,13 @@ import torch  # noqa: E402
 
 from benchmarks.gpu_model import GPU, Animation, Pixels, build, gibibytes, spread  # noqa: E402
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds  # noqa: E402
-from personalive import acceleration, models  # noqa: E402
-from personalive.acceleration import ACCELERATIONS, QUANTIZE_NAMES, Acceleration  # noqa: E402
+from personalive import models  # noqa: E402
+from personalive.accel import accelerator as acceleration  # noqa: E402
+from personalive.accel.accelerator import ACCELERATIONS, QUANTIZE_NAMES, Acceleration  # noqa: E402
+from personalive.accel.transfer import upload  # noqa: E402
 from personalive.config import FRAMES, WINDOW, ModelConfig  # noqa: E402
+from personalive.engine.schedule import inner_steps  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
-from personalive.sampler import inner_steps  # noqa: E402
-from personalive.transfer import upload  # noqa: E402
 
 IMPORTED = time.perf_counter()
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,

@@ -16,9 +16,9 @@ import torch
 from benchmarks.gpu_model import GPU, Animation, build
 from benchmarks.measuring import Results
 from personalive import models
-from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
+from personalive.accel.accelerator import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
+from personalive.accel.fuse.vae import FusedDecoder
 from personalive.config import ModelConfig
-from personalive.models.fused_vae import FusedDecoder
 from personalive.pipeline import PersonaLive
 
 

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 
 from personalive import models
-from personalive.acceleration import Acceleration
+from personalive.accel.accelerator import Acceleration
 from personalive.config import WINDOW, ModelConfig
-from personalive.driving import DrivingFrames
-from personalive.keyframes import KeyframeDecision, KeyframeTest
+from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
+from personalive.engine.preprocess import DrivingFrames
+from personalive.engine.stream import Stream
 from personalive.models.tiny_vae import TinyDecoder, replace_decoder
 from personalive.pipeline import PersonaLive
-from personalive.stream import Stream
 from tests.weight_rule import CORRECTIONS, is_ruled
 
 GPU = torch.device("cuda")

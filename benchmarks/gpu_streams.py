@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.gpu_model import GPU, Animation, build, gibibytes, spread
 from benchmarks.measuring import Results, joules, milliseconds, wall_milliseconds
-from personalive.acceleration import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
+from personalive.accel.accelerator import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
+from personalive.accel.fuse import unet as fused
 from personalive.config import FRAMES, WINDOW, ModelConfig
-from personalive.models import fused
-from personalive.sampler import inner_steps
+from personalive.engine.schedule import inner_steps
 
 ROWS = (4096, 8192, 16384, 32768, 1 << 30)
 KEYS = (2**24, 2**25, 2**26, 1 << 40)

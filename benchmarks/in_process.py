@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from personalive.live.engine import Box, Engine
-from personalive.live.facefinder import FaceFinder
-from personalive.live.frames import CameraFrame, RGBArray
-from personalive.live.parameters import Parameters
-from personalive.live.scheduler import Scheduler
-from personalive.live.session import MARGIN, Latency, Session
+from personalive.live.core.engine import Engine
+from personalive.live.core.faces import FaceFinder
+from personalive.live.core.frames import CameraFrame
+from personalive.live.core.parameters import Parameters
+from personalive.live.core.scheduler import Scheduler
+from personalive.live.core.session import MARGIN, Latency, Session
+from personalive.types import Box, RGBArray
 
 WARM_SECONDS = 4.0
 """Not counted: the pipe fills, and the play-out learns its delay."""

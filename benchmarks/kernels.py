@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measuring import Results, replay_milliseconds
-from personalive import attention
-from personalive.models import kernels, operations
-from personalive.models.float8 import Float8Weight
-from personalive.models.fused_images import doubling_weight
-from personalive.models.kernels import products
+from personalive.accel.fuse.float8 import Float8Weight
+from personalive.accel.fuse.images import doubling_weight
+from personalive.accel.ops import attention
+from personalive.accel.ops import reference as operations
+from personalive.accel.ops import triton as kernels
+from personalive.accel.ops.triton import products
 
 CACHE = 256 * 2**20
 """Bytes that a measurement goes through, so that the GPU's cache can not hold them."""

@@ -32,13 +32,13 @@ import torch
 from benchmarks.echo import EchoEngine
 from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
-from personalive.acceleration import Acceleration
+from personalive.accel.accelerator import Acceleration
+from personalive.cli.model_args import add_model_arguments, model_choice
 from personalive.config import ModelConfig
-from personalive.live.engine import Engine
-from personalive.live.loader import LoadParameters
-from personalive.live.model import ModelFactory, PersonaLiveEngine
-from personalive.live.session import Latency
-from personalive.model_arguments import add_model_arguments, model_choice
+from personalive.live.core.engine import Engine
+from personalive.live.core.model import ModelFactory, PersonaLiveEngine
+from personalive.live.core.session import Latency
+from personalive.live.hub.loader import LoadParameters
 
 FPS = 25
 NEVER = 1000.0
@@ -107,8 +107,8 @@ def serve(options: argparse.Namespace) -> None:
     """The server's process: the real application over the model that is measured."""
     import uvicorn
 
+    from personalive.live.http.server import create_app
     from personalive.live.options import ServeOptions
-    from personalive.live.server import create_app
 
     settings = ServeOptions(port=options.serve, latency=options.latency or "balanced", face_boxes="keypoints")
     app = create_app(settings, lambda parameters, at_stage: make_engine(options), None)

@@ -24,8 +24,8 @@ from benchmarks.measuring import Results
 from personalive import weights
 from personalive.config import ModelConfig, UNetConfig
 from personalive.models import NETWORKS, build_network
+from personalive.weights.checksum_cache import digest_of
 from personalive.weights.manifest import PublishedFile, published
-from personalive.weights.records import digest_of
 
 CONFIGS = {
     "full": ModelConfig(),

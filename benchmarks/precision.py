@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from personalive.acceleration import ACCELERATIONS, AccelerationName, QuantizeName
+from personalive.accel.accelerator import ACCELERATIONS, AccelerationName, QuantizeName
 from personalive.errors import InputError
 from tests.parity.__main__ import END_TO_END
 from tests.parity.end_to_end import EndToEnd

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks.precision import errors, frames_of, golden_rows
 from personalive import models
-from personalive.cuda_graphs import flatten, rebuild
+from personalive.accel.cuda_graphs import flatten, rebuild
 from tests.parity.end_to_end import EndToEnd, LoggedModel
 from tests.parity.networks import SIZES, network
 

@@ -19,10 +19,10 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.echo import echo_factory
-from personalive.live.facefinder import MeshFaces
-from personalive.live.loader import EngineFactory
+from personalive.live.core.faces import MeshFaces
+from personalive.live.http.server import create_app, model_factory
+from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
-from personalive.live.server import create_app, model_factory
 from personalive.loading import ModelChoice
 from tests.browser_support import chromium, write_camera
 

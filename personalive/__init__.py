@@ -1,9 +1,9 @@
 """A portrait that takes over the movements of a face in a video or at a webcam."""
 
-from personalive.animate import AnimateOptions, animate
+from personalive.animate.job import AnimateOptions, animate
 from personalive.config import ModelConfig
+from personalive.engine.stream import Stream
 from personalive.errors import PersonaLiveError
 from personalive.pipeline import PersonaLive
-from personalive.stream import Stream
 
 __all__ = ["AnimateOptions", "ModelConfig", "PersonaLive", "PersonaLiveError", "Stream", "animate"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from personalive.acceleration import DEFAULT_ACCELERATION, AccelerationName, QuantizeName
-from personalive.attention import AttentionName
+from personalive.accel.accelerator import DEFAULT_ACCELERATION, AccelerationName, QuantizeName
+from personalive.accel.ops.attention import AttentionName
 from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.pipeline import PersonaLive
 

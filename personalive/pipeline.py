@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from personalive import models, weights
-from personalive.acceleration import DEFAULT_ACCELERATION, Acceleration, AccelerationName, QuantizeName
-from personalive.advance import advance
-from personalive.attention import AttentionName
+from personalive.accel.accelerator import DEFAULT_ACCELERATION, Acceleration, AccelerationName, QuantizeName
+from personalive.accel.cuda_graphs import GraphFunction
+from personalive.accel.ops.attention import AttentionName
+from personalive.accel.transfer import joined, upload
 from personalive.config import WINDOW, ModelConfig
-from personalive.cuda_graphs import GraphFunction
-from personalive.driving import DrivingFrames
-from personalive.keypoints import HeadPose, draw, head_pose, project, retarget
+from personalive.engine.batch import advance
+from personalive.engine.keypoints import HeadPose, draw, head_pose, project, retarget
+from personalive.engine.preprocess import DrivingFrames
+from personalive.engine.stream import Stream
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.tiny_vae import replace_decoder
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet, TimeFeatures
-from personalive.stream import Stream
-from personalive.transfer import joined, upload
 
 WINDOWS_AT_ONCE = 1
 """Windows that the denoising UNet takes together: one fills a GPU, and more gain little for the memory they need."""

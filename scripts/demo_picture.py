@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from personalive.video import probe, read_frames
+from personalive.media.video_reader import probe, read_frames
 
 EVERY = 2
 """Frames of the video for one of the picture."""

@@ -11,7 +11,7 @@ import asyncio
 import json
 import sys
 
-from personalive.live import aiortc_fixes
+from personalive.live.transport import aiortc_fixes
 from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import picture, shows
 

@@ -16,11 +16,11 @@ import uvicorn
 from PIL import Image
 
 from benchmarks.echo import EchoEngine
-from personalive.live.facefinder import Faces
-from personalive.live.loader import LoadParameters
+from personalive.live.core.faces import Faces
+from personalive.live.http.server import create_app
+from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
-from personalive.live.server import create_app
-from personalive.live.websocket import MAX_MESSAGE_BYTES
+from personalive.live.transport.websocket import MAX_MESSAGE_BYTES
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from skimage import data
 
-from personalive.driving import RGBArray
+from personalive.types import RGBArray
 
 
 def photograph() -> RGBArray:

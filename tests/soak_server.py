@@ -5,9 +5,9 @@ import sys
 import uvicorn
 
 from benchmarks.echo import echo_factory
+from personalive.live.http.server import create_app
 from personalive.live.options import ServeOptions
-from personalive.live.server import create_app
-from personalive.live.websocket import MAX_MESSAGE_BYTES
+from personalive.live.transport.websocket import MAX_MESSAGE_BYTES
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive.animate import AnimateOptions, Progress, animate
+from personalive.animate.job import AnimateOptions, Progress, animate
+from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
-from personalive.stream import Stream
 from tests.pictures import faceless, moving_face, numbered, photograph, read_number, run_ffmpeg, save_image, save_video
 
 
@@ -288,7 +288,8 @@ def test_everything_imports_without_the_packages_of_the_doors():
     program = (
         "import sys\n"
         "for name in ('av', 'mediapipe', 'imageio_ffmpeg', 'cog', 'fastapi', 'aiortc'): sys.modules[name] = None\n"
-        "import personalive.animate, personalive.faces, personalive.loading, personalive.fetch, personalive.doctor\n"
+        "import personalive.animate.job, personalive.media.faces, personalive.loading\n"
+        "import personalive.media.url_fetch, personalive.cli.doctor\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -299,7 +300,7 @@ def test_everything_imports_without_the_packages_of_the_doors():
 def test_memory_does_not_grow_with_length(tmp_path):
     """The peak of a run of 3,000 frames is within 5 % of that of 300; each in its own process."""
     program = (
-        "import resource, sys\nfrom pathlib import Path\nfrom personalive.animate import *\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom personalive.animate.job import *\n"
         "from tests.conftest import make_small_model\n"
         "a, b, c, n = sys.argv[1:]\n"
         "for p in animate(make_small_model(), a, b, c, AnimateOptions(max_frames=int(n))): pass\n"

@@ -15,16 +15,16 @@ import av
 import pytest
 import torch
 
-from personalive import cli
-from personalive.acceleration import ACCELERATIONS
-from personalive.animate import AnimateOptions
-from personalive.attention import ATTENTION_NAMES
-from personalive.faces import CROPS
+from personalive.accel.accelerator import ACCELERATIONS
+from personalive.accel.ops.attention import ATTENTION_NAMES
+from personalive.animate.driving_reader import FACE_BOXES
+from personalive.animate.job import AnimateOptions
+from personalive.cli import main as cli
 from personalive.loading import DTYPES, ModelChoice
-from personalive.reader import FACE_BOXES
+from personalive.media.faces import CROPS
 from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
-COMMAND = [sys.executable, "-m", "personalive.cli"]
+COMMAND = [sys.executable, "-m", "personalive.cli.main"]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from personalive import cuda_graphs
-from personalive.cuda_graphs import GraphFunction, GraphMemory, flatten, places, rebuild
-from personalive.keypoints import HeadPose
+from personalive.accel import cuda_graphs
+from personalive.accel.cuda_graphs import GraphFunction, GraphMemory, flatten, places, rebuild
+from personalive.engine.keypoints import HeadPose
 from personalive.models.motion_extractor import MotionHeads
 
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from personalive import PersonaLive
-from personalive.animate import AnimateOptions, animate
+from personalive.animate.job import AnimateOptions, animate
 from personalive.config import RAMP, WINDOW
-from personalive.faces import FaceTracker
-from personalive.images import read_image
+from personalive.media.faces import FaceTracker
+from personalive.media.images import read_image
+from personalive.media.video_reader import probe, read_frames
 from personalive.training import demo_assets
 from personalive.training.avatars import sample_identities, sample_motions, sample_tracks
 from personalive.training.evaluate import HELD_OUT
 from personalive.training.measure import FaceReader
 from personalive.training.scores import colour_distance
-from personalive.video import probe, read_frames
 
 DEMO = Path(__file__).parents[1] / "demo"
 FRAMES = 36

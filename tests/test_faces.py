@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from personalive.errors import NoFaceError
-from personalive.faces import PATIENCE, FaceTracker, crop_box, cut
+from personalive.media.faces import PATIENCE, FaceTracker, crop_box, cut
 from tests.pictures import faceless, moving_face, photograph
 
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from personalive import fetch as module
 from personalive.errors import InputError
-from personalive.fetch import fetch
+from personalive.media import url_fetch as module
+from personalive.media.url_fetch import fetch
 
 
 @contextmanager

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from personalive.acceleration import Acceleration
+from personalive.accel.accelerator import Acceleration
+from personalive.accel.fuse.float8 import Float8End, Float8Weight, ScaledNorm, to_float8
+from personalive.accel.fuse.unet import FusedEnd, fuse
+from personalive.accel.ops.reference import FLOAT8, Operations
 from personalive.errors import InputError
-from personalive.models.float8 import Float8End, Float8Weight, ScaledNorm, to_float8
-from personalive.models.fused import FusedEnd, fuse
-from personalive.models.layers import FeedForward
-from personalive.models.operations import FLOAT8, Operations
+from personalive.models.blocks import FeedForward
 from personalive.pipeline import PersonaLive
 from tests.published_layout import SMALL
 from tests.test_fused import filled

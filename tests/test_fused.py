@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from personalive.acceleration import Acceleration, Compiled
+from personalive.accel.accelerator import Acceleration, Compiled
+from personalive.accel.fuse import images as fused_images
+from personalive.accel.fuse import unet as fused
+from personalive.accel.fuse.encoders import fuse_encoder
+from personalive.accel.fuse.unet import fuse
+from personalive.accel.fuse.vae import FusedDecoder
+from personalive.accel.ops import reference as operations
+from personalive.accel.ops.reference import Operations
 from personalive.errors import InputError
-from personalive.models import NETWORKS, build_network, fused, fused_images, operations
-from personalive.models.fused import fuse
-from personalive.models.fused_encoders import fuse_encoder
-from personalive.models.fused_vae import FusedDecoder
-from personalive.models.operations import Operations
+from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
 from tests import weight_rule
 from tests.published_layout import SMALL

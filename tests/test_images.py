@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from personalive.errors import InputError
-from personalive.images import MAX_SIDE, is_image, read_image
+from personalive.media.images import MAX_SIDE, is_image, read_image
 from tests.pictures import photograph
 
 

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
-from personalive.models import operations  # noqa: E402
-from personalive.models.kernels import attention, full_precision, norms, pointwise, products  # noqa: E402
+from personalive.accel.ops import reference as operations  # noqa: E402
+from personalive.accel.ops.triton import attention, full_precision, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
-from personalive import keypoints as kp
+from personalive.engine import keypoints as kp
 from personalive.models.motion_extractor import MotionHeads
 
 ANGLES = st.floats(-60, 60, width=32)

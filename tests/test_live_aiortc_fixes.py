@@ -7,7 +7,7 @@ from aiortc.codecs import h264, vpx
 from aiortc.jitterbuffer import JitterBuffer
 from aiortc.rtp import RtpPacket
 
-from personalive.live import aiortc_fixes
+from personalive.live.transport import aiortc_fixes
 
 
 @pytest.fixture(autouse=True)

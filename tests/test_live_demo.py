@@ -10,15 +10,15 @@ import torch
 from playwright.sync_api import expect, sync_playwright
 
 from benchmarks.echo import EchoEngine
-from personalive.live.facefinder import MeshFaces
-from personalive.live.loader import LoadParameters
+from personalive.live.core.faces import MeshFaces
+from personalive.live.core.pictures import decode
+from personalive.live.http.server import model_factory
+from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
-from personalive.live.pictures import decode
-from personalive.live.server import model_factory
 from personalive.loading import ModelChoice
 from personalive.training.avatars import neutral, render, sample_identities
 from personalive.training.measure import FaceReader
-from personalive.weights.find import demo_folder
+from personalive.weights.resolution import demo_folder
 from tests.browser_support import CHROMIUM, chromium, write_camera
 from tests.live_support import live_server
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.echo import EchoEngine
-from personalive.live.facefinder import MeshFaces
+from personalive.live.core.faces import MeshFaces
 from tests.live_client import Camera, LiveClient
 from tests.live_support import live_server, picture, until
 from tests.pictures import faceless, photograph

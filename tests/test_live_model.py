@@ -10,12 +10,12 @@ import torch
 
 from personalive.config import RAMP
 from personalive.errors import DeviceMemoryError, InputError
-from personalive.live.frames import CameraFrame
-from personalive.live.loader import LoadParameters
-from personalive.live.model import ModelFactory, PersonaLiveEngine
-from personalive.live.parameters import Parameters
-from personalive.live.scheduler import Scheduler
-from personalive.live.session import Session
+from personalive.live.core.frames import CameraFrame
+from personalive.live.core.model import ModelFactory, PersonaLiveEngine
+from personalive.live.core.parameters import Parameters
+from personalive.live.core.scheduler import Scheduler
+from personalive.live.core.session import Session
+from personalive.live.hub.loader import LoadParameters
 from tests.live_support import until
 
 BOX = (10, 10, 50, 50)

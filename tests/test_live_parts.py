@@ -15,19 +15,19 @@ from PIL import Image
 
 from benchmarks.echo import EchoEngine
 from personalive.errors import InputError, NoFaceError
-from personalive.live import portrait
-from personalive.live.clients import Client, ClientStore
-from personalive.live.engine import Engine
-from personalive.live.facefinder import LOST_AFTER, FaceFinder, MeshFaces
-from personalive.live.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
+from personalive.live.core.engine import Engine
+from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces
+from personalive.live.core.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
+from personalive.live.core.parameters import Parameters
+from personalive.live.core.pictures import crop_window, decode
+from personalive.live.core.scheduler import Scheduler
+from personalive.live.core.session import Session
+from personalive.live.core.stamps import Stamps
+from personalive.live.http.security import TokenCheck
+from personalive.live.http.server import PRESETS
+from personalive.live.hub import portrait
+from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.options import IceServer, ServeOptions
-from personalive.live.parameters import Parameters
-from personalive.live.pictures import crop_window, decode
-from personalive.live.scheduler import Scheduler
-from personalive.live.security import TokenCheck
-from personalive.live.server import PRESETS
-from personalive.live.session import Session
-from personalive.live.stamps import Stamps
 from tests.live_support import BLUE, GREEN, RED, shows, until
 
 IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
@@ -489,7 +489,8 @@ def test_sessions_run_without_the_web():
         "import sys\n"
         "for name in ('fastapi', 'pydantic', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
         "    sys.modules[name] = None\n"
-        "import personalive.live.scheduler, personalive.live.session, personalive.live.model, benchmarks.latency\n"
+        "import personalive.live.core.scheduler, personalive.live.core.session, personalive.live.core.model\n"
+        "import benchmarks.latency\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).returncode == 0
 

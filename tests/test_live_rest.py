@@ -5,7 +5,7 @@ import time
 import httpx
 import pytest
 
-from personalive.live.clients import COOKIE
+from personalive.live.hub.clients import COOKIE
 from personalive.live.options import ServeOptions
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, until
 

@@ -56,7 +56,7 @@ def test_serve_loads_answers_over_https_and_ends_when_told(small_model_folder, c
     command = [
         sys.executable,
         "-m",
-        "personalive.cli",
+        "personalive.cli.main",
         "serve",
         "--port",
         str(port),
@@ -89,6 +89,6 @@ def test_serve_loads_answers_over_https_and_ends_when_told(small_model_folder, c
 
 
 def test_serve_refuses_what_would_let_strangers_in():
-    command = [sys.executable, "-m", "personalive.cli", "serve", "--host", "0.0.0.0"]
+    command = [sys.executable, "-m", "personalive.cli.main", "serve", "--host", "0.0.0.0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "--token" in done.stderr and "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ import pytest
 import websockets
 
 from benchmarks.echo import EchoEngine
-from personalive.live.pictures import decode
+from personalive.live.core.pictures import decode
 from tests.live_support import GREEN, RED, live_server, picture, shows, until
 
 STAMP = struct.Struct("<d")
@@ -242,7 +242,7 @@ async def test_tokens_on_sockets():
 
 
 def test_a_body_that_never_comes_is_given_up(server, monkeypatch):
-    monkeypatch.setattr("personalive.live.security.BODY_SECONDS", 0.5)
+    monkeypatch.setattr("personalive.live.http.security.BODY_SECONDS", 0.5)
 
     def slowly():
         yield b"a"

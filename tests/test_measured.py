@@ -2,7 +2,7 @@
 
 import torch
 
-from personalive import measured
+from personalive.accel import autotune as measured
 
 
 def test_the_fastest_that_is_right_is_taken(monkeypatch):

@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
-from personalive.models import onednn
-from personalive.models.fused import FusedEnd, fuse
-from personalive.models.layers import FeedForward, PointwiseConv
-from personalive.models.operations import Operations
+from personalive.accel.fuse.unet import FusedEnd, fuse
+from personalive.accel.ops import onednn
+from personalive.accel.ops.reference import Operations
+from personalive.models.blocks import FeedForward, PointwiseConv
 from personalive.pipeline import PersonaLive
 from tests.test_fused import assert_near, filled
 from tests.weight_rule import normal_input

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from personalive.cli import build_parser
+from personalive.cli.main import build_parser
 from personalive.weights.manifest import published
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive import sampler
 from personalive.config import FRAMES, RAMP, SLOTS, STEP_CHOICES, WINDOW
+from personalive.engine import schedule as sampler
 from personalive.errors import InputError
 
 CPU = torch.device("cpu")

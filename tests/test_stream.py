@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalive import call
+from personalive.accel.cuda_graphs import GraphFunction
 from personalive.config import (
     ImageEncoderConfig,
     ModelConfig,
@@ -19,9 +19,9 @@ from personalive.config import (
     UNetConfig,
     VAEConfig,
 )
-from personalive.cuda_graphs import GraphFunction
+from personalive.engine import step as call
+from personalive.engine.keyframes import MAX_KEYFRAMES, KeyframeDecision
 from personalive.errors import InputError
-from personalive.keyframes import MAX_KEYFRAMES, KeyframeDecision
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
 from tests import weight_rule
@@ -291,7 +291,7 @@ def test_reanchoring_measures_movement_from_the_next_frame(model):
 
 
 def test_faces_that_keypoints_lose_are_cut_by_the_last_good_box(model, monkeypatch):
-    from personalive import keypoints as kp
+    from personalive.engine import keypoints as kp
 
     stream = begin(model, mesh=False)
     boxes = [[(4, 4, 28, 28)] * 4, [(0, 0, 0, 0)] * 4]

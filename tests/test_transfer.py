@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from personalive.accel.transfer import Download, upload, upload_joined
 from personalive.config import DEMO
-from personalive.driving import PAGE_LOCKED, Preprocessor
-from personalive.transfer import Download, upload, upload_joined
+from personalive.engine.preprocess import PAGE_LOCKED, Preprocessor
 
 GPU = torch.device("cuda")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive.encoding import VideoFormat, VideoWriter
 from personalive.errors import InputError, OutputError
-from personalive.images import MAX_SIDE
-from personalive.video import probe, read_frames, resample
+from personalive.media.images import MAX_SIDE
+from personalive.media.video_reader import probe, read_frames, resample
+from personalive.media.video_writer import VideoFormat, VideoWriter
 from tests.pictures import numbered, read_number, run_ffmpeg, save_video
 
 
@@ -229,7 +229,9 @@ def test_constant_rate_gives_each_frame_once_despite_coarse_time_stamps(count, r
 def test_reading_a_long_video_takes_no_more_memory(tmp_path):
     """The peak of a process that reads 800 frames is that of one that reads 100."""
     program = (
-        "import resource, sys; from pathlib import Path; from personalive.video import probe, read_frames\n"
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from personalive.media.video_reader import probe, read_frames\n"
         "print(sum(1 for _ in read_frames(probe(Path(sys.argv[1])))))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from personalive.accel.offload import ALIGNMENT, HostMemory, pack, packed_size, place
 from personalive.models import build_network
-from personalive.weight_memory import ALIGNMENT, HostMemory, pack, packed_size, place
 from tests import weight_rule
 from tests.published_layout import SMALL
 from tests.weight_rule import normal_input
@@ -51,7 +51,7 @@ def test_a_packed_network_is_the_same_in_one_block(monkeypatch):
     blocks = {tensor.untyped_storage().data_ptr() for tensor in network.parameters()}
     assert len(blocks) == 1
     assert_same(look(network), expected)
-    monkeypatch.setattr("personalive.weight_memory.BLOCK", 2**16)
+    monkeypatch.setattr("personalive.accel.offload.BLOCK", 2**16)
     pack([network], CPU)
     assert len({tensor.untyped_storage().data_ptr() for tensor in network.parameters()}) > 10
     assert_same(look(network), expected)

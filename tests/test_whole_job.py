@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from personalive import cli, weights
-from personalive.animate import AnimateOptions, animate
+from personalive import weights
+from personalive.animate.job import AnimateOptions, animate
+from personalive.cli import main as cli
 from personalive.config import UNetConfig
-from personalive.faces import FaceTracker
-from personalive.video import probe, read_frames
+from personalive.media.faces import FaceTracker
+from personalive.media.video_reader import probe, read_frames
 from tests.conftest import make_small_model
 from tests.hub_stand_in import HubStandIn
 from tests.pictures import moving_face, photograph
@@ -77,7 +78,7 @@ def test_photograph_and_demo_driver_go_through_the_whole_job(small_model, portra
 
 @pytest.mark.parametrize("name", ["driver.mp4", "portrait.png"])
 def test_demo_assets_show_one_face_in_every_frame(name):
-    from personalive.images import read_image
+    from personalive.media.images import read_image
 
     frames = read_frames(probe(DEMO / name)) if name.endswith("mp4") else [read_image(DEMO / name)]
     with FaceTracker() as tracker:

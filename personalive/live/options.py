@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
+from personalive.cli.model_args import add_model_arguments, model_choice
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
-from personalive.model_arguments import add_model_arguments, model_choice
 
 
 @dataclass(frozen=True)

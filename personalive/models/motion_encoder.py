@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.config import MotionEncoderConfig
-from personalive.models.layers import Attention, FeedForward
+from personalive.models.blocks import Attention, FeedForward
 
 ATTENTION_NORM_GROUPS = 32
 

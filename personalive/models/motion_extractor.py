@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from personalive.accel.ops.reference import channel_shares
 from personalive.config import MotionExtractorConfig
-from personalive.models.operations import channel_shares
 
 
 class MotionHeads(NamedTuple):

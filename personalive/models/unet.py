@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from personalive.config import UNetConfig
-from personalive.models.layers import Downsample, GroupNormSiLU, ResnetBlock, SpatialTransformer, Upsample
-from personalive.models.motion_layers import MotionModule, TemporalModule
+from personalive.models.blocks import Downsample, GroupNormSiLU, ResnetBlock, SpatialTransformer, Upsample
+from personalive.models.motion_blocks import MotionModule, TemporalModule
 
 TimeFeatures: TypeAlias = tuple[Tensor, ...]
 """What each resnet block adds for the time, in the order of `UNet.resnets`: [frames, channels] each."""

@@ -22,9 +22,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from personalive.animate import AnimateOptions, animate
+from personalive.animate.job import AnimateOptions, animate
+from personalive.cli.progress import show
+from personalive.media.video_reader import probe, read_frames
 from personalive.pipeline import PersonaLive
-from personalive.progress import show
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
 from personalive.training.demo_assets import pictures, write_video
 from personalive.training.measure import FaceReader, Reading
@@ -39,7 +40,6 @@ from personalive.training.scores import (
     psnr,
 )
 from personalive.training.sources import taken_over
-from personalive.video import probe, read_frames
 
 PAIRS, FRAMES = 8, 64
 LONG_FRAMES, LONG_PART = 2000, 200

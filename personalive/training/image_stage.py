@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from personalive import keypoints as kp
-from personalive import sampler
 from personalive.config import SLOTS
+from personalive.engine import keypoints as kp
+from personalive.engine import schedule as sampler
 from personalive.training.expression import directions, expression_error, face_crops
 from personalive.training.recorded import Tensors
 from personalive.training.shots import Shots, focus_map, jitter_pose

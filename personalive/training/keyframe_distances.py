@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from personalive.config import FRAMES, RAMP, WINDOW
-from personalive.driving import Preprocessor
-from personalive.faces import FaceTracker
-from personalive.keyframes import FIRST_CALL, KeyframeTest, keyframe_policy
+from personalive.engine.keyframes import FIRST_CALL, KeyframeTest, keyframe_policy
+from personalive.engine.preprocess import Preprocessor
+from personalive.media.faces import FaceTracker
 from personalive.pipeline import PersonaLive
 from personalive.training.avatars import Motion
 from personalive.training.demo_assets import pictures

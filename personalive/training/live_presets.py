@@ -1,4 +1,4 @@
-"""Makes the portraits that the live page offers: drawn people, in `personalive/live/static/presets`.
+"""Makes the portraits that the live page offers: drawn people, in `personalive/live/http/static/presets`.
 
 python -m personalive.training.live_presets [folder]
 """
@@ -15,7 +15,7 @@ from personalive.training.shots import to_pixels
 SIZE = 512
 SEEDS = {"Ada": 3, "Bruno": 6, "Carla": 25, "Dario": 26, "Edda": 15, "Femi": 19, "Gus": 17, "Hana": 33}
 """Names, which screen readers say, and the seeds of the people that bear them."""
-FOLDER = Path(__file__).parents[1] / "live" / "static" / "presets"
+FOLDER = Path(__file__).parents[1] / "live" / "http" / "static" / "presets"
 
 
 def main(folder: Path) -> None:

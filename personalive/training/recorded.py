@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from personalive.cuda_graphs import GraphFunction, GraphMemory
+from personalive.accel.cuda_graphs import GraphFunction, GraphMemory
 
 Tensors: TypeAlias = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from personalive.driving import RGBArray
-from personalive.keypoints import BOX_AFTER, BOX_BEFORE, BOX_SCALE, HeadPose, pixels
+from personalive.engine.keypoints import BOX_AFTER, BOX_BEFORE, BOX_SCALE, HeadPose, pixels
+from personalive.types import RGBArray
 
 MESH_MARGIN = 1.1
 JITTER = 0.05

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from personalive.config import RAMP
-from personalive.keypoints import TRANSLATION_SCALE, HeadPose, ramp_weights
+from personalive.engine.keypoints import TRANSLATION_SCALE, HeadPose, ramp_weights
 from personalive.training.avatars import (
     Identity,
     Motion,

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive import keypoints as kp
+from personalive.engine import keypoints as kp
 from personalive.training.recorded import Tensors
 from personalive.training.shots import focus_map, roughen
 from personalive.training.sources import Source, step_generator

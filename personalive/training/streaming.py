@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive import keypoints as kp
-from personalive import sampler
 from personalive.config import FRAMES, RAMP, SLOTS, WINDOW
-from personalive.keypoints import HeadPose
+from personalive.engine import keypoints as kp
+from personalive.engine import schedule as sampler
+from personalive.engine.keypoints import HeadPose
 from personalive.training.expression import face_crops
 from personalive.training.image_stage import FOCUS
 from personalive.training.recorded import Tensors

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalive import sampler
 from personalive.config import ModelConfig
-from personalive.driving import CLIP_MEAN, CLIP_STD
-from personalive.keypoints import HeadPose, head_pose
+from personalive.engine import schedule as sampler
+from personalive.engine.keypoints import HeadPose, head_pose
+from personalive.engine.preprocess import CLIP_MEAN, CLIP_STD
 from personalive.models import NETWORKS, build_network, cast
 from personalive.models.motion_extractor import MotionHeads
 from personalive.models.unet import ReferenceFeatures

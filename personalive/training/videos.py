@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Generator, Tensor
 
 from personalive.errors import InputError, PersonaLiveError
-from personalive.faces import FaceTracker
+from personalive.media.faces import FaceTracker
+from personalive.media.video_reader import probe, read_frames
 from personalive.training.avatars.motion import FRAME_RATE
 from personalive.training.shots import Shots
-from personalive.video import probe, read_frames
 
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
 MAX_FRAMES = 1500

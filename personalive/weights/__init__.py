@@ -7,10 +7,10 @@ folder in the published layout, and a folder in this package's own format.
 from personalive.models import NETWORKS
 from personalive.weights.convert import convert
 from personalive.weights.download import PlannedFile, download
-from personalive.weights.find import resolve
 from personalive.weights.folder import save_folder
 from personalive.weights.hub import DownloadProgress, Hub, ProgressCallback
 from personalive.weights.load import load_into
+from personalive.weights.resolution import resolve
 from personalive.weights.source import LoadReport, WeightsFile, WeightsSource
 from personalive.weights.tiny_vae import load_tiny_decoder
 

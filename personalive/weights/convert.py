@@ -9,13 +9,13 @@ from torch import Tensor
 
 from personalive.config import ModelConfig
 from personalive.models import NETWORKS, build_network
-from personalive.weights.assembly import Assembly, assemble
 from personalive.weights.download import PUBLISHED
-from personalive.weights.find import conversion_folder, resolve
 from personalive.weights.folder import Entry, FolderWriter
 from personalive.weights.hub import Hub, ProgressCallback
 from personalive.weights.load import require_finite, target_dtypes
+from personalive.weights.resolution import conversion_folder, resolve
 from personalive.weights.source import WeightsSource
+from personalive.weights.state_dict import Assembly, assemble
 
 _FILE_SIZE = 500_000_000
 """Bytes of one file; as much, and once more for writing it, is held in memory."""

@@ -11,10 +11,10 @@ import torch
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
 from personalive.models import build_network
-from personalive.weights.assembly import missing_names
 from personalive.weights.hub import Hub, ProgressCallback, expected_of, log_progress
 from personalive.weights.manifest import Known, PublishedFile
 from personalive.weights.source import WeightsFile, WeightsSource
+from personalive.weights.state_dict import missing_names
 
 logger = logging.getLogger(__name__)
 

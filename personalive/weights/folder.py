@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from personalive.config import ModelConfig
 from personalive.errors import InputError, OutputError, WeightsError
 from personalive.models import NETWORKS
+from personalive.weights.checksum_cache import digest_of
 from personalive.weights.manifest import Known
-from personalive.weights.records import digest_of
 from personalive.weights.source import WeightsFile, WeightsSource
 
 CONFIG, INDEX = "config.json", "weights.json"

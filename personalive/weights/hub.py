@@ -20,8 +20,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
 from personalive.errors import WeightsError
+from personalive.weights.checksum_cache import Records
 from personalive.weights.manifest import Known, Manifest, PublishedFile, Repository, published
-from personalive.weights.records import Records
 from personalive.weights.source import format_size
 
 logger = logging.getLogger(__name__)

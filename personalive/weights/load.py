@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from personalive.errors import DeviceMemoryError, WeightsError
 from personalive.models import stored_dtype
-from personalive.weights.assembly import FLOATS, assemble
 from personalive.weights.source import LoadReport, WeightsSource
+from personalive.weights.state_dict import FLOATS, assemble
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from personalive.config import ModelConfig
 from personalive.errors import WeightsError
 from personalive.models.tiny_vae import TinyDecoder
-from personalive.weights.facts import check_facts
+from personalive.weights.checkpoint_io import open_tensors
+from personalive.weights.hf_config_check import check_facts
 from personalive.weights.load import require_finite
 from personalive.weights.source import WeightsFile
-from personalive.weights.tensors import open_tensors
 
 FILE, FACTS = "diffusion_pytorch_model.safetensors", "config.json"
 """What diffusers calls them."""

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from personalive import keypoints as kp
-from personalive import sampler
 from personalive.config import ModelConfig
-from personalive.driving import Preprocessor
+from personalive.engine import keypoints as kp
+from personalive.engine import schedule as sampler
+from personalive.engine.preprocess import Preprocessor
+from personalive.models.motion_blocks import MotionModule, TemporalModule
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor, MotionHeads
-from personalive.models.motion_layers import MotionModule, TemporalModule
 from tests import weight_rule as rule
 from tests.parity import report as tolerances
 from tests.parity.networks import REDUCED, network, one_thread

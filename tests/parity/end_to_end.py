@@ -15,16 +15,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from personalive import keypoints as kp
 from personalive import models
-from personalive.acceleration import Acceleration, AccelerationName, QuantizeName
-from personalive.call import CallRecord
+from personalive.accel.accelerator import Acceleration, AccelerationName, QuantizeName
 from personalive.config import RAMP, WINDOW, ModelConfig
-from personalive.driving import DrivingFrames, Preprocessor, Reference
-from personalive.keyframes import FIRST_CALL, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
+from personalive.engine import keypoints as kp
+from personalive.engine.keyframes import FIRST_CALL, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
+from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
+from personalive.engine.step import CallRecord
+from personalive.engine.stream import Stream
 from personalive.models.unet import ReferenceFeatures
 from personalive.pipeline import PersonaLive
-from personalive.stream import Stream
+from personalive.types import Box
 from tests import weight_rule as rule
 from tests.parity import report as tolerances
 from tests.parity.components import Computed, Golden
@@ -162,7 +163,7 @@ class LoggedModel(PersonaLive):
         return super().reference_features(latents, embedding)
 
 
-def _whole(image: npt.NDArray[np.uint8]) -> kp.Box:
+def _whole(image: npt.NDArray[np.uint8]) -> Box:
     return 0, 0, image.shape[1], image.shape[0]
 
 

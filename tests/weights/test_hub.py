@@ -341,7 +341,7 @@ def test_environment_decides_where_from_and_where_to(server: HubStandIn, tmp_pat
 def test_command_line_downloads_and_converts(server: HubStandIn, tmp_path: Path) -> None:
     """The conversion then finds that these are not the published sizes, which only it looks at."""
     environment = {"HF_HOME": str(tmp_path / "elsewhere"), "HF_ENDPOINT": server.url}
-    result = start("-m", "personalive.cli", "download", "--convert", "float16", **environment)
+    result = start("-m", "personalive.cli.main", "download", "--convert", "float16", **environment)
     assert result.returncode != 0
     assert "present" in result.stdout and BIG in result.stdout
     assert "block_out_channels is [32, 32, 32, 32]" in result.stderr and "Traceback" not in result.stderr

@@ -8,7 +8,7 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
 from personalive import weights
-from personalive.acceleration import Acceleration
+from personalive.accel.accelerator import Acceleration
 from personalive.errors import WeightsError
 from personalive.models import build_network
 from personalive.models.tiny_vae import replace_decoder

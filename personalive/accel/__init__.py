@@ -1,0 +1,1 @@
+"""Everything that makes the same numbers faster or smaller in memory. Without it, pictures are the same."""

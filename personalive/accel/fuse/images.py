@@ -1,0 +1,120 @@
+"""Layers of images with their weights merged, of the UNets and of the VAE's decoder; see fused.py."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from personalive.accel.ops.reference import Operations
+from personalive.models.blocks import GroupNormSiLU, to_image, to_tokens
+
+
+def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
+    """Keep a merged weight as a buffer, so that it follows the module to another device; no file has it."""
+    if value.dim() == 4:
+        value = value.contiguous(memory_format=torch.channels_last)
+    module.register_buffer(name, value.detach().to(dtype), persistent=False)
+
+
+class FusedGroupNorm(nn.Module):
+    """A GroupNorm, with SiLU if the layer had it."""
+
+    def __init__(self, norm: Any, operations: Operations, silu: bool | None = None) -> None:
+        super().__init__()
+        self.weight, self.bias, self.groups, self.eps = norm.weight, norm.bias, norm.num_groups, norm.eps
+        self.silu = isinstance(norm, GroupNormSiLU) if silu is None else silu
+        self.operations = operations
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Image [n, c, h, w], plus `shift` [n, c] if given → normalised image."""
+        return self.operations.group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
+
+
+class FusedResnetBlock(nn.Module):
+    """A resnet block whose biases join the time embedding and the final sum.
+
+    `block` may also be one of diffusers' autoencoder, which has no time embedding.
+    """
+
+    bias: Tensor
+
+    def __init__(self, block: Any, operations: Operations) -> None:
+        super().__init__()
+        self.operations = operations
+        self.norm1, self.norm2 = (FusedGroupNorm(norm, operations, silu=True) for norm in (block.norm1, block.norm2))
+        self.conv1, self.conv2, self.time_emb_proj = block.conv1, block.conv2, block.time_emb_proj
+        self.conv_shortcut = block.conv_shortcut
+        bias = block.conv2.bias.float()
+        if block.conv_shortcut is not None:
+            bias = bias + block.conv_shortcut.bias.float()
+        constant(self, "bias", bias, block.conv2.weight.dtype)
+        self.entering: Tensor | None = None
+
+    def absorb(self, bias: Tensor) -> None:
+        """Take over a bias [i] that what comes in lacks in its first channels, from the layer before."""
+        channels = self.norm1.weight.numel()
+        entering = F.pad(bias.detach().float(), (0, channels - bias.numel()))
+        shortcut = entering if self.conv_shortcut is None else self.conv_shortcut.weight[:, :, 0, 0].float() @ entering
+        constant(self, "bias", self.bias.float() + shortcut, self.bias.dtype)
+        del self.entering
+        constant(self, "entering", entering[None], self.bias.dtype)
+
+    def embed_time(self, embedding: Tensor) -> Tensor:
+        """Time embedding [f, time channels] → what this block adds per frame, the first bias included."""
+        projected: Tensor = self.time_emb_proj(F.silu(embedding)).float() + self.conv1.bias.float()
+        return projected.to(embedding.dtype)
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w]."""
+        hidden = F.conv2d(self.norm1(x, self.entering), self.conv1.weight, padding=1)
+        shift = self.conv1.bias[None] if time is None else time
+        hidden = F.conv2d(self.norm2(hidden, shift), self.conv2.weight, padding=1)
+        if self.conv_shortcut is not None:
+            x = to_image(self.operations.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
+        return self.operations.add_bias(hidden, x, self.bias)
+
+
+class FusedUpsample(nn.Module):
+    """Doubling and convolving as one transposed convolution; other sizes as before."""
+
+    weight: Tensor
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.conv = layer.conv
+        constant(self, "weight", doubling_weight(layer.conv.weight), layer.conv.weight.dtype)
+
+    def give_bias(self, block: FusedResnetBlock) -> None:
+        """Leave the bias to the block that comes next: to add it costs a GPU a pass over memory of its own."""
+        block.absorb(self.conv.bias)
+        self.conv.bias = None
+
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        if tuple(size) != (2 * x.shape[2], 2 * x.shape[3]):
+            out: Tensor = self.conv(F.interpolate(x, size=tuple(size), mode="nearest"))
+            return out
+        return F.conv_transpose2d(x, self.weight, self.conv.bias, stride=2, padding=1)
+
+
+def doubling_weight(weight: Tensor) -> Tensor:
+    """3×3 kernel [out, in, 3, 3] after nearest-neighbour doubling → transposed kernel [in, out, 4, 4] of stride 2.
+
+    A pixel covers two pixels of the doubled image, so tap t meets it through taps 2 - t and 3 - t.
+    """
+    spread = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=weight.device)
+    return torch.einsum("oiyx,ty,ux->iotu", weight.float(), spread, spread)
+
+
+def hand_on_biases(layers: Sequence[nn.Module]) -> None:
+    """Let every `FusedUpsample` leave its bias to the `FusedResnetBlock` behind it, in place."""
+    for layer, following in itertools.pairwise(layers):
+        if isinstance(layer, FusedUpsample) and isinstance(following, FusedResnetBlock):
+            layer.give_bias(following)
+
+
+def way_up(network: Any) -> list[nn.Module]:
+    """Resnets and upsamplers of a merged UNet's second half, in the order in which an image passes them."""
+    return [layer for stage in network.up_blocks for layer in (*stage.resnets, *stage.upsamplers)]

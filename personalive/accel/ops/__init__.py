@@ -1,0 +1,1 @@
+"""Operations with several implementations: plain PyTorch, oneDNN on CPUs, Triton kernels on GPUs."""

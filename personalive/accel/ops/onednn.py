@@ -1,0 +1,149 @@
+"""Operations and layers for CPUs, by oneDNN's kernels where PyTorch's own choice is slower.
+
+PyTorch multiplies fp32 matrices with another library, which reaches half of oneDNN's speed for narrow matrices, and
+writes the bias beforehand in a pass of its own. What is wide is computed in blocks of rows that stay in the cache: a
+new array of many megabytes costs more to be given by the system than to be filled.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from personalive.accel.fuse.unet import FusedEnd
+from personalive.accel.ops import reference as operations
+from personalive.models.blocks import PointwiseConv, to_image
+
+ROWS = 2048
+"""Rows of a feed-forward that are computed at once."""
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear`: [..., i], [o, i] and [o] → [..., o]."""
+    return _product(x, weight, bias, "none")
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tensor:
+    """A linear layer, then "none" or "gelu"."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+    return out
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False, shift: Tensor | None = None
+) -> Tensor:
+    """See `operations.group_norm`."""
+    out = operations.group_norm(x, groups, weight, bias, eps, shift=shift)
+    return F.silu(out, inplace=True) if silu else out
+
+
+def geglu(x: Tensor) -> Tensor:
+    """See `operations.geglu`."""
+    value, gate = x.chunk(2, dim=-1)
+    return F.gelu(gate).mul_(value)
+
+
+def response_network(
+    x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
+) -> Tensor:
+    """See `operations.response_network`."""
+    hidden = _product(x, enter, enter_bias, "gelu")
+    return linear(hidden.mul_(operations.response_factors(hidden, gamma)), leave, leave_bias).add_(other)
+
+
+def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
+    """See `operations.add_bias`."""
+    return (x + branch).add_(bias[:, None, None])
+
+
+def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
+    """See `operations.frame_attention`; PyTorch's kernel takes four axes, and pixels that lie together."""
+    n, length, width = qkv.shape
+    pixels = qkv.view(-1, frames, length, width).transpose(1, 2).reshape(-1, frames, 3, heads, width // (3 * heads))
+    out = F.scaled_dot_product_attention(*pixels.permute(2, 0, 3, 1, 4))
+    out = out.transpose(1, 2).reshape(-1, length, frames, width // 3)
+    return out.transpose(1, 2).reshape(n, length, width // 3)
+
+
+def feed_forward(tokens: Tensor, normed: Tensor, enter: nn.Linear, leave: nn.Linear) -> None:
+    """Add a feed-forward of `normed` [r, c] to `tokens` [r, c], but for the last bias; `enter` has values, then gates.
+
+    Writes to `tokens`.
+    """
+    (value_weight, gate_weight), (value_bias, gate_bias) = enter.weight.chunk(2), enter.bias.chunk(2)
+    for part, total in zip(normed.split(ROWS), tokens.split(ROWS), strict=True):
+        gated = _product(part, gate_weight, gate_bias, "gelu").mul_(linear(part, value_weight, value_bias))
+        total.add_(linear(gated, leave.weight))
+
+
+class FastLinear(nn.Linear):
+    """A linear layer, or a 1×1 convolution of tokens."""
+
+    def __init__(self, layer: nn.Linear | PointwiseConv) -> None:
+        with torch.device("meta"):  # the weights are the layer's
+            super().__init__(layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None)
+        self.weight = nn.Parameter(layer.weight.flatten(1), requires_grad=False)
+        self.bias: Any = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class FastEnd(nn.Module):
+    """See `FusedEnd`."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, end: FusedEnd) -> None:
+        super().__init__()
+        self.enter, self.leave = end.enter, end.leave
+        self.register_buffer("weight", end.proj_out.weight.detach().flatten(1).contiguous(), persistent=False)
+        self.register_buffer("bias", end.bias, persistent=False)
+
+    def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
+        """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
+        feed_forward(tokens.flatten(0, 1), normed.flatten(0, 1), self.enter, self.leave)
+        return to_image(linear(tokens, self.weight, self.bias), like=x).add_(x)
+
+
+def replace_layers(network: nn.Module) -> None:
+    """Replace what has a faster form here among the merged layers of `network`, in place."""
+    for name, child in list(network.named_children()):
+        if isinstance(child, FusedEnd):
+            setattr(network, name, FastEnd(child))
+        elif isinstance(child, nn.Linear | PointwiseConv):
+            setattr(network, name, FastLinear(child))
+        else:
+            replace_layers(child)
+
+
+OPERATIONS = operations.Operations(
+    linear=linear,
+    group_norm=group_norm,
+    geglu=geglu,
+    response_network=response_network,
+    add_bias=add_bias,
+    frame_attention=frame_attention,
+)
+"""The operations by these functions, and PyTorch's where it has nothing faster."""
+
+
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for bf16 that take two products in the time of one in fp32."""
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not every version of PyTorch can tell
+    return asked is not None and bool(asked())
+
+
+def works(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this processor and this PyTorch have what the functions need."""
+    if device.type != "cpu" or dtype is not torch.float32:
+        return False
+    draw = torch.Generator(device).manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((3, 48), (32, 48), (32,)))
+    try:
+        actual = _product(x, weight, bias, "gelu")
+    except (RuntimeError, AttributeError):  # built without oneDNN, or the function has another form
+        return False
+    return torch.allclose(actual, F.gelu(F.linear(x, weight, bias)), atol=1e-4)

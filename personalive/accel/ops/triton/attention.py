@@ -1,0 +1,110 @@
+"""Attention over very few keys, for GPUs: the frames of one pixel, or the motion tokens of one frame.
+
+General attention kernels are several times over the time that the bytes need when there are 16 or 32 keys. Here the
+tokens are read where the projection left them, without regrouping them in memory.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from personalive.accel.ops import reference as operations
+
+SMALLEST_PRODUCT = 16
+"""Rows and columns that the GPU's matrix units take at least."""
+
+
+@triton.jit
+def _frame_attention(
+    qkv, out, length, scale,
+    FRAMES: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PIXELS: tl.constexpr,
+):  # fmt: skip
+    """Attention of one head over the frames of each of PIXELS pixels: one product whose other pixels are masked out."""
+    head = tl.program_id(0)
+    row = tl.arange(0, PIXELS * FRAMES)
+    own = row // FRAMES
+    pixel = tl.program_id(1) * PIXELS + own
+    token = (tl.program_id(2).to(tl.int64) * FRAMES + row % FRAMES) * length + pixel
+    c = tl.arange(0, BLOCK)
+    mask = (pixel < length)[:, None] & (c < WIDTH)[None, :]
+    place = qkv + token[:, None] * (3 * CHANNELS) + head * WIDTH + c[None, :]
+    q = tl.load(place, mask=mask, other=0.0)
+    k = tl.load(place + CHANNELS, mask=mask, other=0.0)
+    v = tl.load(place + 2 * CHANNELS, mask=mask, other=0.0)
+    scores = tl.dot(q, tl.trans(k)) * scale
+    scores = tl.where(own[:, None] == own[None, :], scores, float("-inf"))
+    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
+    result = tl.dot(weights.to(v.dtype), v) / tl.sum(weights, 1)[:, None]
+    place = out + token[:, None] * CHANNELS + head * WIDTH + c[None, :]
+    tl.store(place, result.to(out.dtype.element_ty), mask=mask)
+
+
+def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
+    """Self-attention over the frames of every pixel.
+
+    Args:
+        qkv: `[b * frames, l, 3c]`: queries, keys and values; frames of a batch entry follow each other.
+
+    Returns:
+        `[b * frames, l, c]`.
+    """
+    if not _fits(frames):
+        return operations.frame_attention(qkv, heads, frames)
+    qkv = qkv.contiguous()
+    n, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
+    width = channels // heads
+    block = max(16, triton.next_power_of_2(width))
+    pixels = max(1, min(4, 256 // block) * 16 // frames)
+    out = torch.empty((n, length, channels), dtype=qkv.dtype, device=qkv.device)
+    _frame_attention[(heads, triton.cdiv(length, pixels), n // frames)](
+        qkv, out, length, width**-0.5,
+        FRAMES=frames, CHANNELS=channels, WIDTH=width, BLOCK=block, PIXELS=pixels, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _token_attention(
+    query, tokens, out, rows,
+    TOKENS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Attention of some rows of one image to its few tokens, which are keys and values at once."""
+    n = tl.program_id(1).to(tl.int64)
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, WIDTH)
+    t = tl.arange(0, TOKENS)
+    mask = (r < rows)[:, None]
+    place = n * rows * WIDTH + r[:, None] * WIDTH + c[None, :]
+    q = tl.load(query + place, mask=mask, other=0.0)
+    m = tl.load(tokens + n * TOKENS * WIDTH + t[:, None] * WIDTH + c[None, :])
+    scores = tl.dot(q, tl.trans(m))
+    weights = tl.exp(scores - tl.max(scores, 1)[:, None])
+    result = tl.dot(weights.to(m.dtype), m) / tl.sum(weights, 1)[:, None]
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=mask)
+
+
+def token_attention(query: Tensor, tokens: Tensor) -> Tensor:
+    """`softmax(query @ tokens.T) @ tokens`, for each image and without a scale.
+
+    Args:
+        query: `[n, r, c]`.
+        tokens: `[n, t, c]`.
+
+    Returns:
+        `[n, r, c]`.
+    """
+    if not all(_fits(size) for size in tokens.shape[1:]):
+        return operations.token_attention(query, tokens)
+    query, tokens = query.contiguous(), tokens.contiguous()
+    n, rows, width = query.shape
+    out = torch.empty_like(query)
+    tile = 128
+    _token_attention[(triton.cdiv(rows, tile), n)](
+        query, tokens, out, rows, TOKENS=tokens.shape[1], WIDTH=width, ROWS=tile, num_warps=4
+    )
+    return out
+
+
+def _fits(size: int) -> bool:
+    return size >= SMALLEST_PRODUCT and size == triton.next_power_of_2(size)

@@ -1,0 +1,1 @@
+"""From a portrait and a driving video to a file."""

@@ -1,0 +1,69 @@
+"""What the live server asks of a model.
+
+The server knows a model only by these two protocols, so that its own delay can be measured with a model that hands the
+frames through.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from personalive.types import Box, RGBArray
+
+__all__ = ["Box", "Engine", "LiveStream"]
+
+
+class LiveStream(Protocol):
+    """The state of one animation. Every method is called from the device's thread."""
+
+    motion_strength: float
+    keyframe_threshold: float
+
+    def set_reference(self, reference: Any) -> None:
+        """Begin anew with this portrait."""
+
+    def swap_reference(self, reference: Any) -> None:
+        """Go on with another portrait."""
+
+    def reset(self) -> None:
+        """Forget the driver, keep the portrait."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The temporal state."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a temporal state."""
+
+
+class Engine(Protocol):
+    """A loaded model. `reference` and `driving` may be called from any thread, the rest from the device's."""
+
+    width: int
+    height: int
+
+    @property
+    def window(self) -> int:
+        """Frames that a call gives."""
+
+    @property
+    def delay_frames(self) -> int:
+        """Frames by which the output trails the driver."""
+
+    @property
+    def keyframe_threshold(self) -> float:
+        """The model's default."""
+
+    def guard(self) -> AbstractContextManager[None]:
+        """What work for a stream runs under: want of memory becomes a `DeviceMemoryError` there."""
+
+    def open(self, seed: int) -> LiveStream:
+        """The state for a new session."""
+
+    def reference(self, image: RGBArray, face_box: Box | None) -> Any:
+        """Prepare a portrait, uint8 [h,w,3] of any size."""
+
+    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> Any:
+        """Prepare driving frames: `window` of them, or fewer, between which motion is interpolated."""
+
+    def advance(self, streams: Sequence[Any], driving: Sequence[Any]) -> list[RGBArray]:
+        """One call for several sessions: uint8 [window,H,W,3] for each."""

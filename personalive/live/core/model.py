@@ -1,0 +1,103 @@
+"""PersonaLive in the shape that the live server asks for, and how it is loaded."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from personalive.config import RAMP, WINDOW
+from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
+from personalive.engine.stream import Stream
+from personalive.errors import DeviceMemoryError
+from personalive.live.core.engine import Engine
+from personalive.live.hub.loader import LoadParameters
+from personalive.pipeline import PersonaLive
+from personalive.types import Box, RGBArray
+
+CALLS = 4
+"""Warm-up on a CPU: the first call prepares 16 frames; with 4, 3, 2 and 1 new frames."""
+ACCELERATED_CALLS = 16
+"""On a GPU also with one, two and three keyframes, each of which is recorded by itself."""
+
+
+class PersonaLiveEngine:
+    """A loaded model at one output size; see `Engine`."""
+
+    window = WINDOW
+    delay_frames = RAMP
+
+    def __init__(self, model: PersonaLive, width: int | None = None, height: int | None = None) -> None:
+        self.width = width or model.config.size
+        self.height = height or model.config.size
+        self._model = model
+        self._preprocessor = Preprocessor(model.config, self.width, self.height, model.device)
+
+    @property
+    def keyframe_threshold(self) -> float:
+        """The model's default."""
+        return self._model.config.keyframe_threshold
+
+    @property
+    def is_accelerated(self) -> bool:
+        """Whether the first call of each shape takes much longer than the later ones."""
+        return self._model.device.type == "cuda"
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn the device's own error into ours, and give back what the failed attempt left behind."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise DeviceMemoryError("the device's memory is used up: end sessions, or use a smaller size") from error
+
+    def open(self, seed: int) -> Stream:
+        """The state for a new session; it gives pictures from its first call on."""
+        return self._model.stream(width=self.width, height=self.height, seed=seed, emit_ramp=True)
+
+    def reference(self, image: RGBArray, face_box: Box | None) -> Reference:
+        """Prepare a portrait, uint8 [h,w,3]."""
+        return self._preprocessor.reference(image, face_box)
+
+    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> DrivingFrames:
+        """Prepare driving frames, uint8 [h,w,3] each."""
+        return self._preprocessor.driving(images, face_boxes)
+
+    def advance(self, streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[RGBArray]:
+        """One call for several sessions."""
+        return self._model.advance(streams, driving, stretch=True)
+
+
+class ModelFactory:
+    """Makes engines over one model, which is loaded once and kept for other sizes."""
+
+    def __init__(self, load: Callable[[], PersonaLive], face_boxes: bool) -> None:
+        """`load` reads the weights; `face_boxes` tells whether boxes will come with the pictures."""
+        self._load = load
+        self._face_boxes = face_boxes
+        self._model: PersonaLive | None = None
+
+    def __call__(self, parameters: LoadParameters, at_stage: Callable[[str], None]) -> Engine:
+        """Make an engine; runs in the loading thread."""
+        if self._model is None:
+            at_stage("reading the weights")
+            self._model = self._load()
+        engine = PersonaLiveEngine(self._model, parameters.width, parameters.height)
+        at_stage("warming up")
+        warm_up(engine, self._face_boxes)
+        return engine
+
+
+def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
+    """Run what sessions will run, so that none waits for compilers, allocators and recordings."""
+    rng = np.random.default_rng(0)
+    image = np.full((engine.height, engine.width, 3), 127, dtype=np.uint8)
+    box = (0, 0, engine.width, engine.height) if face_boxes else None
+    stream = engine.open(seed=0)
+    stream.keyframe_threshold = 0.0  # every call that may make a keyframe makes one
+    stream.set_reference(engine.reference(image, box))
+    for call in range(ACCELERATED_CALLS if engine.is_accelerated else CALLS):
+        count = engine.window - call % engine.window
+        images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for _ in range(count)]
+        engine.advance([stream], [engine.driving(images, [box] * count if box else None)])

@@ -1,0 +1,65 @@
+"""Camera frames → what the model takes: decoded, cropped, flipped, with the driver's face found."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from personalive.errors import InputError
+from personalive.live.core.engine import Engine
+from personalive.live.core.faces import FaceFinder
+from personalive.live.core.frames import CameraFrame, Message
+from personalive.live.core.pictures import crop, crop_window
+from personalive.types import RGBArray
+
+NO_FACE: Message = {
+    "type": "message",
+    "code": "no_face",
+    "text": "No face is seen: look at the camera, with light on your face.",
+}
+FACE: Message = {"type": "message", "code": "face", "text": "Your face is seen again."}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one call takes for one session."""
+
+    driving: Any
+    stamps: list[tuple[float, float | None]]
+    """Capture time and the client's own stamp of each picture."""
+
+
+class Preparation:
+    """Prepares the frames of one session, one chunk at a time, in any thread."""
+
+    def __init__(self, engine: Engine, faces: FaceFinder | None, tell: Callable[[Message], None]) -> None:
+        """`tell` is called with what the client should know of its camera."""
+        self._engine = engine
+        self._faces = faces
+        self._tell = tell
+        self._face_was_visible = True
+
+    def driving(self, frames: Sequence[CameraFrame], *, mirror: bool) -> Any:
+        """What `Engine.driving` makes of the frames; None if one is damaged, or no face was seen in any so far."""
+        images = []
+        for frame in frames:
+            try:
+                images.append(self._seen(frame.read(), mirror))
+            except InputError as error:  # the whole chunk is left out: the next one comes soon
+                self._tell({"type": "message", "code": "bad_frame", "text": str(error)})
+                return None
+        if self._faces is None:
+            return self._engine.driving(images, None)
+        boxes = self._faces.boxes(images)
+        if self._faces.visible != self._face_was_visible:
+            self._face_was_visible = self._faces.visible
+            self._tell(FACE if self._face_was_visible else NO_FACE)
+        return None if boxes is None else self._engine.driving(images, boxes)
+
+    def close(self) -> None:
+        """Free what finds the faces."""
+        if self._faces is not None:
+            self._faces.close()
+
+    def _seen(self, image: RGBArray, mirror: bool) -> RGBArray:
+        height, width = image.shape[:2]
+        return crop(image, crop_window((width, height), self._engine.width / self._engine.height), mirror)

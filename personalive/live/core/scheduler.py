@@ -1,0 +1,202 @@
+"""Shares one device among the sessions: fair, batched when several are ready, none waiting for one that stalls.
+
+Two kinds of threads work for it. A few prepare frames (resize, find faces), each for one session at a time. One alone
+talks to the device: it runs a command or a call, for whoever has waited longest, together with the others that are
+ready.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from personalive.errors import PersonaLiveError
+from personalive.live.core.engine import Engine, LiveStream
+from personalive.live.core.session import Session
+from personalive.types import RGBArray
+
+logger = logging.getLogger(__name__)
+
+CALLS = 256
+"""Latest calls whose time is remembered."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the model."""
+
+    seconds: float
+    sessions: int
+
+
+class Scheduler:
+    """Drives sessions over one engine until it is stopped."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_batch: int = 1,
+        preparers: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Work for `engine` with at most `max_batch` sessions in a call, and `preparers` threads beside it."""
+        self.calls: deque[Call] = deque(maxlen=CALLS)
+        self.call_count = 0
+        self.call_seconds = 0.0
+        self.failures = 0
+        self._engine = engine
+        self._max_batch = max_batch
+        self._clock = clock
+        self._sessions: dict[str, Session] = {}
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._free_at = 0.0
+        self._expected: dict[int, float] = {}
+        self._pool = ThreadPoolExecutor(preparers, thread_name_prefix="live-prepare")
+        self._threads = [
+            threading.Thread(target=self._run_device, name="live-device", daemon=True),
+            threading.Thread(target=self._run_preparing, name="live-coordinate", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End after the call that is running, and wait for that."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._pool.shutdown(wait=True)
+
+    def add(self, session: Session) -> None:
+        """Serve a session from now on."""
+        with self._changed:
+            self._sessions[session.identifier] = session
+            session.wake = self.wake
+        self.wake()
+
+    def remove(self, session: Session) -> None:
+        """Serve a session no longer."""
+        with self._changed:
+            self._sessions.pop(session.identifier, None)
+
+    def wake(self) -> None:
+        """Look again whether there is something to do."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _run_preparing(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopped:
+                    return
+                self._changed.wait(self._start_preparing())
+
+    def _start_preparing(self) -> float | None:
+        """Start what is due; give the seconds until something else is, None if nothing is in sight."""
+        now, wait = self._clock(), None
+        for session in self._sessions.values():
+            due = session.prepare_at(self._free_at)
+            if due is None:
+                continue
+            if due <= now:
+                session.begin_preparing()
+                self._pool.submit(self._prepare, session)
+            else:
+                wait = min(due - now, wait or due - now)
+        return wait
+
+    def _prepare(self, session: Session) -> None:
+        try:
+            session.prepare()
+        except Exception as error:
+            self._fail(session, error)
+
+    def _run_device(self) -> None:
+        while True:
+            with self._changed:
+                while not self._stopped and not self._has_work():
+                    self._changed.wait()
+                if self._stopped:
+                    return
+                commanding = self._longest_waiting([each for each in self._sessions.values() if each.has_command])
+                calling = self._longest_waiting([each for each in self._sessions.values() if each.has_chunk])
+            # One command, then one call: a burst of portraits delays nobody by more than one of them.
+            for session in commanding[:1]:
+                session.run_command()
+            self._call(calling[: self._max_batch])
+
+    def _has_work(self) -> bool:
+        return any(session.has_command or session.has_chunk for session in self._sessions.values())
+
+    @staticmethod
+    def _longest_waiting(sessions: list[Session]) -> list[Session]:
+        return sorted(sessions, key=lambda session: session.last_served)
+
+    def _call(self, sessions: Sequence[Session]) -> None:
+        began: list[tuple[Session, LiveStream, Any]] = []
+        for session in sessions:
+            try:
+                call = session.begin_call()
+            except Exception as error:
+                self._fail(session, error)
+                continue
+            if call is not None:
+                began.append((session, *call))
+        if began:
+            self._advance(began)
+
+    def _advance(self, calls: Sequence[tuple[Session, LiveStream, Any]]) -> None:
+        started = self._clock()
+        self._free_at = started + self._expected.get(len(calls), 0.0)
+        try:
+            with self._engine.guard():
+                images = self._engine.advance([stream for _, stream, _ in calls], [driving for _, _, driving in calls])
+        except Exception as error:
+            self._after_failure(calls, error)
+            return
+        finally:
+            self._free_at = 0.0
+        self._measure(self._clock() - started, len(calls))
+        self._deliver([session for session, _, _ in calls], images)
+
+    def _after_failure(self, calls: Sequence[tuple[Session, LiveStream, Any]], error: Exception) -> None:
+        """Find out whose fault it was: the others' animation goes on."""
+        if len(calls) == 1:
+            self._fail(calls[0][0], error)
+            return
+        logger.warning("a call for %d sessions failed (%s); each is tried alone", len(calls), error)
+        for call in calls:
+            self._advance([call])
+
+    def _deliver(self, sessions: Sequence[Session], images: Sequence[RGBArray]) -> None:
+        for session, pictures in zip(sessions, images, strict=True):
+            try:
+                session.end_call(pictures)
+            except Exception as error:
+                self._fail(session, error)
+
+    def _measure(self, seconds: float, sessions: int) -> None:
+        self.calls.append(Call(seconds, sessions))
+        self.call_count += 1
+        self.call_seconds += seconds
+        expected = self._expected.get(sessions, seconds)
+        self._expected[sessions] = expected + 0.2 * (seconds - expected)
+
+    def _fail(self, session: Session, error: Exception) -> None:
+        self.failures += 1
+        if isinstance(error, PersonaLiveError):
+            logger.warning("session %s ends: %s", session.identifier, error)
+            session.close(str(error))
+        else:
+            logger.error("session %s ends after an unexpected error", session.identifier, exc_info=error)
+            session.close("the animation broke off because of an unexpected error; start again")

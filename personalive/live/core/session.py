@@ -1,0 +1,294 @@
+"""One person's animation: camera frames in, pictures out, and the commands in between.
+
+A session belongs to three threads: those that feed it, one that prepares its frames, and the device's, which alone
+touches its stream. Nothing here waits for another session.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from personalive.errors import InputError
+from personalive.live.core.animation import Animation
+from personalive.live.core.commands import Commands
+from personalive.live.core.engine import Engine, LiveStream
+from personalive.live.core.faces import FaceFinder
+from personalive.live.core.frames import CameraFrame, FrameRing, Message
+from personalive.live.core.parameters import Parameters
+from personalive.live.core.preparation import Chunk, Preparation
+from personalive.live.core.stamps import Stamps
+from personalive.live.core.statistics import SessionStatistics
+from personalive.live.core.subscription import Subscription, Subscriptions
+from personalive.types import RGBArray
+
+Latency = Literal["low", "balanced"]
+
+PATIENCE = 0.3
+"""Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
+MARGIN = 0.003
+"""Seconds by which frames are ready before the device is."""
+
+
+class Session:
+    """The state of one session. Made by the hub, driven by the scheduler."""
+
+    def __init__(
+        self,
+        identifier: str,
+        engine: Engine,
+        parameters: Parameters,
+        *,
+        latency: Latency = "balanced",
+        faces: FaceFinder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.identifier = identifier
+        self.parameters = parameters
+        self.statistics = SessionStatistics()
+        self.wake: Callable[[], None] = lambda: None
+        """Called when the scheduler has something to do; set by it."""
+        self.on_message: Callable[[Message], None] = lambda message: None
+        """Called with what the client is to be told, from any thread."""
+        self.on_closed: Callable[[str | None], None] = lambda reason: None
+        """Called once, with the error that ended the session or None."""
+        self.last_frame = clock()
+        self.last_served = 0.0
+        self.prepare_seconds = 0.0
+        self._engine = engine
+        self._latency = latency
+        self._preparation = Preparation(engine, faces, lambda message: self.on_message(message))
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._ring = FrameRing()
+        self._subscriptions = Subscriptions(engine.window, self.statistics)
+        self._commands = Commands()
+        self._animation = Animation(engine)
+        self._chunk: Chunk | None = None
+        self._preparing = False
+        self._epoch = 0
+        self._stamps = Stamps(engine.window, engine.delay_frames)
+        self._closed = False
+
+    # ---- what the doors call ----
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended."""
+        return self._closed
+
+    @property
+    def has_portrait(self) -> bool:
+        """Whether there is something to animate."""
+        return self._animation.has_portrait
+
+    def offer(self, frame: CameraFrame) -> None:
+        """Take a camera frame, or leave it if the session is paused or the camera faster than its `fps`."""
+        with self._lock:
+            if self._closed:
+                return
+            self.last_frame = self._clock()
+            self.statistics.frame_in(self.last_frame)
+            self._stamps.arrived(frame.captured, self._ring.newest)
+            if self.parameters.paused:
+                return
+            # Half a millisecond of tolerance: a camera of exactly `fps` must not lose frames to rounding.
+            if self._ring.newest is not None and frame.captured - self._ring.newest < 1 / self.parameters.fps - 5e-4:
+                self._ring.dropped += 1
+                return
+            self._ring.add(frame)
+        self.wake()
+
+    def subscribe(self, on_ready: Callable[[], None]) -> Subscription:
+        """A reader of the pictures from now on; `on_ready` may be called from any thread."""
+        return self._subscriptions.add(on_ready)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a reader."""
+        self._subscriptions.remove(subscription)
+
+    def change(self, values: dict[str, Any]) -> Parameters:
+        """Change parameters, and reset with `reset_cache: true`.
+
+        Raises:
+            InputError: a value of the wrong kind or out of bounds; nothing was changed.
+        """
+        reset = values.get("reset_cache", False)
+        if not isinstance(reset, bool):
+            raise InputError(f"reset_cache must be true or false, not {reset!r}")
+        with self._lock:
+            before, self.parameters = self.parameters, self.parameters.updated(values)
+            after = self.parameters
+            if before.paused != after.paused:
+                self._begin_anew()
+        if before.seed != after.seed:
+            self._submit_anew(lambda: self._animation.reseed(after.seed))
+        elif reset:
+            self.reset()
+        return after
+
+    def open_stream(self) -> "Future[None]":
+        """Make the state on the device."""
+        return self.submit(lambda: self._animation.open(self.parameters.seed))
+
+    def set_portrait(self, reference: Any) -> "Future[None]":
+        """Animate this portrait (what `Engine.reference` made) from the next call on; motion goes on."""
+        return self.submit(lambda: self._animation.set_portrait(reference, self.parameters.seed))
+
+    def set_first_portrait(self, reference: Any) -> "Future[None]":
+        """As `set_portrait`, unless there is one already: it came later and counts."""
+
+        def apply() -> None:
+            if not self.has_portrait:
+                self._animation.set_portrait(reference, self.parameters.seed)
+
+        return self.submit(apply)
+
+    def reset(self) -> "Future[None]":
+        """Forget the driver, keep the portrait."""
+        return self._submit_anew(self._animation.reset)
+
+    def snapshot(self) -> "Future[dict[str, Any]]":
+        """The temporal state of the animation."""
+        return self.submit(self._animation.snapshot)
+
+    def resume(self, state: dict[str, Any]) -> "Future[None]":
+        """Continue from a temporal state."""
+        return self._submit_anew(lambda: self._animation.resume(state, self.parameters.seed))
+
+    def submit(self, command: Callable[[], Any]) -> "Future[Any]":
+        """Run a command in the device's thread between two calls, in the order of submission."""
+        future = self._commands.add(command)
+        self.wake()
+        return future
+
+    def close(self, error: str | None = None) -> None:
+        """End the session; `error` is what the client is told. Calls after the first do nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._ring.clear()
+            self._chunk = None
+            if not self._preparing:
+                self._free()
+        self._commands.end(f"the session {self.identifier} has ended")
+        message: Message = {"type": "stream_stopped"}
+        if error is not None:
+            message["error_message"] = error
+        self.on_message(message)
+        self.on_closed(error)
+        self.wake()
+
+    # ---- what the scheduler calls ----
+
+    def prepare_at(self, device_free: float) -> float | None:
+        """When to begin with the next chunk so that its frames are as fresh as can be; None: nothing to do."""
+        with self._lock:
+            busy = self._closed or self._preparing or self._chunk is not None
+            waiting = len(self._ring)
+            if busy or self.parameters.paused or not self.has_portrait or waiting == 0:
+                return None
+            wanted = max(1, self._engine.window // 2) if self._latency == "low" else self._engine.window
+            ready = 0.0 if waiting >= wanted else (self._ring.oldest or 0.0) + PATIENCE
+            return max(ready, device_free - self.prepare_seconds - MARGIN)
+
+    def begin_preparing(self) -> None:
+        """Mark the session so that it is prepared once."""
+        with self._lock:
+            self._preparing = True
+
+    def prepare(self) -> None:
+        """Choose the frames of the next chunk and make them ready for the model (a preparing thread)."""
+        began = self._clock()
+        with self._lock:
+            epoch, mirror = self._epoch, self.parameters.mirror
+            frames = self._ring.take(self._engine.window)
+        chunk = None
+        try:
+            driving = self._preparation.driving(frames, mirror=mirror) if frames else None
+            if driving is not None:
+                with self._lock:
+                    chunk = Chunk(driving, self._stamps.of_chunk(frames)) if epoch == self._epoch else None
+        finally:
+            self._end_preparing(chunk, epoch, self._clock() - began)
+        self.wake()
+
+    def _end_preparing(self, chunk: Chunk | None, epoch: int, seconds: float) -> None:
+        with self._lock:
+            self._preparing = False
+            self._chunk = None if self._closed or epoch != self._epoch else chunk
+            self.prepare_seconds += 0.2 * (seconds - self.prepare_seconds)
+            if self._closed:
+                self._free()
+
+    @property
+    def has_command(self) -> bool:
+        """Whether a command waits for the device's thread."""
+        return len(self._commands) > 0
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether a chunk waits for the device."""
+        return self._chunk is not None
+
+    @property
+    def backlog(self) -> tuple[int, int]:
+        """Camera frames and finished pictures that wait."""
+        return len(self._ring), self._subscriptions.waiting
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """Camera frames and finished pictures that were left out so far."""
+        return self._ring.dropped, self._subscriptions.dropped
+
+    def run_command(self) -> None:
+        """Run the oldest command (the device's thread); its error goes to whoever asked."""
+        self._commands.run_next(self._engine.guard)
+
+    def begin_call(self) -> tuple[LiveStream, Any] | None:
+        """Hand the chunk over (the device's thread)."""
+        with self._lock:
+            chunk, self._chunk = self._chunk, None
+            if chunk is None or self._closed:
+                return None
+            stream = self._animation.stream(self.parameters.seed)
+            for name in ("motion_strength", "keyframe_threshold"):
+                if getattr(stream, name) != getattr(self.parameters, name):  # what is set again is copied again
+                    setattr(stream, name, getattr(self.parameters, name))
+            self._stamps.enter(chunk.stamps)
+            return stream, chunk.driving
+
+    def end_call(self, images: RGBArray) -> None:
+        """Take the pictures of a call (the device's thread)."""
+        now = self._clock()
+        with self._lock:
+            pictures = self._stamps.leave(images)
+            self.last_served = now
+            self.statistics.made(len(pictures))
+        self._subscriptions.push(pictures, now)
+
+    # ---- inside ----
+
+    def _free(self) -> None:
+        self._preparation.close()
+        self._animation.free()
+
+    def _submit_anew(self, command: Callable[[], None]) -> "Future[None]":
+        """A command after which nothing counts that was under way."""
+
+        def run() -> None:
+            command()
+            with self._lock:
+                self._begin_anew()
+
+        return self.submit(run)
+
+    def _begin_anew(self) -> None:
+        """Old frames and pictures no longer count; the caller holds the lock."""
+        self._epoch += 1
+        self._ring.clear()
+        self._chunk = None
+        self._stamps.forget()
+        self._subscriptions.clear()

@@ -1,0 +1,1 @@
+"""The HTTP server: pages, REST interface, and what guards them."""

@@ -1,0 +1,260 @@
+"""The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
+
+import dataclasses
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Path, Request, Response
+
+from personalive.live.http import schemas
+from personalive.live.http.metrics import render
+from personalive.live.http.security import MAX_PICTURE, given_token
+from personalive.live.hub.clients import COOKIE, Client, new_cookie
+from personalive.live.hub.entries import Entry
+from personalive.live.hub.hub import Hub
+from personalive.live.hub.loader import PIPELINE, LoadParameters
+from personalive.live.transport.messages import session_figures
+from personalive.live.transport.webrtc import Peer
+
+router = APIRouter()
+SessionId = Annotated[str, Path(max_length=64, description="What opening the session gave")]
+
+KINDS = ("image/jpeg", "image/png", "image/webp")
+PICTURE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": f"A portrait, at most {MAX_PICTURE // 2**20} MB",
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS},
+    }
+}
+
+
+def _problems(**reasons: str) -> dict[int | str, dict[str, Any]]:
+    return {int(code[1:]): {"model": schemas.Problem, "description": reason} for code, reason in reasons.items()}
+
+
+UNKNOWN = _problems(_404="No such session")
+NO_PICTURE = _problems(_400="Not loaded, empty, no picture, or no face in it", _413="The picture is too large")
+
+
+def hub_of(request: Request) -> Hub:
+    """The hub of the application that serves a request."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+def client_of(request: Request, response: Response) -> Client:
+    """Whoever sends a request; one without a cookie is given one."""
+    address = request.client.host if request.client else "unknown"
+    cookie = request.cookies.get(COOKIE)
+    if cookie:
+        return Client.known(cookie, address)
+    return Client.new(give_cookie(request, response), given_token(request.headers), address)
+
+
+def give_cookie(request: Request, response: Response) -> str:
+    """Give a client a cookie by which it is known again."""
+    cookie = new_cookie()
+    response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return cookie
+
+
+HubOf = Annotated[Hub, Depends(hub_of)]
+ClientOf = Annotated[Client, Depends(client_of)]
+
+
+@router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
+async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswer:
+    """Load the pipeline in the background."""
+    wanted = request.load_params
+    return schemas.MessageAnswer(message=hub.load(LoadParameters(wanted.width, wanted.height, wanted.seed)))
+
+
+@router.get("/api/v1/pipeline/status", response_model_exclude_none=True)
+async def status(hub: HubOf) -> schemas.StatusAnswer:
+    """How far loading is."""
+    state = hub.loader.state
+    return schemas.StatusAnswer(
+        status=state.status,
+        pipeline_id=PIPELINE if state.parameters else None,
+        load_params=state.parameters.to_dict() if state.parameters else None,
+        stage=state.stage,
+        error=state.error,
+    )
+
+
+@router.get("/api/v1/pipelines/schemas")
+async def pipeline_schemas() -> dict[str, Any]:
+    """What can be loaded, and with which parameters."""
+    return {
+        "pipelines": {
+            PIPELINE: {
+                "id": PIPELINE,
+                "name": "PersonaLive",
+                "description": "A portrait that takes over the movements of a face in front of a camera",
+                "requires_reference_image": True,
+                "config_schema": schemas.LoadParams.model_json_schema(),
+                "parameters_schema": schemas.ParametersRequest.model_json_schema(),
+            }
+        }
+    }
+
+
+@router.post("/api/v1/personalive/reference", openapi_extra=PICTURE_BODY, responses=NO_PICTURE)
+async def set_reference(request: Request, hub: HubOf, client: ClientOf) -> schemas.ReferenceAnswer:
+    """Set the portrait of the client's next session, and of those that run."""
+    running = await hub.set_portrait(client, await request.body())
+    where = f"shown in {running} running session{'s' * (running > 1)}" if running else "used by the next session"
+    return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}")
+
+
+@router.get("/api/v1/webrtc/ice-servers")
+async def ice_servers(hub: HubOf) -> schemas.IceServersAnswer:
+    """Servers that help browsers to connect."""
+    return schemas.IceServersAnswer(iceServers=[each.to_dict() for each in hub.options.ice_servers])
+
+
+@router.post(
+    "/api/v1/webrtc/offer",
+    responses=_problems(_400="Bad SDP or parameters", _404="No such session", _503="Full, or not loaded"),
+)
+async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
+    """Connect by WebRTC: opens a session, goes on with one, or looks at one."""
+    if request.watch is not None:
+        entry = hub.find(request.watch)
+        sdp = await _watching(hub, entry, request.sdp)
+        return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
+    parameters = request.initialParameters or {}
+    if request.sessionId:
+        entry = hub.find(request.sessionId)
+        entry.session.change(parameters)
+    else:
+        entry = await hub.open(client, parameters)
+    sdp = await _connected(hub, entry, request.sdp, fresh=request.sessionId is None)
+    return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
+
+
+async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
+    peer = Peer(hub, entry, viewer=False)
+    try:
+        answer = await peer.answer(sdp)
+        hub.attach(entry, peer)
+    except BaseException:
+        if fresh:
+            entry.session.close("the offer could not be used")
+        await peer.close()
+        raise
+    return answer
+
+
+async def _watching(hub: Hub, entry: Entry, sdp: str) -> str:
+    peer = Peer(hub, entry, viewer=True)
+    try:
+        hub.watch(entry, peer)
+        return await peer.answer(sdp)
+    except BaseException:
+        await peer.close()
+        raise
+
+
+@router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
+async def candidates(session_id: SessionId, hub: HubOf, request: schemas.CandidatesRequest) -> None:
+    """Name more addresses under which the client may be reached."""
+    peer = hub.find(session_id).transport
+    if isinstance(peer, Peer):
+        await peer.add_candidates([each.model_dump() for each in request.candidates])
+
+
+@router.post("/api/v1/sessions", status_code=201, responses=_problems(_400="Bad parameters", _503="No room"))
+async def create_session(
+    hub: HubOf,
+    client: ClientOf,
+    parameters: Annotated[schemas.ParametersRequest, Body()] = schemas.ParametersRequest(),  # noqa: B008
+) -> schemas.SessionAnswer:
+    """Open a session before connecting to it."""
+    entry = await hub.open(client, parameters.given())
+    return _described(entry)
+
+
+@router.get("/api/v1/sessions/{session_id}", responses=UNKNOWN)
+async def session(session_id: SessionId, hub: HubOf) -> schemas.SessionAnswer:
+    """Settings and figures of a session."""
+    return _described(hub.find(session_id))
+
+
+@router.delete("/api/v1/sessions/{session_id}", status_code=204, responses=UNKNOWN)
+async def close_session(session_id: SessionId, hub: HubOf) -> None:
+    """End a session."""
+    hub.close(session_id)
+
+
+@router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
+async def replace_reference(request: Request, session_id: SessionId, hub: HubOf) -> schemas.ReferenceAnswer:
+    """Show another portrait; movement goes on."""
+    hub.find(session_id)
+    await hub.replace_portrait(session_id, await request.body())
+    return schemas.ReferenceAnswer(success=True, message="the portrait is set")
+
+
+@router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})
+async def change_parameters(session_id: SessionId, hub: HubOf, request: schemas.ParametersRequest) -> dict[str, Any]:
+    """Change settings; gives all of them."""
+    return dataclasses.asdict(hub.find(session_id).session.change(request.given()))
+
+
+@router.post("/api/v1/sessions/{session_id}/pause", responses=UNKNOWN)
+async def pause(
+    session_id: SessionId,
+    hub: HubOf,
+    request: Annotated[schemas.PauseRequest, Body()] = schemas.PauseRequest(),  # noqa: B008
+) -> schemas.MessageAnswer:
+    """Stand still, or go on with `paused: false`."""
+    hub.find(session_id).session.change({"paused": request.paused})
+    return schemas.MessageAnswer(message="the session is paused" if request.paused else "the session goes on")
+
+
+@router.post("/api/v1/sessions/{session_id}/reset", responses=UNKNOWN)
+async def reset(session_id: SessionId, hub: HubOf) -> schemas.MessageAnswer:
+    """Forget the driver and begin anew from the portrait."""
+    hub.find(session_id).session.change({"reset_cache": True})
+    return schemas.MessageAnswer(message="the session begins anew")
+
+
+@router.post("/api/v1/sessions/{session_id}/snapshot", responses={**UNKNOWN, **_problems(_400="No portrait yet")})
+async def snapshot(session_id: SessionId, hub: HubOf) -> schemas.MessageAnswer:
+    """Remember the temporal state of the animation for this client; the last one counts."""
+    await hub.snapshot(session_id)
+    return schemas.MessageAnswer(message="the state is kept until the model is loaded anew")
+
+
+@router.post("/api/v1/sessions/{session_id}/resume", responses={**UNKNOWN, **_problems(_400="No snapshot")})
+async def resume(session_id: SessionId, hub: HubOf) -> schemas.MessageAnswer:
+    """Continue from the client's snapshot, in this or another session."""
+    await hub.resume(session_id)
+    return schemas.MessageAnswer(message="the session goes on from the kept state")
+
+
+@router.get("/health")
+async def health(hub: HubOf) -> schemas.HealthAnswer:
+    """Whether the server answers."""
+    return schemas.HealthAnswer(
+        status="healthy",
+        pipeline=hub.loader.state.status,
+        sessions=len(hub.entries),
+        max_sessions=hub.options.max_sessions,
+        audio=hub.options.audio,
+    )
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(request: Request) -> Response:
+    """Figures for Prometheus."""
+    return Response(render(request.app.state.metrics), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _described(entry: Entry) -> schemas.SessionAnswer:
+    return schemas.SessionAnswer(
+        sessionId=entry.session.identifier,
+        connected=entry.transport is not None,
+        parameters=dataclasses.asdict(entry.session.parameters),
+        stats=session_figures(entry.session),
+    )

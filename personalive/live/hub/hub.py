@@ -1,0 +1,320 @@
+"""All sessions of a server: who may open one, what belongs to whom, and when one ends.
+
+The hub belongs to the event loop: every method but those that say otherwise is called there.
+"""
+
+import asyncio
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from personalive.errors import DeviceMemoryError, InputError
+from personalive.live.core import garbage
+from personalive.live.core.engine import Engine
+from personalive.live.core.faces import FaceFinder, Faces
+from personalive.live.core.parameters import Parameters
+from personalive.live.core.scheduler import Scheduler
+from personalive.live.core.session import Session
+from personalive.live.hub.clients import Client, ClientStore
+from personalive.live.hub.entries import Entry, FullError, NotLoadedError, Totals, Transport, UnknownSessionError
+from personalive.live.hub.loader import EngineFactory, Loader, LoadParameters
+from personalive.live.hub.portrait import Portraits
+from personalive.live.hub.room import reason_to_end, who_gives_way
+from personalive.live.options import ServeOptions
+
+logger = logging.getLogger(__name__)
+
+MAX_SNAPSHOTS = 8
+"""Snapshots are large: tens to hundreds of megabytes each."""
+MAX_WATCHERS = 4
+"""Viewers of one session."""
+
+
+class Hub:
+    """The sessions of one server over one model."""
+
+    def __init__(
+        self,
+        options: ServeOptions,
+        factory: EngineFactory,
+        faces: Faces | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options = options
+        self.loader = Loader(factory, self._take_engine)
+        self.scheduler: Scheduler | None = None
+        self.entries: dict[str, Entry] = {}
+        self.sessions_opened = 0
+        self.refused = 0
+        self._ended_totals = Totals()
+        self._engine: Engine | None = None
+        self._faces = faces
+        self._clock = clock
+        self._portraits = Portraits(faces)
+        self._snapshots = ClientStore(capacity=MAX_SNAPSHOTS, per_address=MAX_SNAPSHOTS // 2)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
+        """Where the loop runs."""
+        self._sweeper: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self._left_behind = False
+
+    async def start(self) -> None:
+        """Begin to serve, and to load the model if that is wanted."""
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._sweeper = asyncio.create_task(self._sweep_for_ever())
+        if self.options.load_at_start:
+            self.loader.load(LoadParameters(), 0)
+
+    async def stop(self) -> None:
+        """End every session and the model's thread."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for entry in list(self.entries.values()):
+            entry.session.close("the server is shutting down")
+            self._forget(entry.session)
+        while self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+        if self.scheduler is not None:
+            await asyncio.to_thread(self.scheduler.stop)
+        self._portraits.stop()
+
+    def load(self, parameters: LoadParameters) -> str:
+        """Load the pipeline in the background.
+
+        Raises:
+            BusyError: sessions use it with other parameters.
+        """
+        return self.loader.load(parameters, len(self.entries))
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded model.
+
+        Raises:
+            NotLoadedError: there is none yet.
+        """
+        if self._engine is None or self.loader.state.status != "loaded":
+            raise NotLoadedError(self.loader.state.sentence)
+        return self._engine
+
+    def totals(self) -> Totals:
+        """Counters over all sessions, those that have ended too."""
+        totals = self._ended_totals
+        for entry in self.entries.values():
+            totals = totals.plus(entry.session)
+        return totals
+
+    # ---- portraits ----
+
+    async def set_portrait(self, client: Client, data: bytes) -> int:
+        """Keep a client's portrait for its next session and show it in those that run; give the number of these.
+
+        Raises:
+            NotLoadedError, InputError, NoFaceError, DeviceMemoryError
+        """
+        image, reference = await self._portraits.read(data, self.engine)
+        self._portraits.keep(client, image)
+        running = [entry.session for entry in self.entries.values() if entry.client.is_same(client)]
+        for session in running:
+            await asyncio.wrap_future(session.set_portrait(reference))
+        return len(running)
+
+    async def replace_portrait(self, identifier: str, data: bytes) -> None:
+        """Show another portrait in one session.
+
+        Raises:
+            UnknownSessionError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
+        """
+        session = self.find(identifier).session
+        _, reference = await self._portraits.read(data, self.engine)
+        await asyncio.wrap_future(session.set_portrait(reference))
+
+    # ---- sessions ----
+
+    def find(self, identifier: str) -> Entry:
+        """A session by its id.
+
+        Raises:
+            UnknownSessionError: there is none, or it has ended.
+        """
+        entry = self.entries.get(identifier)
+        if entry is None:
+            raise UnknownSessionError(f"there is no session {identifier[:64]!r}: it has ended or never was")
+        return entry
+
+    async def open(self, client: Client, values: dict[str, Any]) -> Entry:
+        """Open a session for a client, with its portrait if it has sent one.
+
+        Raises:
+            NotLoadedError: no model.
+            FullError: no room, or no memory on the device.
+            InputError: parameters that can not be used.
+        """
+        engine = self.engine
+        parameters = self._default_parameters(engine).updated(values)
+        self._make_room(client)
+        session = Session(
+            secrets.token_urlsafe(18),
+            engine,
+            parameters,
+            latency=self.options.latency,
+            faces=FaceFinder(self._faces.tracker()) if self._faces else None,
+            clock=self._clock,
+        )
+        entry = Entry(session, client, self._clock())
+        self.entries[session.identifier] = entry
+        self.sessions_opened += 1
+        session.on_closed = lambda reason: self._forget_on_loop(session)
+        assert self.scheduler is not None
+        self.scheduler.add(session)
+        try:
+            await self._begin(session, client, engine)
+        except DeviceMemoryError as error:
+            session.close(str(error))
+            self.refused += 1
+            raise FullError(f"the device has no memory for another session: {error}") from error
+        except BaseException:
+            session.close("the session could not begin")
+            raise
+        entry.opening = False
+        return entry
+
+    async def _begin(self, session: Session, client: Client, engine: Engine) -> None:
+        """Give a new session its state on the device now, so that want of memory shows before anybody waits."""
+        await asyncio.wrap_future(session.open_stream())
+        reference = await self._portraits.of(client, engine)
+        if reference is not None:
+            await asyncio.wrap_future(session.set_first_portrait(reference))
+
+    def close(self, identifier: str) -> None:
+        """End a session.
+
+        Raises:
+            UnknownSessionError: there is none.
+        """
+        self.find(identifier).session.close()
+
+    def attach(self, entry: Entry, transport: Transport) -> None:
+        """Let a connection feed a session; the one before it is closed.
+
+        Raises:
+            UnknownSessionError: the session has ended meanwhile.
+        """
+        self.find(entry.session.identifier)
+        before, entry.transport, entry.detached = entry.transport, transport, None
+        entry.session.on_message = transport.send
+        if before is not None:
+            self._spawn(before.close())
+
+    def detach(self, entry: Entry, transport: Transport) -> None:
+        """A connection is gone; the session waits a while for another."""
+        entry.watchers.discard(transport)
+        if entry.transport is transport:
+            entry.transport = None
+            entry.detached = self._clock()
+            entry.session.on_message = lambda message: None
+
+    def watch(self, entry: Entry, transport: Transport) -> None:
+        """Let a connection look on.
+
+        Raises:
+            FullError: enough do already.
+        """
+        if len(entry.watchers) >= MAX_WATCHERS:
+            raise FullError(f"{MAX_WATCHERS} viewers look on already, which is the most")
+        entry.watchers.add(transport)
+
+    # ---- snapshots ----
+
+    async def snapshot(self, identifier: str) -> None:
+        """Remember a session's temporal state for its client.
+
+        Raises:
+            UnknownSessionError, InputError
+        """
+        entry = self.find(identifier)
+        self._snapshots.put(entry.client, await asyncio.wrap_future(entry.session.snapshot()))
+
+    async def resume(self, identifier: str) -> None:
+        """Continue from the client's last snapshot.
+
+        Raises:
+            UnknownSessionError, InputError: no session; no snapshot, or one of another size.
+        """
+        entry = self.find(identifier)
+        state = self._snapshots.get(entry.client)
+        if state is None:
+            raise InputError("there is no snapshot of yours: take one first")
+        await asyncio.wrap_future(entry.session.resume(state))
+
+    # ---- inside ----
+
+    def _default_parameters(self, engine: Engine) -> Parameters:
+        loaded = self.loader.state.parameters
+        return Parameters(seed=loaded.seed if loaded else 42, keyframe_threshold=engine.keyframe_threshold)
+
+    def _make_room(self, client: Client) -> None:
+        """Check the bounds; sessions that nobody has connected to give way."""
+        limit = self.options.max_sessions
+        for entry in who_gives_way(self.entries.values(), client, limit, self._clock()):
+            entry.session.close("others wanted in, and nobody had connected")
+            self._forget(entry.session)
+        if len(self.entries) >= limit:
+            self.refused += 1
+            raise FullError(f"the server is full: {limit} of {limit} sessions are in use; try again later")
+
+    def _take_engine(self, engine: Engine) -> None:
+        """A model is loaded (the loading thread)."""
+        if self.scheduler is not None:
+            self.scheduler.stop()
+        self._engine = engine
+        self._snapshots.clear()
+        self.scheduler = Scheduler(engine, max_batch=self.options.max_batch)
+        garbage.set_apart_what_stays()
+        self.scheduler.start()
+
+    def _forget(self, session: Session) -> None:
+        if self.scheduler is not None:
+            self.scheduler.remove(session)
+        entry = self.entries.pop(session.identifier, None)
+        if entry is None:
+            return
+        self._ended_totals = self._ended_totals.plus(session)
+        self._left_behind = True
+        for transport in [*entry.watchers, *([entry.transport] if entry.transport else [])]:
+            self._spawn(transport.close())
+
+    def _spawn(self, closing: Any) -> None:
+        task = asyncio.ensure_future(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _forget_on_loop(self, session: Session) -> None:
+        """At once where the loop runs in this thread, so that no answer goes out before."""
+        if self._loop is None or self._loop.is_closed():
+            return
+        if threading.get_ident() == self._thread:
+            self._forget(session)
+        else:
+            self._loop.call_soon_threadsafe(self._forget, session)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End sessions that nobody uses, and free what connections leave behind."""
+        now = self._clock()
+        for entry in list(self.entries.values()):
+            reason = reason_to_end(entry, self.options, now)
+            if reason is not None:
+                logger.info("session %s ends: %s", entry.session.identifier, reason)
+                entry.session.close(reason)
+        if self._left_behind and not self._closing:
+            self._left_behind = False
+            garbage.collect()

@@ -1,0 +1,134 @@
+"""Loads the model in the background and says how far that is."""
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP
+from personalive.errors import InputError, PersonaLiveError
+from personalive.live.core.engine import Engine
+from personalive.live.core.parameters import MAX_SEED
+
+logger = logging.getLogger(__name__)
+
+PIPELINE = "personalive"
+"""The one pipeline of this server; which weights it uses is the operator's choice."""
+
+Status = Literal["not_loaded", "loading", "loaded", "error"]
+
+
+@dataclass(frozen=True)
+class LoadParameters:
+    """What a client asks for when it loads the pipeline; None takes the model's default.
+
+    Raises:
+        InputError: a size or seed that is not allowed.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if value is not None and (not MIN_SIZE <= value <= MAX_SIZE or value % SIZE_STEP):
+                raise InputError(
+                    f"{name} is {value}: it must be a multiple of {SIZE_STEP} from {MIN_SIZE} to {MAX_SIZE}"
+                )
+        if not 0 <= self.seed <= MAX_SEED:
+            raise InputError(f"seed is {self.seed}: it must be from 0 to {MAX_SEED}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; what was left to the model is left out."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
+"""Makes the engine; called in the loading thread with a function that takes the name of the stage it is at."""
+
+
+class BusyError(PersonaLiveError):
+    """The pipeline can not be loaded with other parameters now."""
+
+
+@dataclass(frozen=True)
+class LoadState:
+    """How far loading is."""
+
+    status: Status
+    parameters: LoadParameters | None = None
+    stage: str | None = None
+    error: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What to tell whoever wants to use the pipeline before it is loaded."""
+        if self.status == "loading":
+            return f"the model is being loaded ({self.stage}): try again in a moment"
+        if self.status == "error":
+            return f"the pipeline could not be loaded: {self.error}"
+        return "the pipeline is not loaded: load it first"
+
+
+class Loader:
+    """One model at a time, loaded in a thread of its own."""
+
+    def __init__(self, factory: EngineFactory, on_loaded: Callable[[Engine], None]) -> None:
+        """`on_loaded` is called in the loading thread before the status becomes `loaded`."""
+        self._factory = factory
+        self._on_loaded = on_loaded
+        self._state = LoadState("not_loaded")
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def state(self) -> LoadState:
+        """How far loading is."""
+        return self._state
+
+    def load(self, parameters: LoadParameters, sessions: int) -> str:
+        """Begin to load; give what is to be told to the client.
+
+        Raises:
+            BusyError: it is loading or in use with other parameters.
+        """
+        with self._lock:
+            now = self._state
+            same = now.parameters == parameters
+            if same and now.status in ("loading", "loaded"):
+                return f"the pipeline is {'loaded already' if now.status == 'loaded' else 'being loaded already'}"
+            if now.status == "loading":
+                raise BusyError("the pipeline is being loaded with other parameters: wait until that is done")
+            if now.status == "loaded" and sessions:
+                raise BusyError(
+                    f"{sessions} session{'s use' if sessions > 1 else ' uses'} the pipeline with other parameters "
+                    f"({now.parameters and now.parameters.to_dict()}): try again once they have ended"
+                )
+            self._state = LoadState("loading", parameters, "starting")
+            self._thread = threading.Thread(target=self._run, args=(parameters,), name="live-load", daemon=True)
+            self._thread.start()
+        return "the pipeline is being loaded"
+
+    def wait(self) -> None:
+        """Wait until a load that has begun is done."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self, parameters: LoadParameters) -> None:
+        def at_stage(stage: str) -> None:
+            self._state = LoadState("loading", parameters, stage)
+
+        try:
+            self._on_loaded(self._factory(parameters, at_stage))
+        except PersonaLiveError as error:
+            logger.error("loading failed: %s", error)
+            self._state = LoadState("error", parameters, error=str(error))
+        except Exception:
+            logger.exception("loading failed")
+            self._state = LoadState("error", parameters, error="loading failed; the server's log says more")
+        else:
+            self._state = LoadState("loaded", parameters)

@@ -1,0 +1,1 @@
+"""How a session's frames travel: WebRTC, WebSocket, and the messages beside them."""

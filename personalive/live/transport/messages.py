@@ -1,0 +1,48 @@
+"""What client and session say to each other while pictures flow: JSON objects, on a data channel or a socket."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from personalive.errors import InputError
+from personalive.live.core.frames import Message
+from personalive.live.core.session import Session
+
+MAX_MESSAGE = 16384
+"""Characters of a message that are read."""
+
+
+def handle(session: Session, text: Any, reply: Callable[[Message], None]) -> None:
+    """Apply a client's parameters; what is wrong with them is answered, and changes nothing."""
+    try:
+        if not isinstance(text, str) or len(text) > MAX_MESSAGE:
+            raise InputError(f"a message must be JSON text of at most {MAX_MESSAGE} characters")
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"the message is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise InputError("the message must be a JSON object of parameters")
+        session.change(values)
+    except InputError as error:
+        reply({"type": "error", "error_message": str(error)})
+
+
+def session_figures(session: Session) -> dict[str, Any]:
+    """What a client may want to show of its session: rates in frames a second, delays in milliseconds."""
+    now = time.monotonic()
+    fps_in, fps_out = session.statistics.rates(now)
+    delays = session.statistics.delays()
+    waiting_in, waiting_out = session.backlog
+    return {
+        "fps_in": round(fps_in, 1),
+        "fps_out": round(fps_out, 1),
+        "delay_ms": round(delays.median * 1e3),
+        "delay_p95_ms": round(delays.slow * 1e3),
+        "dropped_in": session.dropped[0],
+        "dropped_out": session.dropped[1],
+        "waiting_in": waiting_in,
+        "waiting_out": waiting_out,
+        "has_portrait": session.has_portrait,
+    }

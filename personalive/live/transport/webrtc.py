@@ -1,0 +1,269 @@
+"""A session over WebRTC: the camera's track in, the portrait's track out, parameters and messages on a data channel."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import av
+import numpy as np
+from aiortc import (
+    MediaStreamTrack,
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCIceServer,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import VIDEO_CLOCK_RATE, VIDEO_TIME_BASE, MediaStreamError
+from aiortc.sdp import candidate_from_sdp
+
+from personalive.errors import InputError
+from personalive.live.core.frames import CameraFrame, Message, SenderClock
+from personalive.live.core.session import Session
+from personalive.live.hub.entries import Entry
+from personalive.live.hub.hub import Hub
+from personalive.live.options import IceServer
+from personalive.live.transport.audio import DelayedAudio
+from personalive.live.transport.messages import handle, session_figures
+from personalive.types import RGBArray
+
+logger = logging.getLogger(__name__)
+
+MAX_SECTIONS = 8
+"""Media sections of an offer: two are needed, browsers send few more."""
+MAX_CANDIDATES = 128
+"""Addresses that one client may name."""
+KEEP_ALIVE = 1.0
+"""Seconds after which a picture is sent again if there is no new one, so that latecomers see something."""
+BIG_FRAME = 1920 * 1088
+"""Pixels from which a camera frame is scaled down before it waits."""
+STATISTICS_SECONDS = 0.5
+GOODBYE_SECONDS = 0.2
+"""Time for the last message to leave."""
+
+
+class PictureTrack(MediaStreamTrack):
+    """The animated portrait of a session as a video track."""
+
+    kind = "video"
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        loop = asyncio.get_running_loop()
+        self._session = session
+        self._ready = asyncio.Event()
+        self._began = time.monotonic()
+        self._last: RGBArray | None = None
+        self._sent = 0.0
+        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set))
+
+    @property
+    def delay(self) -> float:
+        """Seconds from capture to show at present."""
+        return self.subscription.playout.delay
+
+    async def recv(self) -> av.VideoFrame:
+        """The next picture when its time has come."""
+        while True:
+            if self.readyState != "live":
+                raise MediaStreamError
+            self._ready.clear()
+            now = time.monotonic()
+            picture, due = self.subscription.pop(now)
+            if picture is not None:
+                self._last = picture.image
+                return self._frame(picture.image, now)
+            if self._last is not None and now - self._sent >= KEEP_ALIVE:
+                return self._frame(self._last, now)
+            wait = KEEP_ALIVE if due is None else min(KEEP_ALIVE, due - now)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), max(0.0, wait))
+
+    def stop(self) -> None:
+        """End the track."""
+        super().stop()
+        self._session.unsubscribe(self.subscription)
+        self._ready.set()
+
+    def _frame(self, image: RGBArray, now: float) -> av.VideoFrame:
+        self._sent = now
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts = int((now - self._began) * VIDEO_CLOCK_RATE)
+        frame.time_base = VIDEO_TIME_BASE
+        return frame
+
+
+class Peer:
+    """One WebRTC connection of a session: its driver, or a viewer that only looks on."""
+
+    def __init__(self, hub: Hub, entry: Entry, *, viewer: bool) -> None:
+        self._hub = hub
+        self._entry = entry
+        self._session = entry.session
+        self._viewer = viewer
+        self._loop = asyncio.get_running_loop()
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=_servers(hub.options.ice_servers)))
+        self._channel: RTCDataChannel | None = None
+        self._unsent: list[Message] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._candidates = 0
+        self._closed = False
+        self._picture = PictureTrack(self._session)
+        self._connection.on("track", self._on_track)
+        self._connection.on("datachannel", self._on_channel)
+        self._connection.on("connectionstatechange", self._on_state)
+
+    async def answer(self, sdp: str) -> str:
+        """Take an offer and give the answer.
+
+        Raises:
+            InputError: no usable offer.
+        """
+        try:
+            if sdp.count("\nm=") > MAX_SECTIONS:
+                raise InputError(f"the offer has more than {MAX_SECTIONS} media sections")
+            await self._connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            self._add_tracks()
+            await self._connection.setLocalDescription(await self._connection.createAnswer())
+        except InputError:
+            raise
+        except Exception as error:  # aiortc trusts the shape of what it parses
+            logger.info("an offer was refused: %s: %s", type(error).__name__, error)
+            raise InputError("the offer's SDP can not be used: it must offer to send or receive one video") from error
+        self._start(self._send_statistics())
+        return self._connection.localDescription.sdp
+
+    async def add_candidates(self, candidates: list[dict[str, Any]]) -> None:
+        """Take addresses of the client.
+
+        Raises:
+            InputError: one that can not be read, or too many.
+        """
+        self._candidates += len(candidates)
+        if self._candidates > MAX_CANDIDATES:
+            raise InputError(f"more than {MAX_CANDIDATES} candidates")
+        for given in candidates:
+            await self._add_candidate(given)
+
+    @property
+    def connected(self) -> bool:
+        """Whether pictures can flow."""
+        return self._connection.connectionState == "connected"
+
+    def send(self, message: Message) -> None:
+        """Tell the client something; any thread."""
+        _call_in(self._loop, self._send, message)
+
+    async def close(self) -> None:
+        """End the connection, after the last message has left."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._channel is not None and self._channel.readyState == "open":
+            await asyncio.sleep(GOODBYE_SECONDS)
+        self._hub.detach(self._entry, self)
+        self._picture.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.close()
+
+    def _add_tracks(self) -> None:
+        kinds = {each.kind for each in self._connection.getTransceivers()}
+        if "video" not in kinds:
+            raise InputError("the offer has no video: add a video transceiver before making it")
+        self._connection.addTrack(self._picture)
+        capabilities = RTCRtpSender.getCapabilities("video").codecs
+        # VP8 takes a third of H.264's time to encode here, so it comes first where the client knows it.
+        ordered = sorted(capabilities, key=lambda codec: codec.mimeType != "video/VP8")
+        for transceiver in self._connection.getTransceivers():
+            if transceiver.kind == "video":
+                transceiver.setCodecPreferences(ordered)
+
+    async def _add_candidate(self, given: dict[str, Any]) -> None:
+        text = given.get("candidate") or ""
+        try:
+            if not text:
+                await self._connection.addIceCandidate(None)
+                return
+            candidate = candidate_from_sdp(text.removeprefix("candidate:"))
+            candidate.sdpMid, candidate.sdpMLineIndex = given.get("sdpMid"), given.get("sdpMLineIndex")
+            await self._connection.addIceCandidate(candidate)
+        except Exception as error:  # as above: whatever a malformed line makes aiortc stumble over
+            raise InputError(f"the candidate {text[:200]!r} can not be used") from error
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if self._viewer:
+            return
+        if track.kind == "video":
+            self._start(self._read_video(track))
+        elif self._hub.options.audio:
+            self._connection.addTrack(DelayedAudio(track, lambda: self._picture.delay))
+
+    def _on_channel(self, channel: RTCDataChannel) -> None:
+        self._channel = channel
+        if not self._viewer:
+            channel.on("message", lambda text: handle(self._session, text, self._send))
+        for message in self._unsent:
+            self._send(message)
+        self._unsent.clear()
+
+    async def _on_state(self) -> None:
+        if self._connection.connectionState in ("failed", "closed"):
+            await self.close()
+
+    async def _read_video(self, track: MediaStreamTrack) -> None:
+        clock = SenderClock()
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                arrived = time.monotonic()
+                if not isinstance(frame, av.VideoFrame) or frame.pts is None or frame.time_base is None:
+                    continue
+                captured = clock.captured(float(frame.pts * frame.time_base), arrived)
+                if frame.width * frame.height > BIG_FRAME:
+                    frame = await self._loop.run_in_executor(None, _smaller, frame)
+                self._session.offer(CameraFrame(captured, partial(_to_rgb, frame)))
+
+    async def _send_statistics(self) -> None:
+        while True:
+            await asyncio.sleep(STATISTICS_SECONDS)
+            self._send({"type": "stats", **session_figures(self._session)})
+
+    def _send(self, message: Message) -> None:
+        if self._channel is None:
+            if message["type"] != "stats":
+                self._unsent = [*self._unsent[-9:], message]
+        elif self._channel.readyState == "open" and self._channel.bufferedAmount < 65536:
+            self._channel.send(json.dumps(message))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _servers(servers: tuple[IceServer, ...]) -> list[RTCIceServer]:
+    return [RTCIceServer(urls=each.urls, username=each.username, credential=each.credential) for each in servers]
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:
+    """Call in the loop's thread, or not at all once the loop has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *arguments)
+
+
+def _to_rgb(frame: av.VideoFrame) -> RGBArray:
+    return np.asarray(frame.to_ndarray(format="rgb24"))
+
+
+def _smaller(frame: av.VideoFrame) -> av.VideoFrame:
+    scale = (BIG_FRAME / (frame.width * frame.height)) ** 0.5
+    width, height = (max(2, int(side * scale) // 2 * 2) for side in (frame.width, frame.height))
+    return frame.reformat(width=width, height=height)

@@ -1,0 +1,1 @@
+"""Pictures and videos, in and out. Knows nothing of networks."""

@@ -1,0 +1,123 @@
+"""Motion and temporal modules, which the denoising UNet alone has (spec/model.md sections 5 and 6).
+
+Frames are folded into the batch, as in layers.py.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from personalive.models.blocks import Attention, FeedForward, to_image, to_tokens
+
+
+class MotionBlock(nn.Module):
+    """Two cross-attentions to the motion tokens and a feed-forward."""
+
+    def __init__(self, channels: int, heads: int, token_channels: int) -> None:
+        super().__init__()
+        self.attention_blocks = nn.ModuleList(Attention(channels, heads, token_channels) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        self.ff = FeedForward(channels)
+        self.ff_norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
+            x = x + attention(norm(x), motion)
+        out: Tensor = x + self.ff(self.ff_norm(x))
+        return out
+
+
+class FramePositions(nn.Module):
+    """Sinusoidal table of frame positions, sine and cosine interleaved (spec/model.md section 6)."""
+
+    pe: Tensor
+
+    def __init__(self, channels: int, length: int) -> None:
+        super().__init__()
+        # On the CPU even while networks are built without storage: files may lack this table.
+        position, channel = (torch.arange(0, end, step, device="cpu") for end, step in ((length, 1), (channels, 2)))
+        angle = position[:, None] * 10000.0 ** (-channel / channels)
+        self.register_buffer("pe", torch.stack((angle.sin(), angle.cos()), dim=-1).reshape(1, length, channels))
+
+    def forward(self, frames: int) -> Tensor:
+        """Rows of the first `frames` positions, [frames, 1, channels]."""
+        return self.pe[0, :frames, None]
+
+
+class FrameAttention(Attention):
+    """Self-attention along the frames, for each pixel alone."""
+
+    def __init__(self, channels: int, heads: int, max_frames: int) -> None:
+        super().__init__(channels, heads)
+        self.pos_encoder = FramePositions(channels, max_frames)
+
+    def forward_frames(self, x: Tensor, frames: int) -> Tensor:
+        """Tokens [b·frames, l, c] → the same shape; every pixel looks at itself in all frames."""
+        x = x.unflatten(0, (-1, frames)) + self.pos_encoder(frames)
+        query, key, value = (
+            projection(x).unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1, 4)  # [b, l, heads, frames, width]
+            for projection in (self.to_q, self.to_k, self.to_v)
+        )
+        out = F.scaled_dot_product_attention(query, key, value)
+        return self.project(out.permute(0, 3, 1, 2, 4).flatten(3)).flatten(0, 1)
+
+
+class TemporalBlock(nn.Module):
+    """Two self-attentions along the frames and a feed-forward."""
+
+    def __init__(self, channels: int, heads: int, max_frames: int) -> None:
+        super().__init__()
+        self.attention_blocks = nn.ModuleList(FrameAttention(channels, heads, max_frames) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        self.ff = FeedForward(channels)
+        self.ff_norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
+            assert isinstance(attention, FrameAttention)
+            x = x + attention.forward_frames(norm(x), frames)
+        out: Tensor = x + self.ff(self.ff_norm(x))
+        return out
+
+
+class TokenTransformer(nn.Module):
+    """What motion and temporal modules share: into tokens, through one block, back, and add."""
+
+    def __init__(self, channels: int, norm_groups: int, block: MotionBlock | TemporalBlock) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList([block])
+        self.proj_out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
+        tokens = self.transformer_blocks[0](self.proj_in(to_tokens(self.norm(x))), condition)
+        return x + to_image(self.proj_out(tokens), like=x)
+
+
+class MotionModule(nn.Module):
+    """Cross-attention of each frame's pixels to that frame's motion tokens (spec/model.md section 5)."""
+
+    def __init__(self, channels: int, heads: int, token_channels: int, norm_groups: int) -> None:
+        super().__init__()
+        block = MotionBlock(channels, heads, token_channels)
+        self.temporal_transformer = TokenTransformer(channels, norm_groups, block)  # the published name
+
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        """Image [n, c, h, w] and motion tokens [n, tokens, width] → image [n, c, h, w]."""
+        out: Tensor = self.temporal_transformer(x, motion)
+        return out
+
+
+class TemporalModule(nn.Module):
+    """Self-attention of each pixel over the frames of its window (spec/model.md section 6)."""
+
+    def __init__(self, channels: int, heads: int, max_frames: int, norm_groups: int) -> None:
+        super().__init__()
+        block = TemporalBlock(channels, heads, max_frames)
+        self.temporal_transformer = TokenTransformer(channels, norm_groups, block)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Image [b·frames, c, h, w], oldest frame first → the same shape."""
+        out: Tensor = self.temporal_transformer(x, frames)
+        return out
