@@ -19,7 +19,7 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor, MotionHeads
 from tests import weight_rule as rule
 from tests.parity import report as tolerances
-from tests.parity.networks import REDUCED, network, one_thread
+from tests.parity.networks import REDUCED, latents_as_published, network
 from tests.parity.report import Tolerance
 
 Golden = Mapping[str, npt.NDArray[Any]]
@@ -170,8 +170,7 @@ def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
     clip: Any = network("image_encoder", REDUCED, seed)
     vae: Any = network("vae", REDUCED, seed)
     latents = rule.normal_input("vae_latents", (2, 4, 12, 16), 20.0, seed=seed) / REDUCED.vae.scaling_factor
-    with one_thread():
-        encoded = vae.encode(offline.vae_image)[0] * REDUCED.vae.scaling_factor
+    encoded = latents_as_published(vae, offline.vae_image) * REDUCED.vae.scaling_factor
     pose = (offline.pose_image * 2 - 1)[:, :, ::2, ::2]
     return {
         "ref_image_u8": (image, tolerances.EXACT),

@@ -19,7 +19,7 @@ from personalive.config import LEAD_IN, WINDOW
 from personalive.engine import motion as kp
 from personalive.engine import raster
 from personalive.engine.keyframes import FIRST_STEP, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
-from personalive.engine.networks import Networks
+from personalive.engine.networks import Networks, PlainNetworks
 from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
 from personalive.engine.step import StepRecord
 from personalive.engine.stream import Stream
@@ -28,7 +28,7 @@ from personalive.types import AccelerationName, Box, QuantizeName
 from tests import weight_rule as rule
 from tests.parity import report as tolerances
 from tests.parity.components import Computed, Golden
-from tests.parity.networks import SIZES, network
+from tests.parity.networks import SIZES, latents_as_published, network
 
 REFERENCE_BANK_SIZE = 4
 """Entries of the motion bank at which the published offline mode stops testing."""
@@ -144,7 +144,11 @@ class LoggedNetworks:
         return self.embeddings[-1]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        self.encoded.append(self._networks.encode_image(images))
+        if isinstance(self._networks, PlainNetworks) and self.device.type == "cpu":
+            latents = latents_as_published(self.modules["vae"], images.to(self.dtype))
+            self.encoded.append(latents * self.config.vae.scaling_factor)
+        else:
+            self.encoded.append(self._networks.encode_image(images))
         return self.encoded[-1]
 
     def encode_motion(self, faces: Tensor) -> Tensor:
