@@ -56,7 +56,6 @@ class MotionSettings(Settings):
         "How different motion must be to keep a frame as a keyframe",
         low=0,
         high=MAX_KEYFRAME_THRESHOLD,
-        step=0.1,
         label="Keyframe threshold",
         default_text="the model's, 17 for personalive",
     )

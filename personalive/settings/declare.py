@@ -50,7 +50,7 @@ class About:
     high: float | None = None
     multiple_of: int | None = None
     step: float | None = None
-    """By which a slider moves, where whole numbers would be too coarse."""
+    """By which a slider on the live page moves; a number without it has a field to type into."""
     default_text: str = ""
     """What is used where nothing is chosen, for a default of None."""
     details: str = ""
