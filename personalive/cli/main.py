@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_settings(add("doctor", help="say what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
-        verb.add_argument("--verbose", action="store_true", help="say more, and show where an error came from")
+        verb.add_argument("--verbose", action="store_true", help="Say more, and show where an error came from")
     return parser
 
 
@@ -83,11 +83,11 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry_run", action="store_true", help="only list files, sizes and licences")
+    parser.add_argument("--dry_run", action="store_true", help="Only list files, sizes and licences")
     parser.add_argument(
         "--convert",
         choices=("float16", "bfloat16"),
-        help="store the weights once more in this dtype: later starts of a model in it read only half as much",
+        help="Store the weights once more in this dtype: later starts of a model in it read only half as much",
     )
 
 

@@ -21,8 +21,7 @@ from personalive.live.core.preparation import Chunk, Preparation
 from personalive.live.core.stamps import Stamps
 from personalive.live.core.statistics import SessionStatistics
 from personalive.live.core.subscription import Subscription, Subscriptions
-from personalive.types import Latency as Latency
-from personalive.types import RGBArray
+from personalive.types import Latency, RGBArray
 
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
