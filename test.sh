@@ -35,6 +35,7 @@ check mypy --strict personalive
 check shellcheck --external-sources "${scripts[@]}"
 check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"
+check env NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 # One more than cores, as much of what servers are tested with is waiting. Before the next line, which nproc heeds, too.
 workers=$(($(nproc) + 1))
