@@ -1,8 +1,8 @@
 """Hooks of the documentation site (mkdocs.yml): pages that are not files in docs/.
 
-README and its like lie where people look for them on a code host, and links in them are written for that place. Here they
-become pages, and their links lead to pages; what a link leads to that the site does not have, is left as plain text. API
-pages are one per package, so that a new module needs no page of its own.
+README and its like are where people look for them on a code host, and their links are written for that place. Here they
+become pages and their links lead to pages. A link to something that the site does not have becomes plain text. There is
+one API page for each package, so a new module needs no page of its own.
 """
 
 import importlib.util

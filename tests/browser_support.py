@@ -1,4 +1,4 @@
-"""Chromium with a driving file as its camera, as a user would sit before it."""
+"""Chromium with a driving file as its camera, in place of a user."""
 
 import contextlib
 import subprocess
@@ -36,7 +36,7 @@ GRAB = """(id) => {
 
 @contextlib.contextmanager
 def chromium(playwright: Playwright, camera: Path | None) -> Iterator[Browser]:
-    """A browser whose camera shows a file (.y4m or .mjpeg) over and over, or which has none."""
+    """A browser whose camera plays a file (.y4m or .mjpeg) in a loop, or that has no camera."""
     flags = [flag for flag in FLAGS if camera is not None or "fake-device" not in flag]
     if camera is not None:
         flags.append(f"--use-file-for-fake-video-capture={camera}")

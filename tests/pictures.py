@@ -26,7 +26,7 @@ def faceless(width: int = 320, height: int = 240) -> RGBArray:
 
 
 def moving_face(frames: int, size: int = 256, step: float = 2.0) -> list[RGBArray]:
-    """The photographed face on a grey ground, going to the right by `step` pixels a frame."""
+    """The photographed face on a grey ground, moving right by `step` pixels a frame."""
     face = np.asarray(Image.fromarray(photograph()[20:260, 105:345]).resize((size * 3 // 5, size * 3 // 5)))
     pictures = []
     for index in range(frames):
@@ -76,13 +76,13 @@ def save_video(
 
 
 def run_ffmpeg(*arguments: str, data: bytes = b"") -> None:
-    """Run ffmpeg, and fail with its own words."""
+    """Run ffmpeg, and fail with its own message."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     result = subprocess.run(command, input=data, capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
 
 
 def save_image(path: Path, picture: RGBArray) -> Path:
-    """Store a picture in the format of the name."""
+    """Save a picture in the format that the name says."""
     Image.fromarray(picture).save(path)
     return path

@@ -1,4 +1,4 @@
-"""Comparing arrays and saying how it went."""
+"""Compares arrays and reports the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,7 +87,7 @@ class Report:
         actual: Mapping[str, tuple[object, Tolerance]],
         skip: frozenset[str] = frozenset(),
     ) -> None:
-        """Compare every array of a golden file; one that nothing was computed for fails, unless it may be skipped."""
+        """Compare every array of a golden file; one without a computed counterpart fails, unless it may be skipped."""
         for key in golden:
             if key in skip:
                 self.skipped += 1
@@ -98,7 +98,7 @@ class Report:
                 self.compare(f"{case}:{key}", golden[key], *actual[key])
 
     def error(self, case: str, error: Exception) -> None:
-        """A case that could not run to its end."""
+        """A case that did not run to its end."""
         self._line(case, f"{type(error).__name__}: {error}", ok=False)
 
     def summary(self) -> str:
