@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_map_only
 from benchmarks.precision import errors, frames_of, golden_rows
 from personalive import models
 from personalive.accel.cuda_graphs import flatten, rebuild
-from tests.parity.end_to_end import EndToEnd, LoggedModel
-from tests.parity.networks import SIZES, network
+from personalive.testing.parity.end_to_end import EndToEnd, LoggedModel
+from personalive.testing.parity.networks import SIZES, network
 
 GOLDENS = ("e2e/offline_24.npz", "e2e/online_6.npz")
 PARTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {

@@ -18,13 +18,13 @@ import uvicorn
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.echo import echo_factory
 from personalive.live.core.faces import MeshFaces
 from personalive.live.http.server import create_app, model_factory
 from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
-from tests.browser_support import chromium, write_camera
+from personalive.testing.browser import chromium, write_camera
+from personalive.testing.echo import echo_factory
 
 DRIVER = Path("demo/driver.mp4")
 PORT = 7869

@@ -22,7 +22,7 @@ from personalive.animate.job import AnimateOptions
 from personalive.cli import main as cli
 from personalive.loading import DTYPES, ModelChoice
 from personalive.media.faces import CROPS
-from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
+from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
 COMMAND = [sys.executable, "-m", "personalive.cli.main"]
 

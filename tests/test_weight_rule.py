@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests import weight_rule
+from personalive.testing import weight_rule
 
 CHECK = json.loads((Path(__file__).parent / "goldens" / "rule_check.json").read_text())
 
