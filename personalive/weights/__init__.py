@@ -1,4 +1,4 @@
-"""Finds, verifies and loads weights (spec/weights.md).
+"""Finds, verifies and loads weights (docs/reference/weights.md).
 
 Sources are "personalive" (the published files, in the hub's cache), "demo" (the small model of the repository), a
 folder in the published layout, and a folder in this package's own format.

@@ -1,4 +1,4 @@
-"""Reading tensors out of one file, lazily and without ever running code from it (spec/weights.md section 7)."""
+"""Reads tensors out of one file, lazily, and never runs code from it (docs/reference/weights.md section 7)."""
 
 import pickle
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Which published files there are, where they lie and what is known of them (spec/weights.md sections 1 and 8)."""
+"""The published files: where they are and what is known of them (docs/reference/weights.md sections 1 and 8)."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -34,7 +34,7 @@ def resolve(
 
     Args:
         source: "personalive" (the published weights), "demo" (the small model of the repository), or a folder: one in
-            the published layout (spec/weights.md section 1), or one that `save_folder` or `convert` wrote.
+            the published layout (docs/reference/weights.md section 1), or one that `save_folder` or `convert` wrote.
         download: fetch missing published files; else they are an error.
         dtype: of the model that is to be loaded. A conversion of the published weights to it is preferred to them.
         config: sizes of the networks in files of the published layout; None: the published sizes. A folder in this

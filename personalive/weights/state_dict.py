@@ -20,9 +20,9 @@ FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16}
 """What weights may be stored in."""
 
 _STRICT = frozenset({"reference_unet", "motion_encoder", "pose_guider"})
-"""Networks whose published file holds exactly the network's keys (spec/weights.md section 3)."""
+"""Networks whose published file holds exactly the network's keys (docs/reference/weights.md section 3)."""
 _LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""How old VAE files call the parts of the middle attention (spec/weights.md section 5)."""
+"""How old VAE files call the parts of the middle attention (docs/reference/weights.md section 5)."""
 
 
 class Assembly:
@@ -140,7 +140,7 @@ def missing_names(source: WeightsSource, network: str, module: nn.Module) -> lis
 
 
 def _may_be_absent(key: str) -> bool:
-    """Tables that are computed, and the head that is never evaluated (spec/weights.md sections 4 and 6)."""
+    """Tables that are computed, and the head that is never evaluated (docs/reference/weights.md sections 4 and 6)."""
     return key.rpartition(".")[2] in ("pe", "idx_tensor") or key.startswith("detector.fc_exp.")
 
 
