@@ -6,4 +6,6 @@ from personalive.engine.stream import Stream
 from personalive.errors import PersonaLiveError
 from personalive.pipeline import PersonaLive
 
-__all__ = ["AnimateOptions", "ModelConfig", "PersonaLive", "PersonaLiveError", "Stream", "animate"]
+__all__ = ["AnimateOptions", "ModelConfig", "PersonaLive", "PersonaLiveError", "Stream", "__version__", "animate"]
+
+__version__ = "0.1.0"

@@ -10,14 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.model_args import add_model_arguments, model_choice
 from personalive.errors import PersonaLiveError
 from personalive.live.options import add_arguments as add_live_arguments
 
 logger = logging.getLogger("personalive")
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-"""Portrait and driving video that come with the repository."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -56,14 +55,14 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--ref_image",
         type=Path,
-        default=DEMO / "portrait.png",
+        default=DEMO_PORTRAIT,
         metavar="PATH",
         help="the portrait: PNG, JPEG or WebP, or a video whose first face is taken (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
         type=Path,
-        default=DEMO / "driver.mp4",
+        default=DEMO_DRIVER,
         metavar="PATH",
         help="the video whose movement, rate and sound the result has (default: the demo's)",
     )
