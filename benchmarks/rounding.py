@@ -61,7 +61,7 @@ def in_half(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any, **named: Any) -> Any:
         given = _cast(arguments, torch.float32, torch.float16)
         named = {name: _cast(value, torch.float32, torch.float16) for name, value in named.items()}
-        with RoundedOperations():
+        with RoundedOperations():  # type: ignore[no-untyped-call]  # its base brings no types
             return _cast(function(*given, **named), torch.float16, torch.float32)
 
     return run

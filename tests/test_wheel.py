@@ -22,15 +22,15 @@ ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """Of a user who has no checkout in the way."""
+    return {"PATH": "/usr/bin:/bin", "HOME": str(home)}
+
+
 def run(*command: str | Path, folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, without this checkout in its way."""
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=folder,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    """Run a command to its end."""
+    environment = environment_of(folder)
+    done = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stderr
     return done
 
@@ -54,7 +54,15 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install(programs: Path, requirement: str) -> None:
-    pip = [programs / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "requirements.txt"]
+    pip: list[str | Path] = [
+        programs / "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--constraint",
+        ROOT / "requirements.txt",
+    ]
     subprocess.run([*pip, requirement], check=True)
 
 
@@ -85,9 +93,17 @@ def test_the_live_server_needs_its_extra_and_runs_with_it(programs: Path, wheel:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with subprocess.Popen(
-        [programs / "personalive", "serve", "--port", str(port), "--model", "demo", "--device", "cpu"], cwd=tmp_path
-    ) as server:
+    command: list[str | Path] = [
+        programs / "personalive",
+        "serve",
+        "--port",
+        str(port),
+        "--model",
+        "demo",
+        "--device",
+        "cpu",
+    ]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment_of(tmp_path)) as server:
         try:
             while (state := status(url)) != "loaded":
                 assert server.poll() is None and state != "error"
