@@ -15,8 +15,8 @@ from personalive.live.core.faces import FaceFinder
 from personalive.live.core.frames import CameraFrame
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
-from personalive.live.core.session import MARGIN, Latency, Session
-from personalive.types import Box, RGBArray
+from personalive.live.core.session import MARGIN, Session
+from personalive.types import Box, Latency, RGBArray
 
 WARM_SECONDS = 4.0
 """Not counted: the pipe fills, and the play-out learns its delay."""

@@ -9,11 +9,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from personalive.animate.job import AnimateOptions, animate
+from personalive.animate.job import animate
 from personalive.errors import MissingExtraError
 from personalive.extras import MODULES, missing, require
 from personalive.media.faces import FaceTracker
 from personalive.pipeline import PersonaLive
+from personalive.settings import AnimateOptions
 
 EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 WITHOUT_AIORTC = "import sys; sys.modules['aiortc'] = None; "

@@ -1,6 +1,5 @@
 """The live server: its FastAPI application, and the command that runs it."""
 
-import dataclasses
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -154,7 +153,7 @@ def serve(options: ServeOptions) -> None:
             "mediapipe is not installed, so faces are cut out by the model's keypoints; this installs it: %s",
             pip_install("faces"),
         )
-        options = dataclasses.replace(options, face_boxes="keypoints")
+        options = options.replace(face_boxes="keypoints")
     app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
     logger.info("the page is at %s", options.page_url)
     uvicorn.run(
