@@ -17,7 +17,7 @@ import torch
 
 from personalive.cli import main as cli
 from personalive.loading import ModelChoice
-from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
+from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
 COMMAND = [sys.executable, "-m", "personalive.cli.main"]
 

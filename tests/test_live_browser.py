@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
-from benchmarks.echo import EchoEngine
-from tests.browser_support import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
 ROOT = Path(__file__).parents[1]

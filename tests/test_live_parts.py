@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import InputError, NoFaceError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces
@@ -28,6 +27,7 @@ from personalive.live.http.server import PRESETS
 from personalive.live.hub import portrait
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.options import IceServer, ServeOptions
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, shows, until
 
 IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
@@ -490,7 +490,7 @@ def test_sessions_run_without_the_web():
         "for name in ('fastapi', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
         "    sys.modules[name] = None\n"
         "import personalive.live.core.scheduler, personalive.live.core.session, personalive.live.core.model\n"
-        "import benchmarks.latency\n"
+        "import personalive.testing.echo\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).returncode == 0
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import AudioStreamTrack
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError
+from personalive.testing.echo import EchoEngine
 from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.errors import PersonaLiveError
 from personalive.live.options import ServeOptions
@@ -18,8 +19,6 @@ from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
 logger = logging.getLogger("personalive")
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-"""Portrait and driving video that come with the repository."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -60,14 +59,14 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--ref_image",
         type=Path,
-        default=DEMO / "portrait.png",
+        default=DEMO_PORTRAIT,
         metavar="PATH",
         help=f"{REFERENCE} (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
         type=Path,
-        default=DEMO / "driver.mp4",
+        default=DEMO_DRIVER,
         metavar="PATH",
         help=f"{DRIVER} (default: the demo's)",
     )
