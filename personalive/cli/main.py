@@ -195,7 +195,7 @@ def _download(options: argparse.Namespace) -> int:
 
     for file in weights.download(dry_run=options.dry_run):
         size = "size unknown" if file.size is None else f"{file.size / 1e6:9.1f} MB"
-        print(f"{file.state:14} {size}  {file.repository}/{file.path}  ({file.licence})")
+        print(f"{file.state:14} {size}  {file.label}  ({file.file.repository.licence})")
     if options.convert and not options.dry_run:
         print(weights.convert(dtype=getattr(torch, options.convert)))
     return 0

@@ -1,7 +1,7 @@
-"""Which published files there are, where they lie and what is known of them (spec/weights.md sections 1 and 8)."""
+"""The published files: where they are and what is known of them (docs/reference/weights.md sections 1 and 8)."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -11,12 +11,13 @@ FileKind = Literal["weights", "base", "config"]
 
 
 @dataclass(frozen=True)
-class Known:
-    """What a file must be: its size in bytes, and its digest as lower-case hex."""
+class FileDigest:
+    """What a file must be."""
 
     size: int | None
+    """Bytes."""
     digest: str | None
-    """sha256 (64 digits), or the git blob id (40 digits) of a small file that the hub keeps in git."""
+    """Lower-case hex: sha256 (64 digits), or the git blob id (40 digits) of a small file that the hub keeps in git."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Repository:
     prefix: str
     """What comes before a file's name inside the repository."""
     folder: str
-    """Where the repository's files lie in the published local layout."""
+    """Where the repository's files are in the published local layout."""
     licence: str
 
 
@@ -42,7 +43,7 @@ class PublishedFile:
     """The formats, the preferred one first; relative to the repository's prefix and to its local folder."""
     kind: FileKind = "weights"
     """`base` weights are needed only where the network's other files leave keys uncovered; `config` holds facts."""
-    known: Mapping[str, Known] = field(default_factory=dict)
+    known: Mapping[str, FileDigest] = field(default_factory=dict)
     """What is known in advance, by name."""
 
     def hub_path(self, name: str) -> str:
@@ -64,27 +65,24 @@ class Manifest:
     def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
         """From the structure of `manifest.json`."""
         repositories = {entry["name"]: Repository(**entry) for entry in values["repositories"]}
-        return cls(
-            tuple(
+        files = []
+        for entry in values["files"]:
+            known = {name: FileDigest(**digest) for name, digest in entry.get("known", {}).items()}
+            files.append(
                 PublishedFile(
                     network=entry["network"],
                     repository=repositories[entry["repository"]],
                     names=tuple(entry["names"]),
                     kind=entry.get("kind", "weights"),
-                    known={name: Known(**known) for name, known in entry.get("known", {}).items()},
+                    known=known,
                 )
-                for entry in values["files"]
             )
-        )
+        return cls(tuple(files))
 
     @property
     def origin(self) -> dict[str, str]:
         """Revision of each repository: what a conversion was made from."""
         return {file.repository.name: file.repository.revision for file in self.files}
-
-    def of(self, network: str) -> Iterator[PublishedFile]:
-        """Files of one network."""
-        return (file for file in self.files if file.network == network)
 
 
 @cache

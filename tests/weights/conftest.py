@@ -51,6 +51,6 @@ def filled_home(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def filled(filled_home: Path, tmp_path: Path) -> weights.Hub:
-    """A cache with everything in it, also converted to fp16; its hub can not be reached."""
+    """A cache with everything in it, also converted to fp16; its hub cannot be reached."""
     home = shutil.copytree(filled_home, tmp_path / "filled", symlinks=True)
     return weights.Hub(endpoint="http://127.0.0.1:9", home=Path(home))
