@@ -1,7 +1,8 @@
 """One animation. An animation from files is a live stream that is fed from a file: there is no other engine.
 
-A driving frame leaves the sampler four calls after it came in (spec/streaming.md sections 7 to 11). The first three
-calls finish a ramp that leads from the reference to the first driving frame; `flush` brings out what is under way.
+A driving frame takes part in four calls and leaves the sampler in the last (docs/reference/streaming.md sections 7 to
+11). The first three calls finish a ramp that leads from the reference to the first driving frame; `flush` brings out
+what is under way.
 """
 
 import math

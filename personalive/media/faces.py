@@ -13,7 +13,7 @@ Crop = Literal["auto", "center", "none"]
 CROPS: tuple[Crop, ...] = ("auto", "center", "none")
 
 MESH_MARGIN = 1.1
-"""Side of the face box per longer side of the mesh (spec/streaming.md section 3.1)."""
+"""Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""
 MIN_FACE = 8
 """Shortest side, in pixels, of a face box that is of use."""
 MAX_FACES = 5
@@ -160,7 +160,7 @@ def _distance(a: Box, b: Box) -> float:
 
 
 def mesh_box(points: list[tuple[float, float]], width: int, height: int) -> Box:
-    """The face box of spec/streaming.md section 3.1 from mesh points in [0, 1]."""
+    """The face box of docs/reference/streaming.md section 3.1 from mesh points in [0, 1]."""
     xs = [int(x * width) for x, _ in points]
     ys = [int(y * height) for _, y in points]
     side = MESH_MARGIN * max(max(xs) - min(xs), max(ys) - min(ys))

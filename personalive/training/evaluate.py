@@ -67,7 +67,7 @@ class Pair:
     track: Motion
     """`[1, F]`"""
     target: Motion
-    """The track as the reference takes it over (spec/model.md section 9.3), `[1, F]`."""
+    """The track as the reference takes it over (docs/reference/model.md section 9.3), `[1, F]`."""
 
     @property
     def labels(self) -> dict[str, npt.NDArray[np.float32]]:

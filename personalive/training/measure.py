@@ -30,7 +30,7 @@ class Reading:
     yaw: float
     pitch: float
     roll: float
-    """Degrees, signs as in spec/model.md section 9.2."""
+    """Degrees, signs as in docs/reference/model.md section 9.2."""
     mouth: float
     """Opening of the lips relative to the size of the face."""
     blink: float

@@ -1,7 +1,7 @@
 """Pictures with what training knows about them, and the face crops that the motion encoder is shown.
 
-Crops repeat what inference does (spec/streaming.md sections 3.1 and 5) for whole batches on the GPU. Boxes are
-jittered, so that the two kinds of boxes and their errors are all the same to the motion encoder.
+Crops repeat what inference does (docs/reference/streaming.md sections 3.1 and 5) for whole batches on the GPU.
+Boxes are jittered, so that the two kinds of boxes and their errors are all the same to the motion encoder.
 """
 
 from collections.abc import Sequence

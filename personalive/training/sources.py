@@ -136,7 +136,7 @@ class Avatars:
 
 
 class AvatarClips:
-    """Drawn people in motion. The target's place follows the retargeting rule (spec/model.md section 9.3)."""
+    """Drawn people in motion. The target's place follows the retargeting rule (docs/reference/model.md section 9.3)."""
 
     def __init__(self, source: Avatars, people: int, length: int, seed: int) -> None:
         """Draw the references; frames are drawn when they are asked for."""

@@ -1,4 +1,4 @@
-"""The stages over time: windows of 16 frames that move on call by call, as in streaming (spec/streaming.md section 8).
+"""The stages over time: windows of 16 frames that move on call by call (docs/reference/streaming.md section 8).
 
 In the temporal stage every call starts from the truth at the noise levels of its slots; in the streaming stage from
 what the model itself made of it in the calls before, and the decoded picture counts, too.
@@ -155,7 +155,7 @@ class StreamingStage:
         )
 
     def _lead(self, clips: Clips, first: Window, carried: Tensor) -> Window:
-        """The 12 frames of the ramp (spec/model.md section 9.3)."""
+        """The 12 frames of the ramp (docs/reference/model.md section 9.3)."""
         people, device = len(first.clean), first.clean.device
         pictures = clips.ramp()
         weights = kp.ramp_weights(device)

@@ -46,7 +46,7 @@ def bell(value: Tensor) -> Tensor:
 
 
 def rotation(motion: Motion) -> Tensor:
-    """R = Rz(roll)·Ry(yaw)·Rx(pitch) of spec/model.md section 9.2, `[B, 3, 3]`."""
+    """R = Rz(roll)·Ry(yaw)·Rx(pitch) of docs/reference/model.md section 9.2, `[B, 3, 3]`."""
     pitch, yaw, roll = (angle * (math.pi / 180) for angle in (motion.pitch, motion.yaw, motion.roll))
     cx, sx, cy, sy, cz, sz = pitch.cos(), pitch.sin(), yaw.cos(), yaw.sin(), roll.cos(), roll.sin()
     rows = (
@@ -97,8 +97,8 @@ def face_landmarks(identity: Identity, motion: Motion) -> Tensor:
 def canonical_keypoints(identity: Identity) -> Tensor:
     """The 21 points that the motion extractor finds, in head coordinates, `[B, 21, 3]`: they do not move.
 
-    Those that are drawn into the raster (spec/streaming.md section 4) are 1 and 2 the eyes, 3 and 4 the corners of the
-    mouth, 12 the nose tip, 15 the chin, 20 the forehead.
+    Those that are drawn into the raster (docs/reference/streaming.md section 4) are 1 and 2 the eyes, 3 and 4 the
+    corners of the mouth, 12 the nose tip, 15 the chin, 20 the forehead.
     """
     tall, half, zero = identity.face_height, identity.face_width, torch.zeros_like(identity.face_width)
     eye, mouth, nose = identity.eye_distance, identity.mouth_width, NOSE_Y + identity.nose_length
