@@ -1,7 +1,8 @@
 """The Cog door: the same inputs as the command's, but nothing that is a path on the server, a device or a data type.
 
 Its operator chooses those by environment variables: PERSONALIVE_MODEL (personalive, demo or a folder),
-PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1, and PERSONALIVE_ALLOW_PRIVATE_URLS=1.
+PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1, and PERSONALIVE_ALLOW_PRIVATE_URLS=1. PERSONALIVE_HUB and
+PERSONALIVE_REVISION say where weights come from, as `personalive download` takes them.
 """
 
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)

@@ -16,6 +16,13 @@ from personalive.weights.manifest import FileDigest
 from personalive.weights.source import format_size
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that other processes see the old one or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
+
+
 def digest_of(path: Path, digits: int = 64) -> str:
     """Hex digest of a file: sha256 for 64 digits, the git blob id for 40."""
     with path.open("rb") as file:
@@ -81,9 +88,6 @@ class ChecksumCache:
         return values if isinstance(values, dict) else {}
 
     def _write(self, key: str, entry: dict[str, Any]) -> None:
-        text = json.dumps(self._read() | {key: entry}, indent=1, sort_keys=True)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         # A cache that cannot be written to is checked in full at every start; that is slow, not wrong.
         with contextlib.suppress(OSError):
-            partial.write_text(text, "utf-8")
-            partial.replace(self.path)
+            replace_text(self.path, json.dumps(self._read() | {key: entry}, indent=1, sort_keys=True))

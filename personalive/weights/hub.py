@@ -1,38 +1,31 @@
-"""The published repositories on the hub, and its cache on this machine.
+"""The hub's cache on this machine, and which revision of each repository counts.
 
 Files are asked for at the commits of the manifest. So a cached file is either right or damaged, and no start needs the
-network once everything is there. The hub client keeps the cache and continues downloads; here is what it leaves to its
-callers: whether a file is the right one, and what happens when a connection breaks.
+network once everything is there. Where a download had to take another revision, a record in the cache says so, and
+later starts are held to it.
 """
 
+import json
 import logging
-import re
+import os
 import shutil
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
 from personalive.config import ModelConfig
 from personalive.errors import WeightsError
-from personalive.weights.checksum_cache import ChecksumCache
-from personalive.weights.manifest import FileDigest, Manifest, PublishedFile, Repository, published
+from personalive.weights.checksum_cache import ChecksumCache, digest_of, replace_text
+from personalive.weights.manifest import FileDigest, Held, Manifest, PublishedFile, Repository, published
+from personalive.weights.remotes import Remote, is_digest
 from personalive.weights.source import PUBLISHED, WeightsFile, WeightsSource, format_size
 
 logger = logging.getLogger(__name__)
 
+HUB_VARIABLE, REVISION_VARIABLE = "PERSONALIVE_HUB", "PERSONALIVE_REVISION"
 REMEDY = "Run `personalive download`: it fetches the file again."
-_FAILURES = 3
-"""Broken connections in a row, without anything gained, after which a download is given up."""
-_PAUSE_SECONDS = 0.5
-_LOG_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,14 +33,27 @@ class Hub:
     """Where published files come from, and where they are kept.
 
     Args:
-        endpoint: address of the hub; None: what `HF_ENDPOINT` says, else the public one.
+        address: "huggingface", "modelscope", or a mirror's address; None: what `PERSONALIVE_HUB` says, else the Hugging
+            Face hub or what `HF_ENDPOINT` names in its place.
+        revision: to take of a repository whose pinned commit is gone; None: what `PERSONALIVE_REVISION` says.
         home: folder that holds the hub's cache (`hub`) and conversions (`personalive`); None: `HF_HOME`.
         manifest: the files that make a model.
     """
 
-    endpoint: str | None = None
+    address: str | None = None
+    revision: str | None = None
     home: Path | None = None
     manifest: Manifest = field(default_factory=published)
+
+    @property
+    def wanted_address(self) -> str | None:
+        """What the user says about where files come from."""
+        return self.address or os.environ.get(HUB_VARIABLE) or None
+
+    @property
+    def wanted_revision(self) -> str | None:
+        """What the user says to take where a pinned commit is gone."""
+        return self.revision or os.environ.get(REVISION_VARIABLE) or None
 
     @property
     def cache(self) -> Path:
@@ -109,69 +115,82 @@ class Hub:
         checksums.check(key, path, file.label(name), expected, remedy=REMEDY, thorough=thorough)
         return True
 
-    def listing(self, repository: Repository) -> dict[str, FileDigest]:
-        """All files of a repository at its pinned commit, with size and digest.
-
-        Raises:
-            WeightsError: the hub cannot be reached, refuses, or answers for another commit.
-        """
-        try:
-            info = HfApi(endpoint=self.endpoint).model_info(
-                repository.name, revision=repository.revision, files_metadata=True
-            )
-        except (OSError, HFValidationError) as error:
-            raise WeightsError(
-                f"{repository.name} at revision {repository.revision} cannot be read from the hub: {error}. Check the "
-                f"network and HF_ENDPOINT, or copy the hub cache (HF_HOME) from a machine that has it."
-            ) from error
-        if info.sha != repository.revision:
-            raise WeightsError(
-                f"the hub answered with revision {info.sha} of {repository.name} when asked for "
-                f"{repository.revision}: nothing is downloaded from it"
-            )
-        files = {}
-        for sibling in info.siblings or []:
-            size, digest = (sibling.lfs.size, sibling.lfs.sha256) if sibling.lfs else (sibling.size, sibling.blob_id)
-            if not _is_digest(digest):
-                raise WeightsError(f"the hub says that the digest of {sibling.rfilename} is {digest!r}, which is none")
-            files[sibling.rfilename] = FileDigest(size, digest)
-        return files
-
-    def fetch(self, file: PublishedFile, name: str, expected: FileDigest) -> None:
-        """Download one file into the cache, from where an earlier attempt stopped, and check it.
+    def fetch(self, remote: Remote, file: PublishedFile, name: str, expected: FileDigest) -> None:
+        """Download one file into the cache, from where an earlier attempt stopped, check it and record its digest.
 
         A file that is in the cache all the same is damaged, and replaced.
 
         Raises:
-            WeightsError: the connection broke again and again, or the file is not what the hub or the manifest says.
+            WeightsError: the connection broke again and again, or the file is not what the remote or the manifest says.
         """
         if (damaged := self.cached(file)) is not None:
             damaged[1].resolve().unlink()
             damaged[1].unlink(missing_ok=True)
-        partial = self.folder(file.repository) / "blobs" / f"{expected.digest}.incomplete"
-        if expected.size is not None and _size(partial) >= expected.size:
-            partial.unlink()  # nothing is left to ask the hub for, and still it is not the file
-
-        def download() -> Path:
-            path, revision = file.hub_path(name), file.repository.revision
-            return Path(
-                hf_hub_download(
-                    file.repository.name, path, revision=revision, endpoint=self.endpoint, cache_dir=self.cache
-                )
-            )
-
-        found = _persist(download, partial, file.label(name), expected.size)
+        found = remote.download(file.repository, file.hub_path(name), expected, self.folder(file.repository))
+        if expected.digest is None:
+            expected = FileDigest(expected.size, digest_of(found))
         self.check(file, name, found, expected, thorough=True)
         if self.cached(file) != (name, found):
-            raise WeightsError(f"the hub sent {file.label(name)} as part of another revision, {found}: it is not used")
+            raise WeightsError(
+                f"{remote.name} sent {file.label(name)} as part of another revision, {found}: it is not used"
+            )
+
+    def is_recorded(self, repository: Repository) -> bool:
+        """Whether later starts are held to this revision already."""
+        recorded = self._recorded(repository)
+        return recorded == repository if repository.held else recorded is None
+
+    def held(self) -> "Hub":
+        """With every repository at the revision that it is held to, unless the user names another revision or hub."""
+        manifest = self.manifest
+        for repository in manifest.repositories:
+            found = self._recorded(repository)
+            if found is None or found.held is None or found.held.pinned != repository.revision:
+                continue
+            if self.wanted_address in (None, found.held.hub) and self.wanted_revision in (
+                None,
+                found.held.asked,
+                found.revision,
+            ):
+                logger.info("%s is held to revision %s, as %s says", found.name, found.revision, self._record(found))
+                manifest = manifest.at(found)
+        return replace(self, manifest=manifest)
+
+    def hold(self, repository: Repository) -> None:
+        """Hold later starts to the revision of a repository; the pinned one needs no record."""
+        path = self._record(repository)
+        if repository.held is None:
+            path.unlink(missing_ok=True)
+        else:
+            replace_text(path, json.dumps(asdict(repository.held) | {"revision": repository.revision}, indent=1))
+
+    def _record(self, repository: Repository) -> Path:
+        return self.folder(repository) / "personalive-revision.json"
+
+    def _recorded(self, repository: Repository) -> Repository | None:
+        try:
+            values = json.loads(self._record(repository).read_text("utf-8"))
+            revision = values.pop("revision")
+            if Path(revision).name != revision:
+                raise ValueError(f"the revision is {revision!r}")
+            return replace(repository, revision=revision, held=Held(**values))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(
+                f"{self._record(repository)} is damaged ({error}): delete it, and run `personalive download`"
+            ) from error
 
     def require_space(self, size: int) -> None:
         """Refuse to begin a download that cannot end.
 
         Raises:
-            WeightsError: fewer bytes are free where the cache is.
+            WeightsError: fewer bytes are free where the cache is, or it cannot be written to.
         """
-        self.cache.mkdir(parents=True, exist_ok=True)
+        try:
+            self.cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WeightsError(f"{self.cache} cannot be made ({error}): set HF_HOME to another folder") from error
         free = shutil.disk_usage(self.cache).free
         if free < size:
             raise WeightsError(
@@ -180,59 +199,7 @@ class Hub:
             )
 
 
-def _persist(download: Callable[[], Path], partial: Path, label: str, size: int | None) -> Path:
-    """Repeat a download that continues where it stopped, until it ends or several attempts in a row gain nothing.
-
-    The hub client itself repeats after a timeout, but not when a connection breaks within a file.
-    """
-    failures = 0
-    while True:
-        before = _size(partial)
-        try:
-            with _log_progress(partial, label, size):
-                return download()
-        except (OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: of the hub's Xet transfer
-            failures = 1 if _size(partial) > before else failures + 1
-            refused = getattr(getattr(error, "response", None), "status_code", 500) < 500
-            if failures == _FAILURES or refused:
-                raise WeightsError(
-                    f"the download of {label} stopped at {format_size(_size(partial))} of {format_size(size)}: "
-                    f"{error}. Run `personalive download` again: it continues where it stopped."
-                ) from error
-            logger.warning("%s: the connection broke (%s); continuing where it stopped", label, error)
-            time.sleep(_PAUSE_SECONDS)
-
-
-@contextmanager
-def _log_progress(partial: Path, label: str, size: int | None) -> Iterator[None]:
-    """Log every few seconds how much has come where there is no terminal, for which the hub client draws bars."""
-    ended = threading.Event()
-
-    def log() -> None:
-        while not ended.wait(_LOG_SECONDS):
-            logger.info("%s: %s of %s", label, format_size(_size(partial)), format_size(size))
-
-    thread = threading.Thread(target=log, name=f"progress of {label}", daemon=True)
-    if not sys.stderr.isatty():
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-
-
 def _digest_in_name(path: Path) -> FileDigest | None:
     """The cache names a file after its digest, also where another program downloaded it."""
     name = path.resolve().name
-    return FileDigest(None, name) if path.is_symlink() and _is_digest(name) else None
-
-
-def _is_digest(text: object) -> bool:
-    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+    return FileDigest(None, name) if path.is_symlink() and is_digest(name) else None

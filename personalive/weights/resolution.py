@@ -39,14 +39,14 @@ def resolve(
         dtype: of the model that is to be loaded. A conversion of the published weights to it is preferred to them.
         config: sizes of the networks in files of the published layout; None: the published sizes. A folder in this
             package's own format has its own.
-        hub: None: as `HF_ENDPOINT` and `HF_HOME` say.
+        hub: None: as the environment says (see `Hub`).
 
     Raises:
         WeightsError: a file is missing, cannot be downloaded, is damaged, or belongs to another model.
         InputError: a configuration cannot be read.
     """
     if str(source) == PUBLISHED:
-        return _from_hub(hub or Hub(), config or ModelConfig(), dtype, download)
+        return _from_hub((hub or Hub()).held(), config or ModelConfig(), dtype, download)
     folder = demo_folder() if str(source) == DEMO else Path(source).expanduser()
     if not folder.is_dir():
         raise WeightsError(
@@ -77,7 +77,7 @@ def _from_hub(hub: Hub, config: ModelConfig, dtype: torch.dtype | None, download
         looked = "; ".join(f"{file.label(file.names[-1])} in {hub.folder(file.repository)}" for file in absent)
         raise WeightsError(f"{len(absent)} weights files are missing, looked for {looked}. {DOWNLOAD_HINT}.")
     if absent:
-        complete(hub, config)
+        hub = complete(hub, config)
     checked = True
     for file in hub.manifest.files:
         if (found := hub.cached(file)) is not None:
