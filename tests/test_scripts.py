@@ -254,9 +254,9 @@ def test_an_image_that_cannot_be_built_is_not_run(with_docker: Machine) -> None:
 
 
 def test_a_token_reaches_the_container_without_being_shown(with_docker: Machine) -> None:
-    assert with_docker.run(HF_TOKEN="secret", HF_HUB_OFFLINE="1").returncode == 0
+    assert with_docker.run(HF_TOKEN="secret", HF_HUB_OFFLINE="1", PERSONALIVE_HUB="modelscope").returncode == 0
     run = the_run(with_docker)
-    assert "HF_TOKEN" in run and "HF_HUB_OFFLINE" in run and "HF_ENDPOINT" not in run
+    assert "HF_TOKEN" in run and "HF_HUB_OFFLINE" in run and "PERSONALIVE_HUB" in run and "HF_ENDPOINT" not in run
     assert not any("secret" in argument for argument in run)
 
 

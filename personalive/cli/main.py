@@ -84,6 +84,16 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
 def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Only list files, sizes and licences")
     parser.add_argument(
+        "--hub",
+        metavar="modelscope|URL",
+        help="where from: modelscope, or a mirror's address (default: PERSONALIVE_HUB, else the Hugging Face hub)",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="REV",
+        help="take this where the hub no longer has a pinned commit (default: PERSONALIVE_REVISION)",
+    )
+    parser.add_argument(
         "--convert",
         choices=("float16", "bfloat16"),
         help="Store the weights once more in this dtype: later starts of a model in it read only half as much",
@@ -124,11 +134,12 @@ def _download(options: argparse.Namespace) -> int:
 
     from personalive import weights
 
-    for file in weights.download(dry_run=options.dry_run):
+    hub = weights.Hub(options.hub, options.revision)
+    for file in weights.download(dry_run=options.dry_run, hub=hub):
         size = "size unknown" if file.size is None else f"{file.size / 1e6:9.1f} MB"
-        print(f"{file.state:14} {size}  {file.repository}/{file.path}  ({file.licence})")
+        print(f"{file.state:14} {size}  {file.label}  ({file.file.repository.licence})")
     if options.convert and not options.dry_run:
-        print(weights.convert(dtype=getattr(torch, options.convert)))
+        print(weights.convert(dtype=getattr(torch, options.convert), hub=hub))
     return 0
 
 
