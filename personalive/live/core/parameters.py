@@ -29,7 +29,7 @@ class Parameters:
     keyframe_threshold: float = 17.0
     """Distance of motion tokens from which a finished frame is remembered, 0–1000."""
     seed: int = 42
-    """Of the noise; a new one begins the animation anew."""
+    """Of the noise; a new one begins the animation again."""
 
     def __post_init__(self) -> None:
         for name in ("paused", "mirror"):
@@ -42,7 +42,7 @@ class Parameters:
             raise InputError(f"seed must be a whole number from 0 to {MAX_SEED}, not {self.seed!r}")
 
     def updated(self, values: Mapping[str, Any]) -> "Parameters":
-        """These settings with some changed; names that are not known are left out, so that older clients go on working.
+        """These settings with some changed; names that are not known are ignored, so that older clients go on working.
 
         Raises:
             InputError: a value of the wrong kind or out of bounds.

@@ -43,7 +43,7 @@ class LoadParameters:
             raise InputError(f"seed is {self.seed}: it must be from 0 to {MAX_SEED}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what was left to the model is left out."""
+        """Plain values; without what was left to the model."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -52,7 +52,7 @@ EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
 
 
 class BusyError(PersonaLiveError):
-    """The pipeline can not be loaded with other parameters now."""
+    """The pipeline cannot be loaded with other parameters now."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LoadState:
 
     @property
     def sentence(self) -> str:
-        """What to tell whoever wants to use the pipeline before it is loaded."""
+        """The answer to a client that wants to use the pipeline before it is loaded."""
         if self.status == "loading":
             return f"the model is being loaded ({self.stage}): try again in a moment"
         if self.status == "error":
@@ -91,7 +91,7 @@ class Loader:
         return self._state
 
     def load(self, parameters: LoadParameters, sessions: int) -> str:
-        """Begin to load; give what is to be told to the client.
+        """Begin to load; return the answer to the client.
 
         Raises:
             BusyError: it is loading or in use with other parameters.
