@@ -20,7 +20,6 @@ from personalive.live.core.pictures import crop_window, decode
 from personalive.live.http.security import TokenCheck
 from personalive.live.http.server import PRESETS
 from personalive.live.hub import portrait
-from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.options import IceServer, ServeOptions
 from tests.live_support import RED
 
@@ -202,31 +201,6 @@ def test_pictures_of_every_mode_become_rgb(mode):
     stream = io.BytesIO()
     Image.new("RGB", (20, 10), RED).convert(mode).save(stream, "PNG")
     assert decode(stream.getvalue()).shape == (10, 20, 3)
-
-
-def test_a_portrait_s_address_is_forgotten_once_the_cookie_came_back():
-    store = ClientStore()
-    store.put(Client.new("c1", None, "10.0.0.1"), "mine")
-    assert store.get(Client.new("c2", None, "10.0.0.1")) == "mine"
-    assert store.get(Client.known("c1", "10.0.0.1")) == "mine"
-    assert store.get(Client.new("c3", None, "10.0.0.1")) is None
-    assert store.get(Client.known("c1", "10.0.0.9")) == "mine"
-
-
-def test_an_address_displaces_only_its_own_portraits():
-    store = ClientStore(capacity=8, per_address=3)
-    store.put(Client.known("victim", "10.0.0.1"), "kept")
-    for index in range(50):
-        store.put(Client.known(f"flood{index}", "10.0.0.2"), index)
-    assert store.get(Client.known("victim", "10.0.0.1")) == "kept" and len(store) == 4
-
-
-def test_portraits_are_forgotten_after_an_hour():
-    now = [0.0]
-    store = ClientStore(clock=lambda: now[0])
-    store.put(Client.known("c", "a"), 1)
-    now[0] = 3601
-    assert store.get(Client.known("c", "a")) is None
 
 
 def test_tokens():

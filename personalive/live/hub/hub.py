@@ -195,6 +195,8 @@ class Hub:
         reference = await self._portraits.of(client, engine)
         if reference is not None:
             await asyncio.wrap_future(session.set_first_portrait(reference))
+        if session.closed:
+            raise SessionEndedError(f"the session {session.identifier} has ended")
 
     # ---- snapshots ----
 
