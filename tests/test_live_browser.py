@@ -254,7 +254,7 @@ def test_portraits_come_by_file_paste_and_photo(page, server):
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": picture(GREEN)})
     expect(page.locator("#still")).to_be_visible()
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": b"no picture"})
-    expect(page.locator("#notice")).to_contain_text("can not be read")
+    expect(page.locator("#notice")).to_contain_text("cannot be read")
     before = page.locator("#still").get_attribute("src")
     page.get_by_role("button", name="Take a photo").click()
     expect(page.locator("#still")).not_to_have_attribute("src", before)

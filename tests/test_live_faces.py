@@ -53,7 +53,7 @@ async def test_black_frames_are_told_and_pictures_come_once_a_face_is_there(serv
         seen[0] = FACE
         await client.until_message(lambda each: each.get("code") == "face")
         await client.watch(10)
-        assert not server.hub.find(client.session_id).session.closed
+        assert not server.hub.entries[client.session_id].session.closed
 
 
 async def test_a_camera_that_turns_black_leaves_the_session_going_and_it_recovers(server):

@@ -1,4 +1,4 @@
-"""Where the driver's face is, frame by frame, and what happens while it can not be seen."""
+"""Where the driver's face is, frame by frame, and what happens while it cannot be seen."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from personalive.types import Box, RGBArray
 
 LOST_AFTER = 4
-"""Frames in a row without a face before the client is told."""
+"""Frames in a row without a face before the client gets a message about it."""
 
 
 class Tracker(Protocol):

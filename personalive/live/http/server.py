@@ -13,12 +13,13 @@ from fastapi.staticfiles import StaticFiles
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
 from personalive.extras import missing, pip_install
+from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
 from personalive.live.http import api, metrics, schemas
 from personalive.live.http.security import SOCKET_TOKEN, Gate, given_token
-from personalive.live.hub.clients import COOKIE, Client
-from personalive.live.hub.entries import FullError, NotLoadedError, UnknownSessionError
+from personalive.live.hub.clients import COOKIE, Client, new_cookie
+from personalive.live.hub.entries import FullError, NotLoadedError, NotYoursError, UnknownSessionError
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import BusyError, EngineFactory
 from personalive.live.options import ServeOptions
@@ -35,6 +36,8 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
     FullError: 503,
     DeviceMemoryError: 503,
     UnknownSessionError: 404,
+    SessionEndedError: 404,
+    NotYoursError: 403,
     BusyError: 409,
     InputError: 400,
     PersonaLiveError: 400,
@@ -121,21 +124,22 @@ def _add_socket(app: FastAPI) -> None:
         wanted = socket.headers.get("sec-websocket-protocol", "")
         await socket.accept(PROTOCOL if PROTOCOL in wanted or SOCKET_TOKEN in wanted else None)
         try:
-            entry = hub.find(sessionId) if sessionId else await hub.open(_client(socket), {})
+            client = _client(socket)
+            entry = hub.find(sessionId, client) if sessionId else await hub.open(client, {})
         except PersonaLiveError as error:
             await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
             await socket.close(1013, str(error)[:120])
             return
         connection = Socket(hub, entry, socket, format)
         connection.send({"type": "session", "sessionId": entry.session.identifier})
-        hub.attach(entry, connection)
+        hub.connections.attach(entry, connection)
         await connection.run()
 
 
 def _client(socket: WebSocket) -> Client:
     address = socket.client.host if socket.client else "unknown"
-    cookie = socket.cookies.get(COOKIE)
-    return Client.known(cookie, address) if cookie else Client.new("", given_token(socket.headers), address)
+    cookie, token = socket.cookies.get(COOKIE), given_token(socket.headers)
+    return Client.known(cookie, address, token) if cookie else Client.new(new_cookie(), token, address)
 
 
 def model_factory(options: ServeOptions) -> ModelFactory:
