@@ -17,6 +17,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
 from personalive.testing.echo import EchoEngine
+from personalive.types import RGBArray
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +78,7 @@ def start(page: Page, portrait: str) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_enabled(timeout=15000)
 
 
-def result(page: Page, colour) -> np.ndarray:
+def result(page: Page, colour) -> RGBArray:
     def shown():
         image = grab(page, "result")
         return image if image is not None and shows(image, colour) else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -237,7 +238,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5)), max_size
 def test_whatever_comes_no_session_is_lost_or_kept_too_long(events):
     async def play():
         async with Bench() as bench:
-            entries = []
+            entries: list[Any] = []
             for event, number in events:
                 entry = entries[number % len(entries)] if entries else None
                 if event == "open":

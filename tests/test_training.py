@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from personalive.errors import InputError, WeightsError
 from personalive.training import checkpoints
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars
-from personalive.training.stages import Batch, DecoderStage
+from personalive.training.stages import Batch, DecoderStage, Stage
 from personalive.training.streaming import StreamingStage
 from personalive.training.train import LOG_EVERY, STAGES, parse_budgets
 from personalive.training.trainee import Trainee
@@ -49,10 +50,11 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
 
     def fixed_loss(name, trainee):
         """On fixed people, noise and calls; those of training vary."""
-        stage = {
+        stages: dict[str, Callable[[], Stage]] = {
             "streaming": lambda: StreamingStage(trainee, source, batch, own=True),
             "decoder": lambda: DecoderStage(trainee, source, batch),
-        }[name]()
+        }
+        stage = stages[name]()
         total = 0.0
         with torch.no_grad():
             for call in range(4):
