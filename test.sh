@@ -31,7 +31,8 @@ mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run)
 mapfile -t yaml < <(git ls-files -co --exclude-standard -- '*.yaml' '*.yml')
 check ruff check --quiet .
 check ruff format --quiet --check .
-check mypy --strict personalive
+check mypy
+check lint-imports --no-logo --no-cache
 check shellcheck --external-sources "${scripts[@]}"
 check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"

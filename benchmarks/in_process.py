@@ -1,5 +1,6 @@
 """Delay of sessions that are fed from memory: no network, no browser, only session, scheduler and model."""
 
+import functools
 import statistics
 import threading
 import time
@@ -80,7 +81,7 @@ class Person:
         while not self.stop.is_set():
             image = self.pictures[count % len(self.pictures)]
             time.sleep(max(0.0, begin + count / self.fps - time.monotonic()))
-            self.session.offer(CameraFrame(time.monotonic(), lambda image=image: image))
+            self.session.offer(CameraFrame(time.monotonic(), functools.partial(np.asarray, image)))
             count += 1
 
     def _look(self) -> None:

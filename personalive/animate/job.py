@@ -20,11 +20,17 @@ from personalive.animate.driving_reader import (
 )
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, OutputError
+from personalive.extras import missing, pip_install
 from personalive.media.images import require_file
 from personalive.media.video_writer import VideoFormat, VideoWriter, check_output
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
+
+NO_FACES = (
+    "mediapipe is not installed, so faces are cut out by the model's keypoints, and nothing is cropped around a face; "
+    f"this installs it: {pip_install('faces')}."
+)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,14 @@ def animate(
         OutputError: the output can not be written.
         DeviceMemoryError: the device has too little memory for this size.
     """
-    options = options or AnimateOptions()
+    options, remark = _possible(options or AnimateOptions())
     paths = Path(ref_image), Path(driving_video), Path(output)
     check_paths(*paths, options)
-    return _animate(model, *paths, options)
+    return _animate(model, *paths, options, remark)
 
 
 def _animate(
-    model: PersonaLive, ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions
+    model: PersonaLive, ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions, remark: str
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
@@ -79,7 +85,7 @@ def _animate(
     plan = plan_driving(driving_video, shape, options.rate, options.max_frames, options.crop, options.face_boxes)
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        yield Progress("reading", 0, plan.frames, message=_shortened(plan))
+        yield Progress("reading", 0, plan.frames, message=" ".join(filter(None, (remark, _shortened(plan)))))
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
             if len(frames):
@@ -168,6 +174,14 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
 
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
+
+
+def _possible(options: AnimateOptions) -> tuple[AnimateOptions, str]:
+    """The options as they can be followed here, and a sentence for the user if those are others."""
+    if not missing("faces") or (options.face_boxes == "keypoints" and options.crop != "auto"):
+        return options, ""
+    crop = "center" if options.crop == "auto" else options.crop
+    return options.replace(face_boxes="keypoints", crop=crop), NO_FACES
 
 
 def _shortened(plan: DrivingPlan) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.errors import PersonaLiveError
 from personalive.live.options import ServeOptions
@@ -18,8 +19,6 @@ from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
 logger = logging.getLogger("personalive")
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-"""Portrait and driving video that come with the repository."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -60,14 +59,14 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--ref_image",
         type=Path,
-        default=DEMO / "portrait.png",
+        default=DEMO_PORTRAIT,
         metavar="PATH",
         help=f"{REFERENCE} (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
         type=Path,
-        default=DEMO / "driver.mp4",
+        default=DEMO_DRIVER,
         metavar="PATH",
         help=f"{DRIVER} (default: the demo's)",
     )
@@ -84,6 +83,16 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Only list files, sizes and licences")
+    parser.add_argument(
+        "--hub",
+        metavar="modelscope|URL",
+        help="where from: modelscope, or a mirror's address (default: PERSONALIVE_HUB, else the Hugging Face hub)",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="REV",
+        help="take this where the hub no longer has a pinned commit (default: PERSONALIVE_REVISION)",
+    )
     parser.add_argument(
         "--convert",
         choices=("float16", "bfloat16"),
@@ -125,11 +134,12 @@ def _download(options: argparse.Namespace) -> int:
 
     from personalive import weights
 
-    for file in weights.download(dry_run=options.dry_run):
+    hub = weights.Hub(options.hub, options.revision)
+    for file in weights.download(dry_run=options.dry_run, hub=hub):
         size = "size unknown" if file.size is None else f"{file.size / 1e6:9.1f} MB"
-        print(f"{file.state:14} {size}  {file.repository}/{file.path}  ({file.licence})")
+        print(f"{file.state:14} {size}  {file.label}  ({file.file.repository.licence})")
     if options.convert and not options.dry_run:
-        print(weights.convert(dtype=getattr(torch, options.convert)))
+        print(weights.convert(dtype=getattr(torch, options.convert), hub=hub))
     return 0
 
 

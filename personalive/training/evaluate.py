@@ -23,7 +23,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from personalive.animate.job import animate
-from personalive.cli.progress import show
 from personalive.media.video_reader import probe, read_frames
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -102,7 +101,8 @@ def animate_pair(
     driver = pictures(pair.driver, pair.track, size)
     write_video(folder / "driver.mp4", driver if places is None else driver[places.numpy()])
     options = AnimateOptions(max_frames=0, seed=seed, crop="none", overwrite=True)
-    show(animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options))
+    for _ in animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options):
+        pass
     return still, np.stack(list(read_frames(probe(folder / "output.mp4"))))
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from personalive.media.faces import load_mediapipe
+
 FloatArray = npt.NDArray[np.float64]
 TEMPLATE = Path(__file__).with_name("face_template.npy")
 MESH_POINTS = 468
@@ -47,11 +49,7 @@ class FaceReader:
     """mediapipe's face mesh with iris refinement; each picture is read on its own."""
 
     def __init__(self) -> None:
-        import mediapipe  # heavy, and only evaluation needs it
-
-        self._mesh = mediapipe.solutions.face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=1, refine_landmarks=True
-        )
+        self._mesh = load_mediapipe().face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
         self._template = np.load(TEMPLATE) if TEMPLATE.exists() else None
 
     def mesh(self, image: npt.NDArray[np.uint8]) -> FloatArray | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ class Report:
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def compare(self, name: str, expected: npt.NDArray[np.generic], actual: object, tolerance: Tolerance) -> None:
+    def compare(self, name: str, expected: npt.NDArray[Any], actual: object, tolerance: Tolerance) -> None:
         """Compare one array; a wrong shape fails."""
         array = actual.detach().float().cpu().numpy() if isinstance(actual, Tensor) else np.asarray(actual)
         if array.shape != expected.shape:
@@ -83,7 +84,7 @@ class Report:
     def compare_all(
         self,
         case: str,
-        golden: Mapping[str, npt.NDArray[np.generic]],
+        golden: Mapping[str, npt.NDArray[Any]],
         actual: Mapping[str, tuple[object, Tolerance]],
         skip: frozenset[str] = frozenset(),
     ) -> None:
@@ -112,7 +113,7 @@ class Report:
         print(f"{name}  {text}  {'ok' if ok else 'FAIL'}", flush=True)
 
 
-def _relative_l2(difference: npt.NDArray[np.float64], expected: npt.NDArray[np.generic], per_row: bool) -> float:
+def _relative_l2(difference: npt.NDArray[np.float64], expected: npt.NDArray[Any], per_row: bool) -> float:
     if difference.size == 0:
         return 0.0
     rows = len(expected) if per_row and expected.ndim else 1

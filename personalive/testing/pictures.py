@@ -9,20 +9,22 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from skimage import data
 
 from personalive.types import RGBArray
 
 
 def photograph() -> RGBArray:
     """A woman's face and shoulders, 512x512."""
+    from skimage import data  # a package of requirements-dev.txt, which only this picture needs
+
     return np.asarray(data.astronaut())
 
 
 def faceless(width: int = 320, height: int = 240) -> RGBArray:
     """Colour gradients without a face."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack((x * 255 // width, y * 255 // height, np.full_like(x, 90)), axis=2).astype(np.uint8)
+    picture: RGBArray = np.stack((x * 255 // width, y * 255 // height, np.full_like(x, 90)), axis=2).astype(np.uint8)
+    return picture
 
 
 def moving_face(frames: int, size: int = 256, step: float = 2.0) -> list[RGBArray]:
@@ -76,10 +78,15 @@ def save_video(
 
 
 def run_ffmpeg(*arguments: str, data: bytes = b"") -> None:
-    """Run ffmpeg, and fail with its own message."""
+    """Run ffmpeg.
+
+    Raises:
+        RuntimeError: it failed; the message is its own.
+    """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     result = subprocess.run(command, input=data, capture_output=True)
-    assert result.returncode == 0, result.stderr.decode()
+    if result.returncode:
+        raise RuntimeError(result.stderr.decode())
 
 
 def save_image(path: Path, picture: RGBArray) -> Path:
