@@ -5,7 +5,6 @@ become pages and their links lead to pages. A link to something that the site do
 one API page for each package, so a new module needs no page of its own.
 """
 
-import importlib.util
 import posixpath
 import re
 from pathlib import Path, PurePosixPath
@@ -44,6 +43,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return relink(markdown, page.file.src_uri, {file.src_uri for file in files})
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Make the API's citations of reference documents links."""
+    if not page.file.src_uri.startswith("api/"):
+        return html
+    return re.sub(r"docs/reference/(\w+)\.md", r'<a href="../../reference/\1/">\g<0></a>', html)
+
+
 def relink(markdown: str, page: str, pages: set[str]) -> str:
     """Links of a page, changed from where its file lies in the repository to where it lies in the site.
 
@@ -67,10 +73,9 @@ def relink(markdown: str, page: str, pages: set[str]) -> str:
 
 def _api_page(package: str, recursive: bool) -> str:
     """A page that mkdocstrings fills: the package, then its modules in the order of their names."""
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
+    folder = ROOT.joinpath(*package.split("."))
+    if not folder.is_dir():
         raise ValueError(f"there is no package {package}: correct PACKAGES in {__file__} and the pages in mkdocs.yml")
-    folder = Path(next(iter(found.submodule_search_locations)))
     modules = sorted(folder.rglob("*.py") if recursive else folder.glob("*.py"))
     names = [".".join([package, *path.relative_to(folder).with_suffix("").parts]) for path in modules]
     names = [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]

@@ -21,7 +21,7 @@ class Recorded:
         self._name, self._function = name, function
         self._memory: GraphMemory | None = None
         self._graphs: dict[tuple[str, ...], GraphFunction] = {}
-        """By the inputs' names: all captures of such a function read each input from one place, of one type."""
+        """By the inputs' names: all captures of such a function read each input from the same place and type."""
 
     def __call__(self, inputs: Tensors) -> Tensors:
         """Run it. The results belong to the caller, and carry no gradient."""
