@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from personalive.errors import InputError, WeightsError
 from personalive.training import checkpoints
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars
-from personalive.training.stages import Batch, DecoderStage, Stage
+from personalive.training.stages import Batch, DecoderStage
 from personalive.training.streaming import StreamingStage
 from personalive.training.train import LOG_EVERY, STAGES, parse_budgets
 from personalive.training.trainee import Trainee
@@ -50,7 +51,7 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
 
     def fixed_loss(name, trainee):
         """On fixed people, noise and calls; those of training vary."""
-        stages: dict[str, Callable[[], Stage]] = {
+        stages: dict[str, Callable[[], Any]] = {
             "streaming": lambda: StreamingStage(trainee, source, batch, own=True),
             "decoder": lambda: DecoderStage(trainee, source, batch),
         }
