@@ -209,8 +209,8 @@ def _umask() -> int:
 def _encode_arguments(video: VideoFormat) -> list[str]:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{video.width}x{video.height}"]
     # Players take HD colours for granted, ffmpeg's default for RGB is SD: convert to HD and say so.
-    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p", "-colorspace", "bt709"]
-    colours += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+    colours = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"]
     return [
         *("-hide_banner", "-loglevel", "error", "-y"),
         *source,

@@ -7,7 +7,7 @@ from typing import Any
 from personalive.errors import NoFaceError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import Faces
-from personalive.live.core.pictures import crop, crop_window, decode, shrink
+from personalive.live.core.pictures import crop, crop_window, decode
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.types import Box, RGBArray
 
@@ -29,7 +29,7 @@ class Portraits:
         """
 
         def run() -> tuple[RGBArray, Any]:
-            image = read(data)
+            image = decode(data)
             return image, prepare(image, engine, self._faces)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
@@ -48,15 +48,6 @@ class Portraits:
     def stop(self) -> None:
         """End the threads."""
         self._threads.shutdown(wait=False)
-
-
-def read(data: bytes) -> RGBArray:
-    """The picture in a request's body, at a size that is worth keeping.
-
-    Raises:
-        InputError: no picture, damaged, or too large.
-    """
-    return shrink(decode(data))
 
 
 def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:
