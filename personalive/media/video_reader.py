@@ -34,7 +34,7 @@ MIN_RATE, MAX_RATE = 1, 240
 DEFAULT_RATE = Fraction(25)
 """Used for a single frame in a file that says nothing about its rate."""
 RATE_TOLERANCE = 1.5
-"""How many times longer than at the file's rate even the short times between frames must be for it to be wrong."""
+"""How many times longer the short times between frames, or shorter the usual ones, may be than at the file's rate."""
 GAP = 4
 """A time between frames that is so many times longer than the usual one is a gap, which tells nothing of the rate."""
 JUMP = 10
@@ -278,9 +278,9 @@ def _rate(stream: "VideoStream", scan: _Scan) -> Fraction:
     if not scan.steps:
         return named or DEFAULT_RATE
     steps = sorted(scan.steps)
-    if named and steps[len(steps) // 10] <= RATE_TOLERANCE / named:
+    short, usual = steps[len(steps) // 10], steps[len(steps) // 2]
+    if named and short <= RATE_TOLERANCE / named and usual >= 1 / (RATE_TOLERANCE * named):
         return named
-    usual = steps[len(steps) // 2]
     regular = [step for step in steps if step <= GAP * usual]
     measured = len(regular) / sum(regular, Fraction(0))
     return min(max(measured, Fraction(MIN_RATE)), Fraction(MAX_RATE)).limit_denominator(1001)
