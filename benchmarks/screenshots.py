@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="time before a picture is taken")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    options = ServeOptions(port=PORT, model=ModelChoice(None if arguments.model == "echo" else arguments.model))
+    options = ServeOptions(port=PORT, model=ModelChoice(model=None if arguments.model == "echo" else arguments.model))
     factory: EngineFactory = model_factory(options)
     if arguments.model == "echo":
         factory = echo_factory(window=4, delay_frames=12)

@@ -116,4 +116,4 @@ def test_the_measure_itself_with_a_model_that_echoes(camera):
     reason="weights/demo holds no trained weights yet: python -m personalive.training.train makes them",
 )
 def test_the_demo_model_turns_the_portrait_with_the_driver(camera):
-    assert follow(model_factory(ServeOptions(model=ModelChoice("demo", device="cpu"))), camera, "Carla") >= 0.9
+    assert follow(model_factory(ServeOptions(model=ModelChoice(model="demo", device="cpu"))), camera, "Carla") >= 0.9

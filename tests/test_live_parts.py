@@ -477,7 +477,7 @@ def test_ice_servers():
 
 
 @pytest.mark.parametrize(
-    "values", [{"fps": float("nan")}, {"fps": True}, {"seed": 1.5}, {"mirror": 1}, {"seed": 2**63}]
+    "values", [{"fps": float("nan")}, {"fps": True}, {"seed": 1.5}, {"mirror": 1}, {"seed": 2**32}]
 )
 def test_parameters_that_can_not_be_used_are_refused(values):
     with pytest.raises(InputError):
@@ -487,7 +487,7 @@ def test_parameters_that_can_not_be_used_are_refused(values):
 def test_sessions_run_without_the_web():
     code = (
         "import sys\n"
-        "for name in ('fastapi', 'pydantic', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
+        "for name in ('fastapi', 'uvicorn', 'aiortc', 'av', 'prometheus_client', 'mediapipe'):\n"
         "    sys.modules[name] = None\n"
         "import personalive.live.core.scheduler, personalive.live.core.session, personalive.live.core.model\n"
         "import benchmarks.latency\n"

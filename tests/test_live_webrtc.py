@@ -1,7 +1,6 @@
 """Sessions over WebRTC, by a client that knows only the interface table."""
 
 import asyncio
-import dataclasses
 import gc
 import time
 import weakref
@@ -225,7 +224,7 @@ async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
 
 
 async def test_a_client_comes_back_to_its_session(server, monkeypatch):
-    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=5))
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=5))
     async with LiveClient(server.url) as client:
         await client.reference(picture(BLUE))
         await client.offer(Camera(grey()))

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from personalive.errors import NoFaceError
-from personalive.types import Box, RGBArray
-
-Crop = Literal["auto", "center", "none"]
-CROPS: tuple[Crop, ...] = ("auto", "center", "none")
+from personalive.types import Box, Crop, RGBArray
 
 MESH_MARGIN = 1.1
 """Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""

@@ -22,10 +22,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from personalive.animate.job import AnimateOptions, animate
+from personalive.animate.job import animate
 from personalive.cli.progress import show
 from personalive.media.video_reader import probe, read_frames
 from personalive.pipeline import PersonaLive
+from personalive.settings import AnimateOptions
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
 from personalive.training.demo_assets import pictures, write_video
 from personalive.training.measure import FaceReader, Reading

@@ -1,6 +1,5 @@
 """The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
 
-import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
@@ -8,10 +7,11 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import MAX_PICTURE, given_token
+from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
 from personalive.live.hub.entries import Entry
 from personalive.live.hub.hub import Hub
-from personalive.live.hub.loader import PIPELINE, LoadParameters
+from personalive.live.hub.loader import PIPELINE
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
 
@@ -65,8 +65,7 @@ ClientOf = Annotated[Client, Depends(client_of)]
 @router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
 async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswer:
     """Load the pipeline in the background."""
-    wanted = request.load_params
-    return schemas.MessageAnswer(message=hub.load(LoadParameters(wanted.width, wanted.height, wanted.seed)))
+    return schemas.MessageAnswer(message=hub.load(request.load_params))
 
 
 @router.get("/api/v1/pipeline/status", response_model_exclude_none=True)
@@ -92,8 +91,8 @@ async def pipeline_schemas() -> dict[str, Any]:
                 "name": "PersonaLive",
                 "description": "A portrait that takes over the movements of a face in front of a camera",
                 "requires_reference_image": True,
-                "config_schema": schemas.LoadParams.model_json_schema(),
-                "parameters_schema": schemas.ParametersRequest.model_json_schema(),
+                "config_schema": LOAD_SCHEMA,
+                "parameters_schema": PARAMETERS_SCHEMA,
             }
         }
     }
@@ -168,10 +167,10 @@ async def candidates(session_id: SessionId, hub: HubOf, request: schemas.Candida
 async def create_session(
     hub: HubOf,
     client: ClientOf,
-    parameters: Annotated[schemas.ParametersRequest, Body()] = schemas.ParametersRequest(),  # noqa: B008
+    parameters: Annotated[ParameterChanges, Body(default_factory=dict)],
 ) -> schemas.SessionAnswer:
     """Open a session before connecting to it."""
-    entry = await hub.open(client, parameters.given())
+    entry = await hub.open(client, parameters)
     return _described(entry)
 
 
@@ -196,9 +195,9 @@ async def replace_reference(request: Request, session_id: SessionId, hub: HubOf)
 
 
 @router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})
-async def change_parameters(session_id: SessionId, hub: HubOf, request: schemas.ParametersRequest) -> dict[str, Any]:
+async def change_parameters(session_id: SessionId, hub: HubOf, changes: ParameterChanges) -> dict[str, Any]:
     """Change settings; gives all of them."""
-    return dataclasses.asdict(hub.find(session_id).session.change(request.given()))
+    return hub.find(session_id).session.change(changes).given()
 
 
 @router.post("/api/v1/sessions/{session_id}/pause", responses=UNKNOWN)
@@ -255,6 +254,6 @@ def _described(entry: Entry) -> schemas.SessionAnswer:
     return schemas.SessionAnswer(
         sessionId=entry.session.identifier,
         connected=entry.transport is not None,
-        parameters=dataclasses.asdict(entry.session.parameters),
+        parameters=entry.session.parameters.given(),
         stats=session_figures(entry.session),
     )
