@@ -16,7 +16,8 @@ from PIL import Image
 from personalive.config import WINDOW
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.errors import InputError, NoFaceError
-from personalive.media.faces import FaceTracker, crop_box, cut
+from personalive.media.crop import crop_box, cut
+from personalive.media.faces import FaceTracker
 from personalive.media.images import is_image, read_image
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.types import Box, Crop, FaceBoxes, RGBArray
