@@ -10,18 +10,13 @@ from typing import Literal
 import numpy as np
 import torch
 
-from personalive.animate.driving_reader import (
-    DrivingPlan,
-    DrivingReader,
-    Portrait,
-    plan_driving,
-    read_portrait,
-    resize,
-)
+from personalive.animate.driving_reader import DrivingReader, resize
+from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, read_portrait
 from personalive.engine.stream import Stream
-from personalive.errors import DeviceMemoryError, OutputError
-from personalive.media.images import require_file
-from personalive.media.video_writer import VideoFormat, VideoWriter, check_output
+from personalive.errors import DeviceMemoryError
+from personalive.media.face_track import Absence
+from personalive.media.portrait import Portrait
+from personalive.media.video_writer import VideoFormat, VideoWriter
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
@@ -31,11 +26,11 @@ from personalive.types import RGBArray
 class Progress:
     """How far an animation is."""
 
-    stage: Literal["reading", "animating", "done"]
+    stage: Literal["reading", "finding the face", "animating", "done"]
     frames_done: int
     frames_total: int
     faceless: int = 0
-    """Driving frames so far in which the face was not found, and its last known place was used."""
+    """Driving frames so far without a usable face, whose motion was held."""
     message: str = ""
     """Something that the user should know, once; else empty."""
 
@@ -46,6 +41,8 @@ def animate(
     driving_video: str | Path,
     output: str | Path,
     options: AnimateOptions | None = None,
+    *,
+    cache: Path | None = None,
 ) -> Generator[Progress, None, None]:
     """Animate a portrait by a driving video.
 
@@ -58,35 +55,56 @@ def animate(
         driving_video: whose movement, rate and sound the result has.
         output: the `.mp4` file to make.
         options: default: `AnimateOptions()`.
+        cache: folder in which the places of faces are kept for the next run with the same video; None: nowhere.
 
     Raises:
-        InputError, NoFaceError: an input can not be used; raised before any work where that can be known.
-        OutputError: the output can not be written.
+        InputError, NoFaceError: an input cannot be used; raised before any work where that can be known.
+        OutputError: the output cannot be written.
         DeviceMemoryError: the device has too little memory for this size.
     """
     options = options or AnimateOptions()
     paths = Path(ref_image), Path(driving_video), Path(output)
     check_paths(*paths, options)
-    return _animate(model, *paths, options)
+    return _animate(model, *paths, options, cache)
 
 
 def _animate(
-    model: PersonaLive, ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions
+    model: PersonaLive,
+    ref_image: Path,
+    driving_video: Path,
+    output: Path,
+    options: AnimateOptions,
+    cache: Path | None,
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
-    portrait = read_portrait(ref_image, shape, options.crop, options.face_boxes)
-    plan = plan_driving(driving_video, shape, options.rate, options.max_frames, options.crop, options.face_boxes)
+    portrait = read_portrait(ref_image, shape, options)
+    for remark in portrait.remarks:
+        yield Progress("reading", 0, 0, message=remark)
+    plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        yield Progress("reading", 0, plan.frames, message=_shortened(plan))
+        for remark in (_shortened(plan), _chosen_face(plan, options)):
+            yield Progress("reading", 0, plan.frames, message=remark)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
             if len(frames):
                 writer.write(frames)
             yield Progress("animating", writer.frames, max(plan.frames, writer.frames), faceless)
         writer.finish()
-        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(faceless, writer.frames))
+        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan, writer.frames))
+
+
+def _finding_faces(
+    search: Generator[tuple[int, int], None, DrivingPlan],
+) -> Generator[Progress, None, DrivingPlan]:
+    while True:
+        try:
+            done, total = next(search)
+        except StopIteration as end:
+            plan: DrivingPlan = end.value
+            return plan
+        yield Progress("finding the face", done, max(done, total))
 
 
 def _generate(
@@ -151,21 +169,6 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
             torch.cuda.empty_cache()
 
 
-def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse, before a model is loaded, files that are not there and an output that may not be made.
-
-    Raises:
-        InputError: an input is no file that can be read.
-        OutputError: the output exists, is an input, or has a name that can not be used.
-    """
-    require_file(ref_image, "the reference")
-    require_file(driving_video, "the driving video")
-    check_output(output, options.overwrite)
-    for source in (ref_image, driving_video):
-        if output.exists() and output.samefile(source):
-            raise OutputError(f"the output {output} is one of the inputs; choose another name")
-
-
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
 
@@ -175,5 +178,24 @@ def _shortened(plan: DrivingPlan) -> str:
     return f"{plan.frames} of {there} frames used" if plan.frames < there else ""
 
 
-def _without_face(faceless: int, frames: int) -> str:
-    return f"{faceless} of {frames} driving frames showed no face; its last known place was used" if faceless else ""
+def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if plan.track is None or plan.track.most_faces < 2:
+        return ""
+    box = next(box for box in plan.track.boxes if box is not None)
+    place = round(100 * (box[0] + box[2]) / 2 / plan.info.width)
+    return (
+        f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
+        "choose another with --face left, right or a number"
+    )
+
+
+def _without_face(plan: DrivingPlan, frames: int) -> str:
+    if plan.track is None or not plan.track.absences:
+        return ""
+    reasons: dict[Absence, str] = {
+        "left": "the face had left the picture",
+        "none": "no face was seen",
+        "other": "only another person was seen",
+    }
+    parts = [f"{count} where {text}" for reason, text in reasons.items() if (count := plan.track.count(reason))]
+    return f"the last motion was held in {len(plan.track.absences)} of {frames} driving frames: {', '.join(parts)}"

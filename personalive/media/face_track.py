@@ -7,7 +7,7 @@ the crop follows on a smooth path; where the scene is cut, it starts again.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -49,6 +49,11 @@ class FaceTrack:
     """Frames with which a new scene begins, the first frame not among them."""
     most_faces: int
     """Faces in the frame that had most."""
+
+    def moved(self, x: int, y: int) -> "FaceTrack":
+        """The same in a picture of which this one begins `x` and `y` pixels from the left and top."""
+        boxes = (None if box is None else (box[0] + x, box[1] + y, box[2] + x, box[3] + y) for box in self.boxes)
+        return replace(self, boxes=tuple(boxes))
 
     @property
     def seen(self) -> int:

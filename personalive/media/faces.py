@@ -98,9 +98,9 @@ class FaceTracker:
         self._missing_now = 0
         self._alone = True
 
-    def start_scene(self) -> None:
-        """Follow the chosen face of the next frame, wherever it is; the counts go on."""
-        self.box, self._missing_now, self._alone = None, 0, True
+    def start_scene(self, box: Box | None = None) -> None:
+        """Follow the face at `box`, or the chosen one of the next frame, wherever it is; the counts go on."""
+        self.box, self._missing_now, self._alone = box, 0, True
 
     def __enter__(self) -> Self:
         return self

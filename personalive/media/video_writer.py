@@ -174,6 +174,17 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"the output {str(path)!r} can not be written: {error}") from error
 
 
+def check_folder(path: Path) -> None:
+    """Refuse an output whose folder cannot be written, before any work is done for it.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written there.
+    """
+    folder = next((each for each in path.absolute().parents if each.exists()), Path("/"))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
+
+
 def find_ffmpeg() -> str:
     """The ffmpeg to use: the one that imageio-ffmpeg carries, or where it carries none, the system's.
 
