@@ -154,14 +154,21 @@ def _between(before: Box | None, after: Box | None) -> Box | None:
 def _absences(boxes: Sequence[Box | None], others: set[int], size: tuple[int, int]) -> dict[int, Absence]:
     absences: dict[int, Absence] = {}
     last: Box | None = None
+    coming: Box | None = None  # where the face would be next if it went on
     for index, box in enumerate(boxes):
         if box is not None:
+            coming = box if last is None else _continued(last, box)
             last = box
         elif index in others:
             absences[index] = "other"
         else:
-            absences[index] = "left" if last is not None and _at_border(last, size) else "none"
+            absences[index] = "left" if coming is not None and _at_border(coming, size) else "none"
     return absences
+
+
+def _continued(before: Box, box: Box) -> Box:
+    left, top, right, bottom = (2 * b - a for a, b in zip(before, box, strict=True))
+    return left, top, right, bottom
 
 
 def _at_border(box: Box, size: tuple[int, int]) -> bool:
