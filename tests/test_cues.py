@@ -1,5 +1,7 @@
 """Motion is held while the face is away, eases to neutral after a while, and eases back in equal steps."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,9 +32,9 @@ def test_a_short_gap_holds_the_motion():
 def test_a_long_gap_eases_to_the_portrait_and_back_in_equal_steps():
     path = run(Presence(20), [True] * 2 + [False] * 90 + [True] * 10)
     assert path[2 + 40] < 1 and path[91] < 1e-9
-    down = [a - b for a, b in zip(path[41:71], path[42:72], strict=True)]
+    down = [a - b for a, b in pairwise(path[41:72])]
     assert max(down) - min(down) < 1e-9
-    up = [b - a for a, b in zip(path[91:97], path[92:98], strict=True)]
+    up = [b - a for a, b in pairwise(path[91:98])]
     assert max(up) - min(up) < 1e-9 and abs(path[97] - 1) < 1e-9
 
 

@@ -1,5 +1,7 @@
 """Portraits are turned upright or refused, small faces are found, and their owner is told what will not look well."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
@@ -21,7 +23,7 @@ def finder():
 
 
 def drawn():
-    return read_image(CASES.parents[1] / "main" / "demo" / "portrait.png")
+    return read_image(Path(__file__).parents[1] / "demo" / "portrait.png")
 
 
 def same(a, b):
@@ -59,8 +61,7 @@ def test_a_small_face_in_a_large_picture_is_found_and_cropped(finder):
     large[120:260, 1300:1440] = face
     found = finder.find(large, SHAPE, "auto")
     assert found.image.shape[0] < 400
-    left, top, right, bottom = found.box
-    assert right - left > found.image.shape[1] / 5
+    assert found.box[2] - found.box[0] > found.image.shape[1] / 5
 
 
 def test_what_will_not_look_well_is_said(finder):
@@ -73,9 +74,8 @@ def test_what_will_not_look_well_is_said(finder):
 
 def test_blur_lowers_sharpness():
     box = (150, 50, 300, 200)
-    values = [
-        sharpness(np.asarray(Image.fromarray(photograph()).filter(ImageFilter.GaussianBlur(b))), box) for b in range(5)
-    ]
+    blurred = [Image.fromarray(photograph()).filter(ImageFilter.GaussianBlur(radius)) for radius in range(5)]
+    values = [sharpness(np.asarray(image), box) for image in blurred]
     assert values == sorted(values, reverse=True)
 
 
@@ -95,7 +95,7 @@ def test_which_of_two_faces(which, left):
 
 
 def test_a_picture_without_a_face_is_refused_by_name():
-    with pytest.raises(NoFaceError, match="the reference x.png"):
+    with pytest.raises(NoFaceError, match=r"the reference x\.png"):
         find_portrait([faceless()], SHAPE, "auto", "largest", "the reference x.png")
 
 
