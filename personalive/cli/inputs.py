@@ -1,6 +1,7 @@
 """Files as people name them on a command line: paths of this system, of Windows in WSL, and addresses."""
 
 import logging
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -27,7 +28,8 @@ def open_input(text: str, what: str, folder: Path) -> Path:
     """
     if text.lower().startswith(("http://", "https://")):
         logger.info("fetching %s", text)
-        return fetch(text, folder / what.replace(" ", "_"))
+        allowed = os.environ.get("PERSONALIVE_ALLOW_PRIVATE_URLS") == "1"
+        return fetch(text, folder / what.replace(" ", "_"), allow_private=allowed)
     if ADDRESS.match(text):
         scheme = text.split(":", 1)[0]
         raise InputError(f"{what} {text!r}: {scheme} addresses are not read here; give a path, or an http(s) address")
