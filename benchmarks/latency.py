@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.echo import EchoEngine
 from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
 from personalive.accel.accelerator import Acceleration
@@ -39,6 +38,7 @@ from personalive.live.core.engine import Engine
 from personalive.live.core.model import ModelFactory, PersonaLiveEngine
 from personalive.live.hub.loader import LoadParameters
 from personalive.loading import ModelChoice
+from personalive.testing.echo import EchoEngine
 from personalive.types import Latency
 
 FPS = 25

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from personalive.pipeline import PersonaLive
     from personalive.settings import AnimateOptions
 
-__all__ = ["AnimateOptions", "ModelConfig", "PersonaLive", "PersonaLiveError", "Stream", "animate"]
+__all__ = ["AnimateOptions", "ModelConfig", "PersonaLive", "PersonaLiveError", "Stream", "__version__", "animate"]
+
+__version__ = "0.1.0"
 
 _HOMES = {
     "AnimateOptions": "personalive.settings",

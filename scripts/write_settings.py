@@ -1,4 +1,4 @@
-"""Writes what is made from the declared settings: README's tables, and the inputs in predict.py with Cog's schema.
+"""Writes what is made from the declared settings: tables in README and docs, Cog's inputs in predict.py, its schema.
 
     python -m scripts.write_settings
 
@@ -13,16 +13,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from personalive.cli.arguments import shown_default
 from personalive.cli.main import build_parser
+from personalive.live.core.parameters import Changes
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions, Setting, Surface
 
 ROOT = Path(__file__).parents[1]
-README, PREDICTOR = ROOT / "README.md", ROOT / "predict.py"
+README, LIVE, PREDICTOR = ROOT / "README.md", ROOT / "docs" / "live.md", ROOT / "predict.py"
 SCHEMA = ROOT / ".cog" / "openapi_schema.json"
 TABLES = {
     "animate": ("<!-- options -->", "<!-- end of options -->"),
     "serve": ("<!-- serve options -->", "<!-- end of serve options -->"),
 }
+PARAMETERS = ("<!-- parameters -->", "<!-- end of parameters -->")
 INPUTS = (
     "        # Written by scripts/write_settings.py from personalive/settings:",
     "        # End of what is written.",
@@ -36,13 +39,24 @@ def readme(text: str) -> str:
     return text
 
 
+def live(text: str) -> str:
+    """docs/live.md with the table of a session's parameters."""
+    rows = [
+        f"| `{each.name}` | {each.about.description} | {each.allowed} | {shown_default(each)} |"
+        for each in Changes.declared()
+    ]
+    return _between(
+        text, *PARAMETERS, "\n".join(["| parameter | | a value is | default |", "|---|---|---|---|", *rows])
+    )
+
+
 def predictor(text: str) -> str:
     """predict.py with the inputs of `predict`."""
     lines = [
         f"        {name}: Upload = Input(description={_literal(f'{said}.')}),"
         for name, said in (("ref_image", REFERENCE), ("driving_video", DRIVER))
     ]
-    lines += [line for each in AnimateOptions.declared(Surface.HTTP) for line in _input(each)]
+    lines += [line for each in AnimateOptions.declared(Surface.HTTP) for line in cog_input(each)]
     return _between(text, *INPUTS, "\n".join(lines))
 
 
@@ -80,10 +94,11 @@ def _row(action: argparse.Action) -> str:
     return f"| {names} {value.replace('|', ' or ')}".rstrip() + f" | {said} |"
 
 
-def _input(each: Setting) -> Iterator[str]:
+def cog_input(each: Setting) -> Iterator[str]:
+    """A parameter of `predict`, line by line."""
     about = each.about
     name = f"no_{each.name}" if about.off else each.name
-    said = f"{about.off or about.description}."
+    said = ". ".join(filter(None, (about.off or about.description, about.details))) + "."
     if each.default is None and about.default_text:
         said += f" Default: {about.default_text}."
     yield f"        {name}: {each.kind.__name__}{' | None' * each.is_optional} = Input("
@@ -111,8 +126,8 @@ def _short_enough(line: str) -> str:
 
 def main() -> None:
     """Write them."""
-    README.write_text(readme(README.read_text()))
-    PREDICTOR.write_text(predictor(PREDICTOR.read_text()))
+    for path, written in ((README, readme), (LIVE, live), (PREDICTOR, predictor)):
+        path.write_text(written(path.read_text()))
     SCHEMA.write_text(schema())
 
 

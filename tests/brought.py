@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pillow_heif
 from PIL import Image
 
+from personalive.testing.pictures import run_ffmpeg, save_video
 from personalive.types import RGBArray
-from tests.pictures import run_ffmpeg, save_video
 
 P3_TO_XYZ_D50 = np.array([[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]])
 """Display P3's primaries, adapted to the white point of ICC profiles."""

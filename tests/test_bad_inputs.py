@@ -13,8 +13,8 @@ from PIL import Image
 from personalive.animate.plan import check_inputs
 from personalive.errors import PersonaLiveError
 from personalive.settings import AnimateOptions
+from personalive.testing.pictures import faceless, moving_face, numbered, photograph, run_ffmpeg, save_video
 from tests.brought import save_still
-from tests.pictures import faceless, moving_face, numbered, photograph, run_ffmpeg, save_video
 
 STILLS = ("png", "jpg", "webp", "heic", "avif", "tiff", "jp2", "bmp", "gif")
 VIDEOS = ("mp4", "mov", "mkv", "webm", "avi", "ts")

@@ -11,8 +11,8 @@ from PIL import Image
 
 from personalive.media.images import is_image, read_image
 from personalive.media.video_reader import probe, read_frames
+from personalive.testing.pictures import numbered, read_number, save_video
 from tests import brought
-from tests.pictures import numbered, read_number, save_video
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 

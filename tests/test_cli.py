@@ -17,7 +17,7 @@ import torch
 
 from personalive.cli import main as cli
 from personalive.loading import ModelChoice
-from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
+from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
 COMMAND = [sys.executable, "-m", "personalive.cli.main"]
 
@@ -100,7 +100,7 @@ def test_short_flags_and_all_options(tmp_path, run, inputs):
         (["--driving_video", "."], "not a file"),
         (["-o", "out.gif"], "must be a file whose name ends with .mp4"),
         (["-o", "there.mp4"], "--overwrite"),
-        (["-o", "/proc/nowhere/out.mp4"], "can not be written"),
+        (["-o", "/proc/nowhere/out.mp4"], "cannot be written"),
         (["--width", "300"], "width is 300"),
         (["--motion_strength", "nan"], "motion_strength is nan"),
         (["--fps", "-5"], "fps is -5.0"),

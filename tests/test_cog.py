@@ -18,7 +18,7 @@ import av
 import httpx
 import pytest
 
-from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
+from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
 ROOT = Path(__file__).parents[1]
 WAIT = 120

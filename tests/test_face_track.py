@@ -13,7 +13,7 @@ from personalive.media.crop import holds
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import FaceTracker
 from personalive.media.video_reader import probe, read_frames
-from tests.pictures import faceless, moving_face, photograph
+from personalive.testing.pictures import faceless, moving_face, photograph
 from tests.test_brought import CASES
 
 SHAPE = (256, 256)

@@ -11,7 +11,7 @@ from PIL import Image
 from personalive.errors import NoFaceError
 from personalive.media.crop import crop_box, cut
 from personalive.media.faces import PATIENCE, FaceTracker
-from tests.pictures import faceless, moving_face, photograph
+from personalive.testing.pictures import faceless, moving_face, photograph
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
-from benchmarks.echo import EchoEngine
-from tests.browser_support import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
 ROOT = Path(__file__).parents[1]
@@ -254,7 +254,7 @@ def test_portraits_come_by_file_paste_and_photo(page, server):
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": picture(GREEN)})
     expect(page.locator("#still")).to_be_visible()
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": b"no picture"})
-    expect(page.locator("#notice")).to_contain_text("can not be read")
+    expect(page.locator("#notice")).to_contain_text("cannot be read")
     before = page.locator("#still").get_attribute("src")
     page.get_by_role("button", name="Take a photo").click()
     expect(page.locator("#still")).not_to_have_attribute("src", before)

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 from personalive.errors import NoFaceError
 from personalive.media.images import read_image
 from personalive.media.portrait import PortraitFinder, find_portrait, sharpness
-from tests.pictures import faceless, photograph
+from personalive.testing.pictures import faceless, photograph
 from tests.test_brought import CASES
 
 SHAPE = (256, 256)

@@ -1,5 +1,6 @@
 """Settings are declared once: every surface has the same names, bounds, defaults and refusals."""
 
+import argparse
 import ast
 import json
 import re
@@ -15,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from personalive.accel.accelerator import ACCELERATIONS, QUANTIZE_NAMES
 from personalive.accel.ops.attention import ATTENTION_NAMES
-from personalive.cli.arguments import read_settings
+from personalive.cli.arguments import add_settings, read_settings
 from personalive.cli.main import build_parser
 from personalive.config import STEP_CHOICES
 from personalive.errors import InputError
@@ -25,8 +26,8 @@ from personalive.live.http.settings import PARAMETERS_SCHEMA, ParameterChanges
 from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import IceServer, ServeOptions
 from personalive.loading import ModelChoice
-from personalive.settings import AnimateOptions, Settings, Surface
-from scripts.write_settings import predictor, readme
+from personalive.settings import EVERYWHERE, AnimateOptions, Settings, Surface, setting
+from scripts.write_settings import cog_input, live, predictor, readme
 
 ROOT = Path(__file__).parents[1]
 MODELS: list[type[Settings]] = [AnimateOptions, ModelChoice, ServeOptions, Parameters, Changes, LoadParameters]
@@ -100,7 +101,7 @@ def cog_inputs():
 
 def test_what_is_written_is_written():
     """After a change of settings: python -m scripts.write_settings."""
-    for path, written in (("README.md", readme), ("predict.py", predictor)):
+    for path, written in (("README.md", readme), ("docs/live.md", live), ("predict.py", predictor)):
         text = (ROOT / path).read_text()
         assert written(text) == text, f"{path}: python -m scripts.write_settings"
 
@@ -166,6 +167,30 @@ def test_the_engine_has_the_choices_that_are_declared():
     assert choices["attention"] == ATTENTION_NAMES
     assert choices["accelerate"] == ACCELERATIONS
     assert choices["quantize"] == QUANTIZE_NAMES
+
+
+def test_a_new_setting_is_one_declaration():
+    class More(AnimateOptions):
+        glow: float = setting(0.5, "How much it glows", on=EVERYWHERE, group="picture", low=0, high=3, step=0.5)
+        sparkle: bool = setting(True, "Sparkle", off="Do not sparkle", on=EVERYWHERE, group="picture")
+
+    parser = argparse.ArgumentParser()
+    add_settings(parser, More)
+    assert "How much it glows (from 0 to 3; default: 0.5)" in " ".join(parser.format_help().split())
+    given = read_settings(parser.parse_args(["--glow", "2.5", "--no_sparkle"]), More)
+    assert (given.glow, given.sparkle) == (2.5, False)
+    assert "glow is 4.0: it must be a number from 0 to 3" in refusal(parser.parse_args(["--glow", "4"]), More)
+    glow, sparkle = ("\n".join(cog_input(each)) for each in More.declared(Surface.HTTP)[-2:])
+    assert "glow: float" in glow and "ge=0" in glow and "le=3" in glow and "default=0.5" in glow
+    assert "no_sparkle: bool" in sparkle and "default=False" in sparkle
+    shown = More.model_json_schema()["properties"]["glow"]
+    assert (shown["minimum"], shown["maximum"], shown["step"], shown["default"]) == (0, 3, 0.5, 0.5)
+
+
+def refusal(options, model):
+    with pytest.raises(InputError) as error:
+        read_settings(options, model)
+    return str(error.value)
 
 
 ANYTHING = st.one_of(

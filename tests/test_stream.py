@@ -24,7 +24,7 @@ from personalive.engine.keyframes import MAX_KEYFRAMES, KeyframeDecision
 from personalive.errors import InputError
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
-from tests import weight_rule
+from personalive.testing import weight_rule
 from tests.test_cuda_graphs import StandIn
 
 TINY = ModelConfig(

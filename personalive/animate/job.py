@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from personalive.animate.driving_reader import DrivingReader, resize
-from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, read_portrait
+from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.face_track import Absence
@@ -62,10 +62,10 @@ def animate(
         OutputError: the output cannot be written.
         DeviceMemoryError: the device has too little memory for this size.
     """
-    options = options or AnimateOptions()
+    options, remark = possible_here(options or AnimateOptions())
     paths = Path(ref_image), Path(driving_video), Path(output)
     check_paths(*paths, options)
-    return _animate(model, *paths, options, cache)
+    return _animate(model, *paths, options, remark, cache)
 
 
 def _animate(
@@ -74,6 +74,7 @@ def _animate(
     driving_video: Path,
     output: Path,
     options: AnimateOptions,
+    remark: str,
     cache: Path | None,
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
@@ -84,8 +85,8 @@ def _animate(
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        for remark in (_shortened(plan), _chosen_face(plan, options)):
-            yield Progress("reading", 0, plan.frames, message=remark)
+        for message in (remark, _shortened(plan), _chosen_face(plan, options)):
+            yield Progress("reading", 0, plan.frames, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
             if len(frames):

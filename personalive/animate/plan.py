@@ -8,6 +8,7 @@ from pathlib import Path
 
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError, OutputError
+from personalive.extras import missing, pip_install
 from personalive.media.crop import crop_box, cut, within
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import FaceTracker
@@ -18,6 +19,10 @@ from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
 from personalive.types import Box
 
+NO_FACES = (
+    "mediapipe is not installed, so faces are cut out by the model's keypoints, and nothing is cropped around a face; "
+    f"this installs it: {pip_install('faces')}."
+)
 SIDE = 512
 """Pixels of an output whose size the model will choose: only its shape counts before there is one."""
 CHECKED = 4
@@ -133,6 +138,14 @@ def probe_driver(path: Path) -> VideoInfo:
     return probe(path)
 
 
+def possible_here(options: AnimateOptions) -> tuple[AnimateOptions, str]:
+    """The options as they can be followed here, and a sentence for the user if those are others."""
+    if not missing("faces") or (options.face_boxes == "keypoints" and options.crop != "auto"):
+        return options, ""
+    crop = "center" if options.crop == "auto" else options.crop
+    return options.replace(face_boxes="keypoints", crop=crop), NO_FACES
+
+
 def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
     """Refuse files that are not there and an output that may not be made.
 
@@ -159,6 +172,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     """
     check_paths(ref_image, driving_video, output, options)
     check_folder(output)
+    options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
     info = probe_driver(driving_video)
     read_portrait(ref_image, shape, options)

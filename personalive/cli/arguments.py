@@ -59,9 +59,16 @@ def help_of(each: Setting) -> str:
     about = each.about
     said = about.off if about.off and each.default else about.description
     allowed = each.bounds if each.kind in (int, float) else ""
-    default = about.default_text
-    if each.default is not None and each.kind not in (bool, tuple):
-        default = f"{each.default:g}" if each.kind is float else f"{each.default}"
+    default = "" if each.kind in (bool, tuple) else shown_default(each)
     brackets = "; ".join(filter(None, (allowed, default and f"default: {default}")))
     sentence = f"{said} ({brackets})" if brackets else said
     return f"{sentence}. {about.details}." if about.details else sentence
+
+
+def shown_default(each: Setting) -> str:
+    """The default in words; empty if there is nothing to say."""
+    if each.default is None:
+        return each.about.default_text
+    if each.kind is bool:
+        return str(each.default).lower()
+    return f"{each.default:g}" if each.kind is float else str(each.default)

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.cli.native_log import without_chatter
 from personalive.errors import PersonaLiveError
@@ -20,8 +21,6 @@ from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
 logger = logging.getLogger("personalive")
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-"""Portrait and driving video that come with the repository."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -58,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_settings(add("doctor", help="say what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
-        verb.add_argument("--verbose", action="store_true", help="say more, and show where an error came from")
+        verb.add_argument("--verbose", action="store_true", help="Say more, and show where an error came from")
     return parser
 
 
@@ -66,13 +65,13 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files = group(parser, "files")
     files.add_argument(
         "--ref_image",
-        default=str(DEMO / "portrait.png"),
+        default=str(DEMO_PORTRAIT),
         metavar="PATH|URL",
         help=f"{REFERENCE} (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
-        default=str(DEMO / "driver.mp4"),
+        default=str(DEMO_DRIVER),
         metavar="PATH|URL",
         help=f"{DRIVER} (default: the demo's)",
     )
@@ -88,11 +87,21 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry_run", action="store_true", help="only list files, sizes and licences")
+    parser.add_argument("--dry_run", action="store_true", help="Only list files, sizes and licences")
+    parser.add_argument(
+        "--hub",
+        metavar="modelscope|URL",
+        help="where from: modelscope, or a mirror's address (default: PERSONALIVE_HUB, else the Hugging Face hub)",
+    )
+    parser.add_argument(
+        "--revision",
+        metavar="REV",
+        help="take this where the hub no longer has a pinned commit (default: PERSONALIVE_REVISION)",
+    )
     parser.add_argument(
         "--convert",
         choices=("float16", "bfloat16"),
-        help="store the weights once more in this dtype: later starts of a model in it read only half as much",
+        help="Store the weights once more in this dtype: later starts of a model in it read only half as much",
     )
 
 
@@ -138,11 +147,12 @@ def _download(options: argparse.Namespace) -> int:
 
     from personalive import weights
 
-    for file in weights.download(dry_run=options.dry_run):
+    hub = weights.Hub(options.hub, options.revision)
+    for file in weights.download(dry_run=options.dry_run, hub=hub):
         size = "size unknown" if file.size is None else f"{file.size / 1e6:9.1f} MB"
-        print(f"{file.state:14} {size}  {file.repository}/{file.path}  ({file.licence})")
+        print(f"{file.state:14} {size}  {file.label}  ({file.file.repository.licence})")
     if options.convert and not options.dry_run:
-        print(weights.convert(dtype=getattr(torch, options.convert)))
+        print(weights.convert(dtype=getattr(torch, options.convert), hub=hub))
     return 0
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from personalive.errors import NoFaceError
 from personalive.media.crop import crop_box, cut, within
-from personalive.media.faces import Face, FaceTracker, choose
+from personalive.media.faces import Face, FaceTracker, choose, load_mediapipe
 from personalive.types import Box, Crop, RGBArray
 
 UPRIGHT_SCORE = 0.85
@@ -49,11 +49,9 @@ class PortraitFinder:
 
     def __init__(self, which: str = "largest") -> None:
         """`which` of several faces: as in `faces.choose`."""
-        from mediapipe.python.solutions import face_detection
-
         self._which = which
         self._tracker = FaceTracker()
-        self._detector: Any = face_detection.FaceDetection(model_selection=0)
+        self._detector: Any = load_mediapipe().face_detection.FaceDetection(model_selection=0)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,8 @@
-"""The settings of an animation. Issue by issue this grows by lines: a setting is one declaration."""
+"""The settings of an animation.
+
+A new one is one declaration here, and appears on the surfaces that it names; `python -m scripts.write_settings` then
+writes what is kept in files. What it does belongs into `animate` or `engine`.
+"""
 
 from fractions import Fraction
 from functools import partial

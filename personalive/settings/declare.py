@@ -1,7 +1,8 @@
 """How a setting is declared: once, with its type, bounds, default and words, and with the surfaces on which it appears.
 
-The command line (`cli/arguments.py`), Cog's inputs and README's tables (`scripts/write_settings.py`) and the live
-server's schemas (`live/http/schemas.py`) are made from these declarations. Nothing here needs more than pydantic.
+The command line (`cli/arguments.py`), Cog's inputs and the tables in README and docs (`scripts/write_settings.py`) and
+the live server's schemas (`live/http/settings.py`), from which the page makes its controls, come from these
+declarations. Nothing here needs more than pydantic.
 """
 
 import difflib
@@ -219,7 +220,9 @@ class Settings(BaseModel):
             name = str(problem["loc"][0])
             if problem["type"] == "extra_forbidden":
                 close = difflib.get_close_matches(name, cls.model_fields, 1)
-                sentences[name] = f"there is no setting {name!r}" + (f": did you mean {close[0]}?" if close else "")
+                sentences[name] = f"there is no setting {shown(name)}" + (
+                    f": did you mean {close[0]}?" if close else ""
+                )
             else:
                 allowed = known[name].allowed if name in known else "of another kind"
                 sentences[name] = f"{name} is {shown(values.get(name))}: it must be {allowed}"

@@ -60,7 +60,6 @@ class OfferRequest(BaseModel):
         None, description="As sent later on the data channel", examples=[{"mirror": True}]
     )
     sessionId: str | None = Field(default=None, max_length=64, description="Go on with this session")  # noqa: N815
-    watch: str | None = Field(default=None, max_length=64, description="Only look at this session")
 
 
 class OfferAnswer(BaseModel):
@@ -69,6 +68,36 @@ class OfferAnswer(BaseModel):
     sdp: str
     type: Literal["answer"]
     sessionId: str  # noqa: N815
+
+
+class WatchIdAnswer(BaseModel):
+    """How others can watch this client's sessions."""
+
+    watchId: str  # noqa: N815
+    page: str = Field(description="A transparent page that shows only the picture, for OBS and for other pages")
+
+
+class WatchAnswer(BaseModel):
+    """Whether there is something to watch."""
+
+    live: bool
+    iceServers: list[dict[str, str]] | None = Field(  # noqa: N815
+        default=None, description="Servers that help to connect, while there is something to watch"
+    )
+
+
+class WatchRequest(BaseModel):
+    """A viewer's WebRTC offer."""
+
+    sdp: str = Field(min_length=1, max_length=200_000, examples=[EXAMPLE_SDP])
+    type: Literal["offer"]
+
+
+class WatchOfferAnswer(BaseModel):
+    """The answer to a viewer's offer."""
+
+    sdp: str
+    type: Literal["answer"]
 
 
 class Candidate(BaseModel):
@@ -89,6 +118,7 @@ class SessionAnswer(BaseModel):
     """A session: its settings and figures."""
 
     sessionId: str  # noqa: N815
+    state: Literal["opening", "connected", "detached", "closing"]
     connected: bool
     parameters: dict[str, Any]
     stats: dict[str, Any]

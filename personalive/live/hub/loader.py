@@ -28,7 +28,7 @@ class LoadParameters(SizeSettings):
     seed: int = same(MotionSettings, "seed")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what was left to the model is left out."""
+        """Plain values; without what was left to the model."""
         return self.model_dump(exclude_none=True)
 
 
@@ -37,7 +37,7 @@ EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
 
 
 class BusyError(PersonaLiveError):
-    """The pipeline can not be loaded with other parameters now."""
+    """The pipeline cannot be loaded with other parameters now."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LoadState:
 
     @property
     def sentence(self) -> str:
-        """What to tell whoever wants to use the pipeline before it is loaded."""
+        """The answer to a client that wants to use the pipeline before it is loaded."""
         if self.status == "loading":
             return f"the model is being loaded ({self.stage}): try again in a moment"
         if self.status == "error":
@@ -76,7 +76,7 @@ class Loader:
         return self._state
 
     def load(self, parameters: LoadParameters, sessions: int) -> str:
-        """Begin to load; give what is to be told to the client.
+        """Begin to load; return the answer to the client.
 
         Raises:
             BusyError: it is loading or in use with other parameters.

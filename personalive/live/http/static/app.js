@@ -15,7 +15,7 @@ let running = null; // { connection, sessionId }
 let paused = false;
 let loaded = false;
 
-// ---- telling ----
+// ---- notices and figures ----
 
 function say(text) {
   $("notice").textContent = text ?? "";
@@ -44,8 +44,6 @@ function showRunning() {
   $("start").disabled = !loaded;
   for (const id of ["pause", "reset", "record"]) $(id).disabled = !on;
   $("transport").textContent = on ? running.connection.kind : "–";
-  $("embed").href = on ? `/embed?session=${running.sessionId}` : "/embed";
-  $("embed").textContent = on ? new URL($("embed").href).href : "/embed";
   if (!on) showFigures(null);
 }
 
@@ -65,8 +63,17 @@ async function followLoading() {
     if (!running) showRunning();
     if (!controls.made) await makeControls().catch(() => {});
     if (loaded && !$("presets").children.length) await chooser.showPresets().catch(() => {});
+    if (loaded && $("embed").hidden) await showWatchLink().catch(() => {});
     await new Promise((resolve) => setTimeout(resolve, loaded ? 5000 : 500));
   }
+}
+
+/** The address by which others watch; it stays the same over stop and start. */
+async function showWatchLink() {
+  const { page } = await api.ownWatchId();
+  $("embed").href = page;
+  $("embed").textContent = $("embed").href;
+  $("embed").hidden = false;
 }
 
 // ---- portrait ----
@@ -152,16 +159,20 @@ function stop(reason) {
 
 /** Go on with the same session over a new connection. */
 async function reconnect() {
+  if (!running) return;
   const { sessionId } = running;
   running.connection.close();
   for (let round = 1; round <= RETRIES; round += 1) {
     say(`The connection was lost; trying again (${round} of ${RETRIES})…`);
     try {
-      running = await connect($("way").value, driver.stream, { sessionId }, handlers);
+      const next = await connect($("way").value, driver.stream, { sessionId }, handlers);
+      if (!running) return next.connection.close(); // stopped in the meantime
+      running = next;
       say(null);
       showRunning();
       return;
-    } catch {
+    } catch (error) {
+      if (error.status === 404) break; // the session has ended
       await new Promise((resolve) => setTimeout(resolve, 1000 * round));
     }
   }
