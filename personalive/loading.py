@@ -1,14 +1,13 @@
-"""Which model the doors (command line, Cog, live) load, and onto what, when their user leaves it open."""
+"""Which model the entry points (command line, Cog, live) load, and onto what, when their user leaves it open."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from personalive.accel.accelerator import DEFAULT_ACCELERATION, AccelerationName, QuantizeName
-from personalive.accel.ops.attention import AttentionName
 from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.pipeline import PersonaLive
+from personalive.types import AccelerationName, AttentionName, QuantizeName
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -29,7 +28,7 @@ class ModelChoice:
     dtype: str | None = None
     """A name in `DTYPES`."""
     attention: AttentionName = "auto"
-    accelerate: AccelerationName = DEFAULT_ACCELERATION
+    accelerate: AccelerationName = "graphs"
     low_memory: bool = False
     quantize: QuantizeName = "none"
     tiny_vae: Path | None = None
@@ -56,7 +55,7 @@ class ModelChoice:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise InputError(
-                f"the device {self.device!r} can not be used here ({first_line(error)}); try cuda or cpu"
+                f"the device {self.device!r} cannot be used here ({first_line(error)}); try cuda or cpu"
             ) from error
         return device
 

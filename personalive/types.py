@@ -1,6 +1,6 @@
 """Names for the values that every room hands to another."""
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,3 +9,8 @@ RGBArray: TypeAlias = npt.NDArray[np.uint8]
 """A picture [height, width, 3], red, green and blue, 0 to 255; or several of one size, [n, height, width, 3]."""
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are outside."""
+
+AttentionName = Literal["auto", "sdpa", "xformers"]
+AccelerationName = Literal["none", "graphs"]
+"""Merged layers, kernel by kernel; or CUDA graphs of them."""
+QuantizeName = Literal["none", "fp8"]

@@ -57,7 +57,7 @@ def make_small_model() -> PersonaLive:
     for name in NETWORKS:
         networks[name] = build_network(name, SMALL).eval()
         weight_rule.fill(networks[name], name)
-    return PersonaLive(SMALL, networks, torch.float32)
+    return PersonaLive.from_modules(SMALL, networks, torch.float32)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +70,7 @@ def small_model() -> PersonaLive:
 def small_model_folder(small_model, tmp_path_factory) -> Path:
     """The small model as a folder for `--model`."""
     folder = tmp_path_factory.mktemp("model")
-    weights.save_folder(folder, SMALL, {name: getattr(small_model, name) for name in NETWORKS}, torch.float32)
+    weights.save_folder(folder, SMALL, small_model.networks.modules, torch.float32)
     return folder
 
 

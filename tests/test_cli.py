@@ -15,13 +15,12 @@ import av
 import pytest
 import torch
 
-from personalive.accel.accelerator import ACCELERATIONS
-from personalive.accel.ops.attention import ATTENTION_NAMES
 from personalive.animate.driving_reader import FACE_BOXES
 from personalive.animate.job import AnimateOptions
 from personalive.cli import main as cli
 from personalive.loading import DTYPES, ModelChoice
 from personalive.media.faces import CROPS
+from personalive.types import AccelerationName, AttentionName
 from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
 COMMAND = [sys.executable, "-m", "personalive.cli.main"]
@@ -229,8 +228,8 @@ def test_choices_on_the_command_line_are_those_of_the_engine():
     assert choices["crop"] == CROPS
     assert choices["face_boxes"] == FACE_BOXES
     assert choices["dtype"] == tuple(DTYPES)
-    assert set(choices["attention"]) == set(ATTENTION_NAMES)
-    assert choices["accelerate"] == ACCELERATIONS
+    assert choices["attention"] == get_args(AttentionName)
+    assert choices["accelerate"] == get_args(AccelerationName)
 
 
 def test_defaults_on_the_command_line_are_those_of_the_engine():

@@ -3,10 +3,10 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
-from personalive.accel.accelerator import ACCELERATIONS, QUANTIZE_NAMES
-from personalive.accel.ops.attention import ATTENTION_NAMES
 from personalive.loading import DTYPES, ModelChoice
+from personalive.types import AccelerationName, AttentionName, QuantizeName
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,19 +25,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--attention",
-        choices=ATTENTION_NAMES,
+        choices=get_args(AttentionName),
         default=ModelChoice.attention,
         help="kernels for attention (default: %(default)s)",
     )
     group.add_argument(
         "--accelerate",
-        choices=ACCELERATIONS,
+        choices=get_args(AccelerationName),
         default=ModelChoice.accelerate,
-        help="on a GPU; compile and max take minutes the first time (default: %(default)s)",
+        help="on a GPU: none runs kernel by kernel, graphs replays CUDA graphs (default: %(default)s)",
     )
     group.add_argument(
         "--quantize",
-        choices=QUANTIZE_NAMES,
+        choices=get_args(QuantizeName),
         default=ModelChoice.quantize,
         help="fp8: on GPUs from RTX 40 on, compute with 8 bits where it pays: faster, and less exact "
         "(default: %(default)s)",

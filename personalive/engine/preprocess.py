@@ -1,8 +1,8 @@
-"""Pictures → what the networks see of them (spec/streaming.md sections 2 and 3).
+"""Pictures → what the networks see of them (docs/reference/streaming.md sections 2 and 3).
 
 Two preparations exist, as in the published model. With face boxes found in the picture (a face mesh), everything is
 resized with Lanczos; without, the face is cut out by the keypoints that the motion extractor finds, and driving frames
-are resized bilinearly, which is faster and made for live frames. Their features can not be mixed within a stream.
+are resized bilinearly, which is faster and made for live frames. Their features cannot be mixed within a stream.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from personalive.accel.transfer import page_locked
 from personalive.config import ModelConfig
 from personalive.errors import InputError
 from personalive.types import Box, RGBArray
 
-PAGE_LOCKED = 64
-"""Frames of one preparation that get page-locked memory at most: a system has little of it."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -59,7 +56,7 @@ class DrivingFrames:
         return len(self.pose_images)
 
     def __getitem__(self, frames: slice) -> "DrivingFrames":
-        return self._each(lambda part: part[frames])
+        return self.each(lambda part: part[frames])
 
     def join(self, later: "DrivingFrames") -> "DrivingFrames":
         """These frames, then `later`.
@@ -68,16 +65,13 @@ class DrivingFrames:
             InputError: one has face crops and the other whole frames.
         """
         if (self.faces is None) != (later.faces is None):
-            raise InputError("frames with face boxes and frames without can not be mixed in one animation")
+            raise InputError("frames with face boxes and frames without cannot be mixed in one animation")
         pairs = [(getattr(self, field.name), getattr(later, field.name)) for field in fields(self)]
         joined: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
         return DrivingFrames(*joined)
 
-    def page_locked(self) -> "DrivingFrames":
-        """These frames where a GPU fetches them by itself, so that the call which takes them need not copy them."""
-        return self._each(lambda part: page_locked([part]))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
+        """These frames, every tensor changed."""
         parts = [getattr(self, field.name) for field in fields(self)]
         changed: Any = [None if part is None else change(part) for part in parts]
         return DrivingFrames(*changed)
@@ -108,11 +102,13 @@ def bilinear(images: Tensor, size: int) -> Tensor:
 class Preprocessor:
     """Prepares pictures for one model at one output size. It keeps nothing and may be shared by threads."""
 
-    def __init__(self, config: ModelConfig, width: int, height: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, width: int, height: int, stage: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Prepare for outputs of `width` × `height` pixels.
 
         Args:
-            device: what runs the model; a GPU gets driving frames in memory from which it fetches them by itself.
+            stage: applied to every tensor of driving frames, see `Networks.stage`; default: nothing.
 
         Raises:
             InputError: a size that is not a positive multiple of the model's VAE factor.
@@ -122,7 +118,7 @@ class Preprocessor:
             if value <= 0 or value % factor:
                 raise InputError(f"{name} is {value}: it must be a positive multiple of {factor}")
         self.width, self.height = width, height
-        self._page_locks = device is not None and device.type == "cuda"
+        self._stage = stage
         self.pose_size = config.motion_extractor.image_size
         self.face_size = config.motion_encoder.image_size
         self.clip_size = config.image_encoder.image_size
@@ -166,7 +162,7 @@ class Preprocessor:
         else:
             pose_images = _unit([_resize(image, self.pose_size, self.pose_size, lanczos) for image in images])
             prepared = DrivingFrames(pose_images, self.faces(images, face_boxes), None)
-        return prepared.page_locked() if self._page_locks and len(images) <= PAGE_LOCKED else prepared
+        return prepared if self._stage is None else prepared.each(self._stage)
 
     def faces(self, images: Sequence[RGBArray], boxes: Sequence[Box]) -> Tensor:
         """Face crops for the motion encoder, [n, 3, s, s] in [-1, 1]: one box per picture, in its pixels.
