@@ -17,7 +17,7 @@ from personalive.config import WINDOW, ModelConfig
 from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
 from personalive.engine.preprocess import DrivingFrames
 from personalive.engine.stream import Stream
-from personalive.models.tiny_vae import TinyDecoder, replace_decoder
+from personalive.models.tiny_vae import TinyDecoder
 from personalive.pipeline import PersonaLive
 from personalive.testing.weight_rule import CORRECTIONS, is_ruled
 
@@ -118,7 +118,9 @@ class Animation:
     """A stream with prepared driving frames, which go round."""
 
     def __init__(self, model: PersonaLive, size: int, keyframes: int = 0, seed: int = 0) -> None:
-        self.stream = Stream(model, width=size, height=size, emit_ramp=True, keyframes=Keyframes(keyframes), seed=seed)
+        self.stream = Stream(
+            model, width=size, height=size, emit_lead_in=True, keyframes=Keyframes(keyframes), seed=seed
+        )
         prepare = self.stream.preprocessor
         box = (size // 8, size // 8, size - size // 8, size - size // 8)
         self.box = box
