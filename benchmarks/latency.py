@@ -32,7 +32,7 @@ import torch
 from benchmarks.echo import EchoEngine
 from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
-from personalive.accel.accelerator import Acceleration
+from personalive.accel.accelerator import Accelerator
 from personalive.cli.model_args import add_model_arguments, model_choice
 from personalive.config import ModelConfig
 from personalive.live.core.engine import Engine
@@ -61,8 +61,8 @@ def make_engine(options: argparse.Namespace) -> Engine:
         from benchmarks.gpu_model import build
 
         device, dtype = choice.resolved_device(), choice.resolved_dtype() or torch.float16
-        acceleration = Acceleration(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
-        model = build(ModelConfig(), dtype, acceleration, device, tiny_vae=choice.tiny_vae is not None)
+        accelerator = Accelerator(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
+        model = build(ModelConfig(), dtype, accelerator, device, tiny_vae=choice.tiny_vae is not None)
     else:
         model = choice.load()
     factory = ModelFactory(lambda: model, face_boxes=options.in_process)

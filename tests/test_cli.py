@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from typing import get_args
 
 import av
 import pytest
