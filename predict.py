@@ -48,7 +48,9 @@ class Predictor(BasePredictor):
     def predict(
         self,
         # Written by scripts/write_settings.py from personalive/settings:
-        ref_image: Upload = Input(description="The portrait: PNG, JPEG or WebP, or a video whose first face is taken."),
+        ref_image: Upload = Input(
+            description="The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken."
+        ),
         driving_video: Upload = Input(description="The video whose movement, rate and sound the result has."),
         width: int | None = Input(
             description="Width in pixels. Default: the model's, 512 for personalive.",
@@ -87,6 +89,10 @@ class Predictor(BasePredictor):
             description="How faces are cut out: by a face mesh, or by the model's keypoints.",
             default="mesh",
             choices=["mesh", "keypoints"],
+        ),
+        face: str = Input(
+            description="Which of several faces: largest, left, right, or its number from the left.",
+            default="largest",
         ),
         crop: str = Input(
             description="auto: around the face; center: the middle; none: everything, stretched.",

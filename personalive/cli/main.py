@@ -1,6 +1,7 @@
 """The command `personalive`: animate, serve, download, doctor."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import signal
@@ -12,6 +13,7 @@ from types import FrameType
 
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
+from personalive.cli.native_log import without_chatter
 from personalive.errors import PersonaLiveError
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
@@ -26,8 +28,13 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = build_parser().parse_args(arguments)
-    _configure(options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
+    with contextlib.nullcontext() if options.verbose else without_chatter():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    _configure(options.verbose)
     try:
         return int(VERBS[options.verb](options))
     except PersonaLiveError as error:
@@ -58,16 +65,14 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files = group(parser, "files")
     files.add_argument(
         "--ref_image",
-        type=Path,
-        default=DEMO_PORTRAIT,
-        metavar="PATH",
+        default=str(DEMO_PORTRAIT),
+        metavar="PATH|URL",
         help=f"{REFERENCE} (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
-        type=Path,
-        default=DEMO_DRIVER,
-        metavar="PATH",
+        default=str(DEMO_DRIVER),
+        metavar="PATH|URL",
         help=f"{DRIVER} (default: the demo's)",
     )
     files.add_argument(
@@ -105,17 +110,25 @@ def _animate(options: argparse.Namespace) -> int:
     settings = read_settings(options, AnimateOptions)
     choice = read_settings(options, ModelChoice)
 
-    from personalive.animate.job import animate, check_paths
-    from personalive.cli.progress import show
+    from personalive.animate.plan import check_inputs
+    from personalive.cli.inputs import open_input, temporary_folder
 
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
-    check_paths(options.ref_image, options.driving_video, output, settings)
-    source, remark = choice.resolved_source()
-    if remark:
-        logger.warning("%s", remark)
-    logger.info("loading the model %s on %s", source, choice.resolved_device())
-    model = choice.load()
-    show(animate(model, options.ref_image, options.driving_video, output, settings))
+    with temporary_folder() as folder:
+        reference = open_input(options.ref_image, "the reference", Path(folder))
+        driver = open_input(options.driving_video, "the driving video", Path(folder))
+        check_inputs(reference, driver, output, settings)
+
+        from personalive.animate.job import animate
+        from personalive.animate.track_cache import default_folder
+        from personalive.cli.progress import show
+
+        source, remark = choice.resolved_source()
+        if remark:
+            logger.warning("%s", remark)
+        logger.info("loading the model %s on %s", source, choice.resolved_device())
+        model = choice.load()
+        show(animate(model, reference, driver, output, settings, cache=default_folder()))
     print(output)
     return 0
 
