@@ -1,6 +1,8 @@
 """The page as a new user meets it, in Chromium, with a driving file as the camera."""
 
+import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 import subprocess
@@ -16,6 +18,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
 from benchmarks.echo import EchoEngine
+from personalive.live.hub.entries import SessionState
 from tests.browser_support import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
@@ -223,6 +226,32 @@ def test_embed_shows_only_the_picture(page, browser):
     viewer.goto(page.locator("#embed").evaluate("(link) => link.href"))
     result(viewer, BLUE)
     assert viewer.evaluate("getComputedStyle(document.body).backgroundColor") == "rgba(0, 0, 0, 0)"
+    viewer.context.close()
+
+
+HIDINGS = """() => {
+  const video = document.getElementById("result");
+  window.hidings = 0;
+  new MutationObserver(() => (window.hidings += video.hidden)).observe(video, { attributeFilter: ["hidden"] });
+}"""
+
+
+def test_the_page_comes_back_to_its_session_and_viewers_see_nothing_meanwhile(page, browser, server, monkeypatch):
+    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=60))
+    start(page, "blue")
+    viewer = browser.new_context().new_page()
+    viewer.goto(page.locator("#embed").evaluate("(link) => link.href"))
+    result(viewer, BLUE)
+    viewer.evaluate(HIDINGS)
+    (entry,) = server.hub.entries.values()
+    before = entry.transport
+    asyncio.run_coroutine_threadsafe(before.close(), server.loop).result(20)  # as of one that has vanished
+    until(lambda: entry.state is SessionState.CONNECTED and entry.transport is not before, 30)
+    result(page, BLUE)
+    result(viewer, BLUE)
+    assert viewer.evaluate("window.hidings") == 1
+    expect(page.locator("#notice")).to_be_hidden()
+    assert list(server.hub.entries.values()) == [entry]
     viewer.context.close()
 
 
