@@ -35,7 +35,7 @@ from personalive.pipeline import PersonaLive  # noqa: E402
 IMPORTED = time.perf_counter()
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,
          "extract_pose": 0.047}  # fmt: skip
-"""Of one call at 512×512 (spec/streaming.md section 16), so that achieved rates compare with other implementations."""
+"""Of one call at 512×512 (docs/reference/streaming.md section 16), so that rates compare with other implementations."""
 
 
 class Benchmark:

@@ -17,9 +17,9 @@ import pytest
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
-from benchmarks.echo import EchoEngine
 from personalive.live.hub.entries import SessionState
-from tests.browser_support import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
 ROOT = Path(__file__).parents[1]
@@ -135,8 +135,32 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     until(lambda: not session.parameters.mirror)
     page.get_by_label("Motion strength").fill("0.5")
     until(lambda: session.parameters.motion_strength == 0.5)
+    threshold = page.get_by_label("Keyframe threshold")
+    expect(threshold).to_have_value("17")  # the model's
+    threshold.fill("1001")
+    threshold.blur()
+    threshold.fill("13.75")
+    threshold.blur()
+    until(lambda: session.parameters.keyframe_threshold == 13.75)
     page.get_by_role("button", name="Reset").click()
     until(lambda: session._animation._stream.resets == 1)
+
+
+def test_controls_are_those_that_the_server_describes(page, server):
+    with server.client() as http:
+        described = http.get("/api/v1/pipelines/schemas").json()["pipelines"]["personalive"]["parameters_schema"]
+    expect(page.get_by_label("Seed")).to_be_visible()
+    shown = page.locator("[data-parameter]").evaluate_all(
+        "(all) => all.map((each) => [each.dataset.parameter, each.type, each.min, each.max, each.step, each.value])"
+    )
+    own = {"mirror", "paused", "reset_cache"}
+    assert {row[0] for row in shown} == set(described["properties"]) - own
+    for name, kind, low, high, step, value in shown:
+        about = described["properties"][name]
+        assert (float(low), float(high)) == (about["minimum"], about["maximum"]), name
+        assert kind == ("range" if "step" in about else "number")
+        assert step == str(about.get("step", 1 if about["type"] == "integer" else "any"))
+        assert value == (str(about["default"]).removesuffix(".0") if "default" in about else ""), name
 
 
 def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, camera, page, server):

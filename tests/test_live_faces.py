@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.echo import EchoEngine
 from personalive.live.core.faces import MeshFaces
+from personalive.testing.echo import EchoEngine
+from personalive.testing.pictures import faceless, photograph
 from tests.live_client import Camera, LiveClient
 from tests.live_support import live_server, picture, until
-from tests.pictures import faceless, photograph
 
 FACE = photograph()[:, 40:440][::2, ::2].copy()
 BLACK = np.zeros_like(FACE)

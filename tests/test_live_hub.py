@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.hub.connections import MAX_VIEWERS, watched
@@ -15,6 +14,7 @@ from personalive.live.hub.entries import TRANSITIONS, FullError, NotYoursError, 
 from personalive.live.hub.eviction import CONNECT_SECONDS, GRACE_SECONDS
 from personalive.live.hub.hub import Hub
 from personalive.live.options import ServeOptions
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, picture
 
 OPENING, CONNECTED, DETACHED, CLOSING = SessionState

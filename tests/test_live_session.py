@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.commands import MAX_WAITING, Commands, SessionEndedError
 from personalive.live.core.faces import FaceFinder
@@ -16,6 +15,7 @@ from personalive.live.core.pictures import decode
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.core.stamps import Stamps
+from personalive.testing.echo import EchoEngine
 from tests.live_simulation import IMAGE, Simulation
 from tests.live_support import BLUE, GREEN, RED, shows, until
 

@@ -1,7 +1,6 @@
 """Sessions over WebRTC, by a client that knows only the interface table."""
 
 import asyncio
-import dataclasses
 import gc
 import time
 import weakref
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 from aiortc.mediastreams import AudioStreamTrack
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError
+from personalive.testing.echo import EchoEngine
 from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
@@ -225,7 +224,7 @@ async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
 
 
 async def test_a_client_comes_back_to_its_session(server, monkeypatch):
-    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=5))
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=5))
     async with LiveClient(server.url) as client:
         await client.reference(picture(BLUE))
         await client.offer(Camera(grey()))
@@ -319,7 +318,7 @@ async def test_viewers_watch_without_driving_and_are_told_of_the_end(server):
 
 
 async def test_viewers_are_told_that_the_driver_is_gone_and_that_it_is_back(server, monkeypatch):
-    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=30))
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=30))
     async with LiveClient(server.url) as client, LiveClient(server.url) as viewer:
         await client.reference(picture(BLUE))
         await client.offer(Camera(grey()))

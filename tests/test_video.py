@@ -17,7 +17,7 @@ from personalive.errors import InputError, OutputError
 from personalive.media.images import MAX_SIDE
 from personalive.media.video_reader import probe, read_frames, resample
 from personalive.media.video_writer import VideoFormat, VideoWriter
-from tests.pictures import numbered, read_number, run_ffmpeg, save_video
+from personalive.testing.pictures import numbered, read_number, run_ffmpeg, save_video
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""When a finished frame becomes a keyframe (spec/streaming.md section 10)."""
+"""When a finished frame becomes a keyframe (docs/reference/streaming.md section 10)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol

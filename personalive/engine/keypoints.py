@@ -1,7 +1,7 @@
 """Head pose and keypoints: from the extractor's heads to rasters and face boxes, as pure functions in fp32.
 
-Sources: spec/model.md section 9, spec/streaming.md sections 4 and 5. Half precision can not hold a pixel, so everything
-here is fp32 whatever the model's dtype.
+Sources: docs/reference/model.md section 9, docs/reference/streaming.md sections 4 and 5. Half precision
+cannot hold a pixel, so everything here is fp32 whatever the model's dtype.
 """
 
 import math
@@ -77,7 +77,7 @@ def project(pose: HeadPose) -> Tensor:
 
 
 def retarget(reference: HeadPose, driving: HeadPose, first: HeadPose, strength: float | Tensor = 1.0) -> HeadPose:
-    """The reference's head, moved as the driver moves (spec/model.md section 9.3).
+    """The reference's head, moved as the driver moves (docs/reference/model.md section 9.3).
 
     Args:
         reference: one head. It gives shape and scale.
@@ -138,7 +138,7 @@ def _colours(device: torch.device) -> Tensor:
 
 
 def face_boxes(keypoints: Tensor, width: int, height: int) -> list[Box]:
-    """A box around the face of each keypoint set, clamped to the picture (spec/streaming.md section 5).
+    """A box around the face of each keypoint set, clamped to the picture (docs/reference/streaming.md section 5).
 
     A box may be empty where the keypoints are off the picture: see `usable`.
     """

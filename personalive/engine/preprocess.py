@@ -1,4 +1,4 @@
-"""Pictures → what the networks see of them (spec/streaming.md sections 2 and 3).
+"""Pictures → what the networks see of them (docs/reference/streaming.md sections 2 and 3).
 
 Two preparations exist, as in the published model. With face boxes found in the picture (a face mesh), everything is
 resized with Lanczos; without, the face is cut out by the keypoints that the motion extractor finds, and driving frames

@@ -1,4 +1,4 @@
-"""The noise schedule and its steps, as pure functions (spec/streaming.md section 6).
+"""The noise schedule and its steps, as pure functions (docs/reference/streaming.md section 6).
 
 A window has one frame group per slot, each at its own noise level: slot 0 is the cleanest and leaves, slot 3 is the
 noisiest and has just entered. With n steps in all, a slot takes n/4 of them per call.
@@ -78,7 +78,7 @@ def _alphas(steps: "tuple[int | None, ...]", device: torch.device) -> Tensor:
 
 
 def add_noise(latents: Tensor, noise: Tensor, at: tuple[int, ...]) -> Tensor:
-    """√ᾱ·latents + √(1−ᾱ)·noise in the latents' dtype, as the published model does (spec/model.md section 12).
+    """√ᾱ·latents + √(1−ᾱ)·noise in the latents' dtype (docs/reference/model.md section 12).
 
     Args:
         latents: clean latents [n, c, h, w], or [1, c, h, w] for all.

@@ -1,4 +1,4 @@
-"""What an animation keeps between calls (spec/streaming.md section 7), and how it becomes plain values."""
+"""What an animation keeps between calls (docs/reference/streaming.md section 7), and how it becomes plain values."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,6 @@
-"""One call: four driving frames of each of several streams → four finished frames of each (spec/streaming.md 8, 9).
+"""One call: four driving frames of each of several streams → four finished frames of each.
+
+The algorithm is that of docs/reference/streaming.md sections 8 and 9.
 
 What streams of one model can share is computed for all at once; what belongs to a stream stays in its state. A stream
 that is alone takes the same way.

@@ -1,4 +1,4 @@
-"""Layers that both UNets are built from (spec/model.md section 1).
+"""Layers that both UNets are built from (docs/reference/model.md section 1).
 
 Frames are folded into the batch everywhere: an image batch is [n, channels, h, w], its tokens are [n, h·w, channels],
 row-major. With the channels-last memory format the one is a view of the other.
@@ -41,7 +41,7 @@ class PointwiseConv(nn.Conv2d):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without mask; heads are contiguous slices of the channels (spec/model.md section 0)."""
+    """Multi-head attention without a mask; heads are slices of the channels (docs/reference/model.md section 0)."""
 
     def __init__(self, channels: int, heads: int, context_channels: int | None = None) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class FeedForward(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions with the time embedding between them (spec/model.md section 1.2)."""
+    """Two convolutions with the time embedding between them (docs/reference/model.md section 1.2)."""
 
     def __init__(self, in_channels: int, out_channels: int, time_channels: int, norm_groups: int) -> None:
         super().__init__()
@@ -135,14 +135,14 @@ class SpatialBlock(nn.Module):
     def embed_image(self, embedding: Tensor) -> Tensor:
         """Image embedding [n, 1, e] → the constant [n, 1, c] that `attn2` adds.
 
-        The context is one token, so its softmax is 1 whatever the query (spec/model.md section 1.3): `norm2`, `to_q`
-        and `to_k` have no effect and exist for the published files alone.
+        The context is one token, so its softmax is 1 whatever the query (docs/reference/model.md section 1.3): `norm2`,
+        `to_q` and `to_k` have no effect and exist for the published files alone.
         """
         return self.attn2.project(self.attn2.to_v(embedding))
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the pixels of each frame, and to the reference (spec/model.md sections 1.3 and 4)."""
+    """Attention among the pixels of each frame, and to the reference (docs/reference/model.md sections 1.3 and 4)."""
 
     def __init__(self, channels: int, heads: int, context_channels: int, norm_groups: int) -> None:
         super().__init__()

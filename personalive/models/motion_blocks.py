@@ -1,4 +1,4 @@
-"""Motion and temporal modules, which the denoising UNet alone has (spec/model.md sections 5 and 6).
+"""Motion and temporal modules, which the denoising UNet alone has (docs/reference/model.md sections 5 and 6).
 
 Frames are folded into the batch, as in layers.py.
 """
@@ -28,7 +28,7 @@ class MotionBlock(nn.Module):
 
 
 class FramePositions(nn.Module):
-    """Sinusoidal table of frame positions, sine and cosine interleaved (spec/model.md section 6)."""
+    """Sinusoidal table of frame positions, sine and cosine interleaved (docs/reference/model.md section 6)."""
 
     pe: Tensor
 
@@ -96,7 +96,7 @@ class TokenTransformer(nn.Module):
 
 
 class MotionModule(nn.Module):
-    """Cross-attention of each frame's pixels to that frame's motion tokens (spec/model.md section 5)."""
+    """Cross-attention of each frame's pixels to that frame's motion tokens (docs/reference/model.md section 5)."""
 
     def __init__(self, channels: int, heads: int, token_channels: int, norm_groups: int) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class MotionModule(nn.Module):
 
 
 class TemporalModule(nn.Module):
-    """Self-attention of each pixel over the frames of its window (spec/model.md section 6)."""
+    """Self-attention of each pixel over the frames of its window (docs/reference/model.md section 6)."""
 
     def __init__(self, channels: int, heads: int, max_frames: int, norm_groups: int) -> None:
         super().__init__()

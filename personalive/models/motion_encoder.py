@@ -1,4 +1,4 @@
-"""Face crop → motion tokens: an hourglass network with patch attention (spec/model.md section 8)."""
+"""Face crop → motion tokens: an hourglass network with patch attention (docs/reference/model.md section 8)."""
 
 import torch
 import torch.nn.functional as F

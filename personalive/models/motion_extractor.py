@@ -1,4 +1,4 @@
-"""Image → head pose and keypoints: ConvNeXt-V2 with one linear head per quantity (spec/model.md section 9).
+"""Image → head pose and keypoints: ConvNeXt-V2 with one linear head per quantity (docs/reference/model.md section 9).
 
 This network stays in fp32 whatever the model's dtype. Its keypoints are truncated to whole pixels, and fp16 moves a
 disc of the pose raster by a pixel in every few frames: that was the largest error of a model in fp16.

@@ -1,4 +1,4 @@
-"""Keypoint raster → pose features (spec/model.md section 7)."""
+"""Keypoint raster → pose features (docs/reference/model.md section 7)."""
 
 import itertools
 

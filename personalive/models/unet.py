@@ -1,4 +1,4 @@
-"""The reference UNet and the denoising UNet (spec/model.md sections 2 to 4).
+"""The reference UNet and the denoising UNet (docs/reference/model.md sections 2 to 4).
 
 The reference UNet looks at the portrait (or a keyframe) once and gives the tokens that feed its self-attentions. The
 denoising UNet projects them into keys and values once, and every later call only attends to them.
@@ -61,7 +61,7 @@ class ReferenceFeatures:
 
 
 class TimeEmbedding(nn.Module):
-    """Timesteps → time embedding (spec/model.md section 1.1)."""
+    """Timesteps → time embedding (docs/reference/model.md section 1.1)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import argparse
 import importlib
 import sys
 
-from benchmarks.echo import echo_factory
+from personalive.testing.echo import echo_factory
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ import websockets.sync.client
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from tests.browser_support import CHROMIUM, chromium, moving_bar, write_camera
+from personalive.testing.browser import CHROMIUM, chromium, moving_bar, write_camera
 from tests.hostile.live_process import served
 from tests.live_support import BLUE, RED, picture, shows, until
 

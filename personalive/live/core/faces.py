@@ -69,9 +69,9 @@ class MeshTracker:
     def _begun(self) -> Any:
         # Not before it is needed: a session is opened in the event loop, where nobody may wait for mediapipe.
         if self._mesh is None:
-            from mediapipe.python.solutions import face_mesh
+            from personalive.media.faces import load_mediapipe
 
-            self._mesh = face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
+            self._mesh = load_mediapipe().face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
         return self._mesh
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 from personalive.errors import InputError
 from personalive.live.core.animation import Animation
@@ -21,9 +21,7 @@ from personalive.live.core.preparation import Chunk, Preparation
 from personalive.live.core.stamps import Stamps
 from personalive.live.core.statistics import SessionStatistics
 from personalive.live.core.subscription import Subscription, Subscriptions
-from personalive.types import RGBArray
-
-Latency = Literal["low", "balanced"]
+from personalive.types import Latency, RGBArray
 
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it is made of fewer frames."""
@@ -264,8 +262,9 @@ class Session:
                 return None
             stream = self._animation.stream(self.parameters.seed)
             for name in ("motion_strength", "keyframe_threshold"):
-                if getattr(stream, name) != getattr(self.parameters, name):  # what is set again is copied again
-                    setattr(stream, name, getattr(self.parameters, name))
+                value = getattr(self.parameters, name)
+                if value not in (None, getattr(stream, name)):  # None: the model's; what is set again is copied again
+                    setattr(stream, name, value)
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 

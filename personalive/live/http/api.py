@@ -1,6 +1,5 @@
 """The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
 
-import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
@@ -8,11 +7,12 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import MAX_PICTURE, given_token
+from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
 from personalive.live.hub.connections import watched
 from personalive.live.hub.entries import Entry, SessionState, UnknownSessionError
 from personalive.live.hub.hub import Hub
-from personalive.live.hub.loader import PIPELINE, LoadParameters
+from personalive.live.hub.loader import PIPELINE
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
 
@@ -76,8 +76,7 @@ OwnEntry = Annotated[Entry, Depends(own_entry)]
 @router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
 async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswer:
     """Load the pipeline in the background."""
-    wanted = request.load_params
-    return schemas.MessageAnswer(message=hub.load(LoadParameters(wanted.width, wanted.height, wanted.seed)))
+    return schemas.MessageAnswer(message=hub.load(request.load_params))
 
 
 @router.get("/api/v1/pipeline/status", response_model_exclude_none=True)
@@ -103,8 +102,8 @@ async def pipeline_schemas() -> dict[str, Any]:
                 "name": "PersonaLive",
                 "description": "A portrait that is driven by a face in front of a camera",
                 "requires_reference_image": True,
-                "config_schema": schemas.LoadParams.model_json_schema(),
-                "parameters_schema": schemas.ParametersRequest.model_json_schema(),
+                "config_schema": LOAD_SCHEMA,
+                "parameters_schema": PARAMETERS_SCHEMA,
             }
         }
     }
@@ -200,10 +199,10 @@ async def watch(watch_id: WatchId, hub: HubOf, request: schemas.WatchRequest) ->
 async def create_session(
     hub: HubOf,
     client: ClientOf,
-    parameters: Annotated[schemas.ParametersRequest, Body()] = schemas.ParametersRequest(),  # noqa: B008
+    parameters: Annotated[ParameterChanges, Body(default_factory=dict)],
 ) -> schemas.SessionAnswer:
     """Open a session before connecting to it."""
-    entry = await hub.open(client, parameters.given())
+    entry = await hub.open(client, parameters)
     return _described(entry)
 
 
@@ -227,9 +226,9 @@ async def replace_reference(request: Request, entry: OwnEntry, hub: HubOf) -> sc
 
 
 @router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})
-async def change_parameters(entry: OwnEntry, request: schemas.ParametersRequest) -> dict[str, Any]:
+async def change_parameters(entry: OwnEntry, changes: ParameterChanges) -> dict[str, Any]:
     """Change settings; returns all of them."""
-    return dataclasses.asdict(entry.session.change(request.given()))
+    return entry.session.change(changes).given()
 
 
 @router.post("/api/v1/sessions/{session_id}/pause", responses=UNKNOWN)
@@ -286,6 +285,6 @@ def _described(entry: Entry) -> schemas.SessionAnswer:
         sessionId=entry.session.identifier,
         state=entry.state.value,
         connected=entry.state is SessionState.CONNECTED,
-        parameters=dataclasses.asdict(entry.session.parameters),
+        parameters=entry.session.parameters.given(),
         stats=session_figures(entry.session),
     )

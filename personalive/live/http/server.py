@@ -12,6 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
+from personalive.extras import missing, pip_install
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
@@ -151,6 +152,12 @@ def model_factory(options: ServeOptions) -> ModelFactory:
 
 def serve(options: ServeOptions) -> None:
     """Run the server until it is told to stop."""
+    if options.face_boxes == "mesh" and missing("faces"):
+        logger.warning(
+            "mediapipe is not installed, so faces are cut out by the model's keypoints; this installs it: %s",
+            pip_install("faces"),
+        )
+        options = options.replace(face_boxes="keypoints")
     app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
     logger.info("the page is at %s", options.page_url)
     uvicorn.run(

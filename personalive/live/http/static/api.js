@@ -43,6 +43,7 @@ export const status = () => request("GET", "/api/v1/pipeline/status");
 export const health = () => request("GET", "/health");
 export const presets = () => request("GET", "/api/v1/presets");
 export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
+export const schemas = () => request("GET", "/api/v1/pipelines/schemas");
 export const setPortrait = (blob) =>
   request("POST", "/api/v1/personalive/reference", { body: blob, type: blob.type || "application/octet-stream" });
 export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });

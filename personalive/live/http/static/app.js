@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { connect } from "./connect.js";
 import { Driver } from "./driver.js";
+import { Parameters } from "./parameters.js";
 import { PortraitChooser } from "./portrait.js";
 import { Recorder } from "./recorder.js";
 
@@ -60,6 +61,7 @@ async function followLoading() {
       error: `The model could not be loaded: ${state.error}`,
     }[state.status] ?? state.error;
     if (!running) showRunning();
+    if (!controls.made) await makeControls().catch(() => {});
     if (loaded && !$("presets").children.length) await chooser.showPresets().catch(() => {});
     if (loaded && $("embed").hidden) await showWatchLink().catch(() => {});
     await new Promise((resolve) => setTimeout(resolve, loaded ? 5000 : 500));
@@ -101,25 +103,11 @@ async function takePhoto() {
 
 const source = () => ({ camera: $("camera").value, sound: $("sound").checked });
 
-function parameters() {
-  const values = { mirror: $("mirror").checked, paused };
-  // What the user has not touched is left to the model.
-  for (const input of document.querySelectorAll("[data-parameter][data-touched]")) {
-    if (input.value !== "" && input.checkValidity()) values[input.dataset.parameter] = Number(input.value);
-  }
-  return values;
-}
+const controls = new Parameters($("parameters"), () => running?.connection.send(controls.chosen()));
 
-function showParameters(values) {
-  for (const input of document.querySelectorAll("[data-parameter]")) {
-    input.value = values[input.dataset.parameter];
-    showValue(input);
-  }
-}
-
-function showValue(input) {
-  const shown = document.querySelector(`output[for="${input.id}"]`);
-  if (shown) shown.textContent = input.value;
+async function makeControls() {
+  const { pipelines } = await api.schemas();
+  controls.make(pipelines.personalive.parameters_schema);
 }
 
 const handlers = {
@@ -137,14 +125,16 @@ const handlers = {
   onLost: () => attempt(reconnect),
 };
 
+const initialParameters = () => ({ ...controls.chosen(), mirror: $("mirror").checked, paused });
+
 async function start() {
   $("start").disabled = true;
   paused = false;
   try {
     const stream = await driver.start(source());
     await listCameras();
-    running = await connect($("way").value, stream, { initialParameters: parameters() }, handlers);
-    showParameters((await api.session(running.sessionId)).parameters);
+    running = await connect($("way").value, stream, { initialParameters: initialParameters() }, handlers);
+    controls.show((await api.session(running.sessionId)).parameters);
   } finally {
     if (!running) driver.stop();
     showRunning();
@@ -250,13 +240,6 @@ $("video-file").addEventListener("change", (event) => {
   if (file) attempt(() => changeDriver(file));
   event.target.value = "";
 });
-for (const input of document.querySelectorAll("[data-parameter]")) {
-  input.addEventListener("input", () => {
-    input.dataset.touched = "";
-    showValue(input);
-  });
-  input.addEventListener("change", () => running?.connection.send(parameters()));
-}
 window.addEventListener("pagehide", () => stop());
 
 showMirror();
