@@ -57,7 +57,8 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, counts: bool) -> None:
+        """`counts` as for `Session.subscribe`."""
         super().__init__()
         loop = asyncio.get_running_loop()
         self._session = session
@@ -65,7 +66,7 @@ class PictureTrack(MediaStreamTrack):
         self._began = time.monotonic()
         self._last: RGBArray | None = None
         self._sent = 0.0
-        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set))
+        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set), counts=counts)
 
     @property
     def delay(self) -> float:
@@ -118,7 +119,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._candidates = 0
         self._closed = False
-        self._picture = PictureTrack(self._session)
+        self._picture = PictureTrack(self._session, counts=not viewer)
         self._connection.on("track", self._on_track)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
