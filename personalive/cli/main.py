@@ -1,4 +1,4 @@
-"""The command `personalive`: animate, serve, download, doctor."""
+"""The command `personalive`: animate, serve, cog, download, doctor."""
 
 import argparse
 import functools
@@ -12,6 +12,7 @@ from types import FrameType
 
 from personalive.cli.model_args import add_model_arguments, model_choice
 from personalive.errors import PersonaLiveError
+from personalive.gateway.options import add_arguments as add_gateway_arguments
 from personalive.live.options import add_arguments as add_live_arguments
 
 logger = logging.getLogger("personalive")
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = functools.partial(verbs.add_parser, allow_abbrev=False)  # predict.sh must recognise the paths among them
     _add_animate(add("animate", help="make a video from a portrait and a driving video"))
     add_live_arguments(add("serve", help="the live page: a camera in, the animated portrait out"))
+    add_gateway_arguments(add("cog", help="the HTTP service: Cog's interface, as the container serves it"))
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_model_arguments(add("doctor", help="say what was found on this machine and what will be used"))
     for verb in verbs.choices.values():
@@ -188,6 +190,14 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cog(options: argparse.Namespace) -> int:
+    from personalive.gateway.options import from_arguments
+    from personalive.gateway.serve import serve
+
+    serve(from_arguments(options))
+    return 0
+
+
 def _download(options: argparse.Namespace) -> int:
     import torch
 
@@ -209,7 +219,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = {"animate": _animate, "serve": _serve, "download": _download, "doctor": _doctor}
+VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _download, "doctor": _doctor}
 
 
 def _configure(verbose: bool) -> None:
