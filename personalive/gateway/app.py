@@ -95,9 +95,7 @@ class _Interface:
 
     async def begin(self, request: Request) -> Response:
         """A prediction: POST, or PUT with its id in the path, which may be repeated while it runs."""
-        path_id = request.path_params.get("prediction_id")
-        if path_id is not None:
-            check_id(path_id)
+        path_id = _checked_id(request) if request.method == "PUT" else None
         if not JSON_TYPE.fullmatch(request.headers.get("content-type", "")):
             raise HTTPException(415, "the body must be JSON, and be called so: Content-Type: application/json")
         current = self._predictions.current
@@ -150,13 +148,21 @@ class _Interface:
             done.cancel()
 
     async def cancel(self, request: Request) -> Response:
-        identifier = request.path_params["prediction_id"]
-        check_id(identifier)
+        identifier = _checked_id(request)
         current = self._predictions.current
         if current is None or current.id != identifier:
             raise HTTPException(404, f"no prediction {identifier} is running")
         await self._predictions.cancel(current)
         return JSONResponse({})
+
+
+def _checked_id(request: Request) -> str:
+    # Not from `path_params`: the router takes no notice of a newline at the end.
+    identifier = str(request.scope["path"]).removeprefix("/predictions/")
+    if request.method == "POST":
+        identifier = identifier.removesuffix("/cancel")
+    check_id(identifier)
+    return identifier
 
 
 def _asynchronous(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import random
@@ -32,6 +33,9 @@ SETTLE_SECONDS = 15.0
 SILENT_SECONDS = 60.0
 """Time without an answer after which Cog's server counts as dead."""
 STOP_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
+"""Linux has it."""
 BROKEN = ("UNHEALTHY", "DEFUNCT")
 """Cog's own words for a worker that has died. It starts no other."""
 
@@ -67,7 +71,8 @@ class CogServer:
             *(sys.executable, "-m", "cog.server.http", "--host", self._host),
             cwd=self._root,
             env=self._environment(port),
-            start_new_session=True,  # its workers end with it, and Ctrl-C is for this process alone
+            start_new_session=True,  # Ctrl-C is for this process alone, which then ends the other
+            preexec_fn=_end_with_parent,
         )
 
     def _environment(self, port: int) -> dict[str, str]:
@@ -174,6 +179,12 @@ class CogServer:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
+
+
+def _end_with_parent() -> None:
+    """In the child: even where this process is killed, none is left."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _raise_for_refusal(answer: httpx.Response) -> None:

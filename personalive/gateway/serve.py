@@ -50,7 +50,7 @@ def serve(options: GatewayOptions) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        ServiceError: the address is taken, it was started somewhere else than in the repository, or Cog's server can work no longer.
+        ServiceError: the address is taken, this is not the repository's folder, or Cog's server can work no longer.
     """
     if not SCHEMA.exists() or not Path("predict.py").exists():
         raise ServiceError(f"there is no predict.py or no {SCHEMA} here: start the service in the repository's folder")
