@@ -39,7 +39,7 @@ def stage() -> dict[str, float]:
 
 
 def weights(model: PersonaLive) -> dict[str, list[float]]:
-    """GiB of each network on the device and on the host; the merged decoder by itself."""
+    """GiB of each network on the device and on the host; the merged decoder separately."""
     networks: dict[str, torch.nn.Module] = {name: getattr(model, name) for name in models.NETWORKS}
     if isinstance(model._decoder, FusedDecoder):
         networks["decoder, merged"] = model._decoder
@@ -56,11 +56,11 @@ def weights(model: PersonaLive) -> dict[str, list[float]]:
 
 
 def pools() -> dict[str, list[float]]:
-    """Reserved GiB and those in tensors, of PyTorch's own memory and of each pool of recordings."""
+    """Reserved GiB and those in tensors, of PyTorch's own memory and of each pool of captured graphs."""
     sizes: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for segment in torch.cuda.memory_snapshot():
         pool: Any = segment.get("segment_pool_id", (0, 0))
-        entry = sizes["no recording" if tuple(pool) == (0, 0) else f"recordings {tuple(pool)}"]
+        entry = sizes["no recording" if tuple(pool) == (0, 0) else f"graphs {tuple(pool)}"]
         entry[0] += segment["total_size"]
         entry[1] += segment["allocated_size"]
     return {name: [gib(value) for value in entry] for name, entry in sizes.items()}
@@ -74,7 +74,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
     results.add("loaded", stage())
     results.add("weights: GiB on the device, on the host", weights(model))
     animation = Animation(model, options.size)
-    results.add("portrait taken in", stage())
+    results.add("portrait encoded", stage())
     animation.push()
     results.add("first call", stage())
     for wanted in range(4):
@@ -83,7 +83,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
             animation.push()
         assert animation.stream.keyframe_count == wanted
         results.add(f"calls with {wanted} keyframes", stage())
-        results.add(f"... of it, reserved and in tensors, {wanted} keyframes", pools())
+        results.add(f"of which reserved and in tensors, {wanted} keyframes", pools())
     second = Animation(model, options.size, keyframes=1, seed=1)
     for _ in range(4):
         second.push()

@@ -26,7 +26,7 @@ KEYS = (2**24, 2**25, 2**26, 1 << 40)
 
 @contextmanager
 def set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give a module or an object another value for a while."""
+    """Give a module's or an object's attribute another value for a while."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -46,7 +46,7 @@ class Streams:
 
     @torch.inference_mode()
     def amounts(self) -> None:
-        """Times of the networks for different amounts at once, each recorded anew."""
+        """Times of the networks for different amounts at once, each captured again."""
         model, animation = self.model, Animation(self.model, self.options.size)
         latent = self.options.size // model.config.vae.factor
         reference, _ = animation.stream.begun()
@@ -117,13 +117,13 @@ class Streams:
         count = max(self.options.batches)
         for windows in sorted({1, count}):
             with set_to(self.model, "windows_at_once", windows):
-                # Only streams with equally many keyframes go through the UNet in one batch.
+                # Only streams with the same number of keyframes go through the UNet in one batch.
                 errors = self._errors([seed % 2 if windows == 1 else 0 for seed in range(count)], calls=6)
             name = f"relative L2: {count} streams in one call, {windows} windows at once, against each alone"
             self.results.add(name, errors)
 
     def _errors(self, keyframes: Sequence[int], calls: int) -> list[float]:
-        """One error per stream, which makes so many keyframes."""
+        """One error per stream, each with that many keyframes."""
         batched, singles = (
             [Animation(self.model, self.options.size, wanted, seed) for seed, wanted in enumerate(keyframes)]
             for _ in range(2)

@@ -27,6 +27,10 @@ STEP_CHOICES = (4, 8, 12, 16)
 """Denoising steps that a frame may take: multiples of the slots."""
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 256, 1024, 64
 """What the doors to the user allow as width and height, in pixels."""
+MAX_SEED = 2**32 - 1
+MAX_KEYFRAME_THRESHOLD = 1000.0
+"""Far more than motion tokens differ by: with it, no frame becomes a keyframe."""
+MAX_MOTION_STRENGTH = 2.0
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from tests.pictures import moving_face, run_ffmpeg, save_video
+from personalive.testing.pictures import moving_face, run_ffmpeg, save_video
 
 TREE = Path(os.environ.get("PERSONALIVE_TREE") or Path(__file__).parents[1])
 """The checkout whose service is tested. One from before there was a service in front of Cog's is started as it was."""

@@ -90,6 +90,13 @@ class LiveClient:
         """Send an offer, and connect if it is taken."""
         servers = (await self.http.get("/api/v1/webrtc/ice-servers")).json()["iceServers"]
         assert servers == []
+        return await self._connect("/api/v1/webrtc/offer", tracks, extra)
+
+    async def look_on(self, watch_id: str) -> httpx.Response:
+        """Watch somebody else's session."""
+        return await self._connect(f"/api/v1/watch/{watch_id}/offer", (), {})
+
+    async def _connect(self, path: str, tracks: tuple[MediaStreamTrack, ...], extra: dict[str, Any]) -> httpx.Response:
         self.peer = RTCPeerConnection()
         self.channel = self.peer.createDataChannel("parameters")
         self.channel.on("message", lambda text: self.messages.append(json.loads(text)))
@@ -100,12 +107,16 @@ class LiveClient:
             self.peer.addTransceiver("video", direction="recvonly")
         await self.peer.setLocalDescription(await self.peer.createOffer())
         local = self.peer.localDescription
-        answer = await self.http.post("/api/v1/webrtc/offer", json={"sdp": local.sdp, "type": local.type, **extra})
+        answer = await self.http.post(path, json={"sdp": local.sdp, "type": local.type, **extra})
         if answer.status_code == 200:
             content = answer.json()
-            self.session_id = content["sessionId"]
+            self.session_id = content.get("sessionId")
             await self.peer.setRemoteDescription(RTCSessionDescription(content["sdp"], content["type"]))
         return answer
+
+    async def watch_id(self) -> str:
+        """The id by which others may watch this client."""
+        return str((await self.http.get("/api/v1/watch")).json()["watchId"])
 
     async def send(self, **parameters: Any) -> None:
         async with asyncio.timeout(10):

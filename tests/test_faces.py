@@ -10,7 +10,7 @@ from PIL import Image
 
 from personalive.errors import NoFaceError
 from personalive.media.faces import PATIENCE, FaceTracker, crop_box, cut
-from tests.pictures import faceless, moving_face, photograph
+from personalive.testing.pictures import faceless, moving_face, photograph
 
 
 @pytest.fixture(scope="module")

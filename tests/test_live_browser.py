@@ -15,8 +15,8 @@ import pytest
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
-from benchmarks.echo import EchoEngine
-from tests.browser_support import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
 ROOT = Path(__file__).parents[1]
@@ -132,8 +132,32 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     until(lambda: not session.parameters.mirror)
     page.get_by_label("Motion strength").fill("0.5")
     until(lambda: session.parameters.motion_strength == 0.5)
+    threshold = page.get_by_label("Keyframe threshold")
+    expect(threshold).to_have_value("17")  # the model's
+    threshold.fill("1001")
+    threshold.blur()
+    threshold.fill("13.75")
+    threshold.blur()
+    until(lambda: session.parameters.keyframe_threshold == 13.75)
     page.get_by_role("button", name="Reset").click()
     until(lambda: session._animation._stream.resets == 1)
+
+
+def test_controls_are_those_that_the_server_describes(page, server):
+    with server.client() as http:
+        described = http.get("/api/v1/pipelines/schemas").json()["pipelines"]["personalive"]["parameters_schema"]
+    expect(page.get_by_label("Seed")).to_be_visible()
+    shown = page.locator("[data-parameter]").evaluate_all(
+        "(all) => all.map((each) => [each.dataset.parameter, each.type, each.min, each.max, each.step, each.value])"
+    )
+    own = {"mirror", "paused", "reset_cache"}
+    assert {row[0] for row in shown} == set(described["properties"]) - own
+    for name, kind, low, high, step, value in shown:
+        about = described["properties"][name]
+        assert (float(low), float(high)) == (about["minimum"], about["maximum"]), name
+        assert kind == ("range" if "step" in about else "number")
+        assert step == str(about.get("step", 1 if about["type"] == "integer" else "any"))
+        assert value == (str(about["default"]).removesuffix(".0") if "default" in about else ""), name
 
 
 def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, camera, page, server):
@@ -230,7 +254,7 @@ def test_portraits_come_by_file_paste_and_photo(page, server):
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": picture(GREEN)})
     expect(page.locator("#still")).to_be_visible()
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": b"no picture"})
-    expect(page.locator("#notice")).to_contain_text("can not be read")
+    expect(page.locator("#notice")).to_contain_text("cannot be read")
     before = page.locator("#still").get_attribute("src")
     page.get_by_role("button", name="Take a photo").click()
     expect(page.locator("#still")).not_to_have_attribute("src", before)

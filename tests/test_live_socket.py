@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import websockets
 
-from benchmarks.echo import EchoEngine
 from personalive.live.core.pictures import decode
+from personalive.testing.echo import EchoEngine
 from tests.live_support import GREEN, RED, live_server, picture, shows, until
 
 STAMP = struct.Struct("<d")

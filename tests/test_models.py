@@ -11,8 +11,8 @@ import torch
 from personalive import models
 from personalive.config import ModelConfig
 from personalive.models.unet import DenoisingUNet
-from tests.parity.networks import REDUCED, network
-from tests.parity.unets import block_names
+from personalive.testing.parity.networks import REDUCED, network
+from personalive.testing.parity.unets import block_names
 
 GOLDENS = Path(__file__).parent / "goldens"
 NAMES = json.loads((GOLDENS / "state_dicts.json").read_text())

@@ -48,7 +48,7 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
     source = Avatars(SMALL.size, CPU.device)
 
     def fixed_loss(name, trainee):
-        """On people, noise and calls that are always the same, as those of training are not."""
+        """On fixed people, noise and calls; those of training vary."""
         stage = {
             "streaming": lambda: StreamingStage(trainee, source, batch, own=True),
             "decoder": lambda: DecoderStage(trainee, source, batch),

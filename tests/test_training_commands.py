@@ -10,12 +10,12 @@ import torch
 from personalive import PersonaLive, weights
 from personalive.errors import InputError, WeightsError
 from personalive.models import NETWORKS
+from personalive.testing.pictures import faceless, save_video
 from personalive.training import checkpoints, export, keyframe_distances, merge, train
 from personalive.training.avatars import sample_identities, sample_tracks
 from personalive.training.checkpoints import read_config, read_index, read_tensors, write_portable
 from personalive.training.demo_assets import pictures, write_video
 from personalive.training.videos import LEAST_FRAMES, VideoFolder
-from tests.pictures import faceless, save_video
 from tests.training_worker import SMALL, small_trainee
 
 CPU = torch.device("cpu")

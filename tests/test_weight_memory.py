@@ -8,9 +8,9 @@ from torch import nn
 
 from personalive.accel.offload import ALIGNMENT, HostMemory, pack, packed_size, place
 from personalive.models import build_network
-from tests import weight_rule
+from personalive.testing import weight_rule
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
-from tests.weight_rule import normal_input
 
 CPU = torch.device("cpu")
 

@@ -18,9 +18,9 @@ from personalive.cli import main as cli
 from personalive.config import UNetConfig
 from personalive.media.faces import FaceTracker
 from personalive.media.video_reader import probe, read_frames
-from tests.conftest import make_small_model
+from personalive.testing.pictures import moving_face, photograph
+from personalive.testing.small_model import make_small_model
 from tests.hub_stand_in import HubStandIn
-from tests.pictures import moving_face, photograph
 from tests.published_layout import SMALL, as_repositories, random_states, write_layout
 
 DEMO = Path(__file__).parents[1] / "demo"
@@ -97,7 +97,7 @@ def prepared(stream):
 
 CONTINUE = """
 import sys, numpy as np, torch
-from tests.conftest import make_small_model
+from personalive.testing.small_model import make_small_model
 from tests.test_whole_job import prepared
 
 stream = make_small_model().stream(seed=5, keyframe_threshold=0.0)

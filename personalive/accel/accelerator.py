@@ -7,7 +7,7 @@ line in the log: the result is the same, only slower.
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -27,14 +27,14 @@ from personalive.config import FRAMES
 from personalive.errors import InputError, first_line
 from personalive.models.tiny_vae import TinyDecoder
 from personalive.models.unet import ReferenceUNet
+from personalive.types import AccelerationName as AccelerationName
+from personalive.types import QuantizeName as QuantizeName
 
-QuantizeName = Literal["none", "fp8"]
-QUANTIZE_NAMES: tuple[QuantizeName, ...] = ("none", "fp8")
+QUANTIZE_NAMES: tuple[QuantizeName, ...] = get_args(QuantizeName)
 """fp8: the denoising UNet's feed-forwards, see `models.float8`."""
 FLOAT8_CAPABILITY = (8, 9)
 """The compute capability from which GPUs multiply fp8: RTX 40, L4, H100 and later."""
-AccelerationName = Literal["none", "graphs", "compile", "max"]
-ACCELERATIONS: tuple[AccelerationName, ...] = ("none", "graphs", "compile", "max")
+ACCELERATIONS: tuple[AccelerationName, ...] = get_args(AccelerationName)
 """none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: it also searches
 for the fastest kernels. The first two start in seconds, the last two in minutes the first time."""
 DEFAULT_ACCELERATION: AccelerationName = "graphs"

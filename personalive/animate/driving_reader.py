@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -16,14 +16,10 @@ from PIL import Image
 from personalive.config import WINDOW
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.errors import InputError, NoFaceError
-from personalive.media.faces import Crop, FaceTracker, crop_box, cut
+from personalive.media.faces import FaceTracker, crop_box, cut
 from personalive.media.images import is_image, read_image
 from personalive.media.video_reader import VideoInfo, probe, read_frames
-from personalive.types import Box, RGBArray
-
-FaceBoxes = Literal["mesh", "keypoints"]
-FACE_BOXES: tuple[FaceBoxes, ...] = ("mesh", "keypoints")
-"""Whether faces are cut out where the face mesh finds them, or where the motion extractor's keypoints are."""
+from personalive.types import Box, Crop, FaceBoxes, RGBArray
 
 QUEUED_CHUNKS = 4
 """Prepared chunks that wait for the model at most."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from personalive.accel.transfer import upload
-from personalive.config import RAMP, SLOTS, WINDOW
+from personalive.config import MAX_KEYFRAME_THRESHOLD, MAX_MOTION_STRENGTH, MAX_SEED, RAMP, SLOTS, WINDOW
 from personalive.engine import schedule as sampler
 from personalive.engine import state as animation
 from personalive.engine import step as call
@@ -28,9 +28,6 @@ from personalive.errors import InputError
 
 if TYPE_CHECKING:
     from personalive.pipeline import PersonaLive
-
-MAX_SEED = 2**63 - 1
-MAX_MOTION_STRENGTH = 2.0
 
 
 class Stream:
@@ -57,8 +54,8 @@ class Stream:
             model: the networks, which may be shared with other streams.
             width, height: of the output in pixels, multiples of the VAE's factor; default: the model's size.
             steps: denoising steps of a frame: 4, 8, 12 or 16.
-            seed: of the default noise, from 0 to 2⁶³ − 1.
-            keyframe_threshold: default: the model's.
+            seed: of the default noise, from 0 to 2³² − 1.
+            keyframe_threshold: from 0 to 1000; default: the model's.
             motion_strength: how far pose and expression go from the reference's (0) to the driver's (1); at most 2.
             emit_ramp: give out the 12 frames that lead from the reference to the first driving frame, too.
             noise: default: Gaussian noise by `seed`.
@@ -87,7 +84,7 @@ class Stream:
 
     @keyframe_threshold.setter
     def keyframe_threshold(self, value: float) -> None:
-        self._keyframe_threshold = _between("keyframe_threshold", value, math.inf)
+        self._keyframe_threshold = _between("keyframe_threshold", value, MAX_KEYFRAME_THRESHOLD)
 
     @property
     def motion_strength(self) -> float:
@@ -273,6 +270,5 @@ def _between(name: str, value: float, most: float) -> float:
     """A number from 0 to `most`, or an error that names it."""
     number = float(value)
     if not (math.isfinite(number) and 0 <= number <= most):
-        limit = "a finite number, 0 or more" if most == math.inf else f"a number from 0 to {most:g}"
-        raise InputError(f"{name} is {value}: it must be {limit}")
+        raise InputError(f"{name} is {value}: it must be a number from 0 to {most:g}")
     return number

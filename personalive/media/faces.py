@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
-from personalive.errors import NoFaceError
-from personalive.types import Box, RGBArray
-
-Crop = Literal["auto", "center", "none"]
-CROPS: tuple[Crop, ...] = ("auto", "center", "none")
+from personalive.errors import MissingExtraError, NoFaceError, first_line
+from personalive.extras import require
+from personalive.types import Box, Crop, RGBArray
 
 MESH_MARGIN = 1.1
 """Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""
@@ -46,15 +44,31 @@ class Face:
         return (right - left) * (bottom - top)
 
 
+def load_mediapipe() -> Any:
+    """mediapipe's solutions, imported when they are first needed.
+
+    Raises:
+        MissingExtraError: it is not installed, or lacks a library of the system.
+    """
+    require("faces")
+    try:
+        from mediapipe.python import solutions
+    except ImportError as error:
+        raise MissingExtraError(
+            f"mediapipe cannot be imported: {first_line(error)}. Its OpenCV needs libGL and GLib; "
+            "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
+        ) from error
+    return solutions
+
+
 class FaceTracker:
     """Finds faces in pictures, and follows one through a video. One thread at a time; a context manager."""
 
     def __init__(self) -> None:
-        from mediapipe.python.solutions import face_detection, face_mesh
-
+        solutions = load_mediapipe()
         # Static mode: a result depends on its own picture alone, so that any frame can be repeated.
-        self._mesh: Any = face_mesh.FaceMesh(static_image_mode=True, max_num_faces=MAX_FACES)
-        self._detector: Any = face_detection.FaceDetection(model_selection=1)
+        self._mesh: Any = solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=MAX_FACES)
+        self._detector: Any = solutions.face_detection.FaceDetection(model_selection=1)
         self.reset()
 
     def reset(self) -> None:

@@ -1,9 +1,9 @@
-"""How far apart a model's motion tokens are, and so from which distance on a finished frame should become a keyframe.
+"""Measures how far apart a model's motion tokens are, and suggests the distance at which a frame becomes a keyframe.
 
     python -m personalive.training.keyframe_distances --model weights/demo
 
 Token spaces differ from model to model, so a threshold that suits one may never be reached in another. Drawn people
-that training never saw drive each other, as in `evaluate`; only the motion encoder works.
+that training never saw drive each other, as in `evaluate`; only the motion encoder runs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from personalive.training.evaluate import make_pair
 TRACKS, LENGTH = 12, 100
 """Tracks of four seconds."""
 SHARE = 0.5
-"""Part of the tracks in which the suggested threshold makes at least one keyframe."""
+"""Fraction of the tracks in which the suggested threshold makes at least one keyframe."""
 LEAD = RAMP // WINDOW
 """Calls between a chunk's first, as the newest of the window, and its last, as the oldest, in which it is tested."""
 
@@ -52,7 +52,7 @@ def tokens_of_track(model: PersonaLive, tracker: FaceTracker, seed: int, length:
 
 
 def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
-    """Keyframes that the engine would make while it is driven by these tokens, one frame of each chunk."""
+    """Keyframes that the engine would make if driven by these tokens, one frame of each chunk."""
     bank, keyframes = reference.flatten(1), 0
     for chunk, motion in enumerate(driver):
         window = motion.expand(FRAMES, *motion.shape)
@@ -64,13 +64,13 @@ def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
 
 def suggest(tracks: Sequence[tuple[Tensor, Tensor]], share: float = SHARE) -> float:
     """The threshold at which `share` of the tracks have a keyframe."""
-    # A track has one if the frame that is farthest from its reference, of those that are tested, is beyond.
+    # A track has one if, of the frames that are tested, the one farthest from its reference is beyond the threshold.
     farthest = [_distances(reference, driver[FIRST_CALL - LEAD :]).max() for reference, driver in tracks]
     return round(float(np.quantile(farthest, 1 - share)), 1)
 
 
 def _distances(reference: Tensor, driver: Tensor) -> Distances:
-    """Of each frame to the reference."""
+    """Distance of each frame to the reference."""
     distances: Distances = (driver.flatten(1) - reference.flatten(1)).norm(dim=1).double().numpy()
     return distances
 

@@ -11,9 +11,9 @@ Tensors: TypeAlias = dict[str, Tensor]
 
 
 class Recorded:
-    """A function of tensors by name. On a GPU it is recorded once for each set of shapes, and replayed from then on.
+    """A function of named tensors. On a GPU it is captured once for each set of shapes, and replayed from then on.
 
-    The function must not depend on anything else that changes, nor wait for the GPU. On a CPU it simply runs.
+    The function must not depend on anything else that changes, and must not wait for the GPU. On a CPU it simply runs.
     """
 
     def __init__(self, name: str, function: Callable[[Tensors], Tensors]) -> None:
@@ -21,10 +21,10 @@ class Recorded:
         self._name, self._function = name, function
         self._memory: GraphMemory | None = None
         self._graphs: dict[tuple[str, ...], GraphFunction] = {}
-        """By the inputs' names: recordings of one such function read each input from one place, of one type."""
+        """By the inputs' names: all captures of such a function read each input from the same place and type."""
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Run it. The results are the caller's own, and nothing goes backward through them."""
+        """Run it. The results belong to the caller, and carry no gradient."""
         device = next(iter(inputs.values())).device
         if device.type != "cuda":
             return self._function(inputs)

@@ -12,8 +12,8 @@ from personalive.accel.accelerator import Acceleration
 from personalive.errors import WeightsError
 from personalive.models import build_network
 from personalive.models.tiny_vae import replace_decoder
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
-from tests.weight_rule import normal_input
 
 CPU = torch.device("cpu")
 

@@ -6,16 +6,16 @@ Head widths of 40, 80 and 160 suit some kernels badly, and which ones differs be
 import logging
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from personalive.errors import InputError
+from personalive.types import AttentionName as AttentionName
 
-AttentionName = Literal["auto", "sdpa", "xformers"]
-ATTENTION_NAMES: tuple[AttentionName, ...] = ("auto", "sdpa", "xformers")
+ATTENTION_NAMES: tuple[AttentionName, ...] = get_args(AttentionName)
 
 Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Queries [n, heads, l, width], keys and values [n, heads, m, width] → [n, heads, l, width]."""

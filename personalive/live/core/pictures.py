@@ -46,7 +46,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> RGBArray:
     except InputError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble over
-        raise InputError(f"these {len(data)} bytes can not be read as JPEG, PNG or WebP: {error}") from error
+        raise InputError(f"these {len(data)} bytes cannot be read as JPEG, PNG or WebP: {error}") from error
     return np.asarray(_on_white(ImageOps.exif_transpose(image)))
 
 

@@ -1,4 +1,4 @@
-"""Whoever reads a session's pictures."""
+"""The readers of a session's pictures."""
 
 import threading
 from collections.abc import Callable
@@ -77,7 +77,7 @@ class Subscriptions:
 
     @property
     def dropped(self) -> int:
-        """Pictures that were left out so far."""
+        """Pictures that were dropped so far."""
         with self._lock:
             return self._dropped + sum(reader.playout.dropped for reader in self._readers)
 

@@ -25,11 +25,11 @@ from personalive.engine.step import CallRecord
 from personalive.engine.stream import Stream
 from personalive.models.unet import ReferenceFeatures
 from personalive.pipeline import PersonaLive
+from personalive.testing import weight_rule as rule
+from personalive.testing.parity import report as tolerances
+from personalive.testing.parity.components import Computed, Golden
+from personalive.testing.parity.networks import SIZES, network, one_thread
 from personalive.types import Box
-from tests import weight_rule as rule
-from tests.parity import report as tolerances
-from tests.parity.components import Computed, Golden
-from tests.parity.networks import SIZES, network, one_thread
 
 REFERENCE_BANK_SIZE = 4
 """Entries of the motion bank at which the published offline mode stops testing."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from personalive import models
 from personalive.config import ImageEncoderConfig, ModelConfig, PoseGuiderConfig, UNetConfig, VAEConfig
-from tests import weight_rule
+from personalive.testing import weight_rule
 
 REDUCED = ModelConfig(
     name="reduced",

@@ -16,10 +16,10 @@ from personalive.engine.preprocess import Preprocessor
 from personalive.models.motion_blocks import MotionModule, TemporalModule
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor, MotionHeads
-from tests import weight_rule as rule
-from tests.parity import report as tolerances
-from tests.parity.networks import REDUCED, network, one_thread
-from tests.parity.report import Tolerance
+from personalive.testing import weight_rule as rule
+from personalive.testing.parity import report as tolerances
+from personalive.testing.parity.networks import REDUCED, network, one_thread
+from personalive.testing.parity.report import Tolerance
 
 Golden = Mapping[str, npt.NDArray[Any]]
 Computed = dict[str, tuple[object, Tolerance]]
@@ -40,7 +40,8 @@ def motion_extractor(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
     assert isinstance(extractor, MotionExtractor)
 
     def heads(names: list[list[Any]]) -> MotionHeads:
-        return extractor(_pictures([rule.frame(segment, f, size, size, seed) for segment, f in names]))
+        found: MotionHeads = extractor(_pictures([rule.frame(segment, f, size, size, seed) for segment, f in names]))
+        return found
 
     driving, second = heads(case["driving"]), heads(case["second_chunk"])
     reference = extractor(_pictures([rule.mosaic(case["reference"], size, size, seed=seed)]))

@@ -29,7 +29,7 @@ CORRECTIONS: dict[tuple[str, str], tuple[float, float]] = {
     ("vae", "quant_conv.weight"): (8.0, 0.0),
     ("vae", "post_quant_conv.weight"): (0.03, 0.0),
 }
-"""Factor and offset that keep the random networks alive and not chaotic, by network and key."""
+"""Factor and offset that keep the random networks alive but not chaotic, by network and key."""
 
 
 def generator(seed: int, kind: str, name: str) -> np.random.Generator:
@@ -83,7 +83,7 @@ def normal_input(name: str, shape: Sequence[int], scale: float = 1.0, seed: int 
 
 
 def noise(k: int, shape: Sequence[int], seed: int = 0) -> torch.Tensor:
-    """What the k-th draw of a run gives, float32."""
+    """The k-th draw of a run, float32."""
     return torch.from_numpy(generator(seed, "noise", str(k)).standard_normal(tuple(shape)).astype(np.float32))
 
 

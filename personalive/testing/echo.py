@@ -37,6 +37,7 @@ class EchoStream:
     colour: tuple[int, int, int] | None = None
     waiting: deque[RGBArray] = field(default_factory=deque)
     resets: int = 0
+    frames_in: int = 0
 
     def set_reference(self, reference: Any) -> None:
         """Begin anew with this portrait."""
@@ -73,12 +74,14 @@ class EchoEngine:
         window: int = 1,
         delay_frames: int = 0,
         seconds: float = 0.0,
+        sleep: Callable[[float], None] = time.sleep,
         before_call: Callable[[Sequence[EchoStream]], None] = lambda streams: None,
     ) -> None:
-        """`seconds`: time of a call; `before_call` may raise, as a device does that has no memory."""
+        """`seconds`: time of a call, which `sleep` takes; `before_call` may raise, as a device without memory does."""
         self.width, self.height = width, height
         self.window, self.delay_frames = window, delay_frames
         self.seconds = seconds
+        self.sleep = sleep
         self.keyframe_threshold = 17.0
         self.before_call = before_call
         self.threads: set[int] = set()
@@ -111,7 +114,7 @@ class EchoEngine:
         self.threads.add(threading.get_ident())
         self.before_call(streams)
         if self.seconds:
-            time.sleep(self.seconds)
+            self.sleep(self.seconds)
         return [self._advance(stream, frames) for stream, frames in zip(streams, driving, strict=True)]
 
     def _advance(self, stream: EchoStream, frames: RGBArray) -> RGBArray:
@@ -120,6 +123,7 @@ class EchoEngine:
         if not stream.waiting and self.delay_frames:
             stream.waiting.extend(np.full_like(frames[0], 127) for _ in range(self.delay_frames))
         stream.waiting.extend(frames)
+        stream.frames_in += len(frames)
         finished = np.stack([stream.waiting.popleft() for _ in range(self.window)])
         for part in (np.s_[:, :BORDER], np.s_[:, -BORDER:], np.s_[:, :, :BORDER], np.s_[:, :, -BORDER:]):
             finished[part] = stream.colour

@@ -1,7 +1,8 @@
-"""Comparing arrays and saying how it went."""
+"""Compares arrays and reports the result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ class Report:
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
 
-    def compare(self, name: str, expected: npt.NDArray[np.generic], actual: object, tolerance: Tolerance) -> None:
+    def compare(self, name: str, expected: npt.NDArray[Any], actual: object, tolerance: Tolerance) -> None:
         """Compare one array; a wrong shape fails."""
         array = actual.detach().float().cpu().numpy() if isinstance(actual, Tensor) else np.asarray(actual)
         if array.shape != expected.shape:
@@ -83,11 +84,11 @@ class Report:
     def compare_all(
         self,
         case: str,
-        golden: Mapping[str, npt.NDArray[np.generic]],
+        golden: Mapping[str, npt.NDArray[Any]],
         actual: Mapping[str, tuple[object, Tolerance]],
         skip: frozenset[str] = frozenset(),
     ) -> None:
-        """Compare every array of a golden file; one that nothing was computed for fails, unless it may be skipped."""
+        """Compare every array of a golden file; one without a computed counterpart fails, unless it may be skipped."""
         for key in golden:
             if key in skip:
                 self.skipped += 1
@@ -98,7 +99,7 @@ class Report:
                 self.compare(f"{case}:{key}", golden[key], *actual[key])
 
     def error(self, case: str, error: Exception) -> None:
-        """A case that could not run to its end."""
+        """A case that did not run to its end."""
         self._line(case, f"{type(error).__name__}: {error}", ok=False)
 
     def summary(self) -> str:
@@ -112,7 +113,7 @@ class Report:
         print(f"{name}  {text}  {'ok' if ok else 'FAIL'}", flush=True)
 
 
-def _relative_l2(difference: npt.NDArray[np.float64], expected: npt.NDArray[np.generic], per_row: bool) -> float:
+def _relative_l2(difference: npt.NDArray[np.float64], expected: npt.NDArray[Any], per_row: bool) -> float:
     if difference.size == 0:
         return 0.0
     rows = len(expected) if per_row and expected.ndim else 1

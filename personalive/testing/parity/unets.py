@@ -8,10 +8,10 @@ from torch import Tensor
 
 from personalive.config import ModelConfig
 from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet
-from tests import weight_rule as rule
-from tests.parity import report as tolerances
-from tests.parity.components import Computed, Golden, _statistics
-from tests.parity.networks import SIZES, network
+from personalive.testing import weight_rule as rule
+from personalive.testing.parity import report as tolerances
+from personalive.testing.parity.components import Computed, Golden, _statistics
+from personalive.testing.parity.networks import SIZES, network
 
 SOURCES = ("ref_latents", "keyframe1_latents", "keyframe2_latents")
 SHOWN_FRAMES = [0, 5, 15]
@@ -80,7 +80,8 @@ def denoising_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Comput
         features = _project(unet, sources[0], embedding, rounded)
         for keyframe in sources[1 : 1 + keyframes]:
             features = features.with_keyframe(_project(unet, keyframe, embedding, rounded))
-        return unet(*inputs, [features]).transpose(0, 1)[None]
+        predicted: Tensor = unet(*inputs, [features])
+        return predicted.transpose(0, 1)[None]
 
     computed: Computed = {"timesteps": (steps, tolerances.EXACT)}
     variants = {"out": (0, False), "out_kv1": (1, False), "out_kv2": (2, False)}

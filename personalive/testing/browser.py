@@ -1,4 +1,4 @@
-"""Chromium with a driving file as its camera, as a user would sit before it."""
+"""Chromium with a driving file as its camera, in place of a user."""
 
 import contextlib
 import subprocess
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
+import numpy.typing as npt
 from playwright.sync_api import Browser, Page, Playwright
 
+from personalive.types import RGBArray
+
+FloatArray = npt.NDArray[np.float64]
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (
     "--headless=new",
@@ -36,7 +40,7 @@ GRAB = """(id) => {
 
 @contextlib.contextmanager
 def chromium(playwright: Playwright, camera: Path | None) -> Iterator[Browser]:
-    """A browser whose camera shows a file (.y4m or .mjpeg) over and over, or which has none."""
+    """A browser whose camera plays a file (.y4m or .mjpeg) in a loop, or that has no camera."""
     flags = [flag for flag in FLAGS if camera is not None or "fake-device" not in flag]
     if camera is not None:
         flags.append(f"--use-file-for-fake-video-capture={camera}")
@@ -47,7 +51,7 @@ def chromium(playwright: Playwright, camera: Path | None) -> Iterator[Browser]:
         browser.close()
 
 
-def write_camera(path: Path, frames: np.ndarray, fps: int) -> Path:
+def write_camera(path: Path, frames: RGBArray, fps: int) -> Path:
     """A driving file for Chromium's camera from frames, uint8 [n,h,w,3]."""
     height, width = frames.shape[1:3]
     # Chromium plays .y4m at its own rate, and .mjpeg, which is much smaller, always at 30 frames a second.
@@ -60,7 +64,7 @@ def write_camera(path: Path, frames: np.ndarray, fps: int) -> Path:
     return path
 
 
-def moving_bar(seconds: int = 4, fps: int = 25, size: int = 256) -> np.ndarray:
+def moving_bar(seconds: int = 4, fps: int = 25, size: int = 256) -> RGBArray:
     """A white bar that swings from side to side once in the film."""
     count = seconds * fps
     frames = np.full((count, size, size, 3), 60, dtype=np.uint8)
@@ -70,7 +74,7 @@ def moving_bar(seconds: int = 4, fps: int = 25, size: int = 256) -> np.ndarray:
     return frames
 
 
-def grab(page: Page, identifier: str) -> np.ndarray | None:
+def grab(page: Page, identifier: str) -> RGBArray | None:
     """What a video element shows, uint8 [h,w,3]."""
     picture = page.evaluate(GRAB, identifier)
     if picture is None:
@@ -101,14 +105,14 @@ WATCH = """() => {
 }"""
 
 
-def watch(page: Page, seconds: float) -> dict[str, np.ndarray]:
+def watch(page: Page, seconds: float) -> dict[str, FloatArray]:
     """What driver and result show from now on: rows of time (s), place of the bar (0–1, -1: not seen), colour."""
     page.evaluate(WATCH)
     page.wait_for_timeout(seconds * 1000)
     return {name: np.array(rows) for name, rows in page.evaluate("window.seen").items()}
 
 
-def followed(driver: np.ndarray, result: np.ndarray) -> tuple[float, float]:
+def followed(driver: FloatArray, result: FloatArray) -> tuple[float, float]:
     """How well the result's bar follows the driver's: the best correlation over all delays, and that delay in s."""
     driver, result = driver[driver[:, 1] >= 0], result[result[:, 1] >= 0]
     best = (-1.0, 0.0)

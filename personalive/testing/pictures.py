@@ -9,24 +9,26 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from skimage import data
 
 from personalive.types import RGBArray
 
 
 def photograph() -> RGBArray:
     """A woman's face and shoulders, 512x512."""
+    from skimage import data  # a package of requirements-dev.txt, which only this picture needs
+
     return np.asarray(data.astronaut())
 
 
 def faceless(width: int = 320, height: int = 240) -> RGBArray:
     """Colour gradients without a face."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.stack((x * 255 // width, y * 255 // height, np.full_like(x, 90)), axis=2).astype(np.uint8)
+    picture: RGBArray = np.stack((x * 255 // width, y * 255 // height, np.full_like(x, 90)), axis=2).astype(np.uint8)
+    return picture
 
 
 def moving_face(frames: int, size: int = 256, step: float = 2.0) -> list[RGBArray]:
-    """The photographed face on a grey ground, going to the right by `step` pixels a frame."""
+    """The photographed face on a grey ground, moving right by `step` pixels a frame."""
     face = np.asarray(Image.fromarray(photograph()[20:260, 105:345]).resize((size * 3 // 5, size * 3 // 5)))
     pictures = []
     for index in range(frames):
@@ -76,13 +78,18 @@ def save_video(
 
 
 def run_ffmpeg(*arguments: str, data: bytes = b"") -> None:
-    """Run ffmpeg, and fail with its own words."""
+    """Run ffmpeg.
+
+    Raises:
+        RuntimeError: it failed; the message is its own.
+    """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y", *arguments]
     result = subprocess.run(command, input=data, capture_output=True)
-    assert result.returncode == 0, result.stderr.decode()
+    if result.returncode:
+        raise RuntimeError(result.stderr.decode())
 
 
 def save_image(path: Path, picture: RGBArray) -> Path:
-    """Store a picture in the format of the name."""
+    """Save a picture in the format that the name says."""
     Image.fromarray(picture).save(path)
     return path
