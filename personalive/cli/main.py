@@ -1,4 +1,4 @@
-"""The command `personalive`: animate, serve, download, doctor."""
+"""The command `personalive`: animate, serve, cog, download, doctor."""
 
 import argparse
 import contextlib
@@ -15,6 +15,8 @@ from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.cli.native_log import without_chatter
 from personalive.errors import PersonaLiveError
+from personalive.extras import require
+from personalive.gateway.options import GatewayOptions
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions
@@ -54,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve = add("serve", help="the live page: a camera in, the animated portrait out")
     add_settings(serve, ModelChoice)
     add_settings(serve, ServeOptions)
+    add_settings(add("cog", help="the HTTP service: Cog's interface, as the container serves it"), GatewayOptions)
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_settings(add("doctor", help="say what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
@@ -142,6 +145,16 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cog(options: argparse.Namespace) -> int:
+    settings = read_settings(options, GatewayOptions)
+    require("cog")
+
+    from personalive.gateway.serve import serve
+
+    serve(settings)
+    return 0
+
+
 def _download(options: argparse.Namespace) -> int:
     import torch
 
@@ -166,7 +179,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = {"animate": _animate, "serve": _serve, "download": _download, "doctor": _doctor}
+VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _download, "doctor": _doctor}
 
 
 def _configure(verbose: bool) -> None:
