@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import ipaddress
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from urllib.parse import parse_qsl
 from personalive.cli.model_args import add_model_arguments, model_choice
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
+
+TOKEN_VARIABLE = "PERSONALIVE_TOKEN"
+"""Environment variable with tokens, separated by commas: other users of the machine cannot see it, unlike flags."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,13 @@ class ServeOptions:
     """Settings of a live server; checked when made.
 
     Raises:
-        InputError: a value that can not be used, or an address open to others without a token.
+        InputError: a value that cannot be used, or an address open to others without a token.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
+    media_host: str | None = None
+    """Where WebRTC's media is sent from and received; None: at `host`."""
     max_sessions: int = 4
     model: ModelChoice = field(default_factory=ModelChoice)
     latency: Literal["low", "balanced"] = "balanced"
@@ -89,7 +95,8 @@ class ServeOptions:
             raise InputError("a token must have 8 to 256 printable ASCII characters")
         if not self.is_local and not self.tokens and not self.insecure:
             raise InputError(
-                f"listening on {self.host} lets others in: give --token SECRET, or --insecure if the network is trusted"
+                f"listening on {self.host} lets others in: set {TOKEN_VARIABLE} or give --token SECRET, "
+                "or --insecure if the network is trusted"
             )
 
     @property
@@ -118,6 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
     add("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    add("--media_host", help="address of this machine for WebRTC's media (UDP), if not --host: behind a proxy, 0.0.0.0")
     add("--max_sessions", type=int, default=4, help="people at once (default: %(default)s)")
     add("--latency", choices=("low", "balanced"), default="balanced", help="low: twice the calls for less delay")
     add(
@@ -125,7 +133,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--max_batch", type=int, default=1, help="sessions in one call, for GPUs that one does not fill")
     add("--audio", action="store_true", help="send the microphone back, delayed like the picture")
-    add("--token", action="append", default=[], help="secret that clients must send; may be given several times")
+    add(
+        "--token",
+        action="append",
+        default=[],
+        help="secret that clients must send; may be given several times. Other users of this machine can read it in "
+        f"the list of processes: better set {TOKEN_VARIABLE}, with commas between several",
+    )
     add("--tls_cert", type=Path, help="certificate (PEM) for https")
     add("--tls_key", type=Path, help="its private key (PEM)")
     add("--ice_server", action="append", default=[], help="stun:HOST:PORT or turn:HOST:PORT,username=…,credential=…")
@@ -135,15 +149,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--insecure", action="store_true", help="allow other machines without a token")
 
 
+def _tokens_of_environment() -> list[str]:
+    return [token.strip() for token in os.environ.get(TOKEN_VARIABLE, "").split(",") if token.strip()]
+
+
 def from_arguments(arguments: argparse.Namespace) -> ServeOptions:
     """The options that the flags of `add_arguments` gave.
 
     Raises:
-        InputError: a value that can not be used.
+        InputError: a value that cannot be used.
     """
     values: dict[str, Any] = {key: getattr(arguments, key) for key in vars(arguments)}
     values["model"] = model_choice(arguments)
-    values["tokens"] = tuple(values.pop("token"))
+    values["tokens"] = (*values.pop("token"), *_tokens_of_environment())
     values["ice_servers"] = tuple(IceServer.parse(text) for text in values.pop("ice_server"))
     values["allowed_hosts"] = tuple(values.pop("allowed_host"))
     known = {each.name for each in dataclasses.fields(ServeOptions)}

@@ -12,6 +12,7 @@ from personalive.live.hub.clients import COOKIE, Client, new_cookie
 from personalive.live.hub.entries import Entry
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import PIPELINE, LoadParameters
+from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
 
@@ -58,8 +59,15 @@ def give_cookie(request: Request, response: Response) -> str:
     return cookie
 
 
+def ice_of(request: Request) -> IceLimits:
+    """What the ICE agents of the server may do."""
+    limits: IceLimits = request.app.state.ice
+    return limits
+
+
 HubOf = Annotated[Hub, Depends(hub_of)]
 ClientOf = Annotated[Client, Depends(client_of)]
+IceOf = Annotated[IceLimits, Depends(ice_of)]
 
 
 @router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
@@ -117,11 +125,11 @@ async def ice_servers(hub: HubOf) -> schemas.IceServersAnswer:
     "/api/v1/webrtc/offer",
     responses=_problems(_400="Bad SDP or parameters", _404="No such session", _503="Full, or not loaded"),
 )
-async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
+async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
     """Connect by WebRTC: opens a session, goes on with one, or looks at one."""
     if request.watch is not None:
         entry = hub.find(request.watch)
-        sdp = await _watching(hub, entry, request.sdp)
+        sdp = await _watching(Peer(hub, entry, ice, viewer=True), hub, entry, request.sdp)
         return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
     parameters = request.initialParameters or {}
     if request.sessionId:
@@ -129,12 +137,13 @@ async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> 
         entry.session.change(parameters)
     else:
         entry = await hub.open(client, parameters)
-    sdp = await _connected(hub, entry, request.sdp, fresh=request.sessionId is None)
+    sdp = await _connected(
+        Peer(hub, entry, ice, viewer=False), hub, entry, request.sdp, fresh=request.sessionId is None
+    )
     return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
 
 
-async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
-    peer = Peer(hub, entry, viewer=False)
+async def _connected(peer: Peer, hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
     try:
         answer = await peer.answer(sdp)
         hub.attach(entry, peer)
@@ -146,8 +155,7 @@ async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
     return answer
 
 
-async def _watching(hub: Hub, entry: Entry, sdp: str) -> str:
-    peer = Peer(hub, entry, viewer=True)
+async def _watching(peer: Peer, hub: Hub, entry: Entry, sdp: str) -> str:
     try:
         hub.watch(entry, peer)
         return await peer.answer(sdp)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
+from personalive.live.http.waiting import WaitingRoom
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.messages import session_figures
 
@@ -16,14 +17,21 @@ from personalive.live.transport.messages import session_figures
 class HubCollector(Collector):
     """Turns the state of a hub into metrics."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, waiting_room: WaitingRoom) -> None:
         self._hub = hub
+        self._waiting_room = waiting_room
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of this moment; to be called in the hub's event loop."""
         yield from self._sessions()
         yield from self._calls()
         yield from self._memory()
+        yield _gauge("waiting_connections", "Connections that wait for their clients", len(self._waiting_room))
+        yield CounterMetricFamily(
+            "personalive_displaced_connections",
+            "Connections that were ended because too many waited",
+            value=self._waiting_room.given_way,
+        )
         yield _gauge("tasks", "Tasks of the event loop, with that which answers this", len(asyncio.all_tasks()))
         yield _gauge("threads", "Threads of Python, with those of pools", threading.active_count())
 
@@ -73,10 +81,10 @@ def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"personalive_{name}", help_text, value=value)
 
 
-def registry(hub: Hub) -> CollectorRegistry:
+def registry(hub: Hub, waiting_room: WaitingRoom) -> CollectorRegistry:
     """The metrics of one server, with memory and CPU time of its process."""
     result = CollectorRegistry()
-    result.register(HubCollector(hub))
+    result.register(HubCollector(hub, waiting_room))
     ProcessCollector(registry=result)
     return result
 

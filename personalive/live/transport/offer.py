@@ -1,0 +1,76 @@
+"""Looks at an offer's SDP before aiortc does, which trusts its shape and takes seconds for some that are large."""
+
+import re
+
+from personalive.errors import InputError
+
+MAX_SDP = 65536
+"""Characters of an offer; browsers' have 3,000 to 15,000."""
+MAX_LINES = 1000
+"""Lines of an offer: of some kinds, aiortc compares each with each."""
+MAX_SECTIONS = 8
+"""Media sections of an offer: two are needed, browsers send few more."""
+MAX_CANDIDATES = 128
+"""Addresses that one client may name, within its offer and after it."""
+MAX_HIDDEN = 16
+"""Of these, names that have to be asked for in the local network (mDNS)."""
+
+_HIDDEN = re.compile(r"[a-zA-Z0-9-]{1,63}\.local")
+
+
+class Candidates:
+    """Counts the addresses that a client names."""
+
+    def __init__(self, *, local_only: bool) -> None:
+        """`local_only`: names in the network are not asked for, since nobody there can connect."""
+        self._local_only = local_only
+        self._count = 0
+        self._hidden = 0
+
+    def admit(self, candidate: str) -> bool:
+        """Count one, `foundation component transport priority address port typ …`; whether it is to be used.
+
+        Raises:
+            InputError: there were too many.
+        """
+        self._count += 1
+        if self._count > MAX_CANDIDATES:
+            raise InputError(f"more than {MAX_CANDIDATES} candidates: no client has so many addresses")
+        words = candidate.split()
+        if len(words) < 5 or not _HIDDEN.fullmatch(words[4]):
+            return True
+        self._hidden += 1
+        return not self._local_only and self._hidden <= MAX_HIDDEN
+
+
+def checked(sdp: str, candidates: Candidates) -> str:
+    """The offer, without candidates that are not to be used.
+
+    Raises:
+        InputError: too large, or sections that nothing tells apart.
+    """
+    lines = sdp.splitlines() if len(sdp) <= MAX_SDP else []
+    if not 0 < len(lines) <= MAX_LINES:
+        raise InputError(f"the offer's SDP must have 1 to {MAX_LINES} lines and at most {MAX_SDP} characters")
+    _check_sections(lines)
+    used = (line for line in lines if not line.startswith("a=candidate:") or candidates.admit(line[12:]))
+    return "\r\n".join(used) + "\r\n"
+
+
+def _check_sections(lines: list[str]) -> None:
+    """Each media section must have a name of its own (`a=mid`), and what is bundled must be one of them."""
+    bundled: set[str] = set()
+    names: list[list[str]] = []
+    for line in lines:
+        if line.startswith("m="):
+            names.append([])
+        elif line.startswith("a=mid:") and names:
+            names[-1].append(line[6:])
+        elif line.startswith("a=group:BUNDLE") and not names:
+            bundled.update(line.split()[1:])
+    if len(names) > MAX_SECTIONS:
+        raise InputError(f"the offer has more than {MAX_SECTIONS} media sections")
+    if any(len(each) != 1 or not each[0].strip() for each in names) or len({each[0] for each in names}) < len(names):
+        raise InputError("each media section of the offer must have one a=mid line, with a name of its own")
+    if bundled - {each[0] for each in names}:
+        raise InputError("the offer's a=group:BUNDLE line names media sections that it does not have")
