@@ -5,6 +5,7 @@ import logging
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
 from personalive.live.http.security import answer_headers
@@ -35,6 +36,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(WebSocketRequestValidationError, _refuse_socket)
     app.add_exception_handler(RecursionError, _answer_nested)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_defect)
 
 
@@ -61,6 +63,10 @@ async def _refuse_socket(socket: WebSocket, error: Exception) -> None:
 
 async def _answer_nested(request: Request, error: Exception) -> Response:
     return _answer("the JSON is nested too deeply", 400)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return _answer("the connection ended before the request", 400)
 
 
 async def _answer_defect(request: Request, error: Exception) -> Response:

@@ -1,15 +1,24 @@
 """Figures of the server for Prometheus, read from the hub when they are asked for."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterable
 
 import torch
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from personalive.live.core.statistics import DELAY_BOUNDS
 from personalive.live.http.waiting import WaitingRoom
+from personalive.live.hub.entries import Totals
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.messages import session_figures
 
@@ -55,12 +64,7 @@ class HubCollector(Collector):
         yield CounterMetricFamily("personalive_pictures", "Pictures sent", value=totals.pictures_shown)
         yield CounterMetricFamily("personalive_dropped_frames", "Camera frames not used", value=totals.dropped_in)
         yield CounterMetricFamily("personalive_dropped_pictures", "Pictures not sent", value=totals.dropped_out)
-        yield SummaryMetricFamily(
-            "personalive_delay_seconds",
-            "From the arrival of a camera frame to the picture that it drove",
-            count_value=totals.delays,
-            sum_value=totals.delay_seconds,
-        )
+        yield _delays(totals)
 
     def _calls(self) -> Iterable[Metric]:
         scheduler = self._hub.scheduler
@@ -75,6 +79,16 @@ class HubCollector(Collector):
     def _memory(self) -> Iterable[Metric]:
         if torch.cuda.is_available():
             yield _gauge("device_memory_bytes", "Device memory reserved by PyTorch", torch.cuda.memory_reserved())
+
+
+def _delays(totals: Totals) -> HistogramMetricFamily:
+    bounds = [*map(str, DELAY_BOUNDS), "+Inf"]
+    return HistogramMetricFamily(
+        "personalive_delay_seconds",
+        "From the arrival of a camera frame to the picture that it drove",
+        buckets=list(zip(bounds, itertools.accumulate(totals.delay_counts), strict=True)),
+        sum_value=totals.delay_seconds,
+    )
 
 
 def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
