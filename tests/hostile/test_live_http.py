@@ -79,6 +79,7 @@ def test_those_who_hold_many_connections_displace_themselves(server):
     patient = server.connect(HALVES["half a head"], "127.0.0.3")
     crowd = [server.connect(HALVES["half a head"]) for _ in range(300)]
     try:
+        assert server.health("127.0.0.3") == 200  # so the crowd has been let in
         patient.sendall(b"yes\r\nConnection: close\r\n\r\n")
         assert patient.recv(100).startswith(b"HTTP/1.1 200 ")
     finally:

@@ -18,6 +18,7 @@ from typing import Any, cast
 import h11
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
@@ -31,7 +32,7 @@ TLS_SHUTDOWN_SECONDS = 1.0
 CONTROL_FRAMES = 200
 """Pings, pongs and parts of messages that a WebSocket may send at once, and ten seconds later again."""
 MAX_LATE_BYTES = 65536
-"""What is read of a WebSocket after its end was said, to find the client's goodbye."""
+"""What of a WebSocket is looked at after its end was said, to find the client's goodbye."""
 
 
 class Stage(enum.Enum):
@@ -287,13 +288,17 @@ class SocketConnection(WebSocketsSansIOProtocol):
             self._place.move(Stage.GOODBYE)
 
     def data_received(self, data: bytes) -> None:
-        """Something came from the client; after the goodbye only what has been on its way is still read."""
+        """Something came. After the end it is dropped: a client that cannot send does not read either."""
         if self.close_sent:
             self._late_bytes += len(data)
-            if self._late_bytes > MAX_LATE_BYTES:
-                self.transport.pause_reading()
-                return
-        super().data_received(data)
+        if self._late_bytes <= MAX_LATE_BYTES:
+            super().data_received(data)
+
+    async def send(self, message: Any) -> None:
+        """Send for the application, which may not know yet that the connection was given up."""
+        if self.close_sent:
+            raise ClientDisconnected
+        await super().send(message)
 
     def handle_ping(self) -> None:
         """The pong is ready to go."""
@@ -317,8 +322,16 @@ class SocketConnection(WebSocketsSansIOProtocol):
         self._frames_left = min(CONTROL_FRAMES, self._frames_left + gained) - 1
         self._counted = now
         if self._frames_left < 0 and not self.close_sent:
-            self.conn.fail(CloseCode.POLICY_VIOLATION, "more control frames came than anybody needs")
-            self.handle_parser_exception()
-            if self._place is not None:
-                self._place.move(Stage.GOODBYE)
+            self._give_up(CloseCode.POLICY_VIOLATION, "more control frames came than anybody needs")
         return self._frames_left >= 0
+
+    def _give_up(self, code: CloseCode, reason: str) -> None:
+        """Say goodbye, and drop what still comes: hanging up at once would take the goodbye along."""
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.fail(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._late_bytes = MAX_LATE_BYTES + 1
+        self.transport.resume_reading()
+        if self._place is not None:
+            self._place.move(Stage.GOODBYE)

@@ -10,6 +10,7 @@ MAX_LINES = 1000
 """Lines of an offer: of some kinds, aiortc compares each with each."""
 MAX_SECTIONS = 8
 """Media sections of an offer: two are needed, browsers send few more."""
+KINDS = ("video", "audio", "application")
 MAX_CANDIDATES = 128
 """Addresses that one client may name, within its offer and after it."""
 MAX_HIDDEN = 16
@@ -47,11 +48,13 @@ def checked(sdp: str, candidates: Candidates) -> str:
     """The offer, without candidates that are not to be used.
 
     Raises:
-        InputError: too large, or sections that nothing tells apart.
+        InputError: too large, without a fingerprint, or with sections that nothing tells apart.
     """
     lines = sdp.splitlines() if len(sdp) <= MAX_SDP else []
     if not 0 < len(lines) <= MAX_LINES:
         raise InputError(f"the offer's SDP must have 1 to {MAX_LINES} lines and at most {MAX_SDP} characters")
+    if not any(line.startswith("a=fingerprint:") for line in lines):
+        raise InputError("the offer has no a=fingerprint line, by which its sender could be told from others")
     _check_sections(lines)
     used = (line for line in lines if not line.startswith("a=candidate:") or candidates.admit(line[12:]))
     return "\r\n".join(used) + "\r\n"
@@ -64,6 +67,8 @@ def _check_sections(lines: list[str]) -> None:
     for line in lines:
         if line.startswith("m="):
             names.append([])
+            if line[2:].partition(" ")[0] not in KINDS:
+                raise InputError(f"a media section of the offer is none of {', '.join(KINDS)}: {line[:60]!r}")
         elif line.startswith("a=mid:") and names:
             names[-1].append(line[6:])
         elif line.startswith("a=group:BUNDLE") and not names:

@@ -178,8 +178,8 @@ class Peer:
         """Free what the connection holds, even where aiortc cannot be brought to do it."""
         try:
             await self._connection.close()
-        except Exception:
-            logger.exception("a connection could not be closed; its sockets are")
+        except Exception as error:
+            logger.warning("a connection could not be closed, its sockets are: %s: %s", type(error).__name__, error)
             for transport in ice_transports(self._connection):
                 with contextlib.suppress(Exception):
                     await transport.stop()
