@@ -1,6 +1,7 @@
 """Looks at an offer's SDP before aiortc does, which trusts its shape and takes seconds for some that are large."""
 
 import re
+from dataclasses import dataclass, field
 
 from personalive.errors import InputError
 
@@ -48,34 +49,54 @@ def checked(sdp: str, candidates: Candidates) -> str:
     """The offer, without candidates that are not to be used.
 
     Raises:
-        InputError: too large, without a fingerprint, or with sections that nothing tells apart.
+        InputError: too large, or with sections that nothing tells apart or that have no fingerprint.
     """
     lines = sdp.splitlines() if len(sdp) <= MAX_SDP else []
     if not 0 < len(lines) <= MAX_LINES:
         raise InputError(f"the offer's SDP must have 1 to {MAX_LINES} lines and at most {MAX_SDP} characters")
-    if not any(line.startswith("a=fingerprint:") for line in lines):
-        raise InputError("the offer has no a=fingerprint line, by which its sender could be told from others")
     _check_sections(lines)
     used = (line for line in lines if not line.startswith("a=candidate:") or candidates.admit(line[12:]))
     return "\r\n".join(used) + "\r\n"
 
 
+@dataclass
+class _Section:
+    """The lines before the first media section, or one of these."""
+
+    kind: str = ""
+    names: list[str] = field(default_factory=list)
+    has_fingerprint: bool = False
+    bundled: set[str] = field(default_factory=set)
+
+
 def _check_sections(lines: list[str]) -> None:
     """Each media section must have a name of its own (`a=mid`), and what is bundled must be one of them."""
-    bundled: set[str] = set()
-    names: list[list[str]] = []
+    session, *media = _sections(lines)
+    if len(media) > MAX_SECTIONS:
+        raise InputError(f"the offer has more than {MAX_SECTIONS} media sections")
+    for section in media:
+        if section.kind not in KINDS:
+            raise InputError(f"a media section of the offer is {section.kind[:60]!r}, none of {', '.join(KINDS)}")
+        if not session.has_fingerprint and not section.has_fingerprint:
+            raise InputError("the offer has no a=fingerprint line, by which its sender can be told from others")
+        if len(section.names) != 1 or not section.names[0].strip():
+            raise InputError("each media section of the offer must have one a=mid line")
+    names = [section.names[0] for section in media]
+    if len(set(names)) < len(names):
+        raise InputError("two media sections of the offer have the same name (a=mid)")
+    if session.bundled - set(names):
+        raise InputError("the offer's a=group:BUNDLE line names media sections that it does not have")
+
+
+def _sections(lines: list[str]) -> list[_Section]:
+    found = [_Section()]
     for line in lines:
         if line.startswith("m="):
-            names.append([])
-            if line[2:].partition(" ")[0] not in KINDS:
-                raise InputError(f"a media section of the offer is none of {', '.join(KINDS)}: {line[:60]!r}")
-        elif line.startswith("a=mid:") and names:
-            names[-1].append(line[6:])
-        elif line.startswith("a=group:BUNDLE") and not names:
-            bundled.update(line.split()[1:])
-    if len(names) > MAX_SECTIONS:
-        raise InputError(f"the offer has more than {MAX_SECTIONS} media sections")
-    if any(len(each) != 1 or not each[0].strip() for each in names) or len({each[0] for each in names}) < len(names):
-        raise InputError("each media section of the offer must have one a=mid line, with a name of its own")
-    if bundled - {each[0] for each in names}:
-        raise InputError("the offer's a=group:BUNDLE line names media sections that it does not have")
+            found.append(_Section(line[2:].partition(" ")[0]))
+        elif line.startswith("a=mid:"):
+            found[-1].names.append(line.removeprefix("a=mid:"))
+        elif line.startswith("a=fingerprint:"):
+            found[-1].has_fingerprint = True
+        elif line.startswith("a=group:BUNDLE"):
+            found[-1].bundled.update(line.split()[1:])
+    return found
