@@ -17,7 +17,7 @@ from personalive.cli.native_log import without_chatter
 from personalive.errors import PersonaLiveError
 from personalive.extras import require
 from personalive.gateway.options import GatewayOptions
-from personalive.live.options import ServeOptions
+from personalive.live.options import ServeOptions, tokens_of_environment
 from personalive.loading import ModelChoice
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
@@ -136,8 +136,18 @@ def _animate(options: argparse.Namespace) -> int:
     return 0
 
 
+def serve_options(options: argparse.Namespace) -> ServeOptions:
+    """What the flags of `serve` and the environment say.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+    tokens = (*options.tokens, *tokens_of_environment())
+    return read_settings(options, ServeOptions, model=read_settings(options, ModelChoice), tokens=tokens)
+
+
 def _serve(options: argparse.Namespace) -> int:
-    settings = read_settings(options, ServeOptions, model=read_settings(options, ModelChoice))
+    settings = serve_options(options)
 
     from personalive.live.http.server import serve
 
