@@ -8,9 +8,9 @@ import torch
 from personalive.accel.accelerator import Accelerator
 from personalive.engine.networks import PlainNetworks
 from personalive.models import NETWORKS, build_network
-from tests import weight_rule
+from personalive.testing import weight_rule
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
-from tests.weight_rule import normal_input
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 TIMESTEPS = (0,) * 4 + (333,) * 4 + (666,) * 4 + (999,) * 4
@@ -119,7 +119,7 @@ def difference(actual, expected):
 @pytest.mark.parametrize("name", CASES)
 def test_a_result_does_not_depend_on_the_memory_format(networks, device, exact, name):
     run, inputs = CASES[name]
-    inputs = [tensor.to(device) for tensor in inputs]
+    inputs = tuple(tensor.to(device) for tensor in inputs)
     for layout in LAYOUTS:
         given = [layout(tensor) for tensor in inputs]
         expected = run(networks, *(contiguous(tensor) for tensor in given))

@@ -26,7 +26,7 @@ FILES = Surface.CLI | Surface.HTTP
 MAX_FRAMES = 1_000_000
 MIN_FPS, MAX_FPS = 1, 120
 
-REFERENCE = "The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken"
+REFERENCE = "The portrait: a picture, or a video whose first face is taken"
 DRIVER = "The video whose movement, rate and sound the result has"
 
 motion = partial(setting, group="motion", on=EVERYWHERE)
