@@ -224,9 +224,9 @@ def test_a_value_is_kept_or_refused_in_our_words(name, value):
 
 def test_a_name_that_does_not_exist_is_refused_with_the_one_that_was_meant():
     with pytest.raises(InputError, match="there is no setting 'motion_strenght': did you mean motion_strength"):
-        AnimateOptions(motion_strenght=1)  # type: ignore[call-arg]
+        AnimateOptions(motion_strenght=1)
     with pytest.raises(InputError, match=r"'zzz'$"):
-        AnimateOptions(zzz=1)  # type: ignore[call-arg]
+        AnimateOptions(zzz=1)
 
 
 def test_several_mistakes_are_told_together():

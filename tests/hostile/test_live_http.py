@@ -11,6 +11,7 @@ import pytest
 import websockets.sync.client
 from prometheus_client.parser import text_string_to_metric_families
 
+from personalive.cli.main import build_parser
 from tests.hostile.live_process import kept_open, served
 from tests.live_support import BLUE, GREEN, RED, picture, until
 from tests.test_live_serve import certificate  # noqa: F401  a fixture
