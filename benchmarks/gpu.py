@@ -34,7 +34,7 @@ from personalive.types import AccelerationName, QuantizeName  # noqa: E402
 IMPORTED = time.perf_counter()
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,
          "extract_pose": 0.047}  # fmt: skip
-"""Of one call at 512×512 (spec/streaming.md section 16), so that achieved rates compare with other implementations."""
+"""Of one call at 512×512 (docs/reference/streaming.md section 16), so that rates compare with other implementations."""
 
 
 class Benchmark:
@@ -105,9 +105,9 @@ class Benchmark:
         times = []
         for _ in range(self.options.repeats):
             started = time.perf_counter()
-            model, chunk = animation.stream.model, animation.next_chunk()
+            networks, chunk = animation.stream.networks, animation.next_chunk()
             assert chunk.faces is not None  # made with boxes
-            images, faces = model.networks.upload([chunk.pose_images]), model.networks.upload([chunk.faces])
+            images, faces = networks.upload([chunk.pose_images]), networks.upload([chunk.faces])
             times.append((time.perf_counter() - started) * 1e3)
             torch.cuda.synchronize()
             del images, faces

@@ -72,7 +72,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
     results.add("loaded", stage())
     results.add("weights: GiB on the device, on the host", weights(model))
     animation = Animation(model, options.size)
-    results.add("portrait taken in", stage())
+    results.add("portrait encoded", stage())
     animation.push()
     results.add("first call", stage())
     for wanted in range(4):
@@ -81,7 +81,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
             animation.push()
         assert animation.stream.keyframe_count == wanted
         results.add(f"calls with {wanted} keyframes", stage())
-        results.add(f"... of it, reserved and in tensors, {wanted} keyframes", pools())
+        results.add(f"of which reserved and in tensors, {wanted} keyframes", pools())
     second = Animation(model, options.size, keyframes=1, seed=1)
     for _ in range(4):
         second.push()

@@ -19,7 +19,7 @@ from personalive.engine.preprocess import DrivingFrames
 from personalive.models.tiny_vae import TinyDecoder
 from personalive.models.vae import VAE
 from personalive.pipeline import PersonaLive
-from tests.weight_rule import CORRECTIONS, is_ruled
+from personalive.testing.weight_rule import CORRECTIONS, is_ruled
 
 GPU = torch.device("cuda")
 Pixels: TypeAlias = npt.NDArray[np.uint8]

@@ -27,7 +27,7 @@ KEYS = (2**24, 2**25, 2**26, 1 << 40)
 
 @contextmanager
 def set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give a module or an object another value for a while."""
+    """Give a module's or an object's attribute another value for a while."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -118,7 +118,7 @@ class Streams:
         self.results.add(f"relative L2: {count} streams in one call against each alone", errors)
 
     def _errors(self, keyframes: Sequence[int], calls: int) -> list[float]:
-        """One error per stream, which makes so many keyframes."""
+        """One error per stream, each with that many keyframes."""
         batched, singles = (
             [Animation(self.model, self.options.size, wanted, seed) for seed, wanted in enumerate(keyframes)]
             for _ in range(2)

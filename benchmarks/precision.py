@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from personalive.errors import InputError
+from personalive.testing.parity.end_to_end import EndToEnd
+from personalive.testing.parity.networks import case_list
+from personalive.testing.parity.run import END_TO_END
 from personalive.types import AccelerationName, QuantizeName
-from tests.parity.__main__ import END_TO_END
-from tests.parity.end_to_end import EndToEnd
-from tests.parity.networks import case_list
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FP8 = "fp8"

@@ -22,8 +22,8 @@ from benchmarks.precision import errors, frames_of, golden_rows
 from personalive import models
 from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.pipeline import PersonaLive
-from tests.parity.end_to_end import EndToEnd, LoggedNetworks
-from tests.parity.networks import SIZES, network
+from personalive.testing.parity.end_to_end import EndToEnd, LoggedNetworks
+from personalive.testing.parity.networks import SIZES, network
 
 GOLDENS = ("e2e/offline_24.npz", "e2e/online_6.npz")
 PARTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
@@ -62,7 +62,7 @@ def in_half(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*arguments: Any, **named: Any) -> Any:
         given = _cast(arguments, torch.float32, torch.float16)
         named = {name: _cast(value, torch.float32, torch.float16) for name, value in named.items()}
-        with RoundedOperations():
+        with RoundedOperations():  # type: ignore[no-untyped-call]  # its base brings no types
             return _cast(function(*given, **named), torch.float16, torch.float32)
 
     return run

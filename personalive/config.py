@@ -1,7 +1,7 @@
 """Sizes of every network and defaults of a model: frozen values that are checked when they are made.
 
-The preset `personalive` has the published sizes (spec/model.md, spec/weights.md section 2), `demo` those of the small
-model in `weights/demo`.
+The preset `personalive` has the published sizes (docs/reference/model.md and docs/reference/weights.md section 2),
+`demo` those of the small model in `weights/demo`.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class MotionEncoderConfig:
-    """Sizes of the network that turns a face crop into motion tokens (spec/model.md section 8)."""
+    """Sizes of the network that turns a face crop into motion tokens (docs/reference/model.md section 8)."""
 
     image_size: int = 224
     channels: int = 256
@@ -125,7 +125,7 @@ class MotionEncoderConfig:
 
 @dataclass(frozen=True)
 class MotionExtractorConfig:
-    """Sizes of the network that finds head pose and keypoints (ConvNeXt-V2, spec/model.md section 9)."""
+    """Sizes of the network that finds head pose and keypoints (ConvNeXt-V2, docs/reference/model.md section 9)."""
 
     image_size: int = 256
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -136,7 +136,7 @@ class MotionExtractorConfig:
 
 @dataclass(frozen=True)
 class PoseGuiderConfig:
-    """Sizes of the network that turns keypoint rasters into pose features (spec/model.md section 7)."""
+    """Sizes of the network that turns keypoint rasters into pose features (docs/reference/model.md section 7)."""
 
     channels: tuple[int, ...] = (16, 32, 96, 256)
     """Width at the image's size, a half, a quarter and an eighth of it."""

@@ -15,9 +15,9 @@ from personalive.accel.ops.reference import FLOAT8, Operations
 from personalive.errors import InputError
 from personalive.models.blocks import FeedForward
 from personalive.pipeline import PersonaLive
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
 from tests.test_fused import filled
-from tests.weight_rule import normal_input
 
 
 def parts(channels, seed=0):

@@ -24,9 +24,9 @@ from personalive.errors import InputError
 from personalive.models import NETWORKS, build_network
 from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.pipeline import PersonaLive
-from tests import weight_rule
+from personalive.testing import weight_rule
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
-from tests.weight_rule import normal_input
 
 CPU = torch.device("cpu")
 

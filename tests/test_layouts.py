@@ -15,8 +15,8 @@ from personalive.config import (
 )
 from personalive.engine.networks import PlainNetworks
 from personalive.models import NETWORKS, build_network
-from tests import weight_rule
-from tests.weight_rule import normal_input
+from personalive.testing import weight_rule
+from personalive.testing.weight_rule import normal_input
 
 SMALL = ModelConfig(
     name="small",
@@ -131,7 +131,7 @@ def difference(actual, expected):
 @pytest.mark.parametrize("name", CASES)
 def test_a_result_does_not_depend_on_the_memory_format(networks, device, exact, name):
     run, inputs = CASES[name]
-    inputs = [tensor.to(device) for tensor in inputs]
+    inputs = tuple(tensor.to(device) for tensor in inputs)
     for layout in LAYOUTS:
         given = [layout(tensor) for tensor in inputs]
         expected = run(networks, *(contiguous(tensor) for tensor in given))

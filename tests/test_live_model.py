@@ -1,5 +1,6 @@
 """PersonaLive behind the live server: real networks, very small."""
 
+import contextlib
 import copy
 import dataclasses
 import time
@@ -76,6 +77,41 @@ def test_frames_that_do_not_stretch_are_refused(engine, small_model):
 def test_want_of_memory_on_the_device_becomes_an_error_of_ours(engine):
     with pytest.raises(DeviceMemoryError, match="end sessions"), engine.guard():
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@contextlib.contextmanager
+def failing(network: torch.nn.Module):
+    """A network that has no memory to work in."""
+
+    def fail(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    leaves = [module for module in network.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_pre_hook(fail) for leaf in leaves]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("network", ["motion_extractor", "pose_guider", "denoising_unet", "vae"])
+@pytest.mark.parametrize("calls_before", [0, 1])
+def test_a_call_that_fails_leaves_every_stream_as_it_was(engine, small_model, network, calls_before):
+    """What the scheduler relies on when it repeats a failed call for each session alone."""
+    streams, twins = ([begun(engine) for _ in range(2)] for _ in range(2))
+    chunks = [
+        [driving(engine, *range(8 * call + 4 * place, 8 * call + 4 * place + 3)) for place in range(2)]
+        for call in range(calls_before + 2)
+    ]
+    for chunk in chunks[:calls_before]:
+        engine.advance(streams, chunk)
+        engine.advance(twins, chunk)
+    with failing(getattr(small_model, network)), pytest.raises(DeviceMemoryError), engine.guard():
+        engine.advance(streams, chunks[calls_before])
+    for chunk in chunks[calls_before:]:
+        for stream, twin, frames in zip(streams, twins, chunk, strict=True):
+            assert np.array_equal(engine.advance([stream], [frames])[0], engine.advance([twin], [frames])[0])
 
 
 def test_a_session_animates_resets_and_resumes(engine):

@@ -12,7 +12,7 @@ from personalive import models
 from personalive.config import ModelConfig
 from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.models.reference_unet import WritingTransformer
-from tests.parity.networks import REDUCED, network
+from personalive.testing.parity.networks import REDUCED, network
 
 GOLDENS = Path(__file__).parent / "goldens"
 NAMES = json.loads((GOLDENS / "state_dicts.json").read_text())

@@ -11,8 +11,8 @@ from personalive.accel.ops import onednn
 from personalive.accel.ops.reference import Operations
 from personalive.models.blocks import FeedForward, PointwiseConv
 from personalive.pipeline import PersonaLive
+from personalive.testing.weight_rule import normal_input
 from tests.test_fused import assert_near, filled
-from tests.weight_rule import normal_input
 
 pytestmark = pytest.mark.skipif(
     not onednn.works(torch.device("cpu"), torch.float32), reason="this PyTorch was built without oneDNN"

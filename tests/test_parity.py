@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.parity.__main__ import END_TO_END, run
-from tests.parity.end_to_end import EndToEnd
-from tests.parity.networks import case_list
-from tests.parity.report import Report
+from personalive.testing.parity.end_to_end import EndToEnd
+from personalive.testing.parity.networks import case_list
+from personalive.testing.parity.report import Report
+from personalive.testing.parity.run import END_TO_END, run
 
 GOLDENS = Path(__file__).parent / "goldens"
 

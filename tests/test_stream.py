@@ -24,7 +24,7 @@ from personalive.engine.networks import PlainNetworks
 from personalive.errors import InputError
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
-from tests import weight_rule
+from personalive.testing import weight_rule
 
 TINY = ModelConfig(
     name="tiny",
@@ -386,6 +386,7 @@ def test_faces_that_keypoints_lose_are_cut_by_the_last_good_box(model, monkeypat
         ({"steps": 5}, "4, 8, 12, 16"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**32}, "seed"),
+        ({"keyframe_threshold": 1001}, "keyframe_threshold"),
         ({"seed": 1.5}, "seed"),
         ({"width": 30}, "multiple of 4"),
         ({"height": -32}, "height is -32"),

@@ -10,9 +10,9 @@ from personalive.accel.fuse.unet import FusedReferenceUNet
 from personalive.accel.offload import ALIGNMENT, HostMemory, pack, packed_size, place
 from personalive.accel.ops.reference import Operations
 from personalive.models import build_network
-from tests import weight_rule
+from personalive.testing import weight_rule
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
-from tests.weight_rule import normal_input
 
 CPU = torch.device("cpu")
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from personalive.config import LEAD_IN
+from personalive.engine.cues import Cue
 from personalive.models.motion_extractor import MotionHeads
 
 DEGREES_PER_BIN, FIRST_BIN = 3.0, -97.5
@@ -121,6 +122,31 @@ class MotionChunk:
     def join(self, later: "MotionChunk") -> "MotionChunk":
         """This motion, then `later`."""
         return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
+
+    def eased(self, before: "MotionChunk", rest: "MotionChunk", cues: Sequence[Cue]) -> "MotionChunk":
+        """These frames, each only as far as its cue says from the one before, and from there to `rest`.
+
+        Args:
+            before: motion of one frame, the last before these.
+            rest: the portrait's own motion, of one frame.
+            cues: one for each frame.
+        """
+        moved = before
+        frames = []
+        for index, cue in enumerate(cues):
+            moved = moved.towards(self[index : index + 1], cue.weight).towards(rest, cue.neutral)
+            frames.append(moved)
+        return MotionChunk(
+            torch.cat([frame.keypoints for frame in frames]), torch.cat([frame.tokens for frame in frames])
+        )
+
+    def towards(self, other: "MotionChunk", share: float) -> "MotionChunk":
+        """From this motion (0) to another (1)."""
+        if share in (0.0, 1.0):
+            return other if share else self
+        return MotionChunk(
+            torch.lerp(self.keypoints, other.keypoints, share), torch.lerp(self.tokens, other.tokens, share)
+        )
 
     def stretched(self, before: "MotionChunk | None", count: int) -> "MotionChunk":
         """`count` frames, no fewer than these, that lead from the end of `before` through these in equal steps."""

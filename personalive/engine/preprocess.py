@@ -6,7 +6,7 @@ are resized bilinearly, which is faster and made for live frames. Their features
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from personalive.config import ModelConfig
+from personalive.engine.cues import PLAIN, Cue
 from personalive.errors import InputError
 from personalive.types import Box, RGBArray
 
@@ -47,6 +48,8 @@ class DrivingFrames:
     """[n, 3, s, s] in [-1, 1]; None if they are to be cut out of `frames` by keypoints."""
     frames: Tensor | None
     """[n, 3, height, width] in [-1, 1]; given where `faces` is not."""
+    cues: Tensor | None = None
+    """How each frame's motion is taken, fp32 [n, 3]: the fields of `Cue`. None: all are `cues.PLAIN`."""
 
     def __post_init__(self) -> None:
         if (self.faces is None) == (self.frames is None):
@@ -66,9 +69,21 @@ class DrivingFrames:
         """
         if (self.faces is None) != (later.faces is None):
             raise InputError("frames with face boxes and frames without cannot be mixed in one animation")
-        pairs = [(getattr(self, field.name), getattr(later, field.name)) for field in fields(self)]
+        first, second = self, later
+        if (self.cues is None) != (later.cues is None):
+            first, second = (
+                replace(each, cues=cue_rows([each.cue(i) for i in range(len(each))])) for each in (self, later)
+            )
+        pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(self)]
         joined: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
         return DrivingFrames(*joined)
+
+    def cue(self, frame: int) -> Cue:
+        """How a frame's motion is taken."""
+        if self.cues is None:
+            return PLAIN
+        weight, neutral, anchor = self.cues[frame].tolist()
+        return Cue(weight, neutral, bool(anchor))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
         """These frames, every tensor changed."""
@@ -97,6 +112,11 @@ def _unit(images: Sequence[RGBArray]) -> Tensor:
 def bilinear(images: Tensor, size: int) -> Tensor:
     """[n, 3, h, w] → [n, 3, size, size] without antialiasing, as the published live path does."""
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def cue_rows(cues: Sequence[Cue]) -> Tensor:
+    """Cues as `DrivingFrames` keeps them."""
+    return torch.tensor([[cue.weight, cue.neutral, float(cue.anchor)] for cue in cues], dtype=torch.float32)
 
 
 class Preprocessor:
@@ -144,12 +164,15 @@ class Preprocessor:
             face=self.faces([image], [face_box]) if face_box else None,
         )
 
-    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> DrivingFrames:
+    def driving(
+        self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
+    ) -> DrivingFrames:
         """Prepare driving frames.
 
         Args:
             images: one or more pictures, uint8 [h, w, 3] each, of any size.
             face_boxes: one box per picture, in its pixels; None to have faces cut out by keypoints.
+            cues: how each picture's motion is taken; None: as it is.
 
         Raises:
             InputError: no picture of that kind, or a box outside it.
@@ -162,7 +185,9 @@ class Preprocessor:
         else:
             pose_images = _unit([_resize(image, self.pose_size, self.pose_size, lanczos) for image in images])
             prepared = DrivingFrames(pose_images, self.faces(images, face_boxes), None)
-        return prepared if self._stage is None else prepared.each(self._stage)
+        if self._stage is not None:
+            prepared = prepared.each(self._stage)
+        return prepared if cues is None or all(cue == PLAIN for cue in cues) else replace(prepared, cues=cue_rows(cues))
 
     def faces(self, images: Sequence[RGBArray], boxes: Sequence[Box]) -> Tensor:
         """Face crops for the motion encoder, [n, 3, s, s] in [-1, 1]: one box per picture, in its pixels.

@@ -8,6 +8,7 @@ The encoders take the frames of all streams together; windows are denoised one b
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from personalive.config import FRAMES, SLOTS, WINDOW
 from personalive.engine import schedule
+from personalive.engine.cues import Cue
 from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
 from personalive.engine.motion import HeadPose, MotionChunk, lead_in, lead_in_weights, project, retarget
 from personalive.engine.networks import HostCopy, Networks
@@ -82,7 +84,8 @@ def encode_driving(
     poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
     states, faces = _faces(networks, states, chunks, poses)
     tokens = networks.encode_motion(faces).split(counts)
-    moved = [_retarget(*item, stretch) for item in zip(states, poses, tokens, strict=True)]
+    cues = [[] if chunk.cues is None else [chunk.cue(i) for i in range(len(chunk))] for chunk in chunks]
+    moved = [_retarget(*item, stretch) for item in zip(states, poses, tokens, cues, strict=True)]
     return [state for state, _ in moved], [chunk for _, chunk in moved]
 
 
@@ -122,20 +125,42 @@ def _cut(image: Tensor, box: Box, size: int) -> Tensor:
     return bilinear(image[:, :, top:bottom, left:right], size)
 
 
-def _retarget(state: StreamState, pose: HeadPose, tokens: Tensor, stretch: bool) -> tuple[StreamState, MotionChunk]:
+def _retarget(
+    state: StreamState, pose: HeadPose, tokens: Tensor, cues: Sequence[Cue], stretch: bool
+) -> tuple[StreamState, MotionChunk]:
     """The driver's pose and tokens as the portrait shows them."""
     reference, strength = state.reference, state.options.motion_strength
     first = pose[:1] if state.first is None else state.first
-    target = retarget(reference.pose, pose, first, strength)
+    targets = []
+    for frames in _scenes(len(tokens), cues):  # movement is measured from the first frame of each
+        first = pose[frames.start : frames.start + 1] if frames.start or _anchors(cues) else first
+        targets.append(retarget(reference.pose, pose[frames], first, strength))
     tokens = torch.lerp(reference.motion.expand_as(tokens), tokens, strength)
-    chunk, leading = MotionChunk(project(target), tokens), state.lead_in
+    chunk, leading = MotionChunk(torch.cat([project(target) for target in targets]), tokens), state.lead_in
+    start, start_tokens = targets[0][:1], tokens[:1]
+    if cues:
+        rest = MotionChunk(project(reference.pose), reference.motion)
+        chunk = chunk.eased(rest if state.history is None else state.history[-1:], rest, cues)
+        if cues[0].weight == 0:  # the animation begins without a face
+            start, start_tokens = reference.pose, reference.motion
     if leading is None:
         weights = lead_in_weights(tokens.device).to(tokens.dtype)[:, None, None]
-        keypoints = project(lead_in(reference.pose, target[:1]))
-        leading = MotionChunk(keypoints, torch.lerp(reference.motion, tokens[:1], weights))
+        keypoints = project(lead_in(reference.pose, start))
+        leading = MotionChunk(keypoints, torch.lerp(reference.motion, start_tokens, weights))
     if stretch and len(chunk) < WINDOW:
         chunk = chunk.stretched(state.history, WINDOW)
     return replace(state, first=first, lead_in=leading).with_motion(chunk), chunk
+
+
+def _anchors(cues: Sequence[Cue]) -> bool:
+    """Whether the first frame is one from which movement is measured."""
+    return bool(cues) and cues[0].anchor
+
+
+def _scenes(count: int, cues: Sequence[Cue]) -> list[slice]:
+    """Frames that have their anchor in common."""
+    starts = [0, *(index for index, cue in enumerate(cues) if cue.anchor and index), count]
+    return [slice(start, end) for start, end in pairwise(starts)]
 
 
 def denoise_window(

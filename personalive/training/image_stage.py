@@ -19,17 +19,17 @@ from personalive.training.trainee import Level, Trainee
 TIMESTEPS = tuple(sampler.inner_steps(SLOTS)[0].timesteps[4 * slot] for slot in range(SLOTS))
 """0, 333, 666, 999: the noise levels at which the streaming model works."""
 TURNS = (3, 2, 3, 1)
-"""Slots that steps take turns with: the noisiest has most to learn, and the least noisy one would show the truth."""
+"""The slots that steps alternate between: the noisiest has most to learn, and the cleanest would show the truth."""
 USES = 2
-"""Steps with the same pictures, at other noise levels: drawing takes as long as the networks."""
+"""Steps with the same pictures at different noise levels, as drawing takes as long as the networks do."""
 FOCUS = 6.0
-"""Further weight of eyes and mouth."""
+"""Additional weight of eyes and mouth."""
 EXPRESSION = 0.2
-"""Weight of the expression that tokens show."""
+"""Weight of the expression that tokens encode."""
 
 
 class ImageStage(Stateless):
-    """Single frames: a reference takes over the pose and the expression of another person."""
+    """Single frames: a reference gets the pose and the expression of another person."""
 
     name, rate = "image", 1e-3
     trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")

@@ -1,9 +1,9 @@
-"""How far apart a model's motion tokens are, and so from which distance on a finished frame should become a keyframe.
+"""Measures how far apart a model's motion tokens are, and suggests the distance at which a frame becomes a keyframe.
 
     python -m personalive.training.keyframe_distances --model weights/demo
 
 Token spaces differ from model to model, so a threshold that suits one may never be reached in another. Drawn people
-that training never saw drive each other, as in `evaluate`; only the motion encoder works.
+that training never saw drive each other, as in `evaluate`; only the motion encoder runs.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def tokens_of_track(model: PersonaLive, tracker: FaceTracker, seed: int, length:
 
 
 def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
-    """Keyframes that the engine would make while it is driven by these tokens, one frame of each chunk."""
+    """Keyframes that the engine would make if driven by these tokens, one frame of each chunk."""
     bank, keyframes = reference.flatten(1), 0
     for chunk, motion in enumerate(driver):
         window = motion.expand(FRAMES, *motion.shape)
@@ -69,7 +69,7 @@ def suggest(tracks: Sequence[tuple[Tensor, Tensor]], share: float = SHARE) -> fl
 
 
 def _distances(reference: Tensor, driver: Tensor) -> Distances:
-    """Of each frame to the reference."""
+    """Distance of each frame to the reference."""
     distances: Distances = (driver.flatten(1) - reference.flatten(1)).norm(dim=1).double().numpy()
     return distances
 

@@ -1,4 +1,4 @@
-"""What a model in training does, as a picture: the engine itself animates drawn people that training never sees."""
+"""Pictures of what a model in training does: the engine itself animates drawn people that training never sees."""
 
 import copy
 import csv
@@ -80,7 +80,7 @@ def _box(box: Tensor, size: int) -> tuple[int, int, int, int]:
 
 
 def _psnr(output: Pictures, truth: Pictures) -> float:
-    """In dB, the mean over all pictures of the last three axes."""
+    """PSNR in dB over the last three axes, averaged over all pictures."""
     square = ((output.astype(np.float64) - truth) ** 2).mean(axis=(-1, -2, -3))
     return float((10 * np.log10(255**2 / np.maximum(square, 1e-3))).mean())
 

@@ -13,7 +13,7 @@ Tensors: TypeAlias = dict[str, Tensor]
 class Recorded:
     """A function of tensors by name. On a GPU it is captured once for each set of shapes, and replayed from then on.
 
-    The function must not depend on anything else that changes, nor wait for the GPU. On a CPU it simply runs.
+    The function must not depend on anything else that changes, and must not wait for the GPU. On a CPU it simply runs.
     """
 
     def __init__(self, name: str, function: Callable[[Tensors], Tensors]) -> None:
@@ -25,7 +25,7 @@ class Recorded:
         self._results: tuple[str, ...] = ()
 
     def __call__(self, inputs: Tensors) -> Tensors:
-        """Run it. The results are the caller's own, and nothing goes backward through them."""
+        """Run it. The results belong to the caller, and carry no gradient."""
         device = next(iter(inputs.values())).device
         if device.type != "cuda":
             return self._function(inputs)

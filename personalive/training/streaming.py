@@ -1,7 +1,7 @@
-"""The stages over time: windows of 16 frames that move on call by call, as in streaming (spec/streaming.md section 8).
+"""The stages over time: windows of 16 frames that move on call by call (docs/reference/streaming.md section 8).
 
-In the temporal stage every call starts from the truth at the noise levels of its slots; in the streaming stage from
-what the model itself made of it in the calls before, and the decoded picture counts, too.
+In the temporal stage every call starts from the ground truth at the noise levels of its slots. In the streaming stage
+it starts from what the model itself made in the calls before, and the decoded picture is part of the loss.
 """
 
 from dataclasses import dataclass, fields
@@ -26,9 +26,9 @@ from personalive.training.trainee import Level, Trainee
 
 STEP = sampler.inner_steps(SLOTS)[0]
 SHORTEST, LONGEST = 4, 16
-"""Calls after which streams begin anew with other people."""
+"""Calls after which streams start again with other people."""
 KEYFRAME_SHARE = 0.15
-"""Part of the calls in which the model also sees a keyframe of the target."""
+"""Fraction of the calls in which the model also sees a keyframe of the target."""
 
 
 @dataclass
@@ -40,17 +40,17 @@ class Window:
     faces: Tensor
     """Face crops of the driver `[n, 16, 3, s, s]`."""
     share: Tensor
-    """How far tokens go from the reference's to those of `faces`, `[n, 16]`: below 1 in the ramp."""
+    """How far tokens go from the reference's to those of `faces`, `[n, 16]`: below 1 in the lead-in."""
     keypoints: Tensor
     """Of the target, `[n, 16, 21, 3]`."""
     known: Tensor
-    """1 where `clean` is true, 0 where nobody knows the truth, `[n, 16]`."""
+    """1 where `clean` is the truth, 0 where the truth is unknown, `[n, 16]`."""
     focus: Tensor
     """`[n, 16, p, 2]`"""
     last: Tensor
     """Target pictures of the newest four frames and of those before, `[n, 16, 3, S, S]` as bytes."""
     carried: Tensor
-    """Latents that the model handed on, `[n, 12, c, h, w]`."""
+    """Latents that the model carried over from the last call, `[n, 12, c, h, w]`."""
 
     def append(self, other: "Window") -> "Window":
         """Move on by the frames of `other`; `carried` stays."""
@@ -63,7 +63,7 @@ class Window:
 
 
 class StreamingStage:
-    """Both stages over time; `own` says whose latents a call starts from."""
+    """Both stages over time; `own` says which latents a call starts from."""
 
     trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
@@ -78,7 +78,7 @@ class StreamingStage:
         """Train on the truth, or with `own` on the model's own outputs.
 
         Args:
-            found_poses: take poses as the motion extractor finds them, where labels would be known.
+            found_poses: use the poses that the motion extractor finds, even where labels are known.
         """
         self.trainee, self.source, self.batch, self.own = trainee, source, batch, own
         self.level = Level.of(STEP, trainee.device)
@@ -98,7 +98,7 @@ class StreamingStage:
     @torch.no_grad()
     def prepare(self, step: int, seed: int) -> Tensors:
         random = step_generator(self.trainee.device, seed)
-        # From the CPU: a number from the GPU would have to be waited for.
+        # On the CPU: reading a number from the GPU would wait for it.
         self._draw = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
         if self.clips is None:
             self._open(seed, random)
@@ -116,7 +116,7 @@ class StreamingStage:
             self.end()
 
     def _open(self, seed: int, random: torch.Generator) -> None:
-        """New people: the first window is the ramp and the first four frames."""
+        """New people: the first window is the lead-in and the first four frames."""
         self._seed, self._call = seed, 0
         self.clips = self._clips(seed)
         start = self._chunk(self.clips, 0, random)
@@ -156,7 +156,7 @@ class StreamingStage:
         )
 
     def _lead(self, clips: Clips, first: Window, carried: Tensor) -> Window:
-        """The 12 frames of the ramp (spec/model.md section 9.3)."""
+        """The 12 frames of the lead-in (docs/reference/model.md section 9.3)."""
         people, device = len(first.clean), first.clean.device
         pictures = clips.ramp()
         weights = kp.lead_in_weights(device)
@@ -199,7 +199,7 @@ class StreamingStage:
             "rasters": raster.draw(window.keypoints.flatten(0, 1), size, size),
         }
         if self._draw < KEYFRAME_SHARE:
-            # A keyframe is a finished frame: the truth, and as imperfect as the model's own are.
+            # A keyframe is a finished frame: the truth, made as imperfect as the model's own frames are.
             noise = torch.randn(portrait.shape, generator=random, device=portrait.device)
             inputs["keyframe"] = window.clean[:, 0] + 0.1 * noise
         if self.own:
@@ -240,7 +240,7 @@ class StreamingStage:
         return torch.cat((old, new.unflatten(0, (people, WINDOW))), dim=1).flatten(0, 1)
 
     def _tokens(self, faces: Tensor, share: Tensor) -> Tensor:
-        """Motion tokens of the window; in the ramp they come gradually from the reference's."""
+        """Motion tokens of the window; in the lead-in they move gradually away from the reference's."""
         people = len(share)
         own, driver = self.trainee.motion_tokens(faces).split((people, people * FRAMES))
         driver = driver.unflatten(0, (people, FRAMES))
@@ -268,7 +268,7 @@ class StreamingStage:
         return {"seed": self._seed, "call": self._call, "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Draw the same clips again and go on with the window."""
+        """Draw the same clips again and continue with the window."""
         self._seed, self._call = state["seed"], state["call"]
         if state["window"] is None:
             return
@@ -277,7 +277,7 @@ class StreamingStage:
 
 
 def _focus(shots: Shots) -> Tensor:
-    """Focus points, or the middle of the face box where nobody knows better."""
+    """Focus points, or the centre of the face box where they are unknown."""
     if shots.focus is not None:
         return shots.focus
     size = shots.images.shape[-1]

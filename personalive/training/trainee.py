@@ -21,7 +21,7 @@ from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots
 
 ENCODED_AT_ONCE = 16
-"""Pictures that the autoencoder's encoder takes in one go."""
+"""Pictures that the autoencoder's encoder takes at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Level:
     timesteps: Tensor
     """`[f]`"""
     coefficients: Tensor
-    """Those of `StepCoefficients`, `[4, f, 1, 1, 1]`."""
+    """The coefficients of `StepCoefficients`, `[4, f, 1, 1, 1]`."""
 
     @classmethod
     def of(cls, step: sampler.InnerStep, device: torch.device) -> "Level":
@@ -44,11 +44,11 @@ class Trainee:
     """All networks of a model in training."""
 
     def __init__(self, config: ModelConfig, device: torch.device, *, seed: int = 0, ema: bool = True) -> None:
-        """Build every network with fresh weights.
+        """Build every network with new weights.
 
         Args:
             config: any preset.
-            seed: of the fresh weights.
+            seed: of the new weights.
             ema: keep the moving average, which is what is saved; without it, the weights themselves are.
         """
         self.config, self.device = config, device
@@ -61,7 +61,7 @@ class Trainee:
             for network in self.networks.values():
                 network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
-        # bf16 where the device is fast at it. Places in pictures and statistics of batches need more digits.
+        # bf16 where the device is fast at it. Positions in pictures and statistics of batches need more digits.
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.working = self.networks
         if self.dtype != torch.float32:
@@ -85,7 +85,7 @@ class Trainee:
 
     @torch.no_grad()
     def keep_statistics(self) -> None:
-        """Copy what batch norms have counted to where weights are saved."""
+        """Copy the batch norms' statistics to where weights are saved."""
         if self.working is self.networks and self.average is self.networks:
             return
         for name in NETWORKS:
@@ -115,7 +115,7 @@ class Trainee:
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
-        rest = -len(images) % ENCODED_AT_ONCE if images.is_cuda else 0  # one shape is recorded once
+        rest = -len(images) % ENCODED_AT_ONCE if images.is_cuda else 0  # a single shape is captured once
         parts = torch.cat((images, images[:1].expand(rest, -1, -1, -1))).split(ENCODED_AT_ONCE)
         mean = torch.cat([self._encode({"images": self._take(part)})["mean"] for part in parts])
         return mean[: len(images)] * self.config.vae.scaling_factor
@@ -186,7 +186,7 @@ class Trainee:
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a network that computes in another dtype, except for what must not."""
+    """A copy of a network that computes in another dtype, except where it must not."""
     copied = cast(copy.deepcopy(network), dtype)
     for module in copied.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -12,8 +12,8 @@ from personalive.accel.accelerator import Accelerator
 from personalive.errors import WeightsError
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
+from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
-from tests.weight_rule import normal_input
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,37 @@
+"""`personalive serve` over a model that echoes: `python live_server.py FLAGS`, with the flags of the command.
+
+A process of its own, so that clients meet the server that operators start, with its limits and time-outs. It is run as
+a file with `PYTHONPATH` at the tree whose server is wanted, and may be an older one.
+"""
+
+import argparse
+import importlib
+import sys
+from typing import Any
+
+from personalive.testing.echo import echo_factory
+
+
+def main() -> None:
+    try:
+        server = importlib.import_module("personalive.live.http.server")
+    except ModuleNotFoundError:  # before the rooms
+        server = importlib.import_module("personalive.live.server")
+    vars(server)["model_factory"] = lambda chosen: echo_factory(window=4, delay_frames=12)
+    server.serve(_options([*sys.argv[1:], "--face_boxes", "keypoints"]))
+
+
+def _options(flags: list[str]) -> Any:
+    """What the command reads from flags and environment."""
+    options = importlib.import_module("personalive.live.options")
+    parser = argparse.ArgumentParser()
+    if hasattr(options, "add_arguments"):  # before settings were declared
+        options.add_arguments(parser)
+        return options.from_arguments(parser.parse_args(flags))
+    from personalive.cli.main import build_parser, serve_options
+
+    return serve_options(build_parser().parse_args(["serve", *flags]))
+
+
+if __name__ == "__main__":
+    main()
