@@ -64,6 +64,7 @@ absolute() { realpath --canonicalize-missing --no-symlinks -- "$1"; }
 in_container() {
     local path
     seen=$2
+    case $2 in http://* | https://*) return ;; esac
     case $1 in
     --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae)
         [ -e "$2" ] || die "$1: there is no file $2"
@@ -126,7 +127,7 @@ mount "$PWD/outputs" /app/outputs
 options=(--rm --init --user "$(id -u):$(id -g)" --cap-drop ALL --security-opt no-new-privileges --env HOME=/tmp)
 if has_gpu; then options+=(--gpus all); else say "no NVIDIA GPU: the container runs on the CPU"; fi
 if [ -t 0 ] && [ -t 1 ]; then options+=(--interactive --tty); fi
-for name in HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE; do
+for name in HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE PERSONALIVE_HUB PERSONALIVE_REVISION MODELSCOPE_ENDPOINT; do
     if [ -n "${!name:-}" ]; then options+=(--env "$name"); fi
 done
 # WebRTC picks its ports itself, so the live server shares the host's network; it listens on loopback unless told.

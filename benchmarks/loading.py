@@ -114,7 +114,7 @@ def _start(home: Path, config: ModelConfig, arguments: argparse.Namespace) -> No
 def make_cache(hub: weights.Hub, config: ModelConfig, dtype: torch.dtype) -> None:
     """Fill a hub cache as a download does, but with weights that mean nothing."""
     for network in NETWORKS:
-        files = [file for file in published().of(network) if file.kind == "weights"]
+        files = [file for file in published().files if (file.network, file.kind) == (network, "weights")]
         for file, state in zip(files, _states(network, config, dtype, len(files)), strict=True):
             _keep(hub, file, state)
     for file in published().files:

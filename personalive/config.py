@@ -1,7 +1,7 @@
 """Sizes of every network and defaults of a model: frozen values that are checked when they are made.
 
-The preset `personalive` has the published sizes (spec/model.md, spec/weights.md section 2), `demo` those of the small
-model in `weights/demo`.
+The preset `personalive` has the published sizes (docs/reference/model.md and docs/reference/weights.md section 2),
+`demo` those of the small model in `weights/demo`.
 """
 
 import dataclasses
@@ -16,17 +16,21 @@ from typing import Any, Literal
 from personalive.errors import InputError
 
 WINDOW = 4
-"""Frames in one chunk: what a call takes and gives."""
+"""Frames in one chunk: what a step takes and gives."""
 SLOTS = 4
 """Chunks that are denoised together, each at its own noise level."""
 FRAMES = WINDOW * SLOTS
-"""Frames that the denoising UNet sees in one call."""
-RAMP = FRAMES - WINDOW
-"""Frames between the reference's pose and the first driving frame's, which fill the first call."""
+"""Frames that the denoising UNet sees in one step."""
+LEAD_IN = FRAMES - WINDOW
+"""Frames that lead from the reference's pose to the first driving frame's, which fill the first step."""
 STEP_CHOICES = (4, 8, 12, 16)
 """Denoising steps that a frame may take: multiples of the slots."""
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 256, 1024, 64
 """What the doors to the user allow as width and height, in pixels."""
+MAX_SEED = 2**32 - 1
+MAX_KEYFRAME_THRESHOLD = 1000.0
+"""Far more than motion tokens differ by: with it, no frame becomes a keyframe."""
+MAX_MOTION_STRENGTH = 2.0
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
@@ -57,7 +61,7 @@ class UNetConfig:
                 f"block channels {channels} are no multiple of {self.heads} heads and {self.norm_groups} norm groups",
             )
         _require(len(self.block_channels) >= 2, f"a UNet needs two blocks or more, not {len(self.block_channels)}")
-        _require(self.max_frames >= FRAMES, f"max_frames is {self.max_frames}, but a call has {FRAMES} frames")
+        _require(self.max_frames >= FRAMES, f"max_frames is {self.max_frames}, but a step has {FRAMES} frames")
 
     @property
     def time_channels(self) -> int:
@@ -96,7 +100,7 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class MotionEncoderConfig:
-    """Sizes of the network that turns a face crop into motion tokens (spec/model.md section 8)."""
+    """Sizes of the network that turns a face crop into motion tokens (docs/reference/model.md section 8)."""
 
     image_size: int = 224
     channels: int = 256
@@ -121,7 +125,7 @@ class MotionEncoderConfig:
 
 @dataclass(frozen=True)
 class MotionExtractorConfig:
-    """Sizes of the network that finds head pose and keypoints (ConvNeXt-V2, spec/model.md section 9)."""
+    """Sizes of the network that finds head pose and keypoints (ConvNeXt-V2, docs/reference/model.md section 9)."""
 
     image_size: int = 256
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -132,7 +136,7 @@ class MotionExtractorConfig:
 
 @dataclass(frozen=True)
 class PoseGuiderConfig:
-    """Sizes of the network that turns keypoint rasters into pose features (spec/model.md section 7)."""
+    """Sizes of the network that turns keypoint rasters into pose features (docs/reference/model.md section 7)."""
 
     channels: tuple[int, ...] = (16, 32, 96, 256)
     """Width at the image's size, a half, a quarter and an eighth of it."""

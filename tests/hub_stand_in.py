@@ -1,7 +1,8 @@
 """A hub on loopback: enough of its protocol for `huggingface_hub`, and the faults that networks and disks have.
 
 It serves repositories out of folders, at one revision each. Files of `LARGE` bytes or more are answered as the hub
-answers what git LFS keeps: with a redirect, a sha256 as ETag, and ranges.
+answers what git LFS keeps: with a redirect, a sha256 as ETag, and ranges. It can also be a file server with nothing but
+the same paths, or answer as ModelScope's published client expects.
 """
 
 import hashlib
@@ -12,14 +13,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, Literal
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = 2000
 """Bytes from which a file is kept outside git."""
 
 _API = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)/revision/(?P<revision>[^/]+)")
 _RESOLVE = re.compile(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
+_MODELSCOPE = re.compile(r"/api/v1/models/(?P<name>[^/]+/[^/]+)/repo(?P<files>/files)?")
 _BLOB = re.compile(r"/blobs/(?P<digest>[0-9a-f]{64})")
 
 
@@ -29,6 +31,8 @@ class StoredRepository:
 
     folder: Path
     revision: str
+    branches: tuple[str, ...] = ("main",)
+    """Other names of the revision."""
 
     def files(self) -> dict[str, Path]:
         """By path inside the repository."""
@@ -49,6 +53,8 @@ class Faults:
     """The revision that answers claim, whatever was asked for."""
     claim_commit: str | None = None
     """The same, but only where files are sent."""
+    kind: Literal["hugging face", "files", "modelscope"] = "hugging face"
+    """Which kind of server it is."""
     claim: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What listings say of LFS files, by path, instead of the truth: `size`, `sha256`."""
 
@@ -61,6 +67,7 @@ class Request:
     path: str
     start: int
     """First byte of the range, 0 where none was asked for."""
+    authorization: str | None
 
 
 class HubStandIn:
@@ -124,7 +131,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if match := _API.fullmatch(path):
+        if self.hub.faults.kind == "modelscope":
+            self._answer_as_modelscope(
+                path, {key: value[0] for key, value in parse_qs(urlsplit(self.path).query).items()}
+            )
+        elif self.hub.faults.kind == "files":
+            self._answer_as_file_server(path)
+        elif match := _API.fullmatch(path):
             self._remember(path)
             if repository := self._repository(match):
                 self._send(json.dumps(self._listing(match["name"], repository)).encode(), {})
@@ -139,8 +152,45 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse("EntryNotFound")
 
+    def _answer_as_file_server(self, path: str) -> None:
+        self._remember(path)
+        match = _RESOLVE.fullmatch(path)
+        repository = self.hub.repositories.get(match["name"]) if match else None
+        if match and repository and match["revision"] in (repository.revision, *repository.branches):
+            file = repository.files().get(match["path"])
+            if file is not None:
+                self._send_blob(match["path"], file)
+                return
+        self._send(b"<html>not here</html>", {}, status=404)
+
+    def _answer_as_modelscope(self, path: str, query: dict[str, str]) -> None:
+        self._remember(query.get("FilePath", path))
+        match = _MODELSCOPE.fullmatch(path)
+        repository = self.hub.repositories.get(match["name"]) if match else None
+        if match is None or repository is None:
+            self._send(json.dumps({"Code": 10010205001, "Data": None, "Success": False}).encode(), {}, status=404)
+            return
+        known = query["Revision"] in repository.branches
+        if match["files"]:
+            entries: list[dict[str, Any]] = [{"Path": "pretrained_weights", "Type": "tree", "Size": 0, "Sha256": ""}]
+            for name, file in repository.files().items():
+                content = file.read_bytes()
+                entry = {
+                    "Path": name,
+                    "Type": "blob",
+                    "Size": len(content),
+                    "Sha256": hashlib.sha256(content).hexdigest(),
+                }
+                entries.append(entry | self.hub.faults.claim.get(name, {}))
+            data = {"Files": entries if known else None, "LatestCommitter": None}
+            self._send(json.dumps({"Code": 200, "Data": data, "Success": True}).encode(), {})
+        elif known and (blob := repository.files().get(query["FilePath"])) is not None:
+            self._send_blob(query["FilePath"], blob)
+        else:
+            self._send(b"", {}, status=404)
+
     def _remember(self, path: str) -> None:
-        self.hub.requests.append(Request(self.command, path, self._start()))
+        self.hub.requests.append(Request(self.command, path, self._start(), self.headers.get("Authorization")))
 
     def _start(self) -> int:
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -150,7 +200,10 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get(match["name"])
         if repository is None:
             self._refuse("RepoNotFound")
-        elif repository.revision != match["revision"] and self.hub.faults.claim_revision is None:
+        elif (
+            match["revision"] not in (repository.revision, *repository.branches)
+            and self.hub.faults.claim_revision is None
+        ):
             self._refuse("RevisionNotFound")
             return None
         return repository
@@ -193,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Accept-Ranges": "bytes"}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        cut = faults.cuts.pop(0) if faults.cuts and faults.cut_path == name else None
+        cut = faults.cuts.pop(0) if faults.cuts and (self.command, name) == ("GET", faults.cut_path) else None
         self._send(content[start:], headers, status=206 if "Range" in self.headers else 200, cut=cut)
 
     def _send(self, body: bytes, headers: dict[str, str], status: int = 200, cut: int | None = None) -> None:

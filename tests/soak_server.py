@@ -4,9 +4,9 @@ import sys
 
 import uvicorn
 
-from benchmarks.echo import echo_factory
 from personalive.live.http.server import UVICORN, create_app
 from personalive.live.options import ServeOptions
+from personalive.testing.echo import echo_factory
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ class Machine:
 
     def run(
         self, *arguments: str | Path, script: str = "predict.sh", **environment: str
-    ) -> subprocess.CompletedProcess:
+    ) -> subprocess.CompletedProcess[str]:
         command = [str(self.checkout / script), *map(str, arguments)]
         return subprocess.run(
             command,
@@ -254,9 +254,9 @@ def test_an_image_that_cannot_be_built_is_not_run(with_docker: Machine) -> None:
 
 
 def test_a_token_reaches_the_container_without_being_shown(with_docker: Machine) -> None:
-    assert with_docker.run(HF_TOKEN="secret", HF_HUB_OFFLINE="1").returncode == 0
+    assert with_docker.run(HF_TOKEN="secret", HF_HUB_OFFLINE="1", PERSONALIVE_HUB="modelscope").returncode == 0
     run = the_run(with_docker)
-    assert "HF_TOKEN" in run and "HF_HUB_OFFLINE" in run and "HF_ENDPOINT" not in run
+    assert "HF_TOKEN" in run and "HF_HUB_OFFLINE" in run and "PERSONALIVE_HUB" in run and "HF_ENDPOINT" not in run
     assert not any("secret" in argument for argument in run)
 
 
@@ -333,7 +333,7 @@ def test_a_python_that_is_too_old_is_said(machine: Machine) -> None:
     shutil.rmtree(machine.checkout / ".venv")
     tools = machine.folder / "tools"
     for name in ("bash", "dirname", "basename", "cat", "env"):
-        (tools / name).symlink_to(shutil.which(name))
+        (tools / name).symlink_to(Path(str(shutil.which(name))))
     for name in ("python3", "python3.11", "python3.12", "python"):
         install(tools / name, "#!/bin/sh\nexit 1\n")
     result = machine.run("--native", PATH=str(tools))

@@ -1,4 +1,4 @@
-"""Reading tensors out of one file, lazily and without ever running code from it (spec/weights.md section 7)."""
+"""Reads tensors out of one file, lazily, and never runs code from it (docs/reference/weights.md section 7)."""
 
 import pickle
 from abc import ABC, abstractmethod
@@ -54,7 +54,7 @@ class _SafetensorsFile(TensorFile):
             try:
                 self._opened = safe_open(path, framework="pt", device="cpu")
             except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{self.label} is damaged: {path} is no safetensors file ({error})") from error
+                raise WeightsError(f"{self.label} is damaged: {path} is not a safetensors file ({error})") from error
         return self._opened
 
 
@@ -79,7 +79,7 @@ class _PickleFile(TensorFile):
 def open_tensors(file: WeightsFile) -> TensorFile:
     """A `.safetensors`, `.pth` or `.bin` file for reading.
 
-    Every method of it raises `WeightsError` where the file can not be read, is damaged, holds code, or is no flat
+    Every method of it raises `WeightsError` where the file cannot be read, is damaged, holds code, or is no flat
     dictionary of tensors.
     """
     return _SafetensorsFile(file) if file.path.suffix == ".safetensors" else _PickleFile(file)
@@ -88,7 +88,7 @@ def open_tensors(file: WeightsFile) -> TensorFile:
 def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
     try:
         with file.path.open("rb") as opened:
-            # Files of before torch 1.6 are no zip archives: they can not be mapped and are read as a whole.
+            # Files of before torch 1.6 are no zip archives: they cannot be mapped and are read as a whole.
             mapped = opened.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
         values = torch.load(file.path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -98,7 +98,7 @@ def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
             f"code ({reason})"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{file.label} is damaged: {file.path} can not be read ({first_line(error)})") from error
+        raise WeightsError(f"{file.label} is damaged: {file.path} cannot be read ({first_line(error)})") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{file.label} holds {type(values).__name__}, not a dictionary of tensors: {file.path}")
     for name, value in values.items():

@@ -1,7 +1,7 @@
-"""Checking files against what is known of them, and remembering the outcome.
+"""Checks files against what is known of them, and remembers the outcome.
 
-Reading and hashing twelve gigabytes at every start would cost as long as loading them. So a file that was hashed once
-is hashed again only when its size or its times have changed.
+Hashing twelve gigabytes at every start would take as long as loading them. So a file that was hashed once is hashed
+again only when its size or its times have changed.
 """
 
 import contextlib
@@ -12,53 +12,59 @@ from pathlib import Path
 from typing import Any
 
 from personalive.errors import WeightsError
-from personalive.weights.manifest import Known
+from personalive.weights.manifest import FileDigest
 from personalive.weights.source import format_size
 
-_BLOCK = 1 << 22
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that other processes see the old one or the new one."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
 
 
 def digest_of(path: Path, digits: int = 64) -> str:
     """Hex digest of a file: sha256 for 64 digits, the git blob id for 40."""
-    if digits == 64:
-        digest = hashlib.sha256()
-    else:
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        if digits == 64:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        header = b"blob %d\0" % path.stat().st_size
+        return hashlib.file_digest(file, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
 
 
-def check_file(path: Path, label: str, known: Known, remedy: str) -> None:
-    """Compare a file with what is known of it; the cheap test first.
+def check_file(path: Path, label: str, expected: FileDigest, remedy: str) -> None:
+    """Compare a file with what it must be; the cheap test first.
 
     Raises:
         WeightsError: size or digest differ.
     """
     size = path.stat().st_size
-    if known.size is not None and size != known.size:
-        raise WeightsError(f"{label} is damaged: {path} has {size} bytes where {known.size} were published. {remedy}")
-    if known.digest is not None and (found := digest_of(path, len(known.digest))) != known.digest:
+    if expected.size is not None and size != expected.size:
+        raise WeightsError(
+            f"{label} is damaged: {path} has {size} bytes where {expected.size} were published. {remedy}"
+        )
+    if expected.digest is not None and (found := digest_of(path, len(expected.digest))) != expected.digest:
         raise WeightsError(
             f"{label} is damaged or was changed: the digest of {path} ({format_size(size)}) is {found}, "
-            f"expected {known.digest}. {remedy}"
+            f"expected {expected.digest}. {remedy}"
         )
 
 
-class Records:
-    """A JSON file beside downloaded or converted files that says what they must be and when they last were."""
+class ChecksumCache:
+    """A JSON file beside downloaded or converted files: what they must be, and when they last were."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def known(self, key: str) -> Known | None:
+    def recorded(self, key: str) -> FileDigest | None:
         """What was recorded when the file was written."""
         entry = self._read().get(key)
-        return Known(entry["size"], entry["digest"]) if entry else None
+        return FileDigest(entry["size"], entry["digest"]) if entry else None
 
-    def check(self, key: str, path: Path, label: str, known: Known, *, remedy: str, thorough: bool = False) -> None:
-        """Compare a file with what is known of it, and remember that it was right.
+    def check(
+        self, key: str, path: Path, label: str, expected: FileDigest, *, remedy: str, thorough: bool = False
+    ) -> None:
+        """Compare a file with what it must be, and remember that it was right.
 
         Args:
             thorough: hash the file even when it has not changed since it was found right.
@@ -67,11 +73,12 @@ class Records:
             WeightsError: size or digest differ.
         """
         entry = self._read().get(key)
-        stamp = _stamp(path)
-        if not thorough and entry and entry["stamp"] == stamp and known.digest in (None, entry["digest"]):
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        if not thorough and entry and entry["stamp"] == stamp and expected.digest in (None, entry["digest"]):
             return
-        check_file(path, label, known, remedy)
-        self._write(key, {"size": path.stat().st_size, "digest": known.digest, "stamp": stamp})
+        check_file(path, label, expected, remedy)
+        self._write(key, {"size": status.st_size, "digest": expected.digest, "stamp": stamp})
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -81,14 +88,6 @@ class Records:
         return values if isinstance(values, dict) else {}
 
     def _write(self, key: str, entry: dict[str, Any]) -> None:
-        text = json.dumps(self._read() | {key: entry}, indent=1, sort_keys=True)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        # A cache that can not be written to is checked in full at every start; that is slow, not wrong.
+        # A cache that cannot be written to is checked in full at every start; that is slow, not wrong.
         with contextlib.suppress(OSError):
-            partial.write_text(text, "utf-8")
-            partial.replace(self.path)
-
-
-def _stamp(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+            replace_text(self.path, json.dumps(self._read() | {key: entry}, indent=1, sort_keys=True))

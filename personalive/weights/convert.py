@@ -9,13 +9,12 @@ from torch import Tensor
 
 from personalive.config import ModelConfig
 from personalive.models import NETWORKS, build_network
-from personalive.weights.download import PUBLISHED
-from personalive.weights.folder import Entry, FolderWriter
-from personalive.weights.hub import Hub, ProgressCallback
+from personalive.weights.folder import AddNetwork, Entry, write_folder
+from personalive.weights.hub import Hub
 from personalive.weights.load import require_finite, target_dtypes
 from personalive.weights.resolution import conversion_folder, resolve
-from personalive.weights.source import WeightsSource
-from personalive.weights.state_dict import Assembly, assemble
+from personalive.weights.source import PUBLISHED, WeightsSource
+from personalive.weights.state_dict import MergedStateDict, merge_state_dict
 
 _FILE_SIZE = 500_000_000
 """Bytes of one file; as much, and once more for writing it, is held in memory."""
@@ -28,7 +27,6 @@ def convert(
     *,
     hub: Hub | None = None,
     config: ModelConfig | None = None,
-    progress: ProgressCallback | None = None,
 ) -> Path:
     """Store a model's weights as safetensors in one dtype. The files that they come from stay.
 
@@ -40,37 +38,30 @@ def convert(
 
     Raises:
         WeightsError: as `resolve` and `load_into`; also where a value is too large for the dtype.
-        OutputError: the folder can not be written to, or holds something else.
+        OutputError: the folder cannot be written to, or holds something else.
     """
     hub = hub or Hub()
-    found = resolve(source, config=config, hub=hub, progress=progress)
+    found = resolve(source, config=config, hub=hub)
     target = conversion_folder(hub, dtype) if folder is None else Path(folder)
-    origin = hub.manifest.origin if found.name == PUBLISHED else {}
-    with FolderWriter(target, found.config, _FILE_SIZE, origin) as writer:
+    with write_folder(target, found.config, _FILE_SIZE, found.origin) as add:
         for network in NETWORKS:
-            _convert_network(found, network, dtype, writer)
+            _convert_network(found, network, dtype, add)
     return target
 
 
-def _convert_network(source: WeightsSource, network: str, dtype: torch.dtype, writer: FolderWriter) -> None:
+def _convert_network(source: WeightsSource, network: str, dtype: torch.dtype, add: AddNetwork) -> None:
     with torch.device("meta"):
         module = build_network(network, source.config)
     initial, targets = module.state_dict(), target_dtypes(module, dtype)
-    with assemble(source, network, module) as assembly:
-        writer.add(
-            network,
-            [
-                Entry(
-                    key,
-                    math.prod(initial[key].shape) * targets[key].itemsize,
-                    partial(_read_finite, assembly, key, initial[key], targets[key]),
-                )
-                for key in assembly.keys
-            ],
-        )
+    with merge_state_dict(source, network, module) as merged:
+        entries = {}
+        for key in merged.keys:
+            size = math.prod(initial[key].shape) * targets[key].itemsize
+            entries[key] = Entry(size, partial(_read_finite, merged, key, initial[key], targets[key]))
+        add(network, entries)
 
 
-def _read_finite(assembly: Assembly, key: str, initial: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = assembly.read(key, initial, dtype, torch.device("cpu"))
-    require_finite(assembly.network, {key: tensor})
+def _read_finite(merged: MergedStateDict, key: str, initial: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = merged.read(key, initial, dtype, torch.device("cpu"))
+    require_finite(merged.network, {key: tensor})
     return tensor

@@ -7,15 +7,16 @@ weights.json                                  size and sha256 of every file, and
 """
 
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,24 +25,26 @@ from personalive.config import ModelConfig
 from personalive.errors import InputError, OutputError, WeightsError
 from personalive.models import NETWORKS
 from personalive.weights.checksum_cache import digest_of
-from personalive.weights.manifest import Known
+from personalive.weights.manifest import FileDigest
 from personalive.weights.source import WeightsFile, WeightsSource
 
 CONFIG, INDEX = "config.json", "weights.json"
 SMALL_FILE = 15_000_000
 """Bytes that a file of a shipped model may have."""
-_SHARD = re.compile(r"(?P<network>[a-z_]+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_SHARD = re.compile(r"(?P<network>[a-z_]+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One tensor that is to be written."""
 
-    key: str
     size: int
     """Bytes."""
     read: Callable[[], Tensor]
-    """Gives it, on any device."""
+    """Returns it, on any device."""
+
+
+AddNetwork = Callable[[str, Mapping[str, Entry]], None]
 
 
 def save_folder(
@@ -61,103 +64,69 @@ def save_folder(
 
     Raises:
         InputError: a network is missing or unknown.
-        OutputError: the folder can not be written to, or holds something else.
+        OutputError: the folder cannot be written to, or holds something else.
     """
     if set(modules) != set(NETWORKS):
         raise InputError(f"a model needs the networks {', '.join(NETWORKS)}, not {', '.join(sorted(modules))}")
-    with FolderWriter(Path(folder), config, max_file_size) as writer:
+    with write_folder(Path(folder), config, max_file_size) as add:
         for network in NETWORKS:
-            writer.add(network, list(_entries(modules[network], dtype)))
+            entries = {}
+            for key, tensor in modules[network].state_dict().items():
+                target = dtype if tensor.is_floating_point() else tensor.dtype
+                entries[key] = Entry(tensor.numel() * target.itemsize, partial(tensor.to, target))
+            add(network, entries)
 
 
-def _entries(module: nn.Module, dtype: torch.dtype) -> Iterator[Entry]:
-    for key, tensor in module.state_dict().items():
-        target = dtype if tensor.is_floating_point() else tensor.dtype
-        yield Entry(key, tensor.numel() * target.itemsize, partial(tensor.to, target))
+@contextmanager
+def write_folder(
+    folder: Path, config: ModelConfig, max_file_size: int, origin: Mapping[str, str] | None = None
+) -> Iterator[AddNetwork]:
+    """Write networks one after the other; they take the place of what is there on leaving without an error.
 
+    Yields:
+        Writes one network.
 
-class FolderWriter:
-    """Writes networks one after the other, beside the final names, and renames them on leaving without an error."""
-
-    def __init__(
-        self, folder: Path, config: ModelConfig, max_file_size: int, origin: Mapping[str, str] | None = None
-    ) -> None:
-        self._folder, self._config, self._max_file_size = folder, config, max_file_size
-        self._index: dict[str, Any] = {"origin": dict(origin or {}), "files": {}}
-        self._written: list[tuple[Path, Path]] = []
-
-    def __enter__(self) -> "FolderWriter":
-        config = self._folder / CONFIG
+    Raises:
+        OutputError: the folder cannot be written to, is full, or holds something else.
+    """
+    if (folder / CONFIG).exists():
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            if config.exists():
-                ModelConfig.load(config)
-        except OSError as error:
-            raise OutputError(f"{self._folder} can not be written to: {error}") from error
+            ModelConfig.load(folder / CONFIG)
         except InputError as error:
-            raise OutputError(f"{self._folder} holds something other than a model, choose another: {error}") from error
-        return self
-
-    def add(self, network: str, entries: Sequence[Entry]) -> None:
-        """Write one network.
-
-        Raises:
-            OutputError: the disk is full, or the folder can not be written to.
-        """
-        shards = split_entries(entries, self._max_file_size)
-        for number, shard in enumerate(shards, start=1):
-            split = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
-            self._write(f"{network}{split}.safetensors", shard)
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        finally:
-            for partial, _ in self._written:
-                partial.unlink(missing_ok=True)
-
-    def _write(self, name: str, shard: Sequence[Entry]) -> None:
-        path = self._partial(name)
-        try:
-            save_file({entry.key: entry.read().detach().cpu().contiguous().clone() for entry in shard}, path)
-            self._index["files"][name] = {"size": path.stat().st_size, "digest": digest_of(path)}
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"{self._folder / name} can not be written: {error}") from error
-
-    def _partial(self, name: str) -> Path:
-        partial = self._folder / f".{name}.{os.getpid()}"
-        self._written.append((partial, self._folder / name))
-        return partial
-
-    def _commit(self) -> None:
-        try:
-            self._partial(CONFIG).write_text(json.dumps(self._config.to_dict(), indent=1) + "\n", "utf-8")
-            self._partial(INDEX).write_text(json.dumps(self._index, indent=1) + "\n", "utf-8")
-            for partial, final in self._written:
-                partial.replace(final)
-        except OSError as error:
-            raise OutputError(f"{self._folder} can not be written to: {error}") from error
-        for network in NETWORKS:
-            for stale in _files_of(self._folder, network):
-                if stale.name not in self._index["files"]:
-                    stale.unlink()
+            raise OutputError(f"{folder} holds something other than a model, choose another: {error}") from error
+    files: dict[str, dict[str, int | str]] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".unfinished-", dir=folder) as name:
+            yield partial(_write_network, Path(name), max_file_size, files)
+            index = {"origin": dict(origin or {}), "files": files}
+            for file, values in ((CONFIG, config.to_dict()), (INDEX, index)):
+                (Path(name) / file).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+            for file in (*files, CONFIG, INDEX):
+                (Path(name) / file).replace(folder / file)
+        for path in [path for network in NETWORKS for path in _files_of(folder, network)]:
+            if path.name not in files:
+                path.unlink()
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"{folder} cannot be written to: {error}") from error
 
 
-def split_entries(entries: Sequence[Entry], max_file_size: int) -> list[list[Entry]]:
-    """Files of at most so many bytes, in order; an entry that is larger has one to itself."""
-    shards: list[list[Entry]] = [[]]
-    size = 0
-    for entry in entries:
-        if shards[-1] and size + entry.size > max_file_size:
-            shards.append([])
-            size = 0
-        shards[-1].append(entry)
-        size += entry.size
-    return shards
+def _write_network(
+    folder: Path, max_file_size: int, files: dict[str, dict[str, int | str]], network: str, entries: Mapping[str, Entry]
+) -> None:
+    shards = split_state_dict_into_shards_factory(
+        dict(entries),
+        get_storage_size=lambda entry: entry.size,
+        filename_pattern=f"{network}{{suffix}}.safetensors",
+        max_shard_size=max_file_size,
+    )
+    for name, keys in shards.filename_to_tensors.items():
+        path = folder / name
+        save_file({key: entries[key].read().detach().cpu().contiguous().clone() for key in keys}, path)
+        files[name] = {"size": path.stat().st_size, "digest": digest_of(path)}
 
 
-def open_folder(folder: Path, name: str) -> tuple[WeightsSource, dict[Path, Known]]:
+def open_folder(folder: Path, name: str) -> tuple[WeightsSource, dict[Path, FileDigest]]:
     """Find the files of a model in this package's own format, and what is recorded of them; nothing is read yet.
 
     Raises:
@@ -165,39 +134,29 @@ def open_folder(folder: Path, name: str) -> tuple[WeightsSource, dict[Path, Know
         InputError: `config.json` does not describe a model.
     """
     config = ModelConfig.load(folder / CONFIG)
-    recorded = _recorded(folder)
-    for file in recorded:
-        if not file.exists():
-            raise WeightsError(f"the weights file {file.name} is missing: {INDEX} lists it, looked in {folder}")
+    origin, recorded = _read_index(folder / INDEX)
+    for path in recorded:
+        if not path.exists():
+            raise WeightsError(f"the weights file {path.name} is missing: {INDEX} lists it, looked in {folder}")
     files = {
         network: tuple(WeightsFile(path, str(path)) for path in _complete(folder, network)) for network in NETWORKS
     }
-    return WeightsSource(name, config, files, published=False, checked=bool(recorded)), recorded
+    source = WeightsSource(name, config, files, published=False, checked=bool(recorded), origin=origin)
+    return source, recorded
 
 
-def origin_of(folder: Path) -> dict[str, str]:
-    """Revisions of the repositories that a folder was converted from; empty where it was not."""
-    origin = _index(folder).get("origin")
-    return origin if isinstance(origin, dict) else {}
-
-
-def _index(folder: Path) -> dict[str, Any]:
-    path = folder / INDEX
+def _read_index(path: Path) -> tuple[dict[str, str], dict[Path, FileDigest]]:
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         index = json.loads(path.read_text("utf-8"))
-        return {"origin": index["origin"], "files": {name: Known(**entry) for name, entry in index["files"].items()}}
+        origin, files = index["origin"], {name: FileDigest(**entry) for name, entry in index["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is damaged: it is no list of files with sizes and digests ({error})") from error
-
-
-def _recorded(folder: Path) -> dict[Path, Known]:
-    files: dict[str, Known] = _index(folder).get("files", {})
     for name in files:
         if Path(name).name != name:
-            raise WeightsError(f"{folder / INDEX} is refused: it lists {name!r}, which is no plain file name")
-    return {folder / name: known for name, known in files.items()}
+            raise WeightsError(f"{path} is refused: it lists {name!r}, which is no plain file name")
+    return origin, {path.with_name(name): digest for name, digest in files.items()}
 
 
 def _files_of(folder: Path, network: str) -> list[Path]:
@@ -212,11 +171,13 @@ def _complete(folder: Path, network: str) -> list[Path]:
     if not files:
         raise WeightsError(f"the {network} is missing: there is no {network}.safetensors in {folder}")
     match = _SHARD.fullmatch(files[0].name)
-    count = int(match["count"]) if match else 1
-    expected = [f"{network}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)] if match else None
-    if expected is None and len(files) > 1:
-        raise WeightsError(f"{folder} has the {network} twice: {files[0].name} and {files[1].name}")
-    if expected is not None and [path.name for path in files] != expected:
-        absent = sorted(set(expected) - {path.name for path in files})
-        raise WeightsError(f"the {network} is not complete: {', '.join(absent) or 'files of two versions'} in {folder}")
+    if match is None:
+        if len(files) > 1:
+            raise WeightsError(f"{folder} has the {network} twice: {files[0].name} and {files[1].name}")
+        return files
+    count = int(match["count"])
+    expected = [f"{network}-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    if (names := [path.name for path in files]) != expected:
+        absent = ", ".join(sorted(set(expected) - set(names))) or "files of two versions"
+        raise WeightsError(f"the {network} is not complete: {absent} in {folder}")
     return files

@@ -9,24 +9,24 @@ from personalive.errors import WeightsError
 from personalive.models import clip_fields
 
 
-def check_facts(network: str, path: Path, config: ModelConfig) -> None:
+def check_hf_config(network: str, path: Path, config: ModelConfig) -> None:
     """Compare a published configuration file with the configuration that the network is built for.
 
     Names that the file leaves out are not checked.
 
     Raises:
-        WeightsError: the file can not be read, or says something else.
+        WeightsError: the file cannot be read, or says something else.
     """
     try:
-        facts = json.loads(path.read_text("utf-8"))
+        values = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{network}: {path} can not be read as JSON ({error})") from error
-    if not isinstance(facts, dict):
-        raise WeightsError(f"{network}: {path} must hold a JSON object, not {type(facts).__name__}")
+        raise WeightsError(f"{network}: {path} cannot be read as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{network}: {path} must hold a JSON object, not {type(values).__name__}")
     for name, expected in _expected(network, config).items():
-        if name in facts and facts[name] != expected:
+        if name in values and values[name] != expected:
             raise WeightsError(
-                f"{network}: {name} is {facts[name]!r} in {path}, the model needs {expected!r}. "
+                f"{network}: {name} is {values[name]!r} in {path}, the model needs {expected!r}. "
                 f"These weights belong to another model."
             )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from personalive.errors import DeviceMemoryError, WeightsError
 from personalive.models import stored_dtype
 from personalive.weights.source import LoadReport, WeightsSource
-from personalive.weights.state_dict import FLOATS, assemble
+from personalive.weights.state_dict import FLOATS, merge_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ def load_into(
         DeviceMemoryError: the device is full.
     """
     begin = time.monotonic()
-    with assemble(source, network, module) as assembly:
+    with merge_state_dict(source, network, module) as merged:
         targets = target_dtypes(module, dtype)
         try:
             initial = module.state_dict()
-            state = {key: assembly.read(key, initial[key], targets[key], device) for key in assembly.keys}
+            state = {key: merged.read(key, initial[key], targets[key], device) for key in merged.keys}
             require_finite(network, state)
             module.load_state_dict(state, assign=True)
             _move_tables(module, set(state), stored_dtype(module, dtype), device)
@@ -43,9 +43,9 @@ def load_into(
             raise DeviceMemoryError(f"{device} has too little memory for the {network}: {error}") from error
         report = LoadReport(
             network=network,
-            suppliers=Counter(file.label for file, _ in assembly.suppliers.values()),
-            computed=assembly.absent,
-            ignored=assembly.ignored,
+            suppliers=Counter(file.label for file, _ in merged.suppliers.values()),
+            computed=merged.absent,
+            ignored=merged.ignored,
             seconds=time.monotonic() - begin,
         )
     logger.info("%s", report)

@@ -1,24 +1,26 @@
 """Finds the weights of a model: in the hub's cache, in a conversion of it, in a folder, in the repository."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from personalive.assets import DEMO_MODEL
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
-from personalive.weights.checksum_cache import Records, check_file
-from personalive.weights.download import PUBLISHED, base_needed, cached_source, complete
-from personalive.weights.folder import CONFIG, open_folder, origin_of
-from personalive.weights.hf_config_check import check_facts
-from personalive.weights.hub import Hub, ProgressCallback
-from personalive.weights.manifest import Manifest, PublishedFile, published
-from personalive.weights.source import DOWNLOAD_HINT, WeightsFile, WeightsSource
+from personalive.weights.checksum_cache import ChecksumCache, check_file
+from personalive.weights.download import base_needed, complete
+from personalive.weights.folder import CONFIG, open_folder
+from personalive.weights.hf_config_check import check_hf_config
+from personalive.weights.hub import Hub
+from personalive.weights.manifest import PublishedFile, published
+from personalive.weights.source import DOWNLOAD_HINT, PUBLISHED, WeightsFile, WeightsSource
 
 logger = logging.getLogger(__name__)
 
 DEMO = "demo"
-"""The name of the small model that is part of the repository."""
+"""The name of the small model that comes with the package."""
 
 
 def resolve(
@@ -28,27 +30,25 @@ def resolve(
     dtype: torch.dtype | None = None,
     config: ModelConfig | None = None,
     hub: Hub | None = None,
-    progress: ProgressCallback | None = None,
 ) -> WeightsSource:
     """Find and check the weights of every network; no tensor is read yet.
 
     Args:
         source: "personalive" (the published weights), "demo" (the small model of the repository), or a folder: one in
-            the published layout (spec/weights.md section 1), or one that `save_folder` or `convert` wrote.
+            the published layout (docs/reference/weights.md section 1), or one that `save_folder` or `convert` wrote.
         download: fetch missing published files; else they are an error.
         dtype: of the model that is to be loaded. A conversion of the published weights to it is preferred to them.
         config: sizes of the networks in files of the published layout; None: the published sizes. A folder in this
             package's own format has its own.
-        hub: None: as `HF_ENDPOINT` and `HF_HOME` say.
-        progress: of a download; None: bars on a terminal, lines in the log elsewhere.
+        hub: None: as the environment says (see `Hub`).
 
     Raises:
-        WeightsError: a file is missing, can not be downloaded, is damaged, or belongs to another model.
-        InputError: a configuration can not be read.
+        WeightsError: a file is missing, cannot be downloaded, is damaged, or belongs to another model.
+        InputError: a configuration cannot be read.
     """
     if str(source) == PUBLISHED:
-        return _from_hub(hub or Hub(), config or ModelConfig(), dtype, download, progress)
-    folder = demo_folder() if str(source) == DEMO else Path(source).expanduser()
+        return _from_hub((hub or Hub()).held(), config or ModelConfig(), dtype, download)
+    folder = DEMO_MODEL if str(source) == DEMO else Path(source).expanduser()
     if not folder.is_dir():
         raise WeightsError(
             f"there is no folder {folder.absolute()}: give '{PUBLISHED}', '{DEMO}' or a folder with weights; "
@@ -59,19 +59,12 @@ def resolve(
     return _from_published_layout(folder, config or ModelConfig())
 
 
-def demo_folder() -> Path:
-    """Where the small model lies in a checkout of the repository."""
-    return Path(__file__).resolve().parents[2] / "weights" / "demo"
-
-
 def conversion_folder(hub: Hub, dtype: torch.dtype) -> Path:
-    """Where the published weights lie when they were converted to a dtype."""
+    """Where the published weights are once they were converted to a dtype."""
     return hub.conversions / str(dtype).removeprefix("torch.")
 
 
-def _from_hub(
-    hub: Hub, config: ModelConfig, dtype: torch.dtype | None, download: bool, progress: ProgressCallback | None
-) -> WeightsSource:
+def _from_hub(hub: Hub, config: ModelConfig, dtype: torch.dtype | None, download: bool) -> WeightsSource:
     converted = _converted(hub, config, dtype) if dtype is not None else None
     if converted is not None:
         return converted
@@ -80,15 +73,16 @@ def _from_hub(
         looked = "; ".join(f"{file.label(file.names[-1])} in {hub.folder(file.repository)}" for file in absent)
         raise WeightsError(f"{len(absent)} weights files are missing, looked for {looked}. {DOWNLOAD_HINT}.")
     if absent:
-        complete(hub, config, progress)
-    source = cached_source(hub, config, lambda file, name, path: hub.check(file, name, path, None, thorough=False))
+        hub = complete(hub, config)
+    checked = True
     for file in hub.manifest.files:
-        found = hub.cached(file)
-        if file.kind == "config" and found is not None:
-            check_facts(file.network, found[1], config)
-    if not source.checked:
+        if (found := hub.cached(file)) is not None:
+            checked &= hub.check(file, *found)
+            if file.kind == "config":
+                check_hf_config(file.network, found[1], config)
+    if not checked:
         logger.warning("nothing is recorded to check the files in %s against: only their structure is", hub.cache)
-    return source
+    return replace(hub.source(config), checked=checked)
 
 
 def _absent(hub: Hub, config: ModelConfig) -> list[PublishedFile]:
@@ -104,39 +98,38 @@ def _converted(hub: Hub, config: ModelConfig, dtype: torch.dtype) -> WeightsSour
         return None
     try:
         source, recorded = open_folder(folder, PUBLISHED)
-        matches = origin_of(folder) == hub.manifest.origin and source.config == config
     except (InputError, WeightsError) as error:
         logger.warning("the conversion of the weights is not used: %s", error)
         return None
-    if not matches:
+    if source.origin != hub.manifest.origin or source.config != config:
         logger.warning("%s was converted from other weights and is not used; convert them again", folder)
         return None
-    records = Records(folder / "verified.json")
-    for path, known in recorded.items():
+    checksums = ChecksumCache(folder / "verified.json")
+    for path, expected in recorded.items():
         remedy = f"Delete {folder}, or convert again."
-        records.check(path.name, path, str(path), known, remedy=remedy)
+        checksums.check(path.name, path, str(path), expected, remedy=remedy)
     return source
 
 
 def _from_own_format(folder: Path, name: str) -> WeightsSource:
     source, recorded = open_folder(folder, name)
-    for path, known in recorded.items():
-        check_file(path, path.name, known, "Copy the folder again from where it came.")
+    for path, expected in recorded.items():
+        check_file(path, path.name, expected, "Copy the folder again from where it came.")
     if not recorded:
         _warn_unrecorded(folder)
     return source
 
 
-def _from_published_layout(folder: Path, config: ModelConfig, manifest: Manifest | None = None) -> WeightsSource:
+def _from_published_layout(folder: Path, config: ModelConfig) -> WeightsSource:
     root = folder / "pretrained_weights" if (folder / "pretrained_weights").is_dir() else folder
     files: dict[str, tuple[WeightsFile, ...]] = {}
     absent: list[Path] = []
     absent_base = ""
-    for file in (manifest or published()).files:
+    for file in published().files:
         candidates = [root / file.repository.folder / name for name in file.names]
         found = next((path for path in candidates if path.is_file()), None)
         if found is not None and file.kind == "config":
-            check_facts(file.network, found, config)
+            check_hf_config(file.network, found, config)
         elif found is not None:
             files[file.network] = (*files.get(file.network, ()), WeightsFile(found, str(found), file.kind == "base"))
         elif file.kind == "weights":

@@ -1,11 +1,13 @@
 """Values that finding and loading weights share: a set of files, and what came out of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from personalive.config import ModelConfig
 
+PUBLISHED = "personalive"
+"""The name of the published model as a source."""
 DOWNLOAD_HINT = "`personalive download` fetches the published files"
 
 
@@ -22,7 +24,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where the weights of every network of a model lie."""
+    """Where the weights of every network of a model are."""
 
     name: str
     config: ModelConfig
@@ -34,14 +36,8 @@ class WeightsSource:
     """Whether every file was compared with a recorded size and digest."""
     absent_base: str = ""
     """Where base weights were looked for that are needed only if the other files leave keys uncovered."""
-
-    def describe(self) -> str:
-        """One line for every file, for people."""
-        checked = "sizes and digests checked" if self.checked else "nothing recorded to check the files against"
-        lines = [f"weights of {self.name} ({self.config.name}): {checked}"]
-        for network, files in self.files.items():
-            lines += [f"  {network}: {file.label} ({format_size(file.path.stat().st_size)})" for file in files]
-        return "\n".join(lines)
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Repositories and their revisions that the files are from, or were converted from."""
 
 
 @dataclass(frozen=True)

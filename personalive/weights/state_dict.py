@@ -1,4 +1,4 @@
-"""Which file supplies which key of a network: later files win, and together they must have every key.
+"""Merges the files of a network: later ones win, and together they must have every key.
 
 What a network lacks or has in another shape is found before the first tensor is read, so nothing is ever half loaded.
 """
@@ -20,12 +20,12 @@ FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16}
 """What weights may be stored in."""
 
 _STRICT = frozenset({"reference_unet", "motion_encoder", "pose_guider"})
-"""Networks whose published file holds exactly the network's keys (spec/weights.md section 3)."""
+"""Networks whose published file holds exactly the network's keys (docs/reference/weights.md section 3)."""
 _LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""How old VAE files call the parts of the middle attention (spec/weights.md section 5)."""
+"""How old VAE files call the parts of the middle attention (docs/reference/weights.md section 5)."""
 
 
-class Assembly:
+class MergedStateDict:
     """The tensors of one network, over all its files. One file at a time is mapped into memory."""
 
     def __init__(
@@ -83,27 +83,27 @@ class Assembly:
 
 
 @contextmanager
-def assemble(source: WeightsSource, network: str, module: nn.Module) -> Iterator[Assembly]:
+def merge_state_dict(source: WeightsSource, network: str, module: nn.Module) -> Iterator[MergedStateDict]:
     """Look into a network's files and decide which supplies what.
 
     Raises:
         WeightsError: a file is damaged, a key is missing or unknown, a shape differs.
     """
     files = [open_tensors(file) for file in source.files[network]]
-    assembly, shapes = _union(source, network, module, files)
-    missing = [key for key in shapes if key not in assembly.suppliers and key not in assembly.absent]
+    merged, shapes = _union(source, network, module, files)
+    missing = [key for key in shapes if key not in merged.suppliers and key not in merged.absent]
     if missing:
         raise WeightsError(_missing_message(source, network, missing, files))
-    _check_ignored(source, network, assembly.ignored)
+    _check_ignored(source, network, merged.ignored)
     try:
-        yield assembly
+        yield merged
     finally:
-        assembly.release()
+        merged.release()
 
 
 def _union(
     source: WeightsSource, network: str, module: nn.Module, files: Sequence[TensorFile]
-) -> tuple[Assembly, dict[str, tuple[int, ...]]]:
+) -> tuple[MergedStateDict, dict[str, tuple[int, ...]]]:
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     rename = _renaming(network) if source.published else (lambda name: name)
     suppliers: dict[str, tuple[TensorFile, str]] = {}
@@ -125,7 +125,7 @@ def _union(
         raise WeightsError(f"{network}: {'; '.join(wrong[:3])}{more}. Is this the right file and model size?")
     absent = tuple(key for key in shapes if key not in suppliers and source.published and _may_be_absent(key))
     ordered = {key: suppliers[key] for key in sorted(suppliers, key=lambda key: files.index(suppliers[key][0]))}
-    return Assembly(network, ordered, absent, tuple(ignored)), shapes
+    return MergedStateDict(network, ordered, absent, tuple(ignored)), shapes
 
 
 def missing_names(source: WeightsSource, network: str, module: nn.Module) -> list[str]:
@@ -140,7 +140,7 @@ def missing_names(source: WeightsSource, network: str, module: nn.Module) -> lis
 
 
 def _may_be_absent(key: str) -> bool:
-    """Tables that are computed, and the head that is never evaluated (spec/weights.md sections 4 and 6)."""
+    """Tables that are computed, and the head that is never evaluated (docs/reference/weights.md sections 4 and 6)."""
     return key.rpartition(".")[2] in ("pe", "idx_tensor") or key.startswith("detector.fc_exp.")
 
 

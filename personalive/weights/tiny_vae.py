@@ -9,11 +9,11 @@ from personalive.config import ModelConfig
 from personalive.errors import WeightsError
 from personalive.models.tiny_vae import TinyDecoder
 from personalive.weights.checkpoint_io import open_tensors
-from personalive.weights.hf_config_check import check_facts
+from personalive.weights.hf_config_check import check_hf_config
 from personalive.weights.load import require_finite
 from personalive.weights.source import WeightsFile
 
-FILE, FACTS = "diffusion_pytorch_model.safetensors", "config.json"
+FILE, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
 """What diffusers calls them."""
 FACTOR = 8
 """Image pixels per latent pixel, each way."""
@@ -51,9 +51,9 @@ def _file(path: Path, config: ModelConfig) -> Path:
         raise WeightsError(f"the tiny VAE {file} does not exist: name a .safetensors file, or a folder with a {FILE}")
     if file.suffix != ".safetensors":
         raise WeightsError(f"the tiny VAE {file} must be a .safetensors file: other formats can hold code")
-    facts = file.with_name(FACTS)
-    if path.is_dir() and facts.is_file():
-        check_facts("tiny_vae", facts, config)
+    hf_config = file.with_name(CONFIG)
+    if path.is_dir() and hf_config.is_file():
+        check_hf_config("tiny_vae", hf_config, config)
     return file
 
 

@@ -1,6 +1,5 @@
 """Clients that keep the live server waiting, and what answers tell: items 8, 14 and 15 of the tracker's issue 12."""
 
-import argparse
 import contextlib
 import json
 import re
@@ -12,7 +11,7 @@ import pytest
 import websockets.sync.client
 from prometheus_client.parser import text_string_to_metric_families
 
-from personalive.live.options import add_arguments
+from personalive.cli.main import build_parser
 from tests.hostile.live_process import kept_open, served
 from tests.live_support import BLUE, GREEN, RED, picture, until
 from tests.test_live_serve import certificate  # noqa: F401  a fixture
@@ -226,9 +225,9 @@ def test_every_answer_has_its_guard_rails(guarded, kind):
 def test_a_defect_is_answered_with_its_guard_rails_and_without_its_reason(tmp_path):
     from fastapi.testclient import TestClient
 
-    from benchmarks.echo import echo_factory
     from personalive.live.http.server import create_app
     from personalive.live.options import ServeOptions
+    from personalive.testing.echo import echo_factory
 
     app = create_app(ServeOptions(), echo_factory(), None)
 
@@ -263,10 +262,9 @@ def test_tokens_come_from_the_environment(guarded):
 
 
 def test_the_help_says_who_can_read_a_token_on_the_command_line():
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    described = re.sub(r"\s+", " ", parser.format_help())
-    assert re.search(r"--token TOKEN secret[^-]*list of processes[^-]*PERSONALIVE_TOKEN", described)
+    verbs = next(action for action in build_parser()._actions if action.dest == "verb")
+    described = re.sub(r"\s+", " ", verbs.choices["serve"].format_help())
+    assert re.search(r"--token SECRET Secret[^-]*list of processes[^-]*PERSONALIVE_TOKEN", described)
 
 
 # ---- portraits that the page offers ----

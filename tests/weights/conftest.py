@@ -38,19 +38,19 @@ def server(layout: Path, tmp_path: Path) -> Iterator[HubStandIn]:
 @pytest.fixture
 def hub(server: HubStandIn, tmp_path: Path) -> weights.Hub:
     """The client's side: the server's address and an empty cache."""
-    return weights.Hub(endpoint=server.url, home=tmp_path / "home")
+    return weights.Hub(server.url, home=tmp_path / "home")
 
 
 @pytest.fixture(scope="session")
 def filled_home(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("filled")
     with HubStandIn(as_repositories(pristine, root / "repositories")) as server:
-        weights.convert(hub=weights.Hub(endpoint=server.url, home=root / "home"), config=SMALL)
+        weights.convert(hub=weights.Hub(server.url, home=root / "home"), config=SMALL)
     return root / "home"
 
 
 @pytest.fixture
 def filled(filled_home: Path, tmp_path: Path) -> weights.Hub:
-    """A cache with everything in it, also converted to fp16; its hub can not be reached."""
+    """A cache with everything in it, also converted to fp16; its hub cannot be reached."""
     home = shutil.copytree(filled_home, tmp_path / "filled", symlinks=True)
-    return weights.Hub(endpoint="http://127.0.0.1:9", home=Path(home))
+    return weights.Hub("http://127.0.0.1:9", home=Path(home))

@@ -1,8 +1,12 @@
 """Loading and comparing, for the tests beside this file."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from personalive.weights import LoadReport, WeightsSource
 from tests.published_layout import State
 
 CPU = torch.device("cpu")
+CLIENT_BLOCK = 10 << 20
+"""Bytes that the hub client writes at once: what comes of a block before the connection breaks is lost."""
 
 
 def load(source: WeightsSource, network: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, LoadReport]:
@@ -36,7 +42,7 @@ def assert_holds(source: WeightsSource, states: dict[str, State]) -> None:
             assert torch.equal(loaded[key], value), f"{network}: {key}"
 
 
-def edit(path: Path, change: Callable[[State], State | None]) -> None:
+def edit(path: Path, change: Callable[[State], Any]) -> None:
     """Rewrite a pickled state dict; `change` may alter it in place."""
     state = torch.load(path, weights_only=True)
     state = change(state) or state
@@ -44,6 +50,13 @@ def edit(path: Path, change: Callable[[State], State | None]) -> None:
     torch.save(state, path)
 
 
-def refused(*parts: str) -> "pytest.RaisesContext[WeightsError]":
+def refused(*parts: str) -> pytest.RaisesExc[WeightsError]:
     """The weights error whose message has these parts in this order."""
     return pytest.raises(WeightsError, match="(?s)" + ".*".join(re.escape(part) for part in parts))
+
+
+def start(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own, with these variables in its environment."""
+    return subprocess.run(
+        [sys.executable, *command], env=os.environ | environment, capture_output=True, text=True, check=False
+    )

@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from personalive import weights
 from personalive.config import ModelConfig
 from personalive.errors import InputError, OutputError
 from personalive.models import NETWORKS, build_network
-from personalive.weights.folder import Entry, split_entries
 from tests.published_layout import SMALL, State
 from tests.weights.support import assert_holds, load, refused
 
@@ -101,7 +98,7 @@ def test_a_folder_with_something_else_is_left_alone(modules: dict[str, nn.Module
 
 def test_a_file_where_the_folder_should_be(modules: dict[str, nn.Module], tmp_path: Path) -> None:
     (tmp_path / "model").write_text("")
-    with pytest.raises(OutputError, match="can not be written to"):
+    with pytest.raises(OutputError, match="cannot be written to"):
         weights.save_folder(tmp_path / "model", SMALL, modules, torch.float32)
 
 
@@ -195,12 +192,3 @@ def test_configuration_of_another_size_is_refused(folder: Path) -> None:
     (folder / "weights.json").unlink()
     with refused("vae", "keys are missing"):
         load(weights.resolve(folder), "vae")
-
-
-@given(st.lists(st.integers(0, 300)), st.integers(1, 200))
-def test_entries_are_split_in_order_and_below_the_limit(sizes: list[int], limit: int) -> None:
-    entries = [Entry(str(number), size, torch.empty) for number, size in enumerate(sizes)]
-    shards = split_entries(entries, limit)
-    assert [entry for shard in shards for entry in shard] == entries
-    assert all(len(shard) == 1 or sum(entry.size for entry in shard) <= limit for shard in shards if shard)
-    assert all(shards) or entries == []

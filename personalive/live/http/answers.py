@@ -8,8 +8,9 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
+from personalive.live.core.commands import SessionEndedError
 from personalive.live.http.security import answer_headers
-from personalive.live.hub.entries import FullError, NotLoadedError, UnknownSessionError
+from personalive.live.hub.entries import FullError, NotLoadedError, NotYoursError, UnknownSessionError
 from personalive.live.hub.loader import BusyError
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,8 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
     FullError: 503,
     DeviceMemoryError: 503,
     UnknownSessionError: 404,
+    SessionEndedError: 404,
+    NotYoursError: 403,
     BusyError: 409,
     InputError: 400,
     PersonaLiveError: 400,

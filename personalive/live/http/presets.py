@@ -7,10 +7,13 @@ from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
 from PIL import Image
 
-from personalive.live.core.pictures import FORMATS
 from personalive.live.http import schemas
+from personalive.media.images import IMAGE_FORMATS
 
-KINDS = {suffix: Image.MIME[kind] for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
+KINDS = {
+    **{suffix: Image.MIME[kind] for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS},
+    **dict.fromkeys((".heic", ".heif"), "image/heic"),
+}
 """Media types by suffix: what a portrait may be, so that a chosen one can be sent back."""
 
 

@@ -91,7 +91,7 @@ class Socket:
             logger.exception("a WebSocket broke")
         finally:
             self._session.unsubscribe(subscription)
-            self._hub.detach(self._entry, self)
+            self._hub.connections.detach(self._entry, self)
             await self._hang_up(end)
             self._closed.set()
 

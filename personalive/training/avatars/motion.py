@@ -14,9 +14,10 @@ FRAME_RATE = 25
 class Motion:
     """A batch of poses and expressions; every field has the same shape, `[B]` or `[B, F]`.
 
-    Angles are degrees in the convention of spec/model.md section 9.2: a positive yaw turns the nose to the right of the
-    picture, a positive pitch upwards, a positive roll turns the head clockwise. Translation is in units of half the
-    picture. Gaze is -1 to 1 (right, down), blink and mouth opening 0 to 1, brow, mouth width and smile -1 to 1.
+    Angles are degrees in the convention of docs/reference/model.md section 9.2: a positive yaw turns the nose to the
+    right of the picture, a positive pitch upwards, a positive roll turns the head clockwise. Translation is in units of
+    half the picture. Gaze is -1 to 1 (right, down), blink and mouth opening 0 to 1, brow, mouth width and smile -1 to
+    1.
     """
 
     yaw: Tensor
@@ -42,7 +43,7 @@ class Motion:
         return Motion(**{field.name: getattr(self, field.name).to(device) for field in dataclasses.fields(self)})
 
     def flatten(self) -> "Motion":
-        """`[B, F]` to `[B * F]`, frames of one track together."""
+        """`[B, F]` to `[B * F]`, with the frames of one track together."""
         return Motion(**{field.name: getattr(self, field.name).flatten() for field in dataclasses.fields(self)})
 
     def replace(self, **values: Tensor) -> "Motion":

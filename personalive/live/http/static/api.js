@@ -50,10 +50,15 @@ export const presets = () => request("GET", "/api/v1/presets");
 /** A preset's picture: with a token, which an address in the page could not have. */
 export const picture = async (url) => (await send("GET", url)).blob();
 export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
+export const schemas = () => request("GET", "/api/v1/pipelines/schemas");
 export const setPortrait = (blob) =>
   request("POST", "/api/v1/personalive/reference", { body: blob, type: blob.type || "application/octet-stream" });
 export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });
 export const candidates = (id, list) => request("PATCH", `/api/v1/webrtc/offer/${id}`, { json: { candidates: list } });
+export const ownWatchId = () => request("GET", "/api/v1/watch");
+export const watchState = (watchId) => request("GET", `/api/v1/watch/${encodeURIComponent(watchId)}`);
+export const watchOffer = (watchId, json) =>
+  request("POST", `/api/v1/watch/${encodeURIComponent(watchId)}/offer`, { json });
 export const session = (id) => request("GET", `/api/v1/sessions/${id}`);
 export const closeSession = (id) => request("DELETE", `/api/v1/sessions/${id}`);
 

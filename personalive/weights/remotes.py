@@ -1,0 +1,281 @@
+"""The places that published files come from: Hugging Face's hub and its mirrors, plain file servers, ModelScope.
+
+They differ in what they tell of a file before it comes. A hub of Hugging Face's protocol names the commit, and the size
+and digest of every file; ModelScope tells sizes and digests, but has commits of its own; a file server tells nothing.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import http_get
+from requests import JSONDecodeError
+
+from personalive.errors import InputError, WeightsError
+from personalive.weights.manifest import FileDigest, Repository
+from personalive.weights.transfer import persist
+
+MODELSCOPE = "modelscope"
+"""What `--hub` calls ModelScope; anything else is `HUGGING_FACE` or an address."""
+HUGGING_FACE = "huggingface"
+OTHER_HUB = (
+    "`personalive download --hub modelscope` (or PERSONALIVE_HUB) takes a mirror, --hub URL one of yours; or copy the "
+    "hub cache (HF_HOME) from a machine that has it."
+)
+_TIMEOUT_SECONDS = 10.0
+_PLAIN = {"Accept-Encoding": "identity"}
+"""Headers: sizes and ranges count the bytes of the file itself."""
+
+
+class RevisionGoneError(WeightsError):
+    """The remote has the repository, but not the revision."""
+
+
+class RepositoryAbsentError(WeightsError):
+    """The remote does not have the repository."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a remote has of a repository."""
+
+    revision: str
+    """The name of the cache's folder for it: a commit, or one that says where else the files are from."""
+    files: Mapping[str, FileDigest]
+    """By path. Where the remote tells no digest, it is None."""
+    remote: "Remote"
+    """Downloads them."""
+
+
+class HuggingFace:
+    """The Hugging Face hub, or a mirror that speaks its protocol."""
+
+    branch: str | None = None
+    """What to ask for instead of the pinned commits, where a remote cannot know them."""
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        """Take a mirror's address; None: what `HF_ENDPOINT` says, else the public hub.
+
+        Only these two are sent the user's access token: a mirror may be anybody's.
+        """
+        self.name = endpoint or "the Hugging Face hub"
+        self._endpoint, self._token = endpoint, None if endpoint is None else False
+
+    def listing(self, repository: str, revision: str, paths: Sequence[str]) -> Listing:
+        """What there is of these files, and perhaps of others. A mirror without the protocol counts as a `FileServer`.
+
+        Raises:
+            RevisionGoneError: there is no such revision.
+            RepositoryAbsentError: there is no such repository.
+            WeightsError: the remote cannot be reached, refuses, or answers for another commit.
+        """
+        try:
+            info = HfApi(endpoint=self._endpoint, token=self._token).model_info(
+                repository, revision=revision, files_metadata=True
+            )
+        except RevisionNotFoundError as error:
+            raise RevisionGoneError(f"{self.name} does not have revision {revision} of {repository}") from error
+        except (OSError, HFValidationError) as error:
+            if self._endpoint is not None and _is_no_hub(error):
+                return FileServer(self._endpoint).listing(repository, revision, paths)
+            raise _unreadable(self.name, repository, revision, error) from error
+        if info.sha is None or not is_digest(info.sha) or (is_digest(revision) and info.sha != revision):
+            raise WeightsError(
+                f"{self.name} answered with revision {info.sha} of {repository} when asked for {revision}: "
+                f"nothing is downloaded from it"
+            )
+        files = {}
+        for sibling in info.siblings or []:
+            size, digest = (sibling.lfs.size, sibling.lfs.sha256) if sibling.lfs else (sibling.size, sibling.blob_id)
+            files[sibling.rfilename] = FileDigest(size, _require_digest(digest, self.name, sibling.rfilename))
+        return Listing(info.sha, files, self)
+
+    def download(self, repository: Repository, path: str, expected: FileDigest, folder: Path) -> Path:
+        """Bring one file into a repository's folder in the cache, from where an earlier attempt stopped.
+
+        Raises:
+            WeightsError: the connection broke again and again.
+        """
+
+        def download() -> Path:
+            return Path(
+                hf_hub_download(
+                    repository.name,
+                    path,
+                    revision=repository.revision,
+                    endpoint=self._endpoint,
+                    token=self._token,
+                    cache_dir=folder.parent,
+                )
+            )
+
+        partial = folder / "blobs" / f"{expected.digest}.incomplete"
+        return persist(download, partial, f"{repository.label}/{path}", expected.size)
+
+
+class FileServer:
+    """A mirror that has files at Hugging Face's paths, and nothing that vouches for them.
+
+    The name of their folder in the cache is no commit, so that no program takes them for the hub's.
+    """
+
+    branch: str | None = None
+
+    def __init__(self, endpoint: str) -> None:
+        self.name = self._endpoint = endpoint
+
+    def listing(self, repository: str, revision: str, paths: Sequence[str]) -> Listing:
+        """As `HuggingFace.listing`; only sizes are known."""
+        upstream, files = _upstream(revision), {}
+        for path in paths:
+            try:
+                response = get_session().head(
+                    self._url(repository, upstream, path),
+                    headers=_PLAIN,
+                    allow_redirects=True,
+                    timeout=_TIMEOUT_SECONDS,
+                )
+                if response.status_code != 404:
+                    response.raise_for_status()
+                    size = response.headers.get("Content-Length", "")
+                    files[path] = FileDigest(int(size) if size.isdecimal() else None, None)
+            except OSError as error:
+                raise _unreadable(self.name, repository, upstream, error) from error
+        if not files:
+            raise RevisionGoneError(f"{self.name} has nothing of {repository} at revision {upstream}")
+        name = f"{quote(upstream, safe='')}@{re.sub(r'[^0-9A-Za-z.-]+', '_', self._endpoint)}"
+        return Listing(name, files, self)
+
+    def download(self, repository: Repository, path: str, expected: FileDigest, folder: Path) -> Path:
+        """As `HuggingFace.download`."""
+        target = folder / "snapshots" / repository.revision / path
+        partial = target.with_name(f"{target.name}.incomplete")
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+        def download() -> Path:
+            with partial.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if target.is_file():  # another process brought it meanwhile
+                    return target
+                http_get(
+                    self._url(repository.name, _upstream(repository.revision), path),
+                    file,
+                    resume_size=file.tell(),
+                    headers=_PLAIN,
+                    expected_size=expected.size,
+                    displayed_filename=path,
+                )
+                return partial.replace(target)
+
+        return persist(download, partial, f"{repository.label}/{path}", expected.size)
+
+    def _url(self, repository: str, revision: str, path: str) -> str:
+        return hf_hub_url(repository, path, revision=revision, endpoint=self._endpoint)
+
+
+class ModelScope(FileServer):
+    """ModelScope, or the installation that `MODELSCOPE_ENDPOINT` names.
+
+    Written after its published client; it could not be tried against the real host where this was developed.
+    """
+
+    branch: str | None = "master"
+
+    def __init__(self) -> None:
+        super().__init__(os.environ.get("MODELSCOPE_ENDPOINT", "https://modelscope.cn").rstrip("/"))
+        self.name = "ModelScope"
+
+    def listing(self, repository: str, revision: str, paths: Sequence[str]) -> Listing:
+        """As `HuggingFace.listing`; the revision that is returned changes with the content of these files."""
+        upstream = _upstream(revision)
+        query = urlencode({"Revision": upstream, "Recursive": "true"})
+        try:
+            response = get_session().get(
+                f"{self._endpoint}/api/v1/models/{repository}/repo/files?{query}", timeout=_TIMEOUT_SECONDS
+            )
+            if response.status_code == 404:
+                raise RepositoryAbsentError(f"ModelScope does not have {repository}")
+            response.raise_for_status()
+            entries = response.json()["Data"]["Files"] or []  # None for an unknown revision
+            listed = {entry["Path"]: FileDigest(int(entry["Size"]), entry["Sha256"]) for entry in entries}
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            raise _unreadable(self.name, repository, upstream, error) from error
+        files = {path: listed[path] for path in paths if path in listed}
+        for path, file in files.items():
+            _require_digest(file.digest, self.name, path)
+        content = hashlib.sha256(repr(sorted((path, file.digest) for path, file in files.items())).encode())
+        name = f"{quote(upstream, safe='')}@{MODELSCOPE}-{content.hexdigest()[:8]}"
+        if not files or ("@" in revision and name != revision):
+            raise RevisionGoneError(f"ModelScope does not have revision {revision} of {repository}")
+        return Listing(name, files, self)
+
+    def _url(self, repository: str, revision: str, path: str) -> str:
+        return f"{self._endpoint}/api/v1/models/{repository}/repo?" + urlencode(
+            {"Revision": revision, "FilePath": path}
+        )
+
+
+Remote = HuggingFace | FileServer
+
+
+def open_remotes(address: str) -> list[Remote]:
+    """What the user named; after ModelScope, the Hugging Face hub for repositories that it lacks.
+
+    Args:
+        address: "modelscope", a mirror's address, or "huggingface" or nothing for the hub alone.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    if address in ("", HUGGING_FACE):
+        return [HuggingFace()]
+    if address == MODELSCOPE:
+        return [ModelScope(), HuggingFace()]
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise InputError(
+            f"the hub is {address!r}: it must be {HUGGING_FACE}, {MODELSCOPE}, or the address of a mirror, "
+            f"http(s)://HOST, without user, query and fragment"
+        )
+    return [HuggingFace(address.rstrip("/"))]
+
+
+def _upstream(revision: str) -> str:
+    """What the remote calls the revision behind the name of a cache's folder."""
+    name, mirrored, _ = revision.partition("@")
+    return unquote(name) if mirrored else revision
+
+
+def _require_digest(digest: object, remote: str, path: str) -> str:
+    if not is_digest(digest):
+        raise WeightsError(f"{remote} says that the digest of {path} is {digest!r}, which is none")
+    return str(digest)
+
+
+def is_digest(text: object) -> bool:
+    """Whether it is a sha256, a git blob id or a commit."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
+
+
+def _unreadable(remote: str, repository: str, revision: str, error: Exception) -> WeightsError:
+    message = (
+        f"{repository} at revision {revision} cannot be read from {remote}: {error}. Check the network and "
+        f"HF_ENDPOINT. {OTHER_HUB}"
+    )
+    return RepositoryAbsentError(message) if isinstance(error, RepositoryNotFoundError) else WeightsError(message)
+
+
+def _is_no_hub(error: Exception) -> bool:
+    """Whether what answered does not know Hugging Face's API."""
+    response = getattr(error, "response", None)
+    unknown = (
+        response is not None and response.status_code in (404, 405, 501) and "X-Error-Code" not in response.headers
+    )
+    return unknown or isinstance(error, JSONDecodeError)

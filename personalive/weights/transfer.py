@@ -1,0 +1,78 @@
+"""Downloads that go on where they stopped, and that say how far they are."""
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+
+from personalive.errors import WeightsError
+from personalive.weights.source import format_size
+
+logger = logging.getLogger(__name__)
+
+_FAILURES = 3
+"""Broken connections in a row, without anything gained, after which a download is given up."""
+_PAUSE_SECONDS = 0.5
+_LOG_SECONDS = 10.0
+
+
+def persist(download: Callable[[], Path], partial: Path, label: str, size: int | None) -> Path:
+    """Repeat a download that continues where it stopped, until it ends or several attempts in a row gain nothing.
+
+    The hub client itself repeats after a timeout, but not when a connection breaks within a file.
+
+    Args:
+        partial: what has come so far.
+        label: how messages call the file.
+        size: of the whole file, in bytes.
+
+    Raises:
+        WeightsError: the connection broke again and again, or the file was refused.
+    """
+    if size is not None and _size(partial) >= size:
+        partial.unlink()  # nothing is left to ask for, and still it is not the file
+    failures = 0
+    while True:
+        before = _size(partial)
+        try:
+            with _log_progress(partial, label, size):
+                return download()
+        except (OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: of the hub's Xet transfer
+            failures = 1 if _size(partial) > before else failures + 1
+            refused = getattr(getattr(error, "response", None), "status_code", 500) < 500
+            if failures == _FAILURES or refused:
+                raise WeightsError(
+                    f"the download of {label} stopped at {format_size(_size(partial))} of {format_size(size)}: "
+                    f"{error}. Run `personalive download` again: it continues where it stopped."
+                ) from error
+            logger.warning("%s: the connection broke (%s); continuing where it stopped", label, error)
+            time.sleep(_PAUSE_SECONDS)
+
+
+@contextmanager
+def _log_progress(partial: Path, label: str, size: int | None) -> Iterator[None]:
+    """Log every few seconds how much has come where there is no terminal, for which the hub client draws bars."""
+    ended = threading.Event()
+
+    def log() -> None:
+        while not ended.wait(_LOG_SECONDS):
+            logger.info("%s: %s of %s", label, format_size(_size(partial)), format_size(size))
+
+    if not sys.stderr.isatty():
+        threading.Thread(target=log, name=f"progress of {label}", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
