@@ -93,6 +93,7 @@ def test_a_new_user_animates_a_portrait_replaces_it_records_and_stops(page, tmp_
     expect(page.locator("#server")).to_have_text("Ready")
     start(page, "red")
     result(page, RED)
+    expect(page.locator("#transport")).to_have_text("WebRTC")
     page.get_by_label("Mirror").uncheck()
     page.wait_for_timeout(1000)
     seen = watch(page, 5)
