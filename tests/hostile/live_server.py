@@ -8,18 +8,18 @@ import argparse
 import importlib
 import sys
 
-from personalive.testing.echo import echo_factory
-
 
 def main() -> None:
     try:
         server = importlib.import_module("personalive.live.http.server")
+        echo = importlib.import_module("personalive.testing.echo")
     except ModuleNotFoundError:  # before the rooms
         server = importlib.import_module("personalive.live.server")
+        echo = importlib.import_module("benchmarks.echo")
     options = importlib.import_module("personalive.live.options")
     parser = argparse.ArgumentParser()
     options.add_arguments(parser)
-    server.model_factory = lambda chosen: echo_factory(window=4, delay_frames=12)
+    server.model_factory = lambda chosen: echo.echo_factory(window=4, delay_frames=12)
     server.serve(options.from_arguments(parser.parse_args([*sys.argv[1:], "--face_boxes", "keypoints"])))
 
 
