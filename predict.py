@@ -1,15 +1,17 @@
 """The Cog door: the same inputs as the command's, but nothing that is a path on the server, a device or a data type.
 
-Its operator chooses those by environment variables: PERSONALIVE_MODEL (personalive, demo or a folder),
-PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1, and PERSONALIVE_ALLOW_PRIVATE_URLS=1. PERSONALIVE_HUB and
-PERSONALIVE_REVISION say where weights come from, as `personalive download` takes them.
+Its operator chooses those by environment variables: PERSONALIVE_MODEL, PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1
+and the other settings of the model (see `ModelChoice.from_environment`). PERSONALIVE_HUB and PERSONALIVE_REVISION say
+where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private addresses.
 """
 
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)
 
 import os
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,14 +19,13 @@ from pathlib import Path
 import cog
 from cog import BasePredictor, Input
 
-from personalive.animate.driving_reader import FACE_BOXES
-from personalive.animate.job import MAX_FPS, MAX_FRAMES, MAX_SEED, MAX_STRENGTH, MAX_THRESHOLD, AnimateOptions, animate
-from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP, STEP_CHOICES
+from personalive.animate.job import animate
+from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
-from personalive.media.faces import CROPS
 from personalive.media.url_fetch import fetch
+from personalive.net.addresses import private_addresses_allowed
+from personalive.settings import AnimateOptions, Surface
 
-SIZES = list(range(MIN_SIZE, MAX_SIZE + 1, SIZE_STEP))
 SHORTEST = 0.1
 """Seconds. Cog's server 0.19.3 loses its only slot to a prediction that ends within a few milliseconds."""
 
@@ -42,93 +43,132 @@ class Predictor(BasePredictor):
 
     def setup(self) -> None:
         """Load the model once, downloading weights that are missing into the cache."""
-        choice = ModelChoice(
-            source=os.environ.get("PERSONALIVE_MODEL") or None,
-            accelerate=os.environ.get("PERSONALIVE_ACCELERATE") or ModelChoice.accelerate,
-            low_memory=os.environ.get("PERSONALIVE_LOW_MEMORY") == "1",
-        )
+        choice = ModelChoice.from_environment(os.environ)
         source, remark = choice.resolved_source()
         print(f"loading the model {source} on {choice.resolved_device()}. {remark}")
         self.model = choice.load()
-        self.results = tempfile.TemporaryDirectory(prefix="personalive-")
+        self.results = _temporary("personalive-")
 
     def predict(
         self,
-        ref_image: Upload = Input(description="The portrait: PNG, JPEG or WebP, or a video whose first face is taken."),
+        # Written by scripts/write_settings.py from personalive/settings:
+        ref_image: Upload = Input(
+            description="The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken."
+        ),
         driving_video: Upload = Input(description="The video whose movement, rate and sound the result has."),
         width: int | None = Input(
-            description="Width in pixels; default: the model's (512 for personalive).", default=None, choices=SIZES
+            description="Width in pixels. Default: the model's, 512 for personalive.",
+            default=None,
+            choices=[256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024],
         ),
         height: int | None = Input(
-            description="Height in pixels; default: the model's (512 for personalive).", default=None, choices=SIZES
-        ),
-        max_frames: int = Input(description="Driving frames to use at most; 0: all.", default=100, ge=0, le=MAX_FRAMES),
-        steps: int = Input(description="Denoising steps a frame.", default=4, choices=list(STEP_CHOICES)),
-        seed: int = Input(description="Seed of the noise.", default=42, ge=0, le=MAX_SEED),
-        fps: float | None = Input(
-            description="Frames a second; the duration stays. Default: the driving video's.",
+            description="Height in pixels. Default: the model's, 512 for personalive.",
             default=None,
-            ge=1,
-            le=MAX_FPS,
-        ),
-        no_audio: bool = Input(description="Leave the driving video's sound out.", default=False),
-        crop: str = Input(
-            description="auto: around the face; center: the middle; none: everything, stretched.",
-            default="auto",
-            choices=list(CROPS),
+            choices=[256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024],
         ),
         motion_strength: float = Input(
-            description="How far motion goes from the reference's (0) to the driver's (1).",
-            default=1.0,
+            description="How far motion goes from the reference's (0) to the driver's (1) and beyond.",
+            default=1,
             ge=0,
-            le=MAX_STRENGTH,
+            le=2,
+        ),
+        keyframe_threshold: float | None = Input(
+            description="How different motion must be to keep a frame as a keyframe. Default: the model's, 17 for personalive.",  # noqa: E501
+            default=None,
+            ge=0,
+            le=1000,
+        ),
+        seed: int = Input(
+            description="Seed of the noise.",
+            default=42,
+            ge=0,
+            le=4294967295,
+        ),
+        steps: int = Input(
+            description="Denoising steps a frame.",
+            default=4,
+            choices=[4, 8, 12, 16],
         ),
         face_boxes: str = Input(
             description="How faces are cut out: by a face mesh, or by the model's keypoints.",
             default="mesh",
-            choices=list(FACE_BOXES),
+            choices=["mesh", "keypoints"],
         ),
-        side_by_side: bool = Input(description="Show reference, driver and result in one picture.", default=False),
-        keyframe_threshold: float | None = Input(
-            description="How different motion must be to keep a frame as keyframe; default: the model's.",
+        face: str = Input(
+            description="Which of several faces: largest, left, right, or its number from the left.",
+            default="largest",
+        ),
+        crop: str = Input(
+            description="auto: around the face; center: the middle; none: everything, stretched.",
+            default="auto",
+            choices=["auto", "center", "none"],
+        ),
+        fps: float | None = Input(
+            description="Frames a second; the duration stays. Default: the driving video's.",
             default=None,
-            ge=0,
-            le=MAX_THRESHOLD,
+            ge=1,
+            le=120,
         ),
+        side_by_side: bool = Input(
+            description="Show reference, driver and result in one picture.",
+            default=False,
+        ),
+        max_frames: int = Input(
+            description="Driving frames to use at most; 0: all.",
+            default=100,
+            ge=0,
+            le=1000000,
+        ),
+        no_audio: bool = Input(
+            description="Leave the driving video's sound out.",
+            default=False,
+        ),
+        # End of what is written.
     ) -> cog.Path:
         """Make the video."""
+        inputs = locals()
         with _not_too_short():
-            options = AnimateOptions(
-                width=width,
-                height=height,
-                max_frames=max_frames,
-                steps=steps,
-                seed=seed,
-                fps=fps,
-                audio=not no_audio,
-                crop=crop,
-                motion_strength=motion_strength,
-                face_boxes=face_boxes,
-                side_by_side=side_by_side,
-                keyframe_threshold=keyframe_threshold,
-            )
-            print(f"seed: {seed}")
+            options = AnimateOptions.from_inputs(inputs, Surface.HTTP)
+            print(f"seed: {options.seed}")
             return cog.Path(self._animate(str(ref_image), str(driving_video), options))
 
     def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
         self.results.cleanup()  # the result of the prediction before was sent
-        self.results = tempfile.TemporaryDirectory(prefix="personalive-")
+        self.results = _temporary("personalive-")
         output = Path(self.results.name) / "output.mp4"
-        allow_private = os.environ.get("PERSONALIVE_ALLOW_PRIVATE_URLS") == "1"
-        with tempfile.TemporaryDirectory(prefix="personalive-inputs-") as name:
-            reference = fetch(ref_image, Path(name) / "reference", allow_private=allow_private)
-            driver = fetch(driving_video, Path(name) / "driver", allow_private=allow_private)
+        allowed = private_addresses_allowed()
+        with (
+            _temporary("personalive-inputs-") as inputs,
+            _errors_for_clients(inputs, self.results.name),
+        ):
+            reference = fetch(ref_image, Path(inputs) / "reference", allow_private=allowed)
+            driver = fetch(driving_video, Path(inputs) / "driver", allow_private=allowed)
             with closing(animate(self.model, reference, driver, output, options)) as work:
                 for progress in work:
                     print(f"{progress.stage}: {progress.frames_done} of {progress.frames_total} frames")
                     if progress.message:
                         print(progress.message)
         return output
+
+
+def _temporary(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=os.environ.get("PERSONALIVE_SCRATCH"))
+
+
+@contextmanager
+def _errors_for_clients(*folders: str) -> Iterator[None]:
+    """What a client is told of an error: nothing of where things lie on the server, or of what it is made of."""
+    try:
+        yield
+    except PersonaLiveError as error:
+        text = str(error)
+        for folder in folders:
+            text = text.replace(f"{folder}/", "")
+        raise type(error)(text) from None
+    except Exception:
+        # What is printed in another way is part of the prediction's logs, which the client gets.
+        print(traceback.format_exc(), file=sys.__stderr__, flush=True)
+        raise RuntimeError("an error of the server; its log says more") from None
 
 
 @contextmanager

@@ -31,10 +31,12 @@ mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run)
 mapfile -t yaml < <(git ls-files -co --exclude-standard -- '*.yaml' '*.yml')
 check ruff check --quiet .
 check ruff format --quiet --check .
-check mypy --strict personalive
+check mypy
+check lint-imports --no-logo --no-cache
 check shellcheck --external-sources "${scripts[@]}"
 check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"
+check env NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 # One more than cores, as much of what servers are tested with is waiting. Before the next line, which nproc heeds, too.
 workers=$(($(nproc) + 1))

@@ -1,1 +1,1 @@
-"""Where the figures of README and docs come from."""
+"""The measurements behind the figures in README and docs."""

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.pictures import moving_face, photograph, save_image, save_video
+from personalive.testing.pictures import moving_face, photograph, save_image, save_video
 
 
 @dataclass(frozen=True)

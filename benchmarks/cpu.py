@@ -1,8 +1,8 @@
-"""The demo model on the CPU, from a video file to a video file: frames per second and time until the first.
+"""The demo model on the CPU, from video file to video file: frames per second, and time to the first one.
 
     python -m benchmarks.cpu --output benchmarks/results/cpu.json
 
-Two lengths are animated. Their difference is what the frames take; the rest is starting.
+It animates two lengths. Their difference is the time that frames take; the rest is start-up.
 """
 
 import argparse

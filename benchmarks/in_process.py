@@ -1,5 +1,6 @@
 """Delay of sessions that are fed from memory: no network, no browser, only session, scheduler and model."""
 
+import functools
 import statistics
 import threading
 import time
@@ -14,8 +15,8 @@ from personalive.live.core.faces import FaceFinder
 from personalive.live.core.frames import CameraFrame
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
-from personalive.live.core.session import MARGIN, Latency, Session
-from personalive.types import Box, RGBArray
+from personalive.live.core.session import MARGIN, Session
+from personalive.types import Box, Latency, RGBArray
 
 WARM_SECONDS = 4.0
 """Not counted: the pipe fills, and the play-out learns its delay."""
@@ -80,7 +81,7 @@ class Person:
         while not self.stop.is_set():
             image = self.pictures[count % len(self.pictures)]
             time.sleep(max(0.0, begin + count / self.fps - time.monotonic()))
-            self.session.offer(CameraFrame(time.monotonic(), lambda image=image: image))
+            self.session.offer(CameraFrame(time.monotonic(), functools.partial(np.asarray, image)))
             count += 1
 
     def _look(self) -> None:

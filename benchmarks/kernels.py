@@ -109,7 +109,8 @@ class Bench:
 
 
 def _first(value: Any) -> Tensor:
-    return value[-1] if isinstance(value, tuple) else value
+    tensor: Tensor = value[-1] if isinstance(value, tuple) else value
+    return tensor
 
 
 def norms(bench: Bench) -> None:

@@ -29,20 +29,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.echo import EchoEngine
 from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
-from personalive.accel.accelerator import Acceleration
-from personalive.cli.model_args import add_model_arguments, model_choice
-from personalive.config import ModelConfig
+from personalive.accel.accelerator import Accelerator
+from personalive.cli.arguments import add_settings, read_settings
+from personalive.config import MAX_KEYFRAME_THRESHOLD, ModelConfig
 from personalive.live.core.engine import Engine
 from personalive.live.core.model import ModelFactory, PersonaLiveEngine
-from personalive.live.core.session import Latency
 from personalive.live.hub.loader import LoadParameters
+from personalive.loading import ModelChoice
+from personalive.testing.echo import EchoEngine
+from personalive.types import Latency
 
 FPS = 25
-NEVER = 1000.0
-"""A distance of motion tokens that none reaches."""
 MEMORY_SECONDS = 0.5
 PAGE = Path(__file__).with_name("latency_page.js")
 CHROMIUM = "/usr/bin/chromium"
@@ -56,13 +55,13 @@ def make_engine(options: argparse.Namespace) -> Engine:
     if options.model == "echo":
         window, delay = (4, 12) if options.call_ms else (1, 0)
         return EchoEngine(options.size, options.size, window=window, delay_frames=delay, seconds=options.call_ms / 1e3)
-    choice = model_choice(options)
+    choice = read_settings(options, ModelChoice)
     if options.model == "rule":
         from benchmarks.gpu_model import build
 
         device, dtype = choice.resolved_device(), choice.resolved_dtype() or torch.float16
-        acceleration = Acceleration(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
-        model = build(ModelConfig(), dtype, acceleration, device, tiny_vae=choice.tiny_vae is not None)
+        accelerator = Accelerator(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
+        model = build(ModelConfig(), dtype, accelerator, device, tiny_vae=choice.tiny_vae is not None)
     else:
         model = choice.load()
     factory = ModelFactory(lambda: model, face_boxes=options.in_process)
@@ -76,7 +75,7 @@ def in_process(options: argparse.Namespace, results: Results) -> None:
         results.add("memory after warm-up GiB", torch.cuda.memory_reserved() / 2**30)
     modes: tuple[Latency, ...] = (options.latency,) if options.latency else ("balanced", "low")
     for latency, keyframes, max_batch in itertools.product(modes, options.keyframes, options.max_batch):
-        threshold = NEVER if keyframes == "none" else 0.0
+        threshold = MAX_KEYFRAME_THRESHOLD if keyframes == "none" else 0.0
 
         def run(people: int, given: tuple[Latency, float, int] = (latency, threshold, max_batch)) -> dict[str, Any]:
             latency, threshold, max_batch = given
@@ -195,7 +194,9 @@ def main() -> None:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/latency.json"))
-    add_model_arguments(parser)  # --model may also be echo, or rule: random weights (then --tiny_vae may be any path)
+    add_settings(
+        parser, ModelChoice
+    )  # --model may also be echo, or rule: random weights (then --tiny_vae may be any path)
     parser.set_defaults(model="echo")
     parser.add_argument("--call_ms", type=float, default=0, help="time of a call of the echo model, in chunks of 4")
     parser.add_argument("--latency", choices=("balanced", "low"), help="in process, both unless one is named")

@@ -20,7 +20,7 @@ def milliseconds(run: Callable[[], Any], repeats: int = 20) -> float:
     """Median time of `run` on the GPU, by events, after two runs that are not counted."""
     for _ in range(2):
         run()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         start.record()

@@ -18,13 +18,14 @@ import uvicorn
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.echo import echo_factory
 from personalive.live.core.faces import MeshFaces
 from personalive.live.http.server import create_app, model_factory
 from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
-from tests.browser_support import chromium, write_camera
+from personalive.testing.browser import chromium, write_camera
+from personalive.testing.echo import echo_factory
+from personalive.types import RGBArray
 
 DRIVER = Path("demo/driver.mp4")
 PORT = 7869
@@ -52,7 +53,7 @@ def take(page: Page, folder: Path, seconds: float) -> None:
 def camera(folder: Path) -> Path:
     """The demo's driver as a file for Chromium's camera."""
     with av.open(str(DRIVER)) as container:
-        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        frames: RGBArray = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
     return write_camera(folder / "camera.mjpeg", frames, 25)
 
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12, help="time before a picture is taken")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    options = ServeOptions(port=PORT, model=ModelChoice(None if arguments.model == "echo" else arguments.model))
+    options = ServeOptions(port=PORT, model=ModelChoice(model=None if arguments.model == "echo" else arguments.model))
     factory: EngineFactory = model_factory(options)
     if arguments.model == "echo":
         factory = echo_factory(window=4, delay_frames=12)

@@ -29,6 +29,10 @@ class DeviceMemoryError(PersonaLiveError):
     """The device has too little memory for the request."""
 
 
+class MissingExtraError(PersonaLiveError):
+    """Something was asked for whose packages are not installed."""
+
+
 class CancelledError(PersonaLiveError):
     """The caller asked for the work to stop, and it stopped between two chunks."""
 

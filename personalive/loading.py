@@ -1,54 +1,91 @@
-"""Which model the doors (command line, Cog, live) load, and onto what, when their user leaves it open."""
+"""Which model the entry points (command line, Cog, live) load, and onto what, when their user leaves it open."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
-import torch
-
-from personalive.accel.accelerator import DEFAULT_ACCELERATION, AccelerationName, QuantizeName
-from personalive.accel.ops.attention import AttentionName
 from personalive.errors import DeviceMemoryError, InputError, first_line
-from personalive.pipeline import PersonaLive
+from personalive.settings import Settings, Surface, setting
+from personalive.types import AccelerationName, AttentionName, DtypeName, QuantizeName
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+if TYPE_CHECKING:
+    import torch
+
+    from personalive.pipeline import PersonaLive
 
 NO_GPU = (
     "No GPU was found, so the small demo model is used. It knows drawn faces only; "
     "--model personalive uses the published weights, which takes minutes a second of video on a CPU."
 )
 
+_model = partial(setting, group="model", on=Surface.CLI)
 
-@dataclass(frozen=True)
-class ModelChoice:
-    """What a user said about the model; None leaves it to the machine."""
 
-    source: str | None = None
-    """"personalive", "demo" or a folder."""
-    device: str | None = None
-    """"cuda", "cuda:1", "cpu"..."""
-    dtype: str | None = None
-    """A name in `DTYPES`."""
-    attention: AttentionName = "auto"
-    accelerate: AccelerationName = DEFAULT_ACCELERATION
-    low_memory: bool = False
-    quantize: QuantizeName = "none"
-    tiny_vae: Path | None = None
-    """A tiny decoder in the place of the VAE's: a folder or safetensors file."""
+class ModelChoice(Settings):
+    """What a user said about the model; None leaves it to the machine.
+
+    It takes PyTorch to load one, but none to say which: the command's help does not wait for it.
+    """
+
+    model: str | None = _model(
+        None,
+        "personalive, demo, or a folder with weights",
+        metavar="NAME|PATH",
+        default_text="personalive where a GPU is found, else demo",
+    )
+    device: str | None = _model(None, "cuda, cuda:1 or cpu", metavar="NAME", default_text="the GPU if there is one")
+    dtype: DtypeName | None = _model(
+        None,
+        "Precision",
+        default_text="fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster",
+    )
+    attention: AttentionName = _model("auto", "Kernels for attention; auto measures which are fastest")
+    accelerate: AccelerationName = _model("graphs", "On a GPU: graphs replays whole steps, none runs kernel by kernel")
+    quantize: QuantizeName = _model(
+        "none", "fp8: on GPUs from RTX 40 on, compute with 8 bits where it pays: faster, and less exact"
+    )
+    tiny_vae: Path | None = _model(
+        None,
+        "Decode with this TAESD (a folder or .safetensors file in diffusers' layout): faster, and less exact",
+    )
+    low_memory: bool = _model(False, "Use less memory of the GPU, at the price of speed")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """What variables such as PERSONALIVE_MODEL and PERSONALIVE_LOW_MEMORY say; a switch is 1 or 0.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        given: dict[str, Any] = {}
+        for each in cls.declared():
+            variable = f"PERSONALIVE_{each.name.upper()}"
+            text = environment.get(variable)
+            if text and each.kind is bool:
+                if text not in ("0", "1"):
+                    raise InputError(f"{variable} is {text!r}: it must be 1 or 0")
+                given[each.name] = text == "1"
+            elif text:
+                given[each.name] = each.kind(text)
+        return cls(**given)
 
     def resolved_source(self) -> tuple[str, str]:
         """The model to load, and a sentence for the user if that is not the published one for want of a GPU."""
-        if self.source is not None:
-            return self.source, ""
+        if self.model is not None:
+            return self.model, ""
         if self.resolved_device().type == "cpu":
             return "demo", NO_GPU
         return "personalive", ""
 
-    def resolved_device(self) -> torch.device:
+    def resolved_device(self) -> "torch.device":
         """The device that was named, else the GPU if there is one.
 
         Raises:
             InputError: there is no such device.
         """
+        import torch
+
         if self.device is None:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -56,30 +93,29 @@ class ModelChoice:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise InputError(
-                f"the device {self.device!r} can not be used here ({first_line(error)}); try cuda or cpu"
+                f"the device {self.device!r} cannot be used here ({first_line(error)}); try cuda or cpu"
             ) from error
         return device
 
-    def resolved_dtype(self) -> torch.dtype | None:
-        """The data type that was named.
+    def resolved_dtype(self) -> "torch.dtype | None":
+        """The data type that was named."""
+        import torch
 
-        Raises:
-            InputError: an unknown name.
-        """
-        if self.dtype is None:
-            return None
-        if self.dtype not in DTYPES:
-            raise InputError(f"dtype is {self.dtype!r}: it must be one of {', '.join(DTYPES)}")
-        return DTYPES[self.dtype]
+        names = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+        return None if self.dtype is None else names[self.dtype]
 
-    def load(self) -> PersonaLive:
+    def load(self) -> "PersonaLive":
         """Load the model, downloading published weights that are missing.
 
         Raises:
-            InputError: the device, data type, attention or acceleration does not exist here.
+            InputError: the device or acceleration does not exist here.
             WeightsError: weights are missing, damaged or do not fit.
             DeviceMemoryError: the device has too little memory for them.
         """
+        import torch
+
+        from personalive.pipeline import PersonaLive
+
         device = self.resolved_device()
         source, _ = self.resolved_source()
         try:

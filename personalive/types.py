@@ -1,6 +1,6 @@
 """Names for the values that every room hands to another."""
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,3 +9,15 @@ RGBArray: TypeAlias = npt.NDArray[np.uint8]
 """A picture [height, width, 3], red, green and blue, 0 to 255; or several of one size, [n, height, width, 3]."""
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are outside."""
+
+Crop = Literal["auto", "center", "none"]
+"""Around the face; the middle; everything, stretched to the output's shape."""
+FaceBoxes = Literal["mesh", "keypoints"]
+"""Whether faces are cut out where the face mesh finds them, or where the motion extractor's keypoints are."""
+DtypeName = Literal["fp16", "bf16", "fp32"]
+AttentionName = Literal["auto", "sdpa", "xformers"]
+AccelerationName = Literal["none", "graphs"]
+"""Merged layers, kernel by kernel; or CUDA graphs of them."""
+QuantizeName = Literal["none", "fp8"]
+Latency = Literal["low", "balanced"]
+"""Whether a live session is served as soon as it may be, or with as few calls as will do."""

@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def pins(path: Path) -> dict[str, str]:
-    """Name and version of every `name==version` line; other files that it includes are not followed."""
+    """Name and version of every `name==version` line; files that it includes are not followed."""
     lines = (line.split("#")[0].strip() for line in path.read_text().splitlines())
     return dict(line.split("==") for line in lines if "==" in line)
 
 
 def wrong(expected: dict[str, str]) -> list[str]:
-    """One line for each package that is missing or has another version. A local part, as in 2.5.1+cu124, is ignored."""
+    """One line for each package that is missing or has another version. Local parts, as in 2.5.1+cu124, are ignored."""
     found = []
     for name, pin in expected.items():
         try:

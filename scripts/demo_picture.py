@@ -12,7 +12,7 @@ from PIL import Image
 from personalive.media.video_reader import probe, read_frames
 
 EVERY = 2
-"""Frames of the video for one of the picture."""
+"""Frames of the video for each one of the picture."""
 QUALITY = 60
 
 

@@ -1,6 +1,6 @@
-"""The container's health check: exit status 0 when the Cog server can take work or is at it.
+"""The container's health check: exit status 0 when the Cog server is ready or busy.
 
-`/health-check` answers 200 always; what counts is the status in the answer.
+`/health-check` always answers 200; what counts is the status in the answer.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Draws how the losses of a training run fell, from the metrics that it wrote.
+"""Draws the losses of a training run from the metrics that it wrote.
 
 python scripts/loss_curves.py weights/demo/metrics.csv docs/images/losses.png
 """
@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 Curves = dict[str, dict[str, list[tuple[int, float]]]]
-"""By stage and metric: steps, counted from 1, and values."""
+"""Steps, counted from 1, and values, by stage and metric."""
 COLUMNS = 3
 COLOURS = 48
 FIRST = "loss"
@@ -27,7 +27,7 @@ OTHER_UNITS = ("psnr", "degrees")
 
 
 def read(path: Path) -> Curves:
-    """Values of a `metrics.csv` (stage, step, seconds, metric, value) in its order; what is not finite is left out."""
+    """Finite values of a `metrics.csv` (stage, step, seconds, metric, value), in its order."""
     curves: Curves = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -66,7 +66,7 @@ def draw(curves: Curves, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
     plt.close(figure)
-    # Lines need few colours: the file takes a third of the room.
+    # Lines need few colours; the file is a third of the size.
     Image.open(drawn).convert("RGB").quantize(COLOURS).save(path, optimize=True)
 
 

@@ -1,4 +1,4 @@
-"""Tests. Without a GPU, kernels run in Triton's interpreter, which must be said before Triton is imported."""
+"""Tests. Without a GPU, kernels run in Triton's interpreter, which must be chosen before Triton is imported."""
 
 import os
 

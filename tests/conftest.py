@@ -8,19 +8,9 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from personalive import weights
-from personalive.config import (
-    ImageEncoderConfig,
-    ModelConfig,
-    MotionEncoderConfig,
-    MotionExtractorConfig,
-    PoseGuiderConfig,
-    UNetConfig,
-    VAEConfig,
-)
-from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
-from tests import weight_rule
-from tests.pictures import moving_face, photograph, save_image, save_video
+from personalive.testing.pictures import moving_face, photograph, save_image, save_video
+from personalive.testing.small_model import SMALL, make_small_model
 
 # How long an example takes says nothing on a machine that others use, too.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -36,30 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
-SMALL = ModelConfig(
-    name="small",
-    size=256,
-    unet=UNetConfig(block_channels=(16, 16), heads=1, norm_groups=8, layers_per_block=1, cross_attention_dim=16),
-    vae=VAEConfig(block_channels=(16,) * 5, layers_per_block=1, norm_groups=8),
-    image_encoder=ImageEncoderConfig(
-        hidden_size=16, intermediate_size=32, layers=1, heads=2, patch_size=32, projection_dim=16
-    ),
-    motion_encoder=MotionEncoderConfig(image_size=64, channels=64, attention_width=64, tokens=4, hourglass_depth=2),
-    motion_extractor=MotionExtractorConfig(image_size=64, depths=(1, 1, 1, 1), channels=(8, 16, 32, 64)),
-    pose_guider=PoseGuiderConfig(channels=(8,) * 5, output_channels=16),
-)
-"""A call of it takes a fifth of a second on one core."""
-
-
-def make_small_model() -> PersonaLive:
-    """Real networks, very small, filled by a rule: its pictures mean nothing."""
-    networks = {}
-    for name in NETWORKS:
-        networks[name] = build_network(name, SMALL).eval()
-        weight_rule.fill(networks[name], name)
-    return PersonaLive(SMALL, networks, torch.float32)
-
-
 @pytest.fixture(scope="session")
 def small_model() -> PersonaLive:
     """See `make_small_model`."""
@@ -70,7 +36,7 @@ def small_model() -> PersonaLive:
 def small_model_folder(small_model, tmp_path_factory) -> Path:
     """The small model as a folder for `--model`."""
     folder = tmp_path_factory.mktemp("model")
-    weights.save_folder(folder, SMALL, {name: getattr(small_model, name) for name in NETWORKS}, torch.float32)
+    weights.save_folder(folder, SMALL, small_model.networks.modules, torch.float32)
     return folder
 
 

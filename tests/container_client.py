@@ -29,7 +29,7 @@ def call(url: str, body: Any = None) -> tuple[int, Any]:
 
 
 def wait_until_ready(server: str) -> None:
-    """Returns when the server's status is READY; fails when it can no longer become so."""
+    """Returns when the server's status is READY; fails when it can no longer become READY."""
     end = time.monotonic() + START_LIMIT
     status = "no answer"
     while status != "READY":
@@ -48,7 +48,7 @@ def data_url(path: Path, kind: str) -> str:
 
 
 def main(server: str) -> None:
-    """Runs the checks one after the other; the first that fails ends the program."""
+    """Runs the checks in order; the first that fails ends the program."""
     wait_until_ready(server)
     print("READY")
     inputs = {
@@ -66,7 +66,7 @@ def main(server: str) -> None:
         sys.exit(f"the prediction failed with {code}: {answer.get('error', answer)}")
     video = base64.b64decode(answer["output"].split(",", 1)[1])
     if video[4:8] != b"ftyp":
-        sys.exit(f"the prediction's output is no MP4: it begins with {video[:16]!r}")
+        sys.exit(f"the prediction's output is not an MP4: it begins with {video[:16]!r}")
     print(f"8 frames in {time.monotonic() - started:.1f} s, an MP4 of {len(video)} bytes")
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
-from benchmarks.echo import EchoEngine
 from personalive.live.core.faces import Faces
 from personalive.live.http.server import create_app
 from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES
+from personalive.testing.echo import EchoEngine
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 

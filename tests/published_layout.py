@@ -16,7 +16,7 @@ from personalive.config import (
     VAEConfig,
 )
 from personalive.models import NETWORKS, build_network
-from tests import weight_rule
+from personalive.testing import weight_rule
 from tests.hub_stand_in import StoredRepository
 
 State = dict[str, Tensor]

@@ -4,10 +4,10 @@ import sys
 
 import uvicorn
 
-from benchmarks.echo import echo_factory
 from personalive.live.http.server import create_app
 from personalive.live.options import ServeOptions
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES
+from personalive.testing.echo import echo_factory
 
 
 def main() -> None:

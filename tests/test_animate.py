@@ -15,10 +15,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive.animate.job import AnimateOptions, Progress, animate
+from personalive.animate.job import Progress, animate
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
-from tests.pictures import faceless, moving_face, numbered, photograph, read_number, run_ffmpeg, save_image, save_video
+from personalive.settings import AnimateOptions
+from personalive.testing.pictures import (
+    faceless,
+    moving_face,
+    numbered,
+    photograph,
+    read_number,
+    run_ffmpeg,
+    save_image,
+    save_video,
+)
 
 
 def run(model, portrait, driver, output, **options):
@@ -301,7 +311,7 @@ def test_memory_does_not_grow_with_length(tmp_path):
     """The peak of a run of 3,000 frames is within 5 % of that of 300; each in its own process."""
     program = (
         "import resource, sys\nfrom pathlib import Path\nfrom personalive.animate.job import *\n"
-        "from tests.conftest import make_small_model\n"
+        "from personalive.testing.small_model import make_small_model\n"
         "a, b, c, n = sys.argv[1:]\n"
         "for p in animate(make_small_model(), a, b, c, AnimateOptions(max_frames=int(n))): pass\n"
         "print(p.frames_done, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -15,14 +15,9 @@ import av
 import pytest
 import torch
 
-from personalive.accel.accelerator import ACCELERATIONS
-from personalive.accel.ops.attention import ATTENTION_NAMES
-from personalive.animate.driving_reader import FACE_BOXES
-from personalive.animate.job import AnimateOptions
 from personalive.cli import main as cli
-from personalive.loading import DTYPES, ModelChoice
-from personalive.media.faces import CROPS
-from tests.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
+from personalive.loading import ModelChoice
+from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
 COMMAND = [sys.executable, "-m", "personalive.cli.main"]
 
@@ -47,7 +42,7 @@ def run(tmp_path, monkeypatch, capsys, caplog):
     def runner(*arguments):
         caplog.clear()
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            status: str | int | None = cli.main([str(argument) for argument in arguments])
         except SystemExit as left:
             status = left.code
         captured = capsys.readouterr()
@@ -105,7 +100,7 @@ def test_short_flags_and_all_options(tmp_path, run, inputs):
         (["--driving_video", "."], "not a file"),
         (["-o", "out.gif"], "must be a file whose name ends with .mp4"),
         (["-o", "there.mp4"], "--overwrite"),
-        (["-o", "/proc/nowhere/out.mp4"], "can not be written"),
+        (["-o", "/proc/nowhere/out.mp4"], "cannot be written"),
         (["--width", "300"], "width is 300"),
         (["--motion_strength", "nan"], "motion_strength is nan"),
         (["--fps", "-5"], "fps is -5.0"),
@@ -150,7 +145,7 @@ def test_without_a_gpu_the_demo_model_is_chosen_and_said(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert ModelChoice().resolved_source()[0] == "demo"
     assert "No GPU was found" in ModelChoice().resolved_source()[1]
-    assert ModelChoice(source="personalive").resolved_source() == ("personalive", "")
+    assert ModelChoice(model="personalive").resolved_source() == ("personalive", "")
     monkeypatch.setattr("personalive.loading.ModelChoice.resolved_device", lambda _: torch.device("cuda"))
     assert ModelChoice().resolved_source() == ("personalive", "")
 
@@ -220,24 +215,6 @@ def test_doctor_says_what_was_found_and_what_will_be_used(run):
     for word in ("PyTorch", "GPU", "attention", "ffmpeg", "mediapipe", "cache", "weights", "will use"):
         assert re.search(rf"^{word} +\S", out, re.MULTILINE), word
     assert "on cpu in fp32" in out
-
-
-def test_choices_on_the_command_line_are_those_of_the_engine():
-    parser = cli.build_parser()
-    animate = next(action for action in parser._actions if action.dest == "verb").choices["animate"]
-    choices = {action.dest: tuple(action.choices) for action in animate._actions if action.choices}
-    assert choices["crop"] == CROPS
-    assert choices["face_boxes"] == FACE_BOXES
-    assert choices["dtype"] == tuple(DTYPES)
-    assert set(choices["attention"]) == set(ATTENTION_NAMES)
-    assert choices["accelerate"] == ACCELERATIONS
-
-
-def test_defaults_on_the_command_line_are_those_of_the_engine():
-    given = vars(cli.build_parser().parse_args(["animate"]))
-    assert (given["attention"], given["accelerate"]) == (ModelChoice().attention, ModelChoice().accelerate)
-    for name, value in vars(AnimateOptions()).items():
-        assert given[name] == value if name != "audio" else not given["no_audio"]
 
 
 @pytest.mark.parametrize("verb", [[], ["animate"], ["serve"], ["download"], ["doctor"]])

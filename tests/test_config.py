@@ -1,4 +1,4 @@
-"""Configurations: what is refused, and that files give back what was written."""
+"""Configurations: what is refused, and that files return what was written."""
 
 import json
 from dataclasses import replace

@@ -9,7 +9,7 @@ from PIL import Image
 
 from personalive.errors import InputError
 from personalive.media.images import MAX_SIDE, is_image, read_image
-from tests.pictures import photograph
+from personalive.testing.pictures import photograph
 
 
 def quarters():

@@ -5,21 +5,22 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
 
-from benchmarks.echo import EchoEngine
+from personalive.assets import DEMO_MODEL
 from personalive.live.core.faces import MeshFaces
 from personalive.live.core.pictures import decode
 from personalive.live.http.server import model_factory
 from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
+from personalive.testing.browser import CHROMIUM, chromium, write_camera
+from personalive.testing.echo import EchoEngine
 from personalive.training.avatars import neutral, render, sample_identities
 from personalive.training.measure import FaceReader
-from personalive.weights.resolution import demo_folder
-from tests.browser_support import CHROMIUM, chromium, write_camera
 from tests.live_support import live_server
 
 pytestmark = [
@@ -62,7 +63,7 @@ def camera(tmp_path_factory):
     return write_camera(tmp_path_factory.mktemp("camera") / "turning.y4m", np.stack(frames), FPS)
 
 
-def yaws(rows: list) -> np.ndarray:
+def yaws(rows: list[tuple[float, str]]) -> npt.NDArray[np.float64]:
     """Times and head angles of the pictures in which mediapipe sees a face."""
 
     reader, read = FaceReader(), []
@@ -112,8 +113,8 @@ def test_the_measure_itself_with_a_model_that_echoes(camera):
 
 
 @pytest.mark.skipif(
-    not list(demo_folder().glob("*.safetensors")),
+    not list(DEMO_MODEL.glob("*.safetensors")),
     reason="weights/demo holds no trained weights yet: python -m personalive.training.train makes them",
 )
 def test_the_demo_model_turns_the_portrait_with_the_driver(camera):
-    assert follow(model_factory(ServeOptions(model=ModelChoice("demo", device="cpu"))), camera, "Carla") >= 0.9
+    assert follow(model_factory(ServeOptions(model=ModelChoice(model="demo", device="cpu"))), camera, "Carla") >= 0.9

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.echo import EchoEngine
 from personalive.live.core.faces import MeshFaces
+from personalive.testing.echo import EchoEngine
+from personalive.testing.pictures import faceless, photograph
+from personalive.types import RGBArray
 from tests.live_client import Camera, LiveClient
 from tests.live_support import live_server, picture, until
-from tests.pictures import faceless, photograph
 
 FACE = photograph()[:, 40:440][::2, ::2].copy()
 BLACK = np.zeros_like(FACE)
@@ -29,7 +30,7 @@ def nothing_stays(server):
     until(lambda: not server.hub.entries, 20)
 
 
-def portrait(image: np.ndarray) -> bytes:
+def portrait(image: RGBArray) -> bytes:
     stream = BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
@@ -53,7 +54,7 @@ async def test_black_frames_are_told_and_pictures_come_once_a_face_is_there(serv
         seen[0] = FACE
         await client.until_message(lambda each: each.get("code") == "face")
         await client.watch(10)
-        assert not server.hub.find(client.session_id).session.closed
+        assert not server.hub.entries[client.session_id].session.closed
 
 
 async def test_a_camera_that_turns_black_leaves_the_session_going_and_it_recovers(server):

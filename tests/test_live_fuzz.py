@@ -5,7 +5,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from benchmarks.echo import EchoEngine
+from personalive.testing.echo import EchoEngine
 from tests.live_support import RED, live_server, picture
 
 MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)

@@ -1,5 +1,6 @@
 """PersonaLive behind the live server: real networks, very small."""
 
+import contextlib
 import copy
 import dataclasses
 import time
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from personalive.config import RAMP
+from personalive.config import LEAD_IN
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.frames import CameraFrame
 from personalive.live.core.model import ModelFactory, PersonaLiveEngine
@@ -16,6 +17,7 @@ from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.hub.loader import LoadParameters
+from personalive.pipeline import PersonaLive
 from tests.live_support import until
 
 BOX = (10, 10, 50, 50)
@@ -52,7 +54,7 @@ def test_motion_between_two_frames_lies_between_theirs(engine, count):
     whole, part = begun(engine), begun(engine)
     engine.advance([whole, part], [driving(engine, 1, 2, 3, 4)] * 2)
     engine.advance([whole, part], [driving(engine, 5, 6, 7, 8), driving(engine, *(6, 7, 8)[-count:])])
-    real, made = (stream.begun()[1].history for stream in (whole, part))
+    real, made = (stream.require_state().history for stream in (whole, part))
     seen = real[3:4].join(real[-count:])
     for name in ("tokens", "keypoints"):
         path = getattr(seen, name)
@@ -77,6 +79,41 @@ def test_want_of_memory_on_the_device_becomes_an_error_of_ours(engine):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+@contextlib.contextmanager
+def failing(network: torch.nn.Module):
+    """A network that has no memory to work in."""
+
+    def fail(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    leaves = [module for module in network.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_pre_hook(fail) for leaf in leaves]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@pytest.mark.parametrize("network", ["motion_extractor", "pose_guider", "denoising_unet", "vae"])
+@pytest.mark.parametrize("calls_before", [0, 1])
+def test_a_call_that_fails_leaves_every_stream_as_it_was(engine, small_model, network, calls_before):
+    """What the scheduler relies on when it repeats a failed call for each session alone."""
+    streams, twins = ([begun(engine) for _ in range(2)] for _ in range(2))
+    chunks = [
+        [driving(engine, *range(8 * call + 4 * place, 8 * call + 4 * place + 3)) for place in range(2)]
+        for call in range(calls_before + 2)
+    ]
+    for chunk in chunks[:calls_before]:
+        engine.advance(streams, chunk)
+        engine.advance(twins, chunk)
+    with failing(getattr(small_model, network)), pytest.raises(DeviceMemoryError), engine.guard():
+        engine.advance(streams, chunks[calls_before])
+    for chunk in chunks[calls_before:]:
+        for stream, twin, frames in zip(streams, twins, chunk, strict=True):
+            assert np.array_equal(engine.advance([stream], [frames])[0], engine.advance([twin], [frames])[0])
+
+
 def test_a_session_animates_resets_and_resumes(engine):
     scheduler = Scheduler(engine)
     scheduler.start()
@@ -97,7 +134,7 @@ def test_a_session_animates_resets_and_resumes(engine):
         session.set_portrait(engine.reference(noise(0), None)).result(30)
         drive(40)
         assert shown and shown[0].image.shape == (64, 64, 3) and not shown[0].driven
-        until(lambda: session.statistics.pictures_made > RAMP)
+        until(lambda: session.statistics.pictures_made > LEAD_IN)
         state = session.snapshot().result(30)
         session.set_portrait(engine.reference(noise(9), None)).result(30)
         session.reset().result(30)
@@ -112,8 +149,9 @@ def test_a_session_animates_resets_and_resumes(engine):
 
 
 def test_the_factory_loads_once_and_makes_engines_of_any_size(small_model):
-    loads, stages, smaller = [], [], copy.copy(small_model)
-    smaller.config = dataclasses.replace(small_model.config, size=64)
+    loads, stages, networks = [], [], copy.copy(small_model.networks)
+    networks.config = dataclasses.replace(small_model.config, size=64)
+    smaller = PersonaLive(networks)
 
     def load():
         loads.append(1)

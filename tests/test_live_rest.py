@@ -23,7 +23,7 @@ def client(server):
     with server.client() as http:
         yield http
     for identifier in list(server.hub.entries):
-        server.call(server.hub.close, identifier)
+        server.call(server.hub.entries[identifier].session.close)
     until(lambda: not server.hub.entries)
 
 
@@ -71,7 +71,7 @@ def test_loading_is_told_with_its_stage_and_sessions_wait():
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [(b"", "empty"), (b"no picture at all", "can not be read"), (picture()[:60], "can not be read")],
+    [(b"", "empty"), (b"no picture at all", "cannot be read"), (picture()[:60], "cannot be read")],
 )
 def test_bodies_that_are_no_picture_are_refused_with_the_reason(client, body, reason):
     answer = client.post("/api/v1/personalive/reference", content=body, headers={"Content-Type": "image/png"})
@@ -115,7 +115,7 @@ def test_session_calls(server, client):
     assert client.post(f"{path}/snapshot").status_code == 200
     assert client.put(f"{path}/reference", content=picture(RED)).json()["success"]
     assert client.post(f"{path}/resume").status_code == 200
-    assert server.hub.find(session["sessionId"]).session._animation._stream.colour == GREEN
+    assert server.hub.entries[session["sessionId"]].session._animation._stream.colour == GREEN
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
 
@@ -128,7 +128,7 @@ def test_a_snapshot_goes_on_in_another_session(server, client):
     client.post("/api/v1/personalive/reference", content=picture(RED))
     second = client.post("/api/v1/sessions", json={}).json()["sessionId"]
     assert client.post(f"/api/v1/sessions/{second}/resume").status_code == 200
-    assert server.hub.find(second).session._animation._stream.colour == GREEN
+    assert server.hub.entries[second].session._animation._stream.colour == GREEN
 
 
 def test_each_client_gets_its_own_portrait(server, client):
@@ -137,11 +137,11 @@ def test_each_client_gets_its_own_portrait(server, client):
         other.post("/api/v1/personalive/reference", content=picture(GREEN))
         mine = client.post("/api/v1/sessions", json={}).json()["sessionId"]
         theirs = other.post("/api/v1/sessions", json={}).json()["sessionId"]
-        colours = {each: server.hub.find(each).session._animation._stream.colour for each in (mine, theirs)}
+        colours = {each: server.hub.entries[each].session._animation._stream.colour for each in (mine, theirs)}
         assert colours == {mine: RED, theirs: GREEN}
         client.post("/api/v1/personalive/reference", content=picture(BLUE))
-        assert server.hub.find(mine).session._animation._stream.colour == BLUE
-        assert server.hub.find(theirs).session._animation._stream.colour == GREEN
+        assert server.hub.entries[mine].session._animation._stream.colour == BLUE
+        assert server.hub.entries[theirs].session._animation._stream.colour == GREEN
 
 
 def test_a_client_without_cookies_is_known_by_its_address(server, client):
@@ -152,7 +152,7 @@ def test_a_client_without_cookies_is_known_by_its_address(server, client):
     session = send("POST", "/api/v1/sessions", json={}).json()
     assert session["stats"]["has_portrait"]
     send("POST", "/api/v1/personalive/reference", content=picture(GREEN))
-    assert server.hub.find(session["sessionId"]).session._animation._stream.colour == GREEN
+    assert server.hub.entries[session["sessionId"]].session._animation._stream.colour == GREEN
 
 
 def test_a_full_server_says_so(server, client):
@@ -161,8 +161,8 @@ def test_a_full_server_says_so(server, client):
     try:
         for http in others[:2]:
             identifier = http.post("/api/v1/sessions", json={}).json()["sessionId"]
-            entry = server.hub.find(identifier)
-            server.call(server.hub.attach, entry, NoTransport())
+            entry = server.hub.entries[identifier]
+            server.call(server.hub.connections.attach, entry, NoTransport())
         refused = others[2].post("/api/v1/sessions", json={})
         assert refused.status_code == 503 and "full" in refused.json()["detail"] and "Retry-After" in refused.headers
     finally:
@@ -232,7 +232,7 @@ def test_strangers_who_have_just_come_are_not_displaced(server, client):
         codes = [http.post("/api/v1/sessions", json={}).status_code for http in others]
         assert codes == [201, 201, 201, 503]
         for entry in server.hub.entries.values():
-            entry.created -= 10
+            entry.since -= 10
         assert others[3].post("/api/v1/sessions", json={}).status_code == 201
     finally:
         for http in others:

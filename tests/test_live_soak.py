@@ -1,4 +1,4 @@
-"""Sessions that come and go for long: the server, a process of its own, keeps its memory, tasks and threads."""
+"""Sessions that come and go for a long time: the server's memory, tasks and threads stay as they are."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from tests.live_support import BLUE, GREEN, RED, picture, until
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
 WARM_UP = max(30.0, MINUTES * 60 * 0.1)
-"""Seconds of visits before the first look: codecs, pools of threads and allocators are made when first used."""
+"""Seconds of visits before the first look: codecs, thread pools and allocators are created when first used."""
 CROWD = 3
 """Visitors at once."""
 PAUSE = 0.5
-"""Seconds between one crowd and the next, so that the machine has time for other work."""
+"""Seconds between one crowd and the next, so that the machine can do other work."""
 SIZE = 256
 """Width and height of the portrait's pictures."""
 
@@ -44,7 +44,7 @@ class Server:
         return self.process.memory_info().rss / 2**20
 
     def at_rest(self) -> tuple[float, float, int]:
-        """Memory in MiB, tasks and threads once everybody has left."""
+        """Memory in MiB, tasks and threads once everyone has left."""
         until(lambda: self.figure("personalive_sessions") == 0, 40)
         time.sleep(3)
         memory, tasks, threads = self.memory(), self.figure("personalive_tasks"), self.process.num_threads()
@@ -96,7 +96,7 @@ async def visit(url: str, index: int) -> None:
 
 
 def visits(server: Server, seconds: float) -> None:
-    """A few at a time come and go for so long; shows the memory every minute."""
+    """A few at a time come and go for that long; prints the memory every minute."""
 
     async def crowd() -> None:
         began = shown = time.monotonic()

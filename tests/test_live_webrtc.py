@@ -1,17 +1,18 @@
 """Sessions over WebRTC, by a client that knows only the interface table."""
 
 import asyncio
-import dataclasses
+import functools
 import gc
 import time
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 from aiortc.mediastreams import AudioStreamTrack
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError
+from personalive.testing.echo import EchoEngine
 from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
@@ -73,19 +74,21 @@ async def test_a_portrait_may_come_after_the_offer(server):
         await shown(client, RED)
 
 
+def refuses(name: str, message: dict[str, Any]) -> bool:
+    """Whether a message says that a parameter is refused."""
+    return message["type"] == "error" and name in message["error_message"]
+
+
 async def test_parameters_come_over_the_data_channel_and_bad_ones_are_answered(server):
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))
         await client.offer(Camera(grey()))
-        session = server.hub.find(client.session_id).session
+        session = server.hub.entries[client.session_id].session
         await client.send(motion_strength=0.25, unknown=1)
         await asyncio.to_thread(until, lambda: session.parameters.motion_strength == 0.25)
         for bad in ({"fps": "fast"}, {"seed": -1}, {"motion_strength": 1e9}, {"paused": "yes"}, {"reset_cache": 3}):
             await client.send(**bad)
-            name = next(iter(bad))
-            await client.until_message(
-                lambda each, name=name: each["type"] == "error" and name in each["error_message"]
-            )
+            await client.until_message(functools.partial(refuses, next(iter(bad))))
         client.channel.send("no JSON")
         client.channel.send("[1]")
         client.channel.send("x" * 20000)
@@ -112,7 +115,7 @@ async def test_slow_and_fast_cameras(server, fps):
         await client.reference(picture(RED))
         await client.offer(Camera(grey(size=(128, 128)), fps))
         await client.watch(4 if fps == 1 else 60)
-        session = server.hub.find(client.session_id).session
+        session = server.hub.entries[client.session_id].session
         waiting_in, waiting_out = session.backlog
         assert waiting_in <= 16 and waiting_out <= 8
 
@@ -123,7 +126,7 @@ async def test_a_slow_model_keeps_motion_current(server):
         await client.reference(picture(RED))
         await client.offer(Camera(grey()))
         await client.watch(40, 30)
-        session = server.hub.find(client.session_id).session
+        session = server.hub.entries[client.session_id].session
         delays = session.statistics.delays()
         # A chunk's time to fill, three calls on the way, the call itself, and the play-out of its four pictures.
         assert 1.5 < delays.median < 4.0
@@ -182,8 +185,8 @@ async def test_many_offers_lock_nobody_out_and_nobody_notices(server, count):
             await third.offer(Camera(grey()))
             await shown(third, BLUE)
         await shown(client, GREEN)
-        for identifier in list(server.hub.entries):
-            await client.http.delete(f"/api/v1/sessions/{identifier}")
+        for entry in list(server.hub.entries.values()):
+            server.call(entry.session.close)
 
 
 async def test_a_full_server_refuses_with_the_reason(server):
@@ -217,7 +220,7 @@ async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
             await client.reference(picture(RED))
             await client.offer(Camera(grey()))
             await client.watch(3)
-            connection = weakref.ref(server.hub.find(client.session_id).transport._connection)
+            connection = weakref.ref(server.hub.entries[client.session_id].transport._connection)
             assert connection() is not None
         until(lambda: connection() is None, 10)
     finally:
@@ -225,7 +228,7 @@ async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
 
 
 async def test_a_client_comes_back_to_its_session(server, monkeypatch):
-    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=5))
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=5))
     async with LiveClient(server.url) as client:
         await client.reference(picture(BLUE))
         await client.offer(Camera(grey()))
@@ -299,20 +302,69 @@ async def test_sound_comes_back_with_the_picture(server):
             await asyncio.sleep(0.05)
 
 
-async def test_viewers_look_on_without_driving(server):
+async def test_viewers_watch_without_driving_and_are_told_of_the_end(server):
+    async with LiveClient(server.url) as client, LiveClient(server.url) as viewer:
+        watch_id = await client.watch_id()
+        assert (await viewer.http.get(f"/api/v1/watch/{watch_id}")).json() == {"live": False}
+        assert (await viewer.look_on(watch_id)).status_code == 404
+        await client.reference(picture(BLUE))
+        await client.offer(Camera(grey()))
+        await shown(client, BLUE)
+        assert (await viewer.http.get(f"/api/v1/watch/{watch_id}")).json() == {"live": True, "iceServers": []}
+        assert (await viewer.look_on(watch_id)).status_code == 200
+        await shown(viewer, BLUE)
+        await viewer.send(paused=True)
+        await client.watch(10)
+        assert not server.hub.entries[client.session_id].session.parameters.paused
+        assert len(server.hub.entries) == 1
+        await client.http.delete(f"/api/v1/sessions/{client.session_id}")
+        await viewer.until_message(lambda each: each["type"] == "stream_stopped")
+
+
+async def test_viewers_are_told_that_the_driver_is_gone_and_that_it_is_back(server, monkeypatch):
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=30))
     async with LiveClient(server.url) as client, LiveClient(server.url) as viewer:
         await client.reference(picture(BLUE))
         await client.offer(Camera(grey()))
         await shown(client, BLUE)
-        assert (await viewer.offer(watch=client.session_id)).status_code == 200
+        await viewer.look_on(await client.watch_id())
         await shown(viewer, BLUE)
-        await viewer.send(paused=True)
-        await client.watch(10)
-        assert not server.hub.find(client.session_id).session.parameters.paused
-        assert len(server.hub.entries) == 1
-        assert (
-            await viewer.http.post("/api/v1/webrtc/offer", json={"sdp": "x", "type": "offer", "watch": "no"})
-        ).status_code == 404
+        session_id = client.session_id
+        await client.hang_up()
+        await viewer.until_message(lambda each: each == {"type": "stream", "live": False})
+        await client.offer(Camera(grey()), sessionId=session_id)
+        await viewer.until_message(lambda each: each == {"type": "stream", "live": True})
+        await shown(viewer, BLUE)
+        await client.http.delete(f"/api/v1/sessions/{session_id}")
+
+
+async def test_viewers_are_few_and_those_who_never_connected_give_way(server):
+    viewers = [LiveClient(server.url) for _ in range(6)]
+    try:
+        async with LiveClient(server.url) as client:
+            watch_id = await client.watch_id()
+            await client.reference(picture(BLUE))
+            await client.offer(Camera(grey()))
+            await shown(client, BLUE)
+            sdp = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\n"
+            assert (
+                await client.http.post(f"/api/v1/watch/{watch_id}/offer", json={"sdp": sdp, "type": "offer"})
+            ).is_error
+            assert not server.hub.entries[client.session_id].viewers, "an offer that is of no use takes no place"
+            await viewers[0].look_on(watch_id)
+            await viewers[0].hang_up()
+            dead = {"sdp": viewers[0].peer.localDescription.sdp, "type": "offer"}
+            for _ in range(10):
+                assert (await client.http.post(f"/api/v1/watch/{watch_id}/offer", json=dead)).status_code == 200
+            for viewer in viewers[1:5]:
+                assert (await viewer.look_on(watch_id)).status_code == 200
+                await shown(viewer, BLUE)
+            refused = await viewers[5].look_on(watch_id)
+            assert refused.status_code == 503 and "4 viewers" in refused.json()["detail"]
+            await client.http.delete(f"/api/v1/sessions/{client.session_id}")
+    finally:
+        for viewer in viewers:
+            await viewer.__aexit__()
 
 
 async def test_wrong_tokens_stay_out():

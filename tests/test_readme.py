@@ -1,6 +1,5 @@
 """README: its examples run, and what it says of options and weights is what the program says."""
 
-import argparse
 import json
 import os
 import re
@@ -14,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
-from personalive.cli.main import build_parser
 from personalive.weights.manifest import published
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,7 @@ SERVER = re.compile(r"<!-- the server -->\n```bash\n(?P<code>.*?)\n```", re.DOTA
 PORT = "5000"
 
 
-def examples(how: str) -> list[object]:
+def examples(how: str) -> list[ParameterSet]:
     """The examples that are run in this way, as test parameters."""
     found = [example for example in EXAMPLE.finditer(README) if example["how"] == how]
     return [pytest.param(example["language"], example["code"], id=example["code"].splitlines()[0]) for example in found]
@@ -111,24 +110,6 @@ def test_the_examples_for_the_server(server: str, checkout: Path) -> None:
         result = run(language, code.replace(PORT, server), checkout)
         assert result.returncode == 0, result.stdout + result.stderr
     assert (checkout / "result.mp4").read_bytes()[4:8] == b"ftyp"
-
-
-def options_table(verb: str) -> str:
-    """A Markdown table of the verb's options, from its parser."""
-    (verbs,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    rows = ["| option | what it does |", "|---|---|"]
-    for action in verbs.choices[verb]._actions:
-        if not isinstance(action, argparse._HelpAction):
-            names = ", ".join(f"`{name}`" for name in action.option_strings)
-            value = ", ".join(f"`{choice}`" for choice in action.choices or ()) or (action.metavar or "")
-            text = (action.help or "") % vars(action)
-            rows.append(f"| {names} {value} | {text} |".replace("NAME|PATH", "NAME or PATH").replace("  |", " |"))
-    return "\n".join(rows)
-
-
-@pytest.mark.parametrize("verb", ["animate", "serve"])
-def test_the_table_of_options_is_the_programs(verb: str) -> None:
-    assert options_table(verb) in README, f"README's table of {verb} should be:\n{options_table(verb)}"
 
 
 def test_every_published_repository_is_named_with_its_commit() -> None:

@@ -66,7 +66,7 @@ class Machine:
 
     def run(
         self, *arguments: str | Path, script: str = "predict.sh", **environment: str
-    ) -> subprocess.CompletedProcess:
+    ) -> subprocess.CompletedProcess[str]:
         command = [str(self.checkout / script), *map(str, arguments)]
         return subprocess.run(
             command,
@@ -333,7 +333,7 @@ def test_a_python_that_is_too_old_is_said(machine: Machine) -> None:
     shutil.rmtree(machine.checkout / ".venv")
     tools = machine.folder / "tools"
     for name in ("bash", "dirname", "basename", "cat", "env"):
-        (tools / name).symlink_to(shutil.which(name))
+        (tools / name).symlink_to(Path(str(shutil.which(name))))
     for name in ("python3", "python3.11", "python3.12", "python"):
         install(tools / name, "#!/bin/sh\nexit 1\n")
     result = machine.run("--native", PATH=str(tools))

@@ -15,7 +15,8 @@ from tests.training_worker import SMALL, small_trainee
 
 def networks(seed: int = 0) -> dict[str, nn.Module]:
     torch.manual_seed(seed)
-    one = nn.Sequential(nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last), nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1))
+    first = nn.Conv2d(3, 5, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stub
+    one = nn.Sequential(first, nn.BatchNorm2d(5), nn.Conv2d(5, 2, 1))
     return {"one": one, "two": nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))}
 
 
@@ -44,7 +45,7 @@ def test_an_update_changes_what_was_chosen_and_nothing_else():
     before = {name: copy.deepcopy(network.state_dict()) for name, network in masters.items()}
     clear_gradients(chosen)
     images = torch.randn(2, 3, 6, 6, dtype=torch.bfloat16)
-    # What stands behind the chosen layer lets gradients through, and gets none.
+    # What comes after the chosen layer lets gradients through, and gets none.
     output = working["two"][0](working["one"][2](working["one"][1](working["one"][0](images))).mean(dim=(2, 3)))
     working["two"][1](output).float().square().sum().backward()
     collect_gradients(chosen)
@@ -92,7 +93,7 @@ def test_inputs_that_come_and_go_are_recorded_once_each():
     for _ in range(3):
         assert recorded({"a": a, "flag": flag})["sum"] == 5
         assert recorded({"a": a, "b": 2 * a, "flag": flag})["sum"] == 11
-    assert len(runs) == 4  # each once before its recording and once for it
+    assert len(runs) == 4  # each once before its capture and once for it
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

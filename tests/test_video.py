@@ -1,5 +1,6 @@
 """Videos of every kind are read upright, in time and within bounds; the result is a complete MP4 or none."""
 
+import gc
 import os
 import resource
 import subprocess
@@ -16,7 +17,7 @@ from personalive.errors import InputError, OutputError
 from personalive.media.images import MAX_SIDE
 from personalive.media.video_reader import probe, read_frames, resample
 from personalive.media.video_writer import VideoFormat, VideoWriter
-from tests.pictures import numbered, read_number, run_ffmpeg, save_video
+from personalive.testing.pictures import numbered, read_number, run_ffmpeg, save_video
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +400,7 @@ def test_missing_folder_is_made(tmp_path):
 def test_impossible_outputs_are_refused(tmp_path, name):
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file.txt").write_text("precious")
-    with pytest.raises(OutputError, match=r"\.mp4|folder|can not be written"):
+    with pytest.raises(OutputError, match=r"\.mp4|folder|cannot be written"):
         VideoWriter(tmp_path / name, FORMAT)
     assert sorted(os.listdir(tmp_path)) == ["file.txt", "folder.mp4"]
 
@@ -414,8 +415,38 @@ def test_missing_ffmpeg_is_said(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+def test_ffmpeg_that_cannot_be_started_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(tmp_path))
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(OutputError, match="ffmpeg cannot be started"):
+            VideoWriter(tmp_path / "out.mp4", FORMAT)
+    gc.collect()
+    assert os.listdir(tmp_path) == [] and set(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_result_has_the_permissions_of_new_files_and_the_process_s_mask_is_left_alone(tmp_path, clip):
+    """Another thread that makes files meanwhile must not find another mask, so not even for a moment."""
+    program = (
+        "import os, sys, pathlib, fractions\n"
+        "os.umask(0o027)\n"
+        "from personalive.media.video_reader import probe\n"
+        "from personalive.media.video_writer import VideoFormat, VideoWriter\n"
+        "import numpy\n"
+        "os.umask = lambda mask: os._exit(7)\n"
+        "video = VideoFormat(128, 64, fractions.Fraction(25), 'x')\n"
+        "with VideoWriter(pathlib.Path(sys.argv[1]), video, sound=probe(pathlib.Path(sys.argv[2]))) as writer:\n"
+        "    writer.write(numpy.zeros((10, 64, 128, 3), numpy.uint8))\n"
+        "    writer.finish()\n"
+    )
+    path = tmp_path / "out.mp4"
+    result = subprocess.run([sys.executable, "-c", program, str(path), str(clip)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr or "it changed the mask"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_folder_that_may_not_be_written(tmp_path):
-    with pytest.raises(OutputError, match="can not be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write("/proc" / tmp_path.relative_to("/") / "out.mp4", numbered(4, 128, 64))
 
 

@@ -31,7 +31,7 @@ SHARED_STAGES = {"vae": 3.0, "image": 3.0, "streaming": 5.0}
 
 
 def small_trainee(seed: int) -> Trainee:
-    """The small networks on the CPU, with fresh weights by seed."""
+    """The small networks on the CPU, with new weights from a seed."""
     return Trainee(SMALL, torch.device("cpu"), seed=seed, ema=False)
 
 

@@ -1,1 +1,1 @@
-"""Everything that makes the same numbers faster or smaller in memory. Without it, pictures are the same."""
+"""Everything that computes the same numbers faster or in less memory. The pictures are the same without it."""

@@ -1,4 +1,4 @@
-"""Where weights lie: close together on the device, or on the host while nobody needs them."""
+"""Where weights are: packed on the device, or on the host while they are not needed."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 512
-"""Bytes: weights begin at multiples of it, as those do that are allocated one by one."""
+"""Alignment of weights in bytes, the same as if each were allocated separately."""
 BLOCK = 256 * 2**20
-"""Bytes that weights are moved together in; while that happens, so much more memory is needed."""
+"""Size in bytes of the blocks that weights are packed into; packing needs that much more memory."""
 
 
 def packed_size(tensors: Sequence[Tensor]) -> int:
-    """Bytes that tensors take one after another."""
+    """Bytes that the tensors take when packed."""
     return sum(_padded(tensor) for tensor in tensors)
 
 
 def place(tensors: Sequence[Tensor], block: Tensor) -> list[Tensor]:
-    """Views of `block`, uint8, one after another, that have shapes, layouts and types like the tensors."""
+    """Consecutive views of `block`, uint8, with the shapes, layouts and types of the tensors."""
     views, first = [], 0
     for tensor in tensors:
         part = block[first : first + tensor.numel() * tensor.element_size()].view(tensor.dtype)
@@ -29,9 +29,9 @@ def place(tensors: Sequence[Tensor], block: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def pack(networks: Sequence[nn.Module], device: torch.device) -> None:
-    """Move the weights of networks together, those on other devices left where they are.
+    """Pack the weights of networks; those on other devices stay where they are.
 
-    Layers that are merged leave gaps between weights, which PyTorch keeps reserved and only smaller tensors can use.
+    Merging layers leaves gaps between weights, which PyTorch keeps reserved and only smaller tensors can use.
     """
     tensors = [tensor for tensor in _tensors(networks) if tensor.device.type == device.type]
     for group in _groups(tensors):
@@ -44,16 +44,16 @@ def pack(networks: Sequence[nn.Module], device: torch.device) -> None:
 
 
 class HostMemory:
-    """Weights of a network that stay on the host but for the time that they are used.
+    """Weights of a network that stay on the host except while they are used.
 
-    The network's units take turns in one place on the device, so that no more is there than the largest of them.
+    The network's units take turns in one place on the device, so only the largest of them has to fit.
     """
 
     def __init__(self, network: nn.Module, units: Sequence[nn.Module], device: torch.device) -> None:
         """Move the weights of `units`, which are parts of `network`, to the host, and all others to the device.
 
         Args:
-            units: modules whose weights nothing uses but their own `forward`, one after another.
+            units: modules whose weights are used by their own `forward` only, one after another.
         """
         self._device = device
         tensors = [_tensors([unit]) for unit in units]
@@ -68,7 +68,7 @@ class HostMemory:
         network.register_forward_hook(self._give_back, always_call=True)
 
     def _give_back(self, *_: Any) -> None:
-        """What PyTorch's cache holds for nothing makes room for the units, and the units' place for others."""
+        """Release what PyTorch has cached, before the units need room and after they no longer do."""
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -92,7 +92,7 @@ class _Parked:
         unit.register_forward_hook(self._leave, always_call=True)
 
     def _bring(self, *_: Any) -> None:
-        # Every unit asks for the same room, so that PyTorch gives it the one that the unit before has left.
+        # Every unit asks for the same size, so PyTorch hands it the block that the previous unit has freed.
         block = torch.empty(self._room, dtype=torch.uint8, device=self._device)
         block[: len(self._block)].copy_(self._block, non_blocking=True)
         for tensor, view in zip(self._tensors, place(self._tensors, block), strict=True):
@@ -100,7 +100,7 @@ class _Parked:
 
     def _leave(self, *_: Any) -> None:
         for tensor, view in zip(self._tensors, self._host, strict=True):
-            tensor.data = view  # inference changes no weight, so nothing has to come back
+            tensor.data = view  # inference changes no weights, so nothing has to be copied back
 
 
 def _padded(tensor: Tensor) -> int:
@@ -115,7 +115,7 @@ def _tensors(networks: Sequence[nn.Module]) -> list[Tensor]:
 
 
 def _groups(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors that take a block together."""
+    """Tensors that share a block."""
     group: list[Tensor] = []
     for tensor in tensors:
         if group and packed_size([*group, tensor]) > BLOCK:

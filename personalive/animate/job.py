@@ -1,112 +1,36 @@
 """From a portrait and a driving video to a video: files in, one file out, with progress on the way."""
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 
-from personalive.animate.driving_reader import (
-    FACE_BOXES,
-    DrivingPlan,
-    DrivingReader,
-    FaceBoxes,
-    Portrait,
-    plan_driving,
-    read_portrait,
-    resize,
-)
-from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP, STEP_CHOICES
+from personalive.animate.driving_reader import DrivingReader, resize
+from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
 from personalive.engine.stream import Stream
-from personalive.errors import DeviceMemoryError, InputError, OutputError
-from personalive.media.faces import CROPS, Crop
-from personalive.media.images import require_file
-from personalive.media.video_writer import VideoFormat, VideoWriter, check_output
+from personalive.errors import DeviceMemoryError
+from personalive.media.face_track import Absence
+from personalive.media.portrait import Portrait
+from personalive.media.video_writer import VideoFormat, VideoWriter
 from personalive.pipeline import PersonaLive
+from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
-
-MAX_FRAMES = 1_000_000
-MIN_FPS, MAX_FPS = 1, 120
-MAX_STRENGTH = 2.0
-MAX_THRESHOLD = 1e6
-MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class AnimateOptions:
-    """What may be chosen for an animation; checked when made.
-
-    Raises:
-        InputError: a value that is not allowed; the message says which are.
-    """
-
-    width: int | None = None
-    """Pixels, a multiple of 64 from 256 to 1024; None: the model's size."""
-    height: int | None = None
-    """Like `width`."""
-    max_frames: int = 100
-    """Frames of the driving video that are used at most; 0: all."""
-    steps: int = 4
-    """Denoising steps that a frame takes: 4, 8, 12 or 16."""
-    seed: int = 42
-    """Of the noise, 0 to 2³² − 1."""
-    fps: float | Fraction | None = None
-    """Frames a second of the result; its duration stays. None: the driving video's."""
-    audio: bool = True
-    """Whether the sound of the driving video goes along."""
-    overwrite: bool = False
-    """Whether an existing output may be replaced."""
-    crop: Crop = "auto"
-    """"auto": around the face; "center": the middle; "none": everything, stretched to the output's shape."""
-    motion_strength: float = 1.0
-    """How far pose and expression go from the reference's (0) to the driver's (1)."""
-    face_boxes: FaceBoxes = "mesh"
-    """Where faces are cut out: "mesh": found in the picture; "keypoints": by the motion extractor's keypoints."""
-    side_by_side: bool = False
-    """Whether the result shows reference, driver and result beside each other."""
-    keyframe_threshold: float | None = None
-    """Distance of motion from which a finished frame becomes a keyframe; None: the model's."""
-
-    def __post_init__(self) -> None:
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_whole(name, value, MIN_SIZE, MAX_SIZE)
-                if value % SIZE_STEP:
-                    raise InputError(f"{name} is {value}: it must be a multiple of {SIZE_STEP}")
-        _check_whole("max_frames", self.max_frames, 0, MAX_FRAMES)
-        _check_whole("seed", self.seed, 0, MAX_SEED)
-        if self.fps is not None:
-            _check_number("fps", self.fps, MIN_FPS, MAX_FPS)
-        _check_number("motion_strength", self.motion_strength, 0, MAX_STRENGTH)
-        if self.keyframe_threshold is not None:
-            _check_number("keyframe_threshold", self.keyframe_threshold, 0, MAX_THRESHOLD)
-        for name, choices in (("steps", STEP_CHOICES), ("crop", CROPS), ("face_boxes", FACE_BOXES)):
-            _check_choice(name, getattr(self, name), choices)
-        for name in ("audio", "overwrite", "side_by_side"):
-            _check_choice(name, getattr(self, name), (True, False))
-
-    @property
-    def rate(self) -> Fraction | None:
-        """`fps` as a fraction that a video file can hold."""
-        return None if self.fps is None else Fraction(self.fps).limit_denominator(1001)
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far an animation is."""
 
-    stage: Literal["reading", "animating", "done"]
+    stage: Literal["reading", "finding the face", "animating", "done"]
     frames_done: int
     frames_total: int
     faceless: int = 0
-    """Driving frames so far in which the face was not found, and its last known place was used."""
+    """Driving frames so far without a usable face, whose motion was held."""
     message: str = ""
     """Something that the user should know, once; else empty."""
 
@@ -117,6 +41,8 @@ def animate(
     driving_video: str | Path,
     output: str | Path,
     options: AnimateOptions | None = None,
+    *,
+    cache: Path | None = None,
 ) -> Generator[Progress, None, None]:
     """Animate a portrait by a driving video.
 
@@ -129,35 +55,57 @@ def animate(
         driving_video: whose movement, rate and sound the result has.
         output: the `.mp4` file to make.
         options: default: `AnimateOptions()`.
+        cache: folder in which the places of faces are kept for the next run with the same video; None: nowhere.
 
     Raises:
-        InputError, NoFaceError: an input can not be used; raised before any work where that can be known.
-        OutputError: the output can not be written.
+        InputError, NoFaceError: an input cannot be used; raised before any work where that can be known.
+        OutputError: the output cannot be written.
         DeviceMemoryError: the device has too little memory for this size.
     """
-    options = options or AnimateOptions()
+    options, remark = possible_here(options or AnimateOptions())
     paths = Path(ref_image), Path(driving_video), Path(output)
     check_paths(*paths, options)
-    return _animate(model, *paths, options)
+    return _animate(model, *paths, options, remark, cache)
 
 
 def _animate(
-    model: PersonaLive, ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions
+    model: PersonaLive,
+    ref_image: Path,
+    driving_video: Path,
+    output: Path,
+    options: AnimateOptions,
+    remark: str,
+    cache: Path | None,
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
-    portrait = read_portrait(ref_image, shape, options.crop, options.face_boxes)
-    plan = plan_driving(driving_video, shape, options.rate, options.max_frames, options.crop, options.face_boxes)
+    portrait = read_portrait(ref_image, shape, options)
+    for remark in portrait.remarks:
+        yield Progress("reading", 0, 0, message=remark)
+    plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        yield Progress("reading", 0, plan.frames, message=_shortened(plan))
+        for message in (remark, _shortened(plan), _chosen_face(plan, options)):
+            yield Progress("reading", 0, plan.frames, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
             if len(frames):
                 writer.write(frames)
             yield Progress("animating", writer.frames, max(plan.frames, writer.frames), faceless)
         writer.finish()
-        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(faceless, writer.frames))
+        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan, writer.frames))
+
+
+def _finding_faces(
+    search: Generator[tuple[int, int], None, DrivingPlan],
+) -> Generator[Progress, None, DrivingPlan]:
+    while True:
+        try:
+            done, total = next(search)
+        except StopIteration as end:
+            plan: DrivingPlan = end.value
+            return plan
+        yield Progress("finding the face", done, max(done, total))
 
 
 def _generate(
@@ -222,21 +170,6 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
             torch.cuda.empty_cache()
 
 
-def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse, before a model is loaded, files that are not there and an output that may not be made.
-
-    Raises:
-        InputError: an input is no file that can be read.
-        OutputError: the output exists, is an input, or has a name that can not be used.
-    """
-    require_file(ref_image, "the reference")
-    require_file(driving_video, "the driving video")
-    check_output(output, options.overwrite)
-    for source in (ref_image, driving_video):
-        if output.exists() and output.samefile(source):
-            raise OutputError(f"the output {output} is one of the inputs; choose another name")
-
-
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
 
@@ -246,21 +179,24 @@ def _shortened(plan: DrivingPlan) -> str:
     return f"{plan.frames} of {there} frames used" if plan.frames < there else ""
 
 
-def _without_face(faceless: int, frames: int) -> str:
-    return f"{faceless} of {frames} driving frames showed no face; its last known place was used" if faceless else ""
+def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if plan.track is None or plan.track.most_faces < 2:
+        return ""
+    box = next(box for box in plan.track.boxes if box is not None)
+    place = round(100 * (box[0] + box[2]) / 2 / plan.info.width)
+    return (
+        f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
+        "choose another with --face left, right or a number"
+    )
 
 
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}: it must be a whole number from {least} to {most}")
-
-
-def _check_number(name: str, value: Any, least: float, most: float) -> None:
-    is_number = isinstance(value, int | float | Fraction) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
-        raise InputError(f"{name} is {value!r}: it must be a number from {least:g} to {most:g}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise InputError(f"{name} is {value!r}: it must be one of {', '.join(map(str, choices))}")
+def _without_face(plan: DrivingPlan, frames: int) -> str:
+    if plan.track is None or not plan.track.absences:
+        return ""
+    reasons: dict[Absence, str] = {
+        "left": "the face had left the picture",
+        "none": "no face was seen",
+        "other": "only another person was seen",
+    }
+    parts = [f"{count} where {text}" for reason, text in reasons.items() if (count := plan.track.count(reason))]
+    return f"the last motion was held in {len(plan.track.absences)} of {frames} driving frames: {', '.join(parts)}"

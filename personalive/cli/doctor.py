@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+import personalive
 from personalive import weights
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
@@ -19,7 +20,7 @@ GIGABYTE = 1 << 30
 
 def findings(choice: ModelChoice) -> Iterator[tuple[str, str]]:
     """Name and value of each thing that was found."""
-    yield "personalive", _version("personalive")
+    yield "personalive", personalive.__version__
     yield "Python", platform.python_version()
     yield "PyTorch", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
     yield from _gpus()

@@ -1,6 +1,7 @@
-"""The command `personalive`: animate, serve, download, doctor."""
+"""The command `personalive`: animate, serve, cog, download, doctor."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import signal
@@ -10,14 +11,18 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from personalive.cli.model_args import add_model_arguments, model_choice
+from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
+from personalive.cli.arguments import add_settings, group, read_settings
+from personalive.cli.native_log import without_chatter
 from personalive.errors import PersonaLiveError
-from personalive.live.options import add_arguments as add_live_arguments
+from personalive.extras import require
+from personalive.gateway.options import GatewayOptions
+from personalive.live.options import ServeOptions
+from personalive.loading import ModelChoice
+from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
 logger = logging.getLogger("personalive")
 
-DEMO = Path(__file__).resolve().parents[2] / "demo"
-"""Portrait and driving video that come with the repository."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
@@ -25,8 +30,13 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = build_parser().parse_args(arguments)
-    _configure(options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
+    with contextlib.nullcontext() if options.verbose else without_chatter():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    _configure(options.verbose)
     try:
         return int(VERBS[options.verb](options))
     except PersonaLiveError as error:
@@ -43,103 +53,44 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add = functools.partial(verbs.add_parser, allow_abbrev=False)  # predict.sh must recognise the paths among them
     _add_animate(add("animate", help="make a video from a portrait and a driving video"))
-    add_live_arguments(add("serve", help="the live page: a camera in, the animated portrait out"))
+    serve = add("serve", help="the live page: a camera in, the animated portrait out")
+    add_settings(serve, ModelChoice)
+    add_settings(serve, ServeOptions)
+    add_settings(add("cog", help="the HTTP service: Cog's interface, as the container serves it"), GatewayOptions)
     _add_download(add("download", help="fetch the published weights into the cache"))
-    add_model_arguments(add("doctor", help="say what was found on this machine and what will be used"))
+    add_settings(add("doctor", help="say what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
-        verb.add_argument("--verbose", action="store_true", help="say more, and show where an error came from")
+        verb.add_argument("--verbose", action="store_true", help="Say more, and show where an error came from")
     return parser
 
 
 def _add_animate(parser: argparse.ArgumentParser) -> None:
-    files = parser.add_argument_group("files")
+    files = group(parser, "files")
     files.add_argument(
         "--ref_image",
-        type=Path,
-        default=DEMO / "portrait.png",
-        metavar="PATH",
-        help="the portrait: PNG, JPEG or WebP, or a video whose first face is taken (default: the demo's)",
+        default=str(DEMO_PORTRAIT),
+        metavar="PATH|URL",
+        help=f"{REFERENCE} (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
-        type=Path,
-        default=DEMO / "driver.mp4",
-        metavar="PATH",
-        help="the video whose movement, rate and sound the result has (default: the demo's)",
+        default=str(DEMO_DRIVER),
+        metavar="PATH|URL",
+        help=f"{DRIVER} (default: the demo's)",
     )
     files.add_argument(
         "--output",
         "-o",
         type=Path,
         metavar="PATH",
-        help="the .mp4 file to make (default: outputs/output_TIMESTAMP.mp4)",
+        help="The .mp4 file to make (default: outputs/output_TIMESTAMP.mp4)",
     )
-    files.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    _add_result(parser.add_argument_group("result"))
-    _add_method(parser.add_argument_group("method"))
-    add_model_arguments(parser)
-
-
-def _add_result(group: "argparse._ArgumentGroup") -> None:
-    size = "pixels, a multiple of 64 from 256 to 1024 (default: the model's, 512 for personalive)"
-    group.add_argument("--width", "-W", type=int, metavar="N", help=size)
-    group.add_argument("--height", "-H", type=int, metavar="N", help=size)
-    group.add_argument(
-        "--max_frames",
-        "-L",
-        type=int,
-        default=100,
-        metavar="N",
-        help="driving frames to use at most; 0: all (default: %(default)s)",
-    )
-    group.add_argument(
-        "--fps",
-        type=float,
-        metavar="N",
-        help="frames a second, 1 to 120; the duration stays (default: the driving video's)",
-    )
-    group.add_argument("--no_audio", action="store_true", help="leave the driving video's sound out")
-    group.add_argument(
-        "--crop",
-        choices=("auto", "center", "none"),
-        default="auto",
-        help="auto: around the face; center: the middle; none: everything, stretched (default: %(default)s)",
-    )
-    group.add_argument("--side_by_side", action="store_true", help="show reference, driver and result in one picture")
-
-
-def _add_method(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument(
-        "--steps",
-        type=int,
-        default=4,
-        metavar="N",
-        help="denoising steps a frame: 4, 8, 12 or 16 (default: %(default)s)",
-    )
-    group.add_argument("--seed", type=int, default=42, metavar="N", help="of the noise (default: %(default)s)")
-    group.add_argument(
-        "--motion_strength",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="how far motion goes from the reference's (0) to the driver's (1), up to 2 (default: %(default)s)",
-    )
-    group.add_argument(
-        "--face_boxes",
-        choices=("mesh", "keypoints"),
-        default="mesh",
-        help="how faces are cut out: by a face mesh or by the model's keypoints (default: %(default)s)",
-    )
-    group.add_argument(
-        "--keyframe_threshold",
-        type=float,
-        metavar="X",
-        help="how different motion must be to keep a frame as keyframe (default: the model's, 17 for personalive)",
-    )
+    add_settings(parser, AnimateOptions)
+    add_settings(parser, ModelChoice)
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry_run", action="store_true", help="only list files, sizes and licences")
+    parser.add_argument("--dry_run", action="store_true", help="Only list files, sizes and licences")
     parser.add_argument(
         "--hub",
         metavar="modelscope|URL",
@@ -153,48 +104,54 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--convert",
         choices=("float16", "bfloat16"),
-        help="store the weights once more in this dtype: later starts of a model in it read only half as much",
+        help="Store the weights once more in this dtype: later starts of a model in it read only half as much",
     )
 
 
 # Each verb imports what only it needs when it runs: a server has other requirements than a download.
 def _animate(options: argparse.Namespace) -> int:
-    from personalive.animate.job import AnimateOptions, animate, check_paths
-    from personalive.cli.progress import show
+    settings = read_settings(options, AnimateOptions)
+    choice = read_settings(options, ModelChoice)
 
-    settings = AnimateOptions(
-        width=options.width,
-        height=options.height,
-        max_frames=options.max_frames,
-        steps=options.steps,
-        seed=options.seed,
-        fps=options.fps,
-        audio=not options.no_audio,
-        overwrite=options.overwrite,
-        crop=options.crop,
-        motion_strength=options.motion_strength,
-        face_boxes=options.face_boxes,
-        side_by_side=options.side_by_side,
-        keyframe_threshold=options.keyframe_threshold,
-    )
+    from personalive.animate.plan import check_inputs
+    from personalive.cli.inputs import open_input, temporary_folder
+
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
-    check_paths(options.ref_image, options.driving_video, output, settings)
-    choice = model_choice(options)
-    source, remark = choice.resolved_source()
-    if remark:
-        logger.warning("%s", remark)
-    logger.info("loading the model %s on %s", source, choice.resolved_device())
-    model = choice.load()
-    show(animate(model, options.ref_image, options.driving_video, output, settings))
+    with temporary_folder() as folder:
+        reference = open_input(options.ref_image, "the reference", Path(folder))
+        driver = open_input(options.driving_video, "the driving video", Path(folder))
+        check_inputs(reference, driver, output, settings)
+
+        from personalive.animate.job import animate
+        from personalive.animate.track_cache import default_folder
+        from personalive.cli.progress import show
+
+        source, remark = choice.resolved_source()
+        if remark:
+            logger.warning("%s", remark)
+        logger.info("loading the model %s on %s", source, choice.resolved_device())
+        model = choice.load()
+        show(animate(model, reference, driver, output, settings, cache=default_folder()))
     print(output)
     return 0
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from personalive.live.http.server import serve
-    from personalive.live.options import from_arguments
+    settings = read_settings(options, ServeOptions, model=read_settings(options, ModelChoice))
 
-    serve(from_arguments(options))
+    from personalive.live.http.server import serve
+
+    serve(settings)
+    return 0
+
+
+def _cog(options: argparse.Namespace) -> int:
+    settings = read_settings(options, GatewayOptions)
+    require("cog")
+
+    from personalive.gateway.serve import serve
+
+    serve(settings)
     return 0
 
 
@@ -213,14 +170,16 @@ def _download(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    choice = read_settings(options, ModelChoice)
+
     from personalive.cli.doctor import findings
 
-    for name, value in findings(model_choice(options)):
+    for name, value in findings(choice):
         print(f"{name:12} {value}")
     return 0
 
 
-VERBS = {"animate": _animate, "serve": _serve, "download": _download, "doctor": _doctor}
+VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _download, "doctor": _doctor}
 
 
 def _configure(verbose: bool) -> None:

@@ -1,16 +1,20 @@
 """What the operator of a live server chooses."""
 
-import argparse
 import dataclasses
 import ipaddress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 from urllib.parse import parse_qsl
 
-from personalive.cli.model_args import add_model_arguments, model_choice
+from pydantic import BeforeValidator, Field
+
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
+from personalive.settings import AnimateOptions, Settings, Surface, same, setting
+from personalive.types import FaceBoxes, Latency
 
 
 @dataclass(frozen=True)
@@ -41,45 +45,64 @@ class IceServer:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
-@dataclass(frozen=True)
-class ServeOptions:
+def _parsed(servers: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(IceServer.parse(each) if isinstance(each, str) else each for each in servers)
+
+
+_server = partial(setting, group="server", on=Surface.CLI)
+_several = partial(_server, ())
+
+
+class ServeOptions(Settings):
     """Settings of a live server; checked when made.
 
     Raises:
-        InputError: a value that can not be used, or an address open to others without a token.
+        InputError: a value that cannot be used, or an address open to others without a token.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 7860
-    max_sessions: int = 4
-    model: ModelChoice = field(default_factory=ModelChoice)
-    latency: Literal["low", "balanced"] = "balanced"
-    face_boxes: Literal["mesh", "keypoints"] = "mesh"
-    max_batch: int = 1
-    """Sessions in one call. A GPU that one session fills gains nothing from more, and everybody waits longer."""
-    audio: bool = False
-    tokens: tuple[str, ...] = ()
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    ice_servers: tuple[IceServer, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
-    """Names under which browsers may call, besides the address that is listened on; needed behind a proxy."""
-    idle_seconds: float = 60.0
-    """A session without camera frames for so long is closed."""
-    linger_seconds: float = 15.0
-    """A session whose client went away is kept for so long, so that it can come back."""
-    load_at_start: bool = True
-    insecure: bool = False
-    """Listen beyond this machine without a token."""
-    presets: Path | None = None
-    """A folder of portraits that the page offers; None: those of the package."""
+    model: ModelChoice = Field(default_factory=ModelChoice)
+    host: str = _server("127.0.0.1", "Address to listen on; 127.0.0.1: this machine only", metavar="ADDRESS")
+    port: int = _server(7860, "Port to listen on", low=0, high=65535)
+    max_sessions: int = _server(4, "People at once", low=1, high=64)
+    latency: Latency = _server("balanced", "low: twice the calls for less delay")
+    face_boxes: FaceBoxes = same(AnimateOptions, "face_boxes", group="server", on=Surface.CLI)
+    max_batch: int = _server(
+        1,
+        "Sessions in one call",
+        details="A GPU that one session fills gains nothing from more, and everybody waits longer",
+        low=1,
+        high=16,
+    )
+    audio: bool = _server(False, "Send the microphone back, delayed like the picture")
+    tokens: tuple[str, ...] = _several(
+        "Secret that clients must send; may be given several times", flags=("--token",), metavar="SECRET"
+    )
+    tls_cert: Path | None = _server(None, "Certificate (PEM) for https")
+    tls_key: Path | None = _server(None, "Its private key (PEM)")
+    ice_servers: Annotated[tuple[IceServer, ...], BeforeValidator(_parsed)] = _several(
+        "stun:HOST:PORT or turn:HOST:PORT,username=…,credential=…; may be given several times",
+        flags=("--ice_server",),
+        metavar="SERVER",
+    )
+    allowed_hosts: tuple[str, ...] = _several(
+        "Name under which browsers may call, besides the address that is listened on; needed behind a proxy",
+        flags=("--allowed_host",),
+        metavar="NAME",
+    )
+    idle_seconds: float = _server(
+        60.0, "Seconds without camera frames after which a session is closed", low=1, high=86400
+    )
+    linger_seconds: float = setting(
+        15.0, "Seconds for which a session is kept whose client went away, so that it can come back", low=0, high=3600
+    )
+    load_at_start: bool = setting(True, "Load the model before a client asks for it")
+    presets: Path | None = _server(
+        None, "Folder of portraits that the page offers", default_text="those of the package"
+    )
+    insecure: bool = _server(False, "Let other machines connect without a token")
 
-    def __post_init__(self) -> None:
-        _between("port", self.port, 0, 65535)
-        _between("max_sessions", self.max_sessions, 1, 64)
-        _between("max_batch", self.max_batch, 1, 16)
-        _between("idle_seconds", self.idle_seconds, 1, 86400)
-        _between("linger_seconds", self.linger_seconds, 0, 3600)
+    def model_post_init(self, context: Any) -> None:
+        """Check what concerns several settings together."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("tls_cert and tls_key belong together: give both or neither")
         for path in (self.tls_cert, self.tls_key):
@@ -105,46 +128,3 @@ class ServeOptions:
         """Where a browser on this machine finds the page."""
         name = "localhost" if self.host in ("0.0.0.0", "::", "127.0.0.1", "::1") else self.host
         return f"{'https' if self.tls_cert else 'http'}://{name}:{self.port}/"
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise InputError(f"{name} is {value}: it must be from {low} to {high}")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the flags of `personalive serve`."""
-    add_model_arguments(parser)
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
-    add("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
-    add("--max_sessions", type=int, default=4, help="people at once (default: %(default)s)")
-    add("--latency", choices=("low", "balanced"), default="balanced", help="low: twice the calls for less delay")
-    add(
-        "--face_boxes", choices=("mesh", "keypoints"), default="mesh", help="how faces are found (default: %(default)s)"
-    )
-    add("--max_batch", type=int, default=1, help="sessions in one call, for GPUs that one does not fill")
-    add("--audio", action="store_true", help="send the microphone back, delayed like the picture")
-    add("--token", action="append", default=[], help="secret that clients must send; may be given several times")
-    add("--tls_cert", type=Path, help="certificate (PEM) for https")
-    add("--tls_key", type=Path, help="its private key (PEM)")
-    add("--ice_server", action="append", default=[], help="stun:HOST:PORT or turn:HOST:PORT,username=…,credential=…")
-    add("--allowed_host", action="append", default=[], help="further name under which browsers may call")
-    add("--idle_seconds", type=float, default=60.0, help="close sessions without camera frames (default: %(default)s)")
-    add("--presets", type=Path, help="folder of portraits that the page offers")
-    add("--insecure", action="store_true", help="allow other machines without a token")
-
-
-def from_arguments(arguments: argparse.Namespace) -> ServeOptions:
-    """The options that the flags of `add_arguments` gave.
-
-    Raises:
-        InputError: a value that can not be used.
-    """
-    values: dict[str, Any] = {key: getattr(arguments, key) for key in vars(arguments)}
-    values["model"] = model_choice(arguments)
-    values["tokens"] = tuple(values.pop("token"))
-    values["ice_servers"] = tuple(IceServer.parse(text) for text in values.pop("ice_server"))
-    values["allowed_hosts"] = tuple(values.pop("allowed_host"))
-    known = {each.name for each in dataclasses.fields(ServeOptions)}
-    return ServeOptions(**{name: value for name, value in values.items() if name in known})

@@ -1,1 +1,1 @@
-"""Pictures and videos, in and out. Knows nothing of networks."""
+"""Pictures and videos, in and out. It knows nothing of networks."""

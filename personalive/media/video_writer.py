@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import signal
 import subprocess
 import tempfile
@@ -39,7 +40,7 @@ class VideoFormat:
     height: int
     rate: Fraction
     comment: str
-    """Stored in the file for whoever looks: that it is synthetic, and how it was made."""
+    """Stored in the file: that it is synthetic, and how it was made."""
 
 
 class VideoWriter:
@@ -52,7 +53,7 @@ class VideoWriter:
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        OutputError: not a `.mp4` name, a folder, an existing file, or a place that can not be written; or there is
+        OutputError: not a `.mp4` name, a folder, an existing file, or a place that cannot be written; or there is
             no ffmpeg.
     """
 
@@ -64,15 +65,12 @@ class VideoWriter:
         self._sound = sound
         self._overwrite = overwrite
         self._ffmpeg = find_ffmpeg()
-        self._part = _make_part(path)
-        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed in abort)
-        # Its own session: Ctrl-C in a terminal reaches this program alone, which then cleans up.
-        self._encoder = subprocess.Popen(
-            [self._ffmpeg, *_encode_arguments(video), str(self._part)],
-            stdin=subprocess.PIPE,
-            stderr=self._log,
-            start_new_session=True,
-        )
+        with contextlib.ExitStack() as undo:
+            self._log: IO[bytes] = undo.enter_context(tempfile.TemporaryFile())
+            self._part = _make_part(path)
+            undo.callback(self._part.unlink, missing_ok=True)
+            self._encoder = self._start_encoder()
+            self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +102,7 @@ class VideoWriter:
         """Complete the file and give it its name.
 
         Raises:
-            OutputError: it can not be written, or in the meantime another program made a file of that name.
+            OutputError: it cannot be written, or in the meantime another program made a file of that name.
         """
         assert self._encoder.stdin is not None
         with contextlib.suppress(OSError):  # a broken pipe shows in the exit status too
@@ -115,10 +113,9 @@ class VideoWriter:
             self._add_sound(self._sound)
         check_output(self.path, self._overwrite)
         try:
-            self._part.chmod(0o666 & ~_umask())
             self._part.replace(self.path)
         except OSError as error:
-            raise OutputError(f"{self.path} can not be written: {error}") from error
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
 
     def abort(self) -> None:
         """Stop the encoder and remove what is not finished. Does nothing after `finish`."""
@@ -128,15 +125,26 @@ class VideoWriter:
         if self._encoder.stdin is not None:
             with contextlib.suppress(OSError):
                 self._encoder.stdin.close()
-        self._log.close()
-        self._part.unlink(missing_ok=True)
+        self._undo.close()
+
+    def _start_encoder(self) -> "subprocess.Popen[bytes]":
+        try:
+            # Its own session: Ctrl-C in a terminal reaches this program alone, which then cleans up.
+            return subprocess.Popen(
+                [self._ffmpeg, *_encode_arguments(self._video), str(self._part)],
+                stdin=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: ffmpeg cannot be started: {error}") from error
 
     def _failure(self) -> OutputError:
         self._log.seek(0)
         return _output_error(self.path, self._encoder.returncode, self._log.read())
 
     def _add_sound(self, source: VideoInfo) -> None:
-        """Join picture and sound in a new file. Sound that can not be used is left out, and the log says so."""
+        """Join picture and sound in a new file. Sound that cannot be used is dropped, and the log says so."""
         joined = _make_part(self.path)
         duration = self.frames / self._video.rate
         try:
@@ -152,7 +160,7 @@ class VideoWriter:
             elif _room_reason(result.returncode, message):
                 raise _output_error(self.path, result.returncode, result.stderr)
             else:
-                logger.warning("The sound of %s can not be used, so the result is silent: %s", source.path, message)
+                logger.warning("The sound of %s cannot be used, so the result is silent: %s", source.path, message)
         finally:
             joined.unlink(missing_ok=True)
 
@@ -171,7 +179,18 @@ def check_output(path: Path, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise OutputError(f"the output {path} exists already; choose another name or allow it with --overwrite")
     except (OSError, ValueError) as error:
-        raise OutputError(f"the output {str(path)!r} can not be written: {error}") from error
+        raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
+
+
+def check_folder(path: Path) -> None:
+    """Refuse an output whose folder cannot be written, before any work is done for it.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written there.
+    """
+    folder = next((each for each in path.absolute().parents if each.exists()), Path("/"))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
 
 
 def find_ffmpeg() -> str:
@@ -189,28 +208,24 @@ def find_ffmpeg() -> str:
 
 
 def _make_part(path: Path) -> Path:
-    """A new, empty file beside the output."""
+    """A new, empty file beside the output, with the permissions that the process's mask leaves to new files.
+
+    `tempfile` would make it for its owner alone, and the mask cannot be read without changing it for every thread.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{path.stem[:64]}.part-", suffix=".mp4", dir=path.parent)
-        os.close(handle)
+        part = path.with_name(f"{path.stem[:64]}.part-{secrets.token_hex(8)}.mp4")
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except (OSError, ValueError) as error:
-        raise OutputError(f"the output {str(path)!r} can not be written: {error}") from error
-    return Path(name)
-
-
-def _umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+        raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
+    return part
 
 
 def _encode_arguments(video: VideoFormat) -> list[str]:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{video.width}x{video.height}"]
     # Players take HD colours for granted, ffmpeg's default for RGB is SD: convert to HD and say so.
-    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p", "-colorspace", "bt709"]
-    colours += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+    colours = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"]
     return [
         *("-hide_banner", "-loglevel", "error", "-y"),
         *source,
@@ -249,4 +264,4 @@ def _output_error(path: Path, status: int, stderr: bytes) -> OutputError:
     message = stderr.decode(errors="replace").strip()
     room = _room_reason(status, message)
     reason = f"there is no room for it ({room})" if room else message or f"ffmpeg stopped with status {status}"
-    return OutputError(f"{path} can not be written: {reason}")
+    return OutputError(f"{path} cannot be written: {reason}")

@@ -2,7 +2,7 @@
 
 A local one holds everything, so that a resumed run continues exactly. A portable one holds the averaged weights in fp16
 in a few files of at most 15 MB and the name of the next stage: small enough to keep, and to start from elsewhere; the
-optimizer warms up again. Both are written beside their place and renamed, and their digests are checked on reading.
+optimizer warms up again. Both are written under another name and then renamed, and digests are checked on reading.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from personalive.training.trainee import Trainee
 from personalive.weights import WeightsSource, load_into, save_folder
 
 PART_SIZE = 15_000_000
-"""Bytes of a file of a portable checkpoint."""
+"""The most bytes in one file of a portable checkpoint."""
 INDEX, LOCAL = "checkpoint.json", "local.pt"
 
 
@@ -107,7 +107,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         if not {"config", "progress", "files"} <= set(index):
             raise ValueError("it lacks entries")
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder / INDEX} can not be read as a checkpoint: {error}") from error
+        raise WeightsError(f"{folder / INDEX} cannot be read as a checkpoint: {error}") from error
     return index
 
 
@@ -124,11 +124,11 @@ def _config(folder: Path, index: dict[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.from_dict(index["config"])
     except InputError as error:
-        raise WeightsError(f"{folder / INDEX} can not be read as a checkpoint: {error}") from error
+        raise WeightsError(f"{folder / INDEX} cannot be read as a checkpoint: {error}") from error
 
 
 def same_networks(a: ModelConfig, b: ModelConfig) -> bool:
-    """Whether weights of one fit the other: names, defaults for use and the measured scale of latents do not matter."""
+    """Whether weights of one fit the other. Names, defaults and the measured scale of latents do not matter."""
 
     def sizes(config: ModelConfig) -> ModelConfig:
         vae = dataclasses.replace(config.vae, scaling_factor=1.0)
@@ -148,10 +148,10 @@ def read_tensors(folder: Path, index: dict[str, Any]) -> dict[str, Tensor]:
         path = folder / Path(name).name
         try:
             if _digest(path) != digest:
-                raise WeightsError(f"{path} is damaged: its digest is not the saved one; use another checkpoint")
+                raise WeightsError(f"{path} is damaged: its digest differs from the saved one; use another checkpoint")
             tensors |= load_file(str(path))
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path} can not be read: {error}") from error
+            raise WeightsError(f"{path} cannot be read: {error}") from error
     return tensors
 
 
@@ -166,7 +166,7 @@ def save_local(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_local(folder: Path) -> dict[str, Any]:
-    """The opposite of `save_local`, on the CPU.
+    """Read what `save_local` wrote, onto the CPU.
 
     Raises:
         WeightsError: the file is missing or damaged.
@@ -175,10 +175,10 @@ def load_local(folder: Path) -> dict[str, Any]:
     try:
         digest = json.loads(path.with_suffix(".json").read_text())["sha256"]
         if _digest(path) != digest:
-            raise WeightsError(f"{path} is damaged: its digest is not the saved one; use another checkpoint")
+            raise WeightsError(f"{path} is damaged: its digest differs from the saved one; use another checkpoint")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} can not be read as a checkpoint: {error}") from error
+        raise WeightsError(f"{path} cannot be read as a checkpoint: {error}") from error
     return state
 
 
@@ -190,7 +190,7 @@ def export(checkpoint: Path, folder: Path, keyframe_threshold: float | None = No
 
     Raises:
         WeightsError: the checkpoint is damaged.
-        OutputError: the folder can not be written to, or holds something else.
+        OutputError: the folder cannot be written to, or holds something else.
     """
     trainee = Trainee(read_config(checkpoint), torch.device("cpu"), ema=False)
     load_portable(checkpoint, trainee)

@@ -1,4 +1,4 @@
-"""Makes the pictures that come with the repository: `demo/portrait.png` and `demo/driver.mp4`, drawn people.
+"""Makes the files that come with the repository: `demo/portrait.png` and `demo/driver.mp4`, drawn people.
 
     python -m personalive.training.demo_assets [folder]
 
@@ -45,7 +45,7 @@ def pictures(identity: Identity, motion: Motion, size: int = SIZE) -> npt.NDArra
 
 
 def hum(mouth_open: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """A voice that is as loud and as bright as the mouth is open, mono in [-1, 1], one value a frame as input."""
+    """A voice that is as loud and as bright as the mouth is open, mono in [-1, 1]; the input has one value a frame."""
     count = len(mouth_open) * SAMPLE_RATE // FRAME_RATE
     time = np.arange(count) / SAMPLE_RATE
     opening = np.interp(time * FRAME_RATE, np.arange(len(mouth_open)), mouth_open)
@@ -56,7 +56,7 @@ def hum(mouth_open: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def write_video(path: Path, frames: npt.NDArray[np.uint8], sound: npt.NDArray[np.float32] | None = None) -> None:
-    """H.264, and AAC where there is sound, at 25 frames a second; `frames` uint8 `[F, H, W, 3]`."""
+    """H.264, with AAC where there is sound, at 25 frames a second; `frames` uint8 `[F, H, W, 3]`."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=FRAME_RATE, options={"crf": "16", "preset": "slow"})
         video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"

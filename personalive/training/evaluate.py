@@ -1,4 +1,4 @@
-"""Judges a model by what its users get: files in, a file out, measured on the output.
+"""Judges a model by what its users get: files in, a file out, and the output is measured.
 
     python -m personalive.training.evaluate --seed 7 [--model demo] [--json figures.json] [--long]
 
@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from personalive.animate.job import AnimateOptions, animate
-from personalive.cli.progress import show
+from personalive.animate.job import animate
 from personalive.media.video_reader import probe, read_frames
 from personalive.pipeline import PersonaLive
+from personalive.settings import AnimateOptions
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
 from personalive.training.demo_assets import pictures, write_video
 from personalive.training.measure import FaceReader, Reading
@@ -67,7 +67,7 @@ class Pair:
     track: Motion
     """`[1, F]`"""
     target: Motion
-    """The track as the reference takes it over (docs/reference/model.md section 9.3), `[1, F]`."""
+    """The track as the reference follows it (docs/reference/model.md section 9.3), `[1, F]`."""
 
     @property
     def labels(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -90,7 +90,7 @@ def make_pair(seed: int, frames: int, itself: bool) -> Pair:
 def animate_pair(
     model: PersonaLive, pair: Pair, folder: Path, seed: int, places: Tensor | None = None
 ) -> tuple[Pictures, Pictures]:
-    """Through the files: the reference `[H, W, 3]`, and the frames of the result as a player shows them.
+    """Animate through files: the reference `[H, W, 3]`, and the frames of the result as a player shows them.
 
     Args:
         places: the track's frames in the order in which they are shown; None: each once.
@@ -101,7 +101,8 @@ def animate_pair(
     driver = pictures(pair.driver, pair.track, size)
     write_video(folder / "driver.mp4", driver if places is None else driver[places.numpy()])
     options = AnimateOptions(max_frames=0, seed=seed, crop="none", overwrite=True)
-    show(animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options))
+    for _ in animate(model, folder / "reference.png", folder / "driver.mp4", folder / "output.mp4", options):
+        pass
     return still, np.stack(list(read_frames(probe(folder / "output.mp4"))))
 
 
@@ -126,7 +127,7 @@ def autoencoder_psnr(model: PersonaLive, seed: int, count: int = 16) -> float:
     generator = torch.Generator().manual_seed(HELD_OUT + seed)
     drawn = render(sample_identities(count, generator), sample_motions(count, generator), model.config.size)
     with torch.inference_mode():
-        again = torch.cat([model.decode(model.encode_image(part)).cpu() for part in drawn.split(4)])
+        again = torch.cat([model.networks.decode(model.networks.encode_image(part)).cpu() for part in drawn.split(4)])
     square = ((again - (drawn / 2 + 0.5)) ** 2).mean(dim=(1, 2, 3))
     return float((-10 * square.log10()).mean())
 
@@ -153,8 +154,8 @@ def evaluate(model: PersonaLive, seed: int, pairs: int = PAIRS, frames: int = FR
 def evaluate_long(model: PersonaLive, seed: int, frames: int = LONG_FRAMES, part: int = LONG_PART) -> dict[str, Any]:
     """One long animation: figures of its first and of its last frames.
 
-    The driver goes through a quarter of as many frames there and back, twice. So the last frames show what the first
-    ones show, in reverse, and differ from them by what the length has done alone.
+    The driver plays a quarter of that many frames back and forth, twice. So the last frames show what the first ones
+    show, in reverse, and only the length of the animation can make a difference.
     """
     turn = frames // 4
     places = torch.arange(frames) % (2 * turn)
@@ -173,7 +174,7 @@ def evaluate_long(model: PersonaLive, seed: int, frames: int = LONG_FRAMES, part
 
 
 def checks(result: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
-    """Every figure with its threshold: name, value, what is asked for, whether it is reached."""
+    """Every figure with its threshold: name, value, what is required, and whether it is reached."""
     rows = [("VAE PSNR, dB", result["vae_psnr"], f">= {VAE_PSNR}", result["vae_psnr"] >= VAE_PSNR)]
     cross = result["cross"]
 
@@ -211,7 +212,7 @@ def checks(result: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
 def _long_checks(result: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
     rows = []
     first, last = result["first"], result["last"]
-    # Worse by, relative to the first frames: of errors more, of all else less.
+    # By how much worse than in the first frames: for errors, more is worse; for everything else, less.
     changes = {name: (first[name] - last[name]) / first[name] for name in ("psnr", "found")}
     changes |= {name: (last[name] - first[name]) / first[name] for name in ("landmarks", "flicker")}
     for name, value in first["correlation"].items():
@@ -224,7 +225,7 @@ def _long_checks(result: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, write JSON; 0 if every threshold is reached."""
     parser = argparse.ArgumentParser(prog="python -m personalive.training.evaluate", description="Judge a model.")
-    parser.add_argument("--seed", type=int, default=0, help="of people, motion and noise")
+    parser.add_argument("--seed", type=int, default=0, help="seed of people, motion and noise")
     parser.add_argument("--model", default="demo", help='"demo" or a folder')
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--frames", type=int, default=FRAMES)

@@ -12,12 +12,12 @@ from personalive.training.checkpoints import export
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Export as the command line says."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m personalive.training.export", description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", type=Path, help="folder with checkpoint.json: a run's --out")
-    parser.add_argument("folder", type=Path, help="folder for the model, for instance weights/demo")
+    parser.add_argument("folder", type=Path, help="folder for the model, e.g. weights/demo")
     parser.add_argument(
-        "--keyframe-threshold", type=float, help="the model's default; else the one of the run's preset"
+        "--keyframe-threshold", type=float, help="the model's default (default: that of the run's preset)"
     )
     args = parser.parse_args(arguments)
     try:

@@ -1,15 +1,15 @@
 """What the motion encoder is shown, and exact expressions as a target for its motion tokens.
 
-The motion encoder has to find eyelids and lips that take up few pixels, and learns them late from the error of a
-picture alone. So some directions of the token space are given a meaning: along each of them, tokens lie where one
-signal of the face says. The directions are fixed: the encoder's last layer is linear and can turn its space to them.
+The motion encoder has to find eyelids and lips that take up few pixels, and from the error of a picture alone it learns
+them late. So some directions of the token space are given a meaning: the position along each is one signal of the face.
+The directions are fixed, as the encoder's last layer is linear and can rotate its space to them.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
 from personalive.training.recorded import Tensors
 from personalive.training.shots import Shots, crop_faces, jitter_boxes, keypoint_boxes, roughen
 from personalive.training.sources import SIGNALS, Source, step_generator
@@ -17,9 +17,9 @@ from personalive.training.stages import Batch, Stateless
 from personalive.training.trainee import Trainee
 
 GAIN = 4.0
-"""Length along a direction of a signal of 1: enough that tokens differ visibly between expressions."""
+"""Length along a direction for a signal of 1: enough for tokens to differ clearly between expressions."""
 KEYPOINT_BOX_SHARE = 0.25
-"""Part of the face crops that are cut by keypoints, as for live frames."""
+"""Fraction of the face crops that are cut by keypoints, as for live frames."""
 SEED = 11
 """Of the directions."""
 
@@ -44,7 +44,7 @@ def directions(trainee: Trainee) -> Tensor:
 
 
 def expression_error(tokens: Tensor, signals: Tensor, columns: Tensor) -> Tensor:
-    """How far tokens are from what they should say.
+    """How far tokens are from the signals that they should encode.
 
     Args:
         tokens: motion tokens `[n, tokens, width]`.
@@ -52,7 +52,7 @@ def expression_error(tokens: Tensor, signals: Tensor, columns: Tensor) -> Tensor
         columns: `directions`.
 
     Returns:
-        The squared error of the signals that the tokens show, a scalar.
+        The squared error of the signals that the tokens encode, a scalar.
     """
     return F.mse_loss(tokens.float().flatten(1) @ columns / GAIN, signals)
 

@@ -1,8 +1,8 @@
 """All weights in a few long tensors.
 
 A small model has thousands of small parameters, and an update that visits each of them takes longer than the networks
-themselves. Here parameters are views of long tensors, so that a step of the optimizer, an average or a message between
-processes is a handful of operations.
+themselves. Here parameters are views of long tensors, so an optimizer step, an average or a message between
+processes takes a handful of operations.
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 ALIGNMENT = 64
-"""Every parameter starts at a multiple of so many numbers: the fast convolutions of a GPU take no others."""
+"""Every parameter starts at a multiple of this many numbers, as a GPU's fast convolutions require."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Part:
 
 @dataclass
 class Chosen:
-    """A stretch of a part that is trained now, and the optimizer's view of it."""
+    """A slice of a part that is being trained, and the optimizer's view of it."""
 
     part: Part
     place: slice
@@ -41,12 +41,12 @@ class Chosen:
 
 
 class FlatWeights:
-    """The parameters of all networks: masters, averages and those at work, each as views of long tensors."""
+    """The parameters of all networks: masters, averages and working copies, each as views of long tensors."""
 
     def __init__(
         self, masters: Mapping[str, nn.Module], averages: Mapping[str, nn.Module], working: Mapping[str, nn.Module]
     ) -> None:
-        """Move the parameters of the networks, which are the same ones in three precisions, or the same objects."""
+        """Take over the parameters of the networks: the same ones in up to three precisions, or the same objects."""
         self._working = {
             f"{network}.{key}": parameter
             for network in masters
@@ -69,7 +69,7 @@ class FlatWeights:
                 start += _room(parameter)
 
     def choose(self, names: Sequence[str]) -> list[Chosen]:
-        """Train some networks, or parts of them ("vae.decoder"), and nothing else."""
+        """Train only some networks, or parts of them ("vae.decoder")."""
         wanted = [key for key in self._places if any(key.startswith(f"{name}.") for name in names)]
         for parameter in self._working.values():
             parameter.requires_grad_(False)
@@ -94,7 +94,7 @@ class FlatWeights:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Give the working networks the masters' values."""
+        """Copy the masters' values into the working networks."""
         for part in self.parts:
             if part.working is not part.master:
                 part.working.copy_(part.master)
@@ -117,7 +117,7 @@ def collect_gradients(chosen: Iterable[Chosen]) -> None:
 
 @torch.no_grad()
 def publish(chosen: Iterable[Chosen], decay: float) -> None:
-    """After the optimizer's step: move averages by 1 - `decay`, and give the working networks their new values."""
+    """After the optimizer's step: move averages by 1 - `decay`, and copy the new values into the working networks."""
     for stretch in chosen:
         part, place = stretch.part, stretch.place
         if part.average is not part.master:
@@ -145,7 +145,7 @@ def _gather(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _room(parameter: Tensor) -> int:
-    """Numbers that a parameter takes up in a long tensor: its own, and those that fill up."""
+    """Numbers that a parameter takes up in a long tensor, padding included."""
     return math.ceil(parameter.numel() / ALIGNMENT) * ALIGNMENT
 
 

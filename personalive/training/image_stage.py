@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from personalive.config import SLOTS
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
+from personalive.engine import raster
 from personalive.engine import schedule as sampler
 from personalive.training.expression import directions, expression_error, face_crops
 from personalive.training.recorded import Tensors
@@ -18,17 +19,17 @@ from personalive.training.trainee import Level, Trainee
 TIMESTEPS = tuple(sampler.inner_steps(SLOTS)[0].timesteps[4 * slot] for slot in range(SLOTS))
 """0, 333, 666, 999: the noise levels at which the streaming model works."""
 TURNS = (3, 2, 3, 1)
-"""Slots that steps take turns with: the noisiest has most to learn, and the least noisy one would show the truth."""
+"""The slots that steps alternate between: the noisiest has most to learn, and the cleanest would show the truth."""
 USES = 2
-"""Steps with the same pictures, at other noise levels: drawing takes as long as the networks."""
+"""Steps with the same pictures at different noise levels, as drawing takes as long as the networks do."""
 FOCUS = 6.0
-"""Further weight of eyes and mouth."""
+"""Additional weight of eyes and mouth."""
 EXPRESSION = 0.2
-"""Weight of the expression that tokens show."""
+"""Weight of the expression that tokens encode."""
 
 
 class ImageStage(Stateless):
-    """Single frames: a reference takes over the pose and the expression of another person."""
+    """Single frames: a reference gets the pose and the expression of another person."""
 
     name, rate = "image", 1e-3
     trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
@@ -68,7 +69,7 @@ class ImageStage(Stateless):
             "timesteps": self.levels[slot].timesteps,
             "coefficients": self.levels[slot].coefficients,
             "faces": face_crops(trainee, driving, random),
-            "rasters": kp.draw(kp.project(pose), *reversed(target.images.shape[-2:])),
+            "rasters": raster.draw(kp.project(pose), *reversed(target.images.shape[-2:])),
             "weight": focus_map(target, clean.shape[2:], FOCUS),
         }
         if driving.expression is not None:
@@ -79,7 +80,7 @@ class ImageStage(Stateless):
         trainee, portrait = self.trainee, inputs["portrait"]
         tokens = trainee.motion_tokens(inputs["faces"])
         embedding = trainee.embed_image(inputs["clip_images"])
-        features = trainee.reference(portrait, embedding).repeat(len(inputs["clean"]) // len(portrait))
+        features = trainee.reference(portrait, embedding)
         level = Level(inputs["timesteps"], inputs["coefficients"])
         _, output = trainee.predict(inputs["noisy"], level, tokens, trainee.guide(inputs["rasters"]), features)
         error = ((output - inputs["clean"]).abs() * inputs["weight"]).mean()

@@ -1,9 +1,9 @@
-"""How far apart a model's motion tokens are, and so from which distance on a finished frame should become a keyframe.
+"""Measures how far apart a model's motion tokens are, and suggests the distance at which a frame becomes a keyframe.
 
     python -m personalive.training.keyframe_distances --model weights/demo
 
 Token spaces differ from model to model, so a threshold that suits one may never be reached in another. Drawn people
-that training never saw drive each other, as in `evaluate`; only the motion encoder works.
+that training never saw drive each other, as in `evaluate`; only the motion encoder runs.
 """
 
 import argparse
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from personalive.config import FRAMES, RAMP, WINDOW
-from personalive.engine.keyframes import FIRST_CALL, KeyframeTest, keyframe_policy
-from personalive.engine.preprocess import Preprocessor
+from personalive.config import FRAMES, LEAD_IN, WINDOW
+from personalive.engine.keyframes import FIRST_STEP, KeyframeTest, keyframe_policy
 from personalive.media.faces import FaceTracker
 from personalive.pipeline import PersonaLive
 from personalive.training.avatars import Motion
@@ -28,7 +27,7 @@ TRACKS, LENGTH = 12, 100
 """Tracks of four seconds."""
 SHARE = 0.5
 """Part of the tracks in which the suggested threshold makes at least one keyframe."""
-LEAD = RAMP // WINDOW
+LEAD = LEAD_IN // WINDOW
 """Calls between a chunk's first, as the newest of the window, and its last, as the oldest, in which it is tested."""
 
 Distances = npt.NDArray[np.float64]
@@ -47,12 +46,12 @@ def tokens_of_track(model: PersonaLive, tracker: FaceTracker, seed: int, length:
     tracker.reset()
     boxes = [tracker.follow(picture) or tracker.box or (0, 0, size, size) for picture in drawn]
     with torch.inference_mode():
-        tokens = model.encode_motion(Preprocessor(model.config, size, size).faces(drawn, boxes)).float().cpu()
+        tokens = model.networks.encode_motion(model.preprocessor().faces(drawn, boxes)).float().cpu()
     return tokens[:1], tokens[1:]
 
 
 def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
-    """Keyframes that the engine would make while it is driven by these tokens, one frame of each chunk."""
+    """Keyframes that the engine would make if driven by these tokens, one frame of each chunk."""
     bank, keyframes = reference.flatten(1), 0
     for chunk, motion in enumerate(driver):
         window = motion.expand(FRAMES, *motion.shape)
@@ -65,12 +64,12 @@ def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
 def suggest(tracks: Sequence[tuple[Tensor, Tensor]], share: float = SHARE) -> float:
     """The threshold at which `share` of the tracks have a keyframe."""
     # A track has one if the frame that is farthest from its reference, of those that are tested, is beyond.
-    farthest = [_distances(reference, driver[FIRST_CALL - LEAD :]).max() for reference, driver in tracks]
+    farthest = [_distances(reference, driver[FIRST_STEP - LEAD :]).max() for reference, driver in tracks]
     return round(float(np.quantile(farthest, 1 - share)), 1)
 
 
 def _distances(reference: Tensor, driver: Tensor) -> Distances:
-    """Of each frame to the reference."""
+    """Distance of each frame to the reference."""
     distances: Distances = (driver.flatten(1) - reference.flatten(1)).norm(dim=1).double().numpy()
     return distances
 

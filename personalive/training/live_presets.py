@@ -14,7 +14,7 @@ from personalive.training.shots import to_pixels
 
 SIZE = 512
 SEEDS = {"Ada": 3, "Bruno": 6, "Carla": 25, "Dario": 26, "Edda": 15, "Femi": 19, "Gus": 17, "Hana": 33}
-"""Names, which screen readers say, and the seeds of the people that bear them."""
+"""Names, which screen readers read out, and the seeds of the people who have them."""
 FOLDER = Path(__file__).parents[1] / "live" / "http" / "static" / "presets"
 
 

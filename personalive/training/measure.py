@@ -1,4 +1,4 @@
-"""Head pose, mouth and eyes as mediapipe's face mesh reads them from a picture: an instrument apart from the model.
+"""Head pose, mouth and eyes as mediapipe's face mesh reads them: an instrument that is independent of the model.
 
 The pose is a rigid fit of the mesh to a template. The template is the mean mesh of drawn faces that look straight ahead
 (`python -m personalive.training.measure` makes it again); its origin does not matter for correlations.
@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from personalive.media.faces import load_mediapipe
+
 FloatArray = npt.NDArray[np.float64]
 TEMPLATE = Path(__file__).with_name("face_template.npy")
 MESH_POINTS = 468
@@ -18,7 +20,7 @@ EYE_CORNERS = (33, 133, 362, 263)
 LIDS = ((159, 145), (158, 153), (160, 144), (386, 374), (385, 380), (387, 373))
 INNER_LIPS = ((13, 14), (82, 87), (312, 317))
 LANDMARKS = (33, 133, 362, 263, 1, 61, 291, 13, 14, 152, 10, 168, 105, 334, 4, 2, 78, 308, 0, 17)
-"""Points whose place is compared between output and truth: eyes, brows, nose, lips, chin, forehead."""
+"""Points whose position is compared between output and truth: eyes, brows, nose, lips, chin, forehead."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,16 @@ class Reading:
 
     @property
     def eye_distance(self) -> float:
-        """Pixels between the middles of the eyes."""
+        """Pixels between the centres of the eyes."""
         outer_left, inner_left, inner_right, outer_right = (self.mesh[i, :2] for i in EYE_CORNERS)
         return float(np.linalg.norm((outer_left + inner_left - inner_right - outer_right) / 2))
 
 
 class FaceReader:
-    """mediapipe's face mesh with iris refinement; every picture is read on its own."""
+    """mediapipe's face mesh with iris refinement; each picture is read on its own."""
 
     def __init__(self) -> None:
-        import mediapipe  # heavy, and only evaluation needs it
-
-        self._mesh = mediapipe.solutions.face_mesh.FaceMesh(
-            static_image_mode=True, max_num_faces=1, refine_landmarks=True
-        )
+        self._mesh = load_mediapipe().face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1, refine_landmarks=True)
         self._template = np.load(TEMPLATE) if TEMPLATE.exists() else None
 
     def mesh(self, image: npt.NDArray[np.uint8]) -> FloatArray | None:
@@ -78,7 +76,7 @@ def read_mesh(mesh: FloatArray, template: FloatArray) -> Reading:
     upright = (mesh @ turn) / size  # the face as seen from its front
     lids = float(np.mean([upright[low, 1] - upright[high, 1] for high, low in LIDS]))
     lips = float(np.mean([upright[low, 1] - upright[high, 1] for high, low in INNER_LIPS]))
-    # mediapipe's z points away from the viewer, the model's towards him: yaw and pitch change sign.
+    # mediapipe's z points away from the viewer, the model's towards the viewer: yaw and pitch change sign.
     yaw = -np.degrees(np.arcsin(np.clip(-turn[2, 0], -1, 1)))
     pitch = -np.degrees(np.arctan2(turn[2, 1], turn[2, 2]))
     roll = np.degrees(np.arctan2(turn[1, 0], turn[0, 0]))
@@ -86,7 +84,7 @@ def read_mesh(mesh: FloatArray, template: FloatArray) -> Reading:
 
 
 def fit_rotation(template: FloatArray, points: FloatArray) -> tuple[FloatArray, float]:
-    """Rotation R `[3, 3]` and scale that bring the template onto the points best: points ≈ scale·R·template + t."""
+    """Rotation R `[3, 3]` and scale that fit the template to the points best: points ≈ scale·R·template + t."""
     source = template - template.mean(0)
     target = points - points.mean(0)
     u, weights, v = np.linalg.svd(source.T @ target)

@@ -1,8 +1,8 @@
-"""Puts the networks of several portable checkpoints together, so that stages can be trained beside each other.
+"""Merges the networks of several portable checkpoints, so that stages can be trained in parallel.
 
     python -m personalive.training.merge --out runs/whole --from runs/a:vae,motion_extractor --from "runs/b:*"
 
-`*` means every network that no other source is named for.
+`*` means every network for which no other source is named.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from personalive.training import checkpoints
 
 REST = "*"
 ENCODER = ("vae.encoder.", "vae.quant_conv.")
-"""What latents are made by: every other network but the motion extractor works on them."""
+"""What makes the latents that every other network except the motion extractor works on."""
 
 
 def parse_sources(texts: Sequence[str]) -> dict[str, Path]:
-    """`FOLDER:vae,motion_extractor` and `FOLDER:*` as a folder for every network.
+    """Parse `FOLDER:vae,motion_extractor` and `FOLDER:*` into a folder for every network.
 
     Raises:
-        InputError: a network is unknown, comes twice or not at all, or the text is no such thing.
+        InputError: a network is unknown, named twice or not at all, or the text has another form.
     """
     chosen: dict[str, Path] = {}
     rest: list[Path] = []
@@ -40,9 +40,9 @@ def parse_sources(texts: Sequence[str]) -> dict[str, Path]:
             if name == REST:
                 rest.append(Path(folder))
             elif name not in NETWORKS:
-                raise InputError(f"--from {text!r}: {name!r} is no network; there are {', '.join(NETWORKS)}")
+                raise InputError(f"--from {text!r}: {name!r} is not a network; the networks are {', '.join(NETWORKS)}")
             elif name in chosen:
-                raise InputError(f"--from {text!r}: {name} comes from {chosen[name]} already")
+                raise InputError(f"--from {text!r}: {name} already comes from {chosen[name]}")
             else:
                 chosen[name] = Path(folder)
     if len(rest) > 1:
@@ -54,7 +54,7 @@ def parse_sources(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def merge(sources: dict[str, Path], out: Path) -> None:
-    """Write a portable checkpoint with each network of its own source, and all their stages as done.
+    """Write a portable checkpoint with each network from its own source, and the stages of all of them marked as done.
 
     Args:
         sources: a portable checkpoint for every network.
@@ -62,7 +62,7 @@ def merge(sources: dict[str, Path], out: Path) -> None:
 
     Raises:
         InputError: `out` is one of the sources.
-        WeightsError: a checkpoint is damaged, or they do not go together.
+        WeightsError: a checkpoint is damaged, or they do not fit together.
     """
     folders = list(dict.fromkeys(sources.values()))
     if out.resolve() in {folder.resolve() for folder in folders}:
@@ -100,22 +100,27 @@ def _check_latents(
         )
         if not same:
             raise WeightsError(
-                f"the {name} of {other} was trained with another encoder than the vae of {own} has: "
-                f"let the run of one begin from the other's checkpoint (--resume)"
+                f"the {name} of {other} was not trained with the encoder of the vae in {own}: "
+                f"start one run from the other's checkpoint (--resume)"
             )
 
 
 def _stages(indices: dict[Path, dict[str, Any]]) -> list[str]:
-    """What any of the runs has done."""
+    """The stages that any of the runs has done."""
     return list(dict.fromkeys(stage for index in indices.values() for stage in index["progress"]["done"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Merge as the command line says."""
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m personalive.training.merge", description="Merge checkpoints.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the new portable checkpoint")
     parser.add_argument(
-        "--from", dest="sources", action="append", required=True, metavar="FOLDER:NETWORKS", help="may be repeated"
+        "--from",
+        dest="sources",
+        action="append",
+        required=True,
+        metavar="FOLDER:NETWORKS",
+        help="may be given several times",
     )
     args = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""What a model in training does, as a picture: the engine itself animates drawn people that training never sees."""
+"""Pictures of what a model in training does: the engine itself animates drawn people that training never sees."""
 
 import copy
 import csv
@@ -32,7 +32,7 @@ def save_preview(folder: Path, trainee: Trainee) -> None:
         truth, still = to_pixels(target.images), to_pixels(clips.reference.images)[:, 0]
         output = np.stack([_animate(model, clips.reference, driving, person) for person in range(PEOPLE)])
         pictures = target.images[:, 0]
-        again = to_pixels(model.decode(model.encode_image(pictures)) * 2 - 1)
+        again = to_pixels(model.networks.decode(model.networks.encode_image(pictures)) * 2 - 1)
     shown = np.linspace(0, LENGTH - 1, SHOWN).round().astype(int)
     rows = [
         row
@@ -58,7 +58,7 @@ def save_preview(folder: Path, trainee: Trainee) -> None:
 def _model(trainee: Trainee) -> PersonaLive:
     dtype = torch.float16 if trainee.device.type == "cuda" else torch.float32
     networks = {name: cast(copy.deepcopy(network).eval(), dtype) for name, network in trainee.average.items()}
-    return PersonaLive(trainee.config, networks, dtype)
+    return PersonaLive.from_modules(trainee.config, networks, dtype)
 
 
 def _animate(model: PersonaLive, reference: Shots, driving: Shots, person: int) -> Pictures:
@@ -80,7 +80,7 @@ def _box(box: Tensor, size: int) -> tuple[int, int, int, int]:
 
 
 def _psnr(output: Pictures, truth: Pictures) -> float:
-    """In dB, the mean over all pictures of the last three axes."""
+    """PSNR in dB over the last three axes, averaged over all pictures."""
     square = ((output.astype(np.float64) - truth) ** 2).mean(axis=(-1, -2, -3))
     return float((10 * np.log10(255**2 / np.maximum(square, 1e-3))).mean())
 

@@ -1,4 +1,4 @@
-"""Several processes that train one model, as `torchrun` starts them; a single one takes the same way."""
+"""Several processes that train one model, as `torchrun` starts them. A single process uses the same code."""
 
 import os
 from collections.abc import Sequence
@@ -43,9 +43,9 @@ class Processes(AbstractContextManager["Processes"]):
         return self.rank == 0
 
     def average(self, parameters: Sequence[Tensor], values: Tensor) -> Tensor:
-        """Replace gradients by their mean over all processes, and give the mean of `values` `[k]`.
+        """Replace gradients by their mean over all processes, and return the mean of `values` `[k]`.
 
-        All goes in one message, of the same length everywhere. Parameters without a gradient count as 0.
+        Everything is sent in one message, of the same length everywhere. Parameters without a gradient count as 0.
         """
         if self.world == 1:
             return values
@@ -60,7 +60,7 @@ class Processes(AbstractContextManager["Processes"]):
         return flat[: len(values)]
 
     def same(self, tensors: Sequence[Tensor]) -> None:
-        """Give everybody the first process's tensors."""
+        """Copy the first process's tensors to all others."""
         if self.world > 1:
             for tensor in tensors:
                 copy = tensor.data.contiguous()  # not every back-end sends channels-last tensors
@@ -68,6 +68,6 @@ class Processes(AbstractContextManager["Processes"]):
                 tensor.data.copy_(copy)
 
     def wait(self) -> None:
-        """Until everybody is here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()

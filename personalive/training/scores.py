@@ -1,4 +1,4 @@
-"""Figures that compare an animation with the truth. Pictures are uint8 `[F, H, W, 3]`."""
+"""Figures that compare an animation with the ground truth. Pictures are uint8 `[F, H, W, 3]`."""
 
 from dataclasses import dataclass
 
@@ -9,34 +9,34 @@ from personalive.training.measure import LANDMARKS, Reading
 
 Pictures = npt.NDArray[np.uint8]
 SIGNALS = ("yaw", "pitch", "roll", "mouth", "blink")
-"""What is read from faces and compared with the driver's labels."""
+"""The signals that are read from faces and compared with the driver's labels."""
 CHEEKS, FOREHEAD, CHIN = (50, 280), 10, 152
-"""Points of the mesh whose surroundings are skin, and the ends of the face."""
+"""Points of the mesh that are surrounded by skin, and the ends of the face."""
 HAIR_ABOVE = 0.22
-"""Where hair is looked for: above the forehead, as a part of the face's height."""
+"""Where hair is looked for: this fraction of the face's height above the forehead."""
 PATCH = 5
 """Side of the patches whose colours are compared, in pixels."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one animation; errors of places are relative to the distance of the eyes, colours are 0 to 255."""
+    """Of one animation. Landmark errors are relative to the distance between the eyes; colours are 0 to 255."""
 
     psnr: float
     """dB, output against truth."""
     psnr_unmoved: float
-    """dB, the reference as it is against truth."""
+    """dB, the unmoved reference against truth."""
     landmarks: float
     found: float
-    """Part of the output frames in which mediapipe finds a face."""
+    """Fraction of the output frames in which mediapipe finds a face."""
     correlation: dict[str, float]
-    """Readings of the output with the driver's labels."""
+    """Correlation of what the output shows with the driver's labels."""
     correlation_truth: dict[str, float]
     """The same of the true frames."""
     colours: dict[str, float]
     """Distance of skin, hair and background to the reference."""
     flicker: float
-    """Change of change between frames, relative to the truth's."""
+    """Second difference over time, relative to the truth's."""
 
 
 def psnr(output: Pictures, truth: Pictures) -> float:
@@ -46,7 +46,7 @@ def psnr(output: Pictures, truth: Pictures) -> float:
 
 
 def landmark_error(output: list[Reading | None], truth: list[Reading | None]) -> float:
-    """Mean distance of landmarks from the truth's, relative to the distance of the eyes."""
+    """Mean distance of landmarks from the truth's, relative to the distance between the eyes."""
     errors = [
         np.linalg.norm(seen.mesh[list(LANDMARKS), :2] - true.mesh[list(LANDMARKS), :2], axis=1).mean()
         / true.eye_distance

@@ -1,7 +1,7 @@
-"""Pictures with what training knows about them, and the face crops that the motion encoder is shown.
+"""Pictures with what training knows about them, and the face crops that the motion encoder sees.
 
 Crops repeat what inference does (docs/reference/streaming.md sections 3.1 and 5) for whole batches on the GPU.
-Boxes are jittered, so that the two kinds of boxes and their errors are all the same to the motion encoder.
+Boxes are jittered, so that the motion encoder does not depend on the kind of box, nor on its errors.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from personalive.engine.keypoints import BOX_AFTER, BOX_BEFORE, BOX_SCALE, HeadPose, pixels
+from personalive.engine.motion import HeadPose
+from personalive.engine.raster import BOX_AFTER, BOX_BEFORE, BOX_SCALE, pixels
 from personalive.types import RGBArray
 
 MESH_MARGIN = 1.1
 JITTER = 0.05
-"""Standard deviation of a box's place and size, relative to its side."""
+"""Standard deviation of a box's position and size, relative to its side."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Shots:
     boxes: Tensor
     """Face boxes in pixels, `[n, f, 4]`: left, top, right, bottom."""
     pose: HeadPose | None
-    """The `n·f` heads, people-major; None: nobody knows, ask the motion extractor."""
+    """The `n·f` heads, people-major; None: unknown, ask the motion extractor."""
     focus: Tensor | None
     """Places that must look right (eyes, mouth), `[n, f, p, 2]`, x and y in [-1, 1]; None: unknown."""
     expression: Tensor | None = None
@@ -48,7 +49,7 @@ class Shots:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] as uint8, shape as it is."""
+    """Pictures in [-1, 1] as uint8, in the same shape."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -64,7 +65,7 @@ def take_heads(pose: HeadPose, heads: Tensor) -> HeadPose:
 
 
 def mesh_boxes(landmarks: Tensor, size: int) -> Tensor:
-    """Boxes `[..., 4]` in pixels around landmarks `[..., p, 2]` in [-1, 1], as a face mesh would give them."""
+    """Boxes `[..., 4]` in pixels around landmarks `[..., p, 2]` in [-1, 1], as a face mesh would find them."""
     places = (landmarks * 0.5 + 0.5) * size
     low, high = places.amin(dim=-2), places.amax(dim=-2)
     half = (high - low).amax(dim=-1, keepdim=True) * (MESH_MARGIN / 2)
@@ -103,7 +104,7 @@ def crop_faces(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def focus_map(shots: Shots, shape: Sequence[int], strength: float) -> Tensor:
-    """`weight_map` of all shots `[n·f, 1, h, w]`; 1 everywhere where nobody knows what matters."""
+    """`weight_map` of all shots `[n·f, 1, h, w]`; 1 everywhere if it is unknown what matters."""
     if shots.focus is None:
         return torch.ones(len(shots.images.flatten(0, 1)), 1, *shape, device=shots.images.device)
     return weight_map(shots.focus.flatten(0, 1), shape, strength)
@@ -120,7 +121,7 @@ def weight_map(focus: Tensor, shape: Sequence[int], strength: float) -> Tensor:
 
 
 def roughen(images: Tensor, generator: Generator) -> Tensor:
-    """Small changes of brightness and noise, like a camera's and a codec's: images stay as they are in shape."""
+    """Small changes of brightness and noise, like a camera's and a codec's: the shape stays the same."""
     shape = (len(images), 1, 1, 1)
     device = images.device
     gain = 1 + 0.06 * torch.randn(shape, generator=generator, device=device)

@@ -1,4 +1,4 @@
-"""Where training examples come from: a protocol, and drawn people as its first form.
+"""Where training examples come from: a protocol, and drawn people as its first implementation.
 
 Every method is a function of its seed, so that a resumed run sees what the interrupted one would have seen.
 """
@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from personalive.config import RAMP
-from personalive.engine.keypoints import TRANSLATION_SCALE, HeadPose, ramp_weights
+from personalive.config import LEAD_IN
+from personalive.engine.motion import TRANSLATION_SCALE, HeadPose, lead_in_weights
 from personalive.training.avatars import (
     Identity,
     Motion,
@@ -26,11 +26,11 @@ from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots, mesh_boxes
 
 FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
-"""Pairs of landmarks whose middle must look right: both eyes, the mouth, the lips."""
+"""Pairs of landmarks whose midpoint must look right: both eyes, the mouth, the lips."""
 SIGNALS = ("blink", "gaze_x", "gaze_y", "brow", "mouth_open", "mouth_wide", "smile")
 """What an expression consists of."""
 CHUNK = 32
-"""Faces that are drawn at once: one shape, so that drawing is recorded once."""
+"""Faces that are drawn at once: always one shape, so that drawing is captured once."""
 
 
 class Clips(Protocol):
@@ -49,7 +49,7 @@ class Clips(Protocol):
 
 
 class Source(Protocol):
-    """Gives examples of (reference, driving, target)."""
+    """Makes examples of (reference, driving, target)."""
 
     labelled: bool
     """Whether heads come with exact poses."""
@@ -105,7 +105,7 @@ class Avatars:
         return AvatarClips(self, people, length, seed)
 
     def shots(self, identity: Identity, motion: Motion, frames: int) -> Shots:
-        """Draw B people in B poses, and give them as `[B / frames, frames]`."""
+        """Draw B people in B poses, as `[B / frames, frames]`."""
         landmarks = face_landmarks(identity, motion)
         focus = torch.stack([landmarks[:, list(pair)].mean(dim=1) for pair in FOCUS], dim=1)
         people = len(identity) // frames
@@ -139,7 +139,7 @@ class AvatarClips:
     """Drawn people in motion. The target's place follows the retargeting rule (docs/reference/model.md section 9.3)."""
 
     def __init__(self, source: Avatars, people: int, length: int, seed: int) -> None:
-        """Draw the references; frames are drawn when they are asked for."""
+        """Draw the references; frames are drawn on request."""
         generator = torch.Generator().manual_seed(seed)
         self.source, self.length, self.people = source, length, people
         device = source.device
@@ -157,13 +157,13 @@ class AvatarClips:
 
     def ramp(self) -> Tensor | None:
         """Pictures between the reference and the first target."""
-        weights = ramp_weights(self.source.device)
+        weights = lead_in_weights(self.source.device)
         values = {
             name: torch.lerp(getattr(self.rest, name)[:, None], getattr(self.track, name)[:, :1], weights)
             for name in vars(self.rest)
         }
-        pictures = self.source.draw(self.identity.repeat(RAMP), Motion(**values).flatten())
-        result: Tensor = pictures.unflatten(0, (self.people, RAMP))
+        pictures = self.source.draw(self.identity.repeat(LEAD_IN), Motion(**values).flatten())
+        result: Tensor = pictures.unflatten(0, (self.people, LEAD_IN))
         return result
 
     def frames(self, start: int, stop: int) -> tuple[Shots, Shots]:
@@ -207,7 +207,7 @@ def step_generator(device: torch.device, seed: int) -> Generator:
 
 
 def taken_over(track: Motion, rest: Motion) -> Motion:
-    """Tracks `[B, F]` as people take them over who begin at `rest` `[B]`: their size, and moves from there."""
+    """Tracks `[B, F]` as people who start at `rest` `[B]` follow them: with their own size, moving from there."""
     moved = {
         name: getattr(rest, name)[:, None] + TRANSLATION_SCALE * (getattr(track, name) - getattr(track, name)[:, :1])
         for name in ("translate_x", "translate_y")

@@ -1,6 +1,6 @@
 """The stages of training. A stage turns a step's number into losses; the loop in train.py does everything else.
 
-Two halves of a step are apart: what draws and prepares pictures, and the networks, which a GPU runs as a recording.
+A step has two halves: one draws and prepares pictures, the other runs the networks, on a GPU as a captured graph.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
 from personalive.training.recorded import Tensors
 from personalive.training.shots import focus_map, roughen
 from personalive.training.sources import Source, step_generator
 from personalive.training.trainee import Trainee
 
 FOCUS = 2.0
-"""Further weight of eyes and mouth in these stages."""
+"""Additional weight of eyes and mouth in these stages."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,16 @@ class Stage(Protocol):
         """Prepare the networks: train or eval mode."""
 
     def prepare(self, step: int, seed: int) -> Tensors:
-        """What a step works on, without gradient; `seed` differs between steps and processes."""
+        """The inputs of a step, without gradient; `seed` differs between steps and processes."""
 
     def compute(self, inputs: Tensors) -> Tensors:
-        """The networks' part, of what `prepare` gave alone: means by name, of which "loss" is minimised.
+        """The networks' part. It depends only on what `prepare` returned: means by name, of which "loss" is minimised.
 
-        What is no scalar goes to `take`, and to nobody else.
+        Results that are not scalars go to `take`, and nowhere else.
         """
 
     def take(self, results: Tensors) -> None:
-        """Keep of the results what later steps need."""
+        """Keep what later steps need of the results."""
 
     def end(self) -> None:
         """What follows the last step."""
@@ -69,7 +69,7 @@ class Stage(Protocol):
 
 
 class Stateless:
-    """A stage that keeps nothing between its steps, and whose batch norms count what they see."""
+    """A stage that keeps nothing between its steps, and whose batch norms update their statistics."""
 
     trains: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class Stateless:
 
 
 def picture_loss(output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """Error of pixels, absolute and squared, and of their differences to the next: the latter keeps edges sharp."""
+    """Error of pixels, absolute and squared, and of the differences to their neighbours, which keeps edges sharp."""
     error = output - target
     error = error.abs() + 4 * error * error
     across = ((output[..., 1:] - output[..., :-1]) - (target[..., 1:] - target[..., :-1])).abs()
@@ -100,7 +100,7 @@ def picture_loss(output: Tensor, target: Tensor, weight: Tensor | float = 1.0) -
 
 
 class VAEStage(Stateless):
-    """The image autoencoder, which bounds everything that follows."""
+    """The image autoencoder, which limits everything that follows."""
 
     name, rate = "vae", 1e-3
     trains: tuple[str, ...] = ("vae",)
@@ -128,11 +128,11 @@ class VAEStage(Stateless):
 
     @torch.no_grad()
     def end(self) -> None:
-        """Measure the latents, so that they get unit variance."""
+        """Measure the latents and scale them to unit variance."""
         super().end()
         images = self.source.portraits(64, seed=1_000_003).images.flatten(0, 1)
         vae = self.trainee.average["vae"]
-        means = [vae.encode(part).latent_dist.mean for part in images.split(32)]
+        means = [vae.encode(part)[0] for part in images.split(32)]
         self.trainee.set_latent_scale(1 / float(torch.cat(means).std()))
 
 
@@ -142,7 +142,7 @@ class DecoderStage(VAEStage):
     name, trains, rate = "decoder", ("vae.decoder", "vae.post_quant_conv"), 1e-3
 
     def begin(self) -> None:
-        """Nothing in it has statistics."""
+        """Nothing in it keeps statistics."""
 
     def prepare(self, step: int, seed: int) -> Tensors:
         shots = self.source.portraits(self.batch.pictures, seed)

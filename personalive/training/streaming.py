@@ -1,7 +1,7 @@
 """The stages over time: windows of 16 frames that move on call by call (docs/reference/streaming.md section 8).
 
-In the temporal stage every call starts from the truth at the noise levels of its slots; in the streaming stage from
-what the model itself made of it in the calls before, and the decoded picture counts, too.
+In the temporal stage every call starts from the ground truth at the noise levels of its slots. In the streaming stage
+it starts from what the model itself made in the calls before, and the decoded picture is part of the loss.
 """
 
 from dataclasses import dataclass, fields
@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.config import FRAMES, RAMP, SLOTS, WINDOW
-from personalive.engine import keypoints as kp
+from personalive.config import FRAMES, LEAD_IN, SLOTS, WINDOW
+from personalive.engine import motion as kp
+from personalive.engine import raster
 from personalive.engine import schedule as sampler
-from personalive.engine.keypoints import HeadPose
+from personalive.engine.motion import HeadPose
 from personalive.training.expression import face_crops
 from personalive.training.image_stage import FOCUS
 from personalive.training.recorded import Tensors
@@ -25,9 +26,9 @@ from personalive.training.trainee import Level, Trainee
 
 STEP = sampler.inner_steps(SLOTS)[0]
 SHORTEST, LONGEST = 4, 16
-"""Calls after which streams begin anew with other people."""
+"""Calls after which streams start again with other people."""
 KEYFRAME_SHARE = 0.15
-"""Part of the calls in which the model also sees a keyframe of the target."""
+"""Fraction of the calls in which the model also sees a keyframe of the target."""
 
 
 @dataclass
@@ -39,17 +40,17 @@ class Window:
     faces: Tensor
     """Face crops of the driver `[n, 16, 3, s, s]`."""
     share: Tensor
-    """How far tokens go from the reference's to those of `faces`, `[n, 16]`: below 1 in the ramp."""
+    """How far tokens go from the reference's to those of `faces`, `[n, 16]`: below 1 in the lead-in."""
     keypoints: Tensor
     """Of the target, `[n, 16, 21, 3]`."""
     known: Tensor
-    """1 where `clean` is true, 0 where nobody knows the truth, `[n, 16]`."""
+    """1 where `clean` is the truth, 0 where the truth is unknown, `[n, 16]`."""
     focus: Tensor
     """`[n, 16, p, 2]`"""
     last: Tensor
     """Target pictures of the newest four frames and of those before, `[n, 16, 3, S, S]` as bytes."""
     carried: Tensor
-    """Latents that the model handed on, `[n, 12, c, h, w]`."""
+    """Latents that the model carried over from the last call, `[n, 12, c, h, w]`."""
 
     def append(self, other: "Window") -> "Window":
         """Move on by the frames of `other`; `carried` stays."""
@@ -62,7 +63,7 @@ class Window:
 
 
 class StreamingStage:
-    """Both stages over time; `own` says whose latents a call starts from."""
+    """Both stages over time; `own` says which latents a call starts from."""
 
     trains: tuple[str, ...] = ("reference_unet", "denoising_unet", "motion_encoder", "pose_guider", "image_encoder")
 
@@ -77,7 +78,7 @@ class StreamingStage:
         """Train on the truth, or with `own` on the model's own outputs.
 
         Args:
-            found_poses: take poses as the motion extractor finds them, where labels would be known.
+            found_poses: use the poses that the motion extractor finds, even where labels are known.
         """
         self.trainee, self.source, self.batch, self.own = trainee, source, batch, own
         self.level = Level.of(STEP, trainee.device)
@@ -97,7 +98,7 @@ class StreamingStage:
     @torch.no_grad()
     def prepare(self, step: int, seed: int) -> Tensors:
         random = step_generator(self.trainee.device, seed)
-        # From the CPU: a number from the GPU would have to be waited for.
+        # On the CPU: reading a number from the GPU would wait for it.
         self._draw = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
         if self.clips is None:
             self._open(seed, random)
@@ -115,15 +116,15 @@ class StreamingStage:
             self.end()
 
     def _open(self, seed: int, random: torch.Generator) -> None:
-        """New people: the first window is the ramp and the first four frames."""
+        """New people: the first window is the lead-in and the first four frames."""
         self._seed, self._call = seed, 0
         self.clips = self._clips(seed)
         start = self._chunk(self.clips, 0, random)
         reference = self.trainee.latents(self.clips.reference.images.flatten(0, 1))
-        levels = sampler.ramp_timesteps(SLOTS) * len(reference)
-        base = reference.repeat_interleave(RAMP, 0)
+        levels = sampler.lead_in_timesteps(SLOTS) * len(reference)
+        base = reference.repeat_interleave(LEAD_IN, 0)
         noise = torch.randn(base.shape, generator=random, device=base.device)
-        carried = sampler.add_noise(base, noise, levels).unflatten(0, (len(reference), RAMP))
+        carried = sampler.add_noise(base, noise, levels).unflatten(0, (len(reference), LEAD_IN))
         self.window = self._lead(self.clips, start, carried).append(start)
 
     def _clips(self, seed: int) -> Clips:
@@ -155,22 +156,22 @@ class StreamingStage:
         )
 
     def _lead(self, clips: Clips, first: Window, carried: Tensor) -> Window:
-        """The 12 frames of the ramp (docs/reference/model.md section 9.3)."""
+        """The 12 frames of the lead-in (docs/reference/model.md section 9.3)."""
         people, device = len(first.clean), first.clean.device
         pictures = clips.ramp()
-        weights = kp.ramp_weights(device)
+        weights = kp.lead_in_weights(device)
         reference = self.trainee.pose(clips.reference)
         own = kp.project(reference)[:, None]
         target = first.keypoints[:, :1]
         keypoints = torch.lerp(own, target, weights[None, :, None, None])
-        known = torch.zeros(people, RAMP, device=device)
+        known = torch.zeros(people, LEAD_IN, device=device)
         if pictures is None:
-            pictures = clips.reference.images.expand(-1, RAMP, -1, -1, -1)
+            pictures = clips.reference.images.expand(-1, LEAD_IN, -1, -1, -1)
         else:
             known = known + 1
         return Window(
-            clean=self.trainee.latents(pictures.flatten(0, 1)).unflatten(0, (people, RAMP)),
-            faces=first.faces[:, :1].expand(-1, RAMP, -1, -1, -1),
+            clean=self.trainee.latents(pictures.flatten(0, 1)).unflatten(0, (people, LEAD_IN)),
+            faces=first.faces[:, :1].expand(-1, LEAD_IN, -1, -1, -1),
             share=weights.expand(people, -1),
             keypoints=keypoints,
             known=known,
@@ -195,10 +196,10 @@ class StreamingStage:
             "coefficients": self.level.coefficients,
             "faces": torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1))),
             "share": window.share,
-            "rasters": kp.draw(window.keypoints.flatten(0, 1), size, size),
+            "rasters": raster.draw(window.keypoints.flatten(0, 1), size, size),
         }
         if self._draw < KEYFRAME_SHARE:
-            # A keyframe is a finished frame: the truth, and as imperfect as the model's own are.
+            # A keyframe is a finished frame: the truth, made as imperfect as the model's own frames are.
             noise = torch.randn(portrait.shape, generator=random, device=portrait.device)
             inputs["keyframe"] = window.clean[:, 0] + 0.1 * noise
         if self.own:
@@ -228,18 +229,18 @@ class StreamingStage:
         """What the call starts from, `[n·16, c, h, w]`."""
         people = len(window.clean)
         noise = torch.randn(window.clean.shape, generator=random, device=portrait.device)
-        levels = STEP.timesteps[RAMP:] * people
-        new = sampler.add_noise(portrait.repeat_interleave(WINDOW, 0), noise[:, RAMP:].flatten(0, 1), levels)
+        levels = STEP.timesteps[LEAD_IN:] * people
+        new = sampler.add_noise(portrait.repeat_interleave(WINDOW, 0), noise[:, LEAD_IN:].flatten(0, 1), levels)
         if self.own or self._call == 0:
             old = window.carried
         else:
-            levels = STEP.timesteps[:RAMP] * people
-            old = sampler.add_noise(window.clean[:, :RAMP].flatten(0, 1), noise[:, :RAMP].flatten(0, 1), levels)
-            old = old.unflatten(0, (people, RAMP))
+            levels = STEP.timesteps[:LEAD_IN] * people
+            old = sampler.add_noise(window.clean[:, :LEAD_IN].flatten(0, 1), noise[:, :LEAD_IN].flatten(0, 1), levels)
+            old = old.unflatten(0, (people, LEAD_IN))
         return torch.cat((old, new.unflatten(0, (people, WINDOW))), dim=1).flatten(0, 1)
 
     def _tokens(self, faces: Tensor, share: Tensor) -> Tensor:
-        """Motion tokens of the window; in the ramp they come gradually from the reference's."""
+        """Motion tokens of the window; in the lead-in they move gradually away from the reference's."""
         people = len(share)
         own, driver = self.trainee.motion_tokens(faces).split((people, people * FRAMES))
         driver = driver.unflatten(0, (people, FRAMES))
@@ -267,7 +268,7 @@ class StreamingStage:
         return {"seed": self._seed, "call": self._call, "window": window}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Draw the same clips again and go on with the window."""
+        """Draw the same clips again and continue with the window."""
         self._seed, self._call = state["seed"], state["call"]
         if state["window"] is None:
             return
@@ -276,7 +277,7 @@ class StreamingStage:
 
 
 def _focus(shots: Shots) -> Tensor:
-    """Focus points, or the middle of the face box where nobody knows better."""
+    """Focus points, or the centre of the face box where they are unknown."""
     if shots.focus is not None:
         return shots.focus
     size = shots.images.shape[-1]

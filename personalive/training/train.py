@@ -3,7 +3,7 @@
     python -m personalive.training.train --out runs/demo --budget vae=200,extractor=60,image=300
     torchrun --nproc-per-node 4 -m personalive.training.train ...
 
-Budgets are seconds, or steps with `--steps`. A run that finds its own checkpoint under `--out` continues from it.
+Budgets are in seconds, or in steps with `--steps`. A run that finds its own checkpoint under `--out` continues from it.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from personalive.training.updates import Update
 
 STAGES = ("vae", "extractor", "expression", "image", "temporal", "streaming", "decoder")
 LOG_EVERY = 12
-"""Steps whose mean is one line of the metrics."""
+"""Steps that are averaged for one line of the metrics."""
 SAVE_EVERY = 150.0
 """Seconds between portable checkpoints within a stage."""
 
@@ -54,11 +54,11 @@ class Plan:
     seed: int = 0
     batch: Batch = field(default_factory=Batch)
     rates: float = 1.0
-    """Factor of all learning rates."""
+    """A factor on all learning rates."""
     local: bool = False
-    """Keep exact checkpoints, too."""
+    """Whether to keep exact checkpoints as well."""
     whole: bool = False
-    """The weights to start from are a finished model's, so its extractor finds poses."""
+    """Whether training starts from a finished model, whose extractor finds poses."""
 
 
 class Run:
@@ -157,7 +157,7 @@ class Run:
         return state["step"], state["elapsed"]
 
     def restore(self) -> bool:
-        """Continue from the checkpoints under `out`, the exact one if there is one; False if there is none.
+        """Continue from the checkpoints under `out`, preferably the exact one; False if there are none.
 
         Raises:
             WeightsError: a checkpoint is damaged.
@@ -170,19 +170,19 @@ class Run:
                     network.load_state_dict(state[kind][name])
             self.trainee.set_latent_scale(state["scale"])
             if len(state["run"].get("inner", [])) not in (0, self.processes.world):
-                raise WeightsError(f"the checkpoint {folder} is of a run with another number of processes")
+                raise WeightsError(f"the checkpoint {folder} comes from a run with another number of processes")
             self.done, self._resumed = list(state["done"]), state["run"] or None
         elif (folder / checkpoints.INDEX).exists():
             progress = checkpoints.load_portable(folder, self.trainee)
             self.done = list(progress["done"])
-            # The optimizer is new, so the stage's own steps begin again; the time that it had counts.
+            # The optimizer is new, so the stage's steps are counted from 0 again, but not its time.
             self._resumed = progress["run"] and {**progress["run"], "step": 0}
         else:
             return False
         return True
 
     def _save(self, current: tuple[Stage, torch.optim.Optimizer, int, float] | None) -> None:
-        """Portable, and exact where wanted. Every process takes part."""
+        """Write a portable checkpoint, and an exact one if wanted. Every process takes part."""
         self.saved = time.monotonic()
         self.trainee.keep_statistics()
         run: dict[str, Any] = {}
@@ -210,10 +210,10 @@ class Run:
 
 
 def parse_budgets(text: str) -> dict[str, float]:
-    """`vae=200,image=300` as numbers.
+    """Parse `vae=200,image=300`.
 
     Raises:
-        InputError: an unknown stage, or no number.
+        InputError: an unknown stage, or not a number.
     """
     budgets = {}
     for part in text.split(","):
@@ -230,30 +230,32 @@ def parse_budgets(text: str) -> dict[str, float]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m personalive.training.train", description="Train a model.")
     parser.add_argument(
-        "--preset", default="demo", choices=sorted(PRESETS), help="sizes of new networks; --start brings its own"
+        "--preset", default="demo", choices=sorted(PRESETS), help="sizes of new networks; --start has its own"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, metrics and samples")
     parser.add_argument("--budget", required=True, help="seconds per stage, e.g. vae=200,extractor=60,image=300")
-    parser.add_argument("--steps", action="store_true", help="budgets are steps, not seconds")
+    parser.add_argument("--steps", action="store_true", help="budgets are in steps, not seconds")
     parser.add_argument("--deadline", type=float, default=math.inf, help="seconds after which to save and stop")
     parser.add_argument("--start", help='weights to start from: "demo", "personalive", or a folder')
     parser.add_argument("--resume", type=Path, help="portable checkpoint to start from if --out has none")
-    parser.add_argument("--videos", type=Path, help="folder of videos to train on in place of drawn people")
+    parser.add_argument("--videos", type=Path, help="folder of videos to train on instead of drawn people")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
     parser.add_argument("--device", help="cuda or cpu; default: cuda if there is one")
     parser.add_argument("--no-average", action="store_true", help="save the weights, not their moving average")
     parser.add_argument("--no-preview", action="store_true", help="make no pictures at the end")
-    parser.add_argument("--exact", action="store_true", help="keep exact checkpoints, too")
+    parser.add_argument("--exact", action="store_true", help="keep exact checkpoints as well")
     parser.add_argument("--pictures", type=int, default=Batch.pictures, help="batch of the VAE and extractor stages")
-    parser.add_argument("--people", type=int, default=Batch.people, help="people in a step of the image stage")
+    parser.add_argument("--people", type=int, default=Batch.people, help="people per step of the image stage")
     parser.add_argument("--frames", type=int, default=Batch.frames, help="frames per person in the image stage")
-    parser.add_argument("--streams", type=int, default=Batch.streams, help="streams in the stages over time")
+    parser.add_argument(
+        "--streams", type=int, default=Batch.streams, help="streams per step of the temporal and streaming stages"
+    )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as the command line says."""
+    """The command."""
     args = _arguments(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -262,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     budgets = parse_budgets(args.budget)
     unlabelled = [stage for stage in ("extractor", "expression") if args.videos is not None and stage in budgets]
     if unlabelled:
-        raise InputError(f"nobody labelled the faces in --videos: leave {', '.join(unlabelled)} out of --budget")
+        raise InputError(f"the faces in --videos have no labels: leave {', '.join(unlabelled)} out of --budget")
     start = None if args.start is None else weights.resolve(args.start)
     whole = start is not None
     plan = Plan(args.out, budgets, args.steps, args.deadline, args.seed, batch, args.rate, args.exact, whole)

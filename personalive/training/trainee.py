@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from personalive.config import ModelConfig
 from personalive.engine import schedule as sampler
-from personalive.engine.keypoints import HeadPose, head_pose
+from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.preprocess import CLIP_MEAN, CLIP_STD
 from personalive.models import NETWORKS, build_network, cast
+from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.models.motion_extractor import MotionHeads
-from personalive.models.unet import ReferenceFeatures
 from personalive.training.flat import Chosen, FlatWeights
 from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots
 
 ENCODED_AT_ONCE = 16
-"""Pictures that the autoencoder's encoder takes in one go."""
+"""Pictures that the autoencoder's encoder takes at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Level:
     timesteps: Tensor
     """`[f]`"""
     coefficients: Tensor
-    """Those of `StepCoefficients`, `[4, f, 1, 1, 1]`."""
+    """The coefficients of `StepCoefficients`, `[4, f, 1, 1, 1]`."""
 
     @classmethod
     def of(cls, step: sampler.InnerStep, device: torch.device) -> "Level":
@@ -44,11 +44,11 @@ class Trainee:
     """All networks of a model in training."""
 
     def __init__(self, config: ModelConfig, device: torch.device, *, seed: int = 0, ema: bool = True) -> None:
-        """Build every network with fresh weights.
+        """Build every network with new weights.
 
         Args:
             config: any preset.
-            seed: of the fresh weights.
+            seed: of the new weights.
             ema: keep the moving average, which is what is saved; without it, the weights themselves are.
         """
         self.config, self.device = config, device
@@ -61,7 +61,7 @@ class Trainee:
             for network in self.networks.values():
                 network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.networks) if ema else self.networks
-        # bf16 where the device is fast at it. Places in pictures and statistics of batches need more digits.
+        # bf16 where the device is fast at it. Positions in pictures and statistics of batches need more digits.
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.working = self.networks
         if self.dtype != torch.float32:
@@ -85,7 +85,7 @@ class Trainee:
 
     @torch.no_grad()
     def keep_statistics(self) -> None:
-        """Copy what batch norms have counted to where weights are saved."""
+        """Copy the batch norms' statistics to where weights are saved."""
         if self.working is self.networks and self.average is self.networks:
             return
         for name in NETWORKS:
@@ -107,23 +107,22 @@ class Trainee:
     def autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
         vae = self.working["vae"]
-        parameters = vae.encode(self._take(images)).latent_dist.parameters.float()
-        mean, log_variance = parameters.chunk(2, dim=1)
+        mean, log_variance = (part.float() for part in vae.encode(self._take(images)))
         log_variance = log_variance.clamp(-30, 20)
-        output = vae.decode((mean + (0.5 * log_variance).exp() * noise).to(self.dtype)).sample
+        output = vae.decode((mean + (0.5 * log_variance).exp() * noise).to(self.dtype))
         return output.float(), mean, log_variance
 
     @torch.no_grad()
     def latents(self, images: Tensor) -> Tensor:
         """Images [n, 3, S, S] in [-1, 1] → scaled latents [n, c, h, w] without gradient."""
-        rest = -len(images) % ENCODED_AT_ONCE if images.is_cuda else 0  # one shape is recorded once
+        rest = -len(images) % ENCODED_AT_ONCE if images.is_cuda else 0  # a single shape is captured once
         parts = torch.cat((images, images[:1].expand(rest, -1, -1, -1))).split(ENCODED_AT_ONCE)
         mean = torch.cat([self._encode({"images": self._take(part)})["mean"] for part in parts])
         return mean[: len(images)] * self.config.vae.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents → images in [-1, 1]."""
-        image: Tensor = self.working["vae"].decode(self._take(latents / self.config.vae.scaling_factor)).sample
+        image: Tensor = self.working["vae"].decode(self._take(latents / self.config.vae.scaling_factor))
         return image.float()
 
     def heads(self, images: Tensor) -> MotionHeads:
@@ -161,26 +160,23 @@ class Trainee:
 
     def embed_image(self, clip_images: Tensor) -> Tensor:
         """`clip_images` → image embedding [n, 1, e]."""
-        embedding: Tensor = self.working["image_encoder"](clip_images.to(self.dtype)).image_embeds
-        return embedding[:, None]
+        embedding: Tensor = self.working["image_encoder"](clip_images.to(self.dtype))
+        return embedding
 
     def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
-        banks = self.working["reference_unet"](self._take(latents), embedding)
-        features: ReferenceFeatures = self.working["denoising_unet"].project_reference(banks, embedding)
-        return features
+        return ReferenceFeatures(embedding, (self.working["reference_unet"](self._take(latents), embedding),))
 
     def predict(
         self, noisy: Tensor, level: Level, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
     ) -> tuple[Tensor, Tensor]:
         """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
-        unet = self.working["denoising_unet"]
-        output = unet(self._take(noisy), unet.embed_time(level.timesteps), tokens, pose, [reference])
+        output = self.working["denoising_unet"](self._take(noisy), level.timesteps, tokens, pose, reference)
         coefficients = sampler.StepCoefficients(*level.coefficients.unbind(0))
         return sampler.denoise_step(noisy, output, coefficients, self.config.prediction_type)
 
     def _run_encoder(self, inputs: Tensors) -> Tensors:
-        return {"mean": self.working["vae"].encode(inputs["images"]).latent_dist.mean.float()}
+        return {"mean": self.working["vae"].encode(inputs["images"])[0].float()}
 
     def _run_extractor(self, inputs: Tensors) -> Tensors:
         return vars(head_pose(self.heads(inputs["images"])))
@@ -190,7 +186,7 @@ class Trainee:
 
 
 def _lower(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a network that computes in another dtype, except for what must not."""
+    """A copy of a network that computes in another dtype, except where it must not."""
     copied = cast(copy.deepcopy(network), dtype)
     for module in copied.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -15,7 +15,7 @@ from personalive.training.stages import Stage
 WARM_UP = 100
 """Steps over which the learning rate rises."""
 LEAST_RATE = 0.03
-"""Of the highest learning rate, at a stage's end."""
+"""Fraction of the highest learning rate at a stage's end."""
 CLIP = 1.0
 """Largest norm of a gradient."""
 EMA_DECAY = 0.998
@@ -35,10 +35,10 @@ class Update:
         self._gradients = Recorded("the gradients", self._run)
 
     def run(self, step: int, inputs: Tensors, progress: float, late: bool) -> tuple[float, bool, dict[str, float]]:
-        """Change the weights.
+        """Update the weights.
 
         Args:
-            step: of the stage.
+            step: within the stage.
             inputs: what the stage prepared.
             progress: how much of the stage's budget is spent, 0 to 1, as this process sees it.
             late: whether this process has to stop.
@@ -57,7 +57,7 @@ class Update:
         if math.isfinite(size):  # one bad batch must not end a run
             self._step(step, values[0])
         else:
-            log.warning("step %d of %s is left out: its gradient is not finite", step, self.stage.name)
+            log.warning("step %d of %s is skipped: its gradient is not finite", step, self.stage.name)
         return values[0], values[1] > 0, dict(zip(losses, values[2:], strict=True))
 
     def _run(self, inputs: Tensors) -> Tensors:

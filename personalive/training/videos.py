@@ -1,8 +1,8 @@
 """Videos of people as training examples: the same person is reference, driver and target.
 
-Nobody labels the frames: the motion extractor says where heads are, so it must be trained already (the published one,
-or that of a finished run), and the extractor stage needs drawn people. The driver's colours are changed, so that
-motion tokens do not learn to carry them.
+The frames have no labels. The motion extractor finds the heads, so it must be trained already (the published one, or
+that of a finished run), and the extractor stage needs drawn people. The driver's colours are changed, so that motion
+tokens do not learn to carry them.
 """
 
 import logging
@@ -22,7 +22,7 @@ from personalive.training.shots import Shots
 
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
 MAX_FRAMES = 1500
-"""Frames of one video that are kept in memory."""
+"""The most frames of one video that are kept in memory."""
 LEAST_FRAMES = 64
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class VideoFolder:
         """Read, crop to the middle square and look for faces; this takes a while.
 
         Raises:
-            InputError: no usable video is there.
+            InputError: there is no usable video.
         """
         self.size, self.device = size, device
         self.videos = [
@@ -56,7 +56,7 @@ class VideoFolder:
                     side = min(frame.shape[:2])
                     top, left = ((full - side) // 2 for full in frame.shape[:2])
                     square = np.ascontiguousarray(frame[top : top + side, left : left + side])
-                    box = tracker.follow(square)  # as it was filmed: small pictures hide faces
+                    box = tracker.follow(square)  # at the size it was filmed: in small pictures faces are missed
                     if box is None or len(frames) == MAX_FRAMES:
                         break
                     size = (self.size, self.size)
@@ -64,10 +64,10 @@ class VideoFolder:
                     frames.append(torch.from_numpy(picture).permute(2, 0, 1))
                     boxes.append(torch.tensor(box, dtype=torch.float32) * (self.size / side))
         except PersonaLiveError as error:
-            log.warning("%s is left out: %s", path, error)
+            log.warning("%s is skipped: %s", path, error)
             return []
         if len(frames) < LEAST_FRAMES:
-            message = "%s is left out: %d frames from its first on show a face, and %d are needed"
+            message = "%s is skipped: its first %d frames show a face, and %d are needed"
             log.warning(message, path, len(frames), LEAST_FRAMES)
             return []
         return [(torch.stack(frames), torch.stack(boxes))]
@@ -77,7 +77,7 @@ class VideoFolder:
         return self._pick(torch.Generator().manual_seed(seed), count, 1)
 
     def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
-        """Unrelated frames of a video each."""
+        """Unrelated frames, each group from one video."""
         generator = torch.Generator().manual_seed(seed)
         shots = self._pick(generator, people, frames + 1)
         target = Shots(shots.images[:, 1:], shots.boxes[:, 1:], None, None)
@@ -102,7 +102,7 @@ class VideoFolder:
 
 
 class VideoClips:
-    """A stretch of a video for each person; where a video is too short it goes back and forth."""
+    """A clip of a video for each person; where a video is too short it is played back and forth."""
 
     def __init__(self, source: VideoFolder, people: int, length: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -119,17 +119,17 @@ class VideoClips:
         self.reference = source.shots(last)
 
     def ramp(self) -> Tensor | None:
-        """Nobody filmed it."""
+        """Nothing is known of it."""
         return None
 
     def frames(self, start: int, stop: int) -> tuple[Shots, Shots]:
-        """The driver is the target in other colours."""
+        """The driver: the target in other colours."""
         target = self.source.shots([(images[start:stop], boxes[start:stop]) for images, boxes in self._rows])
         return recolour(target, torch.Generator().manual_seed(self._seed)), target
 
 
 def recolour(shots: Shots, generator: Generator) -> Shots:
-    """The same shots with the colours of each person mixed and scaled."""
+    """The same shots, with the colours of each person mixed and scaled."""
     people, device = len(shots.images), shots.images.device
     mix = torch.eye(3) + 0.25 * torch.randn(people, 3, 3, generator=generator)
     lift = 0.15 * torch.randn(people, 1, 3, 1, 1, generator=generator)

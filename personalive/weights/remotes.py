@@ -69,7 +69,7 @@ class HuggingFace:
         self._endpoint, self._token = endpoint, None if endpoint is None else False
 
     def listing(self, repository: str, revision: str, paths: Sequence[str]) -> Listing:
-        """What there is of these files, and perhaps of others. One without the protocol is asked as `FileServer`.
+        """What there is of these files, and perhaps of others. A mirror without the protocol counts as a `FileServer`.
 
         Raises:
             RevisionGoneError: there is no such revision.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from personalive.assets import DEMO_MODEL
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
 from personalive.weights.checksum_cache import ChecksumCache, check_file
@@ -19,7 +20,7 @@ from personalive.weights.source import DOWNLOAD_HINT, PUBLISHED, WeightsFile, We
 logger = logging.getLogger(__name__)
 
 DEMO = "demo"
-"""The name of the small model that is part of the repository."""
+"""The name of the small model that comes with the package."""
 
 
 def resolve(
@@ -47,7 +48,7 @@ def resolve(
     """
     if str(source) == PUBLISHED:
         return _from_hub((hub or Hub()).held(), config or ModelConfig(), dtype, download)
-    folder = demo_folder() if str(source) == DEMO else Path(source).expanduser()
+    folder = DEMO_MODEL if str(source) == DEMO else Path(source).expanduser()
     if not folder.is_dir():
         raise WeightsError(
             f"there is no folder {folder.absolute()}: give '{PUBLISHED}', '{DEMO}' or a folder with weights; "
@@ -56,11 +57,6 @@ def resolve(
     if (folder / CONFIG).exists():
         return _from_own_format(folder, str(source))
     return _from_published_layout(folder, config or ModelConfig())
-
-
-def demo_folder() -> Path:
-    """Where the small model is in a checkout of the repository."""
-    return Path(__file__).resolve().parents[2] / "weights" / "demo"
 
 
 def conversion_folder(hub: Hub, dtype: torch.dtype) -> Path:

@@ -19,7 +19,7 @@ BIG = replace(
     image_encoder=replace(SMALL.image_encoder, projection_dim=96),
     pose_guider=PoseGuiderConfig(channels=(8, 8, 16, 16), output_channels=96),
 )
-"""Its UNets' files have about 300 MB."""
+"""Its UNets' files are about 300 MB."""
 
 PROGRAM = """
 import json, sys
@@ -75,7 +75,7 @@ def test_peak_is_the_largest_file(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     peaks = json.loads(result.stdout)
-    # What is mapped of a file counts, besides what the model itself takes.
+    # Mapped parts of a file count, in addition to what the model itself takes.
     assert peaks["denoising_unet"] < sizes["denoising_unet"] + 60e6, "both of its files were held at once"
     assert peaks["reference_unet"] < sizes["reference_unet"] + 60e6
     assert max(peaks.values()) < max(sizes.values()) + 60e6

@@ -1,1 +1,1 @@
-"""The networks' layers with merged weights, for inference alone."""
+"""The networks' layers with merged weights, for inference only."""

@@ -43,7 +43,7 @@ class Animation:
             self._stream.reset()
 
     def reseed(self, seed: int) -> None:
-        """Begin anew with other noise."""
+        """Begin again with other noise."""
         stream = self._engine.open(seed)
         if self.has_portrait:
             stream.set_reference(self._reference)

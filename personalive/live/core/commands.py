@@ -7,7 +7,14 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
 
-from personalive.errors import PersonaLiveError
+from personalive.errors import InputError, PersonaLiveError
+
+MAX_WAITING = 32
+"""Commands of one session that wait at most: each takes the device's time and holds what it was asked with."""
+
+
+class SessionEndedError(PersonaLiveError):
+    """The session ended before it could do what was asked."""
 
 
 class Commands:
@@ -22,22 +29,32 @@ class Commands:
         return len(self._waiting)
 
     def add(self, command: Callable[[], Any]) -> "Future[Any]":
-        """Queue a command; after `end`, its promise fails at once."""
+        """Queue a command; after `end`, its promise fails at once.
+
+        Raises:
+            InputError: too many wait already.
+        """
         future: Future[Any] = Future()
         with self._lock:
             ended = self._ended
+            if len(self._waiting) >= MAX_WAITING:
+                raise InputError(
+                    f"{MAX_WAITING} changes of this session wait for the device already: send the next ones later"
+                )
             if ended is None:
                 self._waiting.append((command, future))
         if ended is not None:
-            future.set_exception(PersonaLiveError(ended))
+            future.set_exception(SessionEndedError(ended))
         return future
 
     def run_next(self, guard: Callable[[], AbstractContextManager[None]]) -> None:
-        """Run the oldest command under `guard`; its error goes to whoever asked."""
+        """Run the oldest command under `guard`; its error goes to the one who asked."""
         with self._lock:
             if not self._waiting:
                 return
             command, future = self._waiting.popleft()
+        if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+            return
         try:
             with guard():
                 result = command()
@@ -52,4 +69,5 @@ class Commands:
             self._ended = reason
             waiting, self._waiting = list(self._waiting), deque()
         for _, future in waiting:
-            future.set_exception(PersonaLiveError(reason))
+            if future.set_running_or_notify_cancel():
+                future.set_exception(SessionEndedError(reason))

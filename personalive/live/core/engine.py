@@ -19,8 +19,12 @@ class LiveStream(Protocol):
     motion_strength: float
     keyframe_threshold: float
 
+    @property
+    def frames_in(self) -> int:
+        """Driving frames that it has taken; a call that fails leaves this, and everything else, as it was."""
+
     def set_reference(self, reference: Any) -> None:
-        """Begin anew with this portrait."""
+        """Begin again with this portrait."""
 
     def swap_reference(self, reference: Any) -> None:
         """Go on with another portrait."""
@@ -43,7 +47,7 @@ class Engine(Protocol):
 
     @property
     def window(self) -> int:
-        """Frames that a call gives."""
+        """Frames that a call returns."""
 
     @property
     def delay_frames(self) -> int:
@@ -66,4 +70,7 @@ class Engine(Protocol):
         """Prepare driving frames: `window` of them, or fewer, between which motion is interpolated."""
 
     def advance(self, streams: Sequence[Any], driving: Sequence[Any]) -> list[RGBArray]:
-        """One call for several sessions: uint8 [window,H,W,3] for each."""
+        """One call for several sessions: uint8 [window,H,W,3] for each.
+
+        All or nothing: if it raises an error, none of the streams has moved, and it may be called again.
+        """

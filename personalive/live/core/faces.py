@@ -1,4 +1,4 @@
-"""Where the driver's face is, frame by frame, and what happens while it can not be seen."""
+"""Where the driver's face is, frame by frame, and what happens while it cannot be seen."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from personalive.types import Box, RGBArray
 
 LOST_AFTER = 4
-"""Frames in a row without a face before the client is told."""
+"""Frames in a row without a face before the client gets a message about it."""
 
 
 class Tracker(Protocol):
@@ -69,9 +69,9 @@ class MeshTracker:
     def _begun(self) -> Any:
         # Not before it is needed: a session is opened in the event loop, where nobody may wait for mediapipe.
         if self._mesh is None:
-            from mediapipe.python.solutions import face_mesh
+            from personalive.media.faces import load_mediapipe
 
-            self._mesh = face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
+            self._mesh = load_mediapipe().face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
         return self._mesh
 
 

@@ -25,7 +25,7 @@ class CameraFrame:
     captured: float
     """Seconds on the server's monotonic clock."""
     read: Callable[[], RGBArray]
-    """Gives the picture, uint8 [h,w,3]."""
+    """Returns the picture, uint8 [h,w,3]."""
     client_stamp: float | None = None
     """What the client wants to get back with the picture that this frame drives."""
 
@@ -65,7 +65,7 @@ class FrameRing:
             self.dropped += 1
 
     def take(self, most: int) -> list[CameraFrame]:
-        """Empty the ring and give its frames: if it has more than `most`, so many that are evenly spaced in time.
+        """Empty the ring and return its frames: if it has more than `most`, so many that are evenly spaced in time.
 
         The last of them is the newest.
         """
@@ -120,9 +120,9 @@ class Picture:
 class Playout:
     """Finished pictures waiting for their turn: shown at capture time plus a delay that adapts.
 
-    The model gives several pictures at once; showing each at its capture time plus the delay of the latest one gives
-    the driver's own rhythm back. The delay rises at once when a chunk is late and shrinks slowly afterwards. At most
-    one chunk waits behind the one that is being shown; the oldest give way, never the newest.
+    The model makes several pictures at once; showing each at its capture time plus the delay of the latest one restores
+    the driver's own rhythm. The delay rises at once when a chunk is late and shrinks slowly afterwards. At most
+    one chunk waits behind the one that is being shown; the oldest are dropped, never the newest.
     """
 
     def __init__(self, window: int) -> None:
@@ -200,7 +200,7 @@ class SenderClock:
     def captured(self, sent: float, arrived: float) -> float:
         """Capture time of a frame that the sender stamped `sent`, both in seconds; never later than its arrival."""
         offset = arrived - sent
-        if self._offset is None or abs(offset - self._offset) > 5.0:  # the sender's clock jumped: begin anew
+        if self._offset is None or abs(offset - self._offset) > 5.0:  # the sender's clock jumped: begin again
             self._offset = offset
         else:
             drift = SKEW_DRIFT * max(0.0, arrived - self._last)
@@ -229,4 +229,4 @@ def between(previous: float, captured: Sequence[float], count: int) -> list[tupl
 
 
 Message = dict[str, Any]
-"""What the client is told over the data channel or the socket: an object with a `type`."""
+"""What is sent to the client over the data channel or the socket: an object with a `type`."""

@@ -7,7 +7,7 @@ sessions later, and looks at every object of the process to find them: a tenth o
 import gc
 
 
-def set_apart_what_stays() -> None:
+def freeze_after_load() -> None:
     """Look no longer at modules and the model, once it is loaded; then `collect` takes milliseconds."""
     gc.unfreeze()
     gc.collect()  # the model before this one

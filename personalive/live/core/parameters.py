@@ -1,57 +1,46 @@
 """What a client may change while its session runs."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from personalive.errors import InputError
+from personalive.settings import MotionSettings, Surface, setting
+from personalive.settings.animation import MAX_FPS, MIN_FPS
 
-MAX_SEED = 2**63 - 1
+_live = partial(setting, on=Surface.LIVE)
 
 
-@dataclass(frozen=True)
-class Parameters:
+class Parameters(MotionSettings):
     """The settings of one session; checked when made.
 
     Raises:
         InputError: a value of the wrong kind or out of bounds.
     """
 
-    paused: bool = False
-    mirror: bool = False
-    """Flip the driver left to right, as a mirror does."""
-    fps: float = 60.0
-    """At most so many camera frames a second are looked at, 1–120."""
-    motion_strength: float = 1.0
-    """How far pose and expression go from the portrait's towards the driver's, 0–2."""
-    keyframe_threshold: float = 17.0
-    """Distance of motion tokens from which a finished frame is remembered, 0–1000."""
-    seed: int = 42
-    """Of the noise; a new one begins the animation anew."""
-
-    def __post_init__(self) -> None:
-        for name in ("paused", "mirror"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        _in_bounds("fps", self.fps, 1.0, 120.0)
-        _in_bounds("motion_strength", self.motion_strength, 0.0, 2.0)
-        _in_bounds("keyframe_threshold", self.keyframe_threshold, 0.0, 1000.0)
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"seed must be a whole number from 0 to {MAX_SEED}, not {self.seed!r}")
+    paused: bool = _live(False, "Stand still")
+    mirror: bool = _live(False, "Flip the driver left to right, as a mirror does")
+    fps: float = _live(
+        60.0,
+        "Camera frames a second that are looked at, at most",
+        low=MIN_FPS,
+        high=MAX_FPS,
+        step=1,
+        label="Driving frames/s",
+    )
 
     def updated(self, values: Mapping[str, Any]) -> "Parameters":
-        """These settings with some changed; names that are not known are left out, so that older clients go on working.
+        """These settings with some changed; None leaves one as it is.
+
+        Names that are not known are left out, so that older clients go on working.
 
         Raises:
             InputError: a value of the wrong kind or out of bounds.
         """
-        known = {field.name for field in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{name: value for name, value in values.items() if name in known})
+        known = {each.name for each in self.declared()}
+        return self.replace(**{name: value for name, value in values.items() if name in known and value is not None})
 
 
-def _in_bounds(name: str, value: Any, low: float, high: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high:
-        raise InputError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+class Changes(Parameters):
+    """What a client may send: parameters to change, and what to do. What is left out stays."""
+
+    reset_cache: bool = _live(False, "Forget the driver, keep the portrait")

@@ -31,11 +31,11 @@ class Chunk:
 class Preparation:
     """Prepares the frames of one session, one chunk at a time, in any thread."""
 
-    def __init__(self, engine: Engine, faces: FaceFinder | None, tell: Callable[[Message], None]) -> None:
-        """`tell` is called with what the client should know of its camera."""
+    def __init__(self, engine: Engine, faces: FaceFinder | None, send: Callable[[Message], None]) -> None:
+        """`send` is called with messages to the client about its camera."""
         self._engine = engine
         self._faces = faces
-        self._tell = tell
+        self._send = send
         self._face_was_visible = True
 
     def driving(self, frames: Sequence[CameraFrame], *, mirror: bool) -> Any:
@@ -44,15 +44,15 @@ class Preparation:
         for frame in frames:
             try:
                 images.append(self._seen(frame.read(), mirror))
-            except InputError as error:  # the whole chunk is left out: the next one comes soon
-                self._tell({"type": "message", "code": "bad_frame", "text": str(error)})
+            except InputError as error:  # the whole chunk is dropped: the next one comes soon
+                self._send({"type": "message", "code": "bad_frame", "text": str(error)})
                 return None
         if self._faces is None:
             return self._engine.driving(images, None)
         boxes = self._faces.boxes(images)
         if self._faces.visible != self._face_was_visible:
             self._face_was_visible = self._faces.visible
-            self._tell(FACE if self._face_was_visible else NO_FACE)
+            self._send(FACE if self._face_was_visible else NO_FACE)
         return None if boxes is None else self._engine.driving(images, boxes)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """Shares one device among the sessions: fair, batched when several are ready, none waiting for one that stalls.
 
 Two kinds of threads work for it. A few prepare frames (resize, find faces), each for one session at a time. One alone
-talks to the device: it runs a command or a call, for whoever has waited longest, together with the others that are
-ready.
+talks to the device: it runs a command or a call, for the session that has waited longest, together with the others
+that are ready.
 """
 
 import logging
@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from personalive.types import RGBArray
 
 logger = logging.getLogger(__name__)
 
+PREPARERS = 2
 CALLS = 256
 """Latest calls whose time is remembered."""
 
@@ -33,6 +34,15 @@ class Call:
     sessions: int
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What one session brings to a call."""
+
+    session: Session
+    stream: LiveStream
+    driving: Any
+
+
 class Scheduler:
     """Drives sessions over one engine until it is stopped."""
 
@@ -41,10 +51,17 @@ class Scheduler:
         engine: Engine,
         *,
         max_batch: int = 1,
-        preparers: int = 2,
+        pool: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Work for `engine` with at most `max_batch` sessions in a call, and `preparers` threads beside it."""
+        """Work for `engine`.
+
+        Args:
+            engine: the model.
+            max_batch: sessions in one call, at most.
+            pool: where frames are prepared; default: two threads.
+            clock: seconds, as for the sessions.
+        """
         self.calls: deque[Call] = deque(maxlen=CALLS)
         self.call_count = 0
         self.call_seconds = 0.0
@@ -53,18 +70,19 @@ class Scheduler:
         self._max_batch = max_batch
         self._clock = clock
         self._sessions: dict[str, Session] = {}
+        """In the order of their turns: the one that has waited longest comes first."""
         self._changed = threading.Condition()
         self._stopped = False
         self._free_at = 0.0
         self._expected: dict[int, float] = {}
-        self._pool = ThreadPoolExecutor(preparers, thread_name_prefix="live-prepare")
+        self._pool = pool or ThreadPoolExecutor(PREPARERS, thread_name_prefix="live-prepare")
         self._threads = [
             threading.Thread(target=self._run_device, name="live-device", daemon=True),
             threading.Thread(target=self._run_preparing, name="live-coordinate", daemon=True),
         ]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Begin to work in threads of its own."""
         for thread in self._threads:
             thread.start()
 
@@ -99,10 +117,10 @@ class Scheduler:
             with self._changed:
                 if self._stopped:
                     return
-                self._changed.wait(self._start_preparing())
+                self._changed.wait(self.prepare_due())
 
-    def _start_preparing(self) -> float | None:
-        """Start what is due; give the seconds until something else is, None if nothing is in sight."""
+    def prepare_due(self) -> float | None:
+        """Start what is due; return the seconds until something else is, None if nothing is in sight."""
         now, wait = self._clock(), None
         for session in self._sessions.values():
             due = session.prepare_at(self._free_at)
@@ -128,22 +146,28 @@ class Scheduler:
                     self._changed.wait()
                 if self._stopped:
                     return
-                commanding = self._longest_waiting([each for each in self._sessions.values() if each.has_command])
-                calling = self._longest_waiting([each for each in self._sessions.values() if each.has_chunk])
-            # One command, then one call: a burst of portraits delays nobody by more than one of them.
-            for session in commanding[:1]:
-                session.run_command()
-            self._call(calling[: self._max_batch])
+            self.work()
+
+    def work(self) -> None:
+        """One command, then one call: a burst of portraits delays nobody by more than one of them."""
+        with self._changed:
+            commanding = [each for each in self._sessions.values() if each.has_command]
+            calling = [each for each in self._sessions.values() if each.has_chunk]
+        for session in commanding[:1]:
+            session.run_command()
+            self._had_its_turn(session)
+        self._call(calling[: self._max_batch])
 
     def _has_work(self) -> bool:
         return any(session.has_command or session.has_chunk for session in self._sessions.values())
 
-    @staticmethod
-    def _longest_waiting(sessions: list[Session]) -> list[Session]:
-        return sorted(sessions, key=lambda session: session.last_served)
+    def _had_its_turn(self, session: Session) -> None:
+        with self._changed:
+            if session.identifier in self._sessions:
+                self._sessions[session.identifier] = self._sessions.pop(session.identifier)
 
     def _call(self, sessions: Sequence[Session]) -> None:
-        began: list[tuple[Session, LiveStream, Any]] = []
+        began: list[_Work] = []
         for session in sessions:
             try:
                 call = session.begin_call()
@@ -151,35 +175,43 @@ class Scheduler:
                 self._fail(session, error)
                 continue
             if call is not None:
-                began.append((session, *call))
+                began.append(_Work(session, *call))
         if began:
             self._advance(began)
 
-    def _advance(self, calls: Sequence[tuple[Session, LiveStream, Any]]) -> None:
+    def _advance(self, calls: Sequence[_Work]) -> None:
+        frames_before = [each.stream.frames_in for each in calls]
         started = self._clock()
         self._free_at = started + self._expected.get(len(calls), 0.0)
         try:
             with self._engine.guard():
-                images = self._engine.advance([stream for _, stream, _ in calls], [driving for _, _, driving in calls])
+                images = self._engine.advance([each.stream for each in calls], [each.driving for each in calls])
         except Exception as error:
-            self._after_failure(calls, error)
+            self._after_failure(calls, frames_before, error)
             return
         finally:
             self._free_at = 0.0
         self._measure(self._clock() - started, len(calls))
-        self._deliver([session for session, _, _ in calls], images)
+        self._deliver([each.session for each in calls], images)
 
-    def _after_failure(self, calls: Sequence[tuple[Session, LiveStream, Any]], error: Exception) -> None:
-        """Find out whose fault it was: the others' animation goes on."""
+    def _after_failure(self, calls: Sequence[_Work], frames_before: Sequence[int], error: Exception) -> None:
+        """Find out whose fault it was: the others' animation goes on.
+
+        A stream that has taken its frames all the same is not given them again: that would move its driver twice.
+        """
         if len(calls) == 1:
-            self._fail(calls[0][0], error)
+            self._fail(calls[0].session, error)
             return
         logger.warning("a call for %d sessions failed (%s); each is tried alone", len(calls), error)
-        for call in calls:
-            self._advance([call])
+        for call, frames in zip(calls, frames_before, strict=True):
+            if call.stream.frames_in == frames:
+                self._advance([call])
+            else:
+                self._fail(call.session, error)
 
     def _deliver(self, sessions: Sequence[Session], images: Sequence[RGBArray]) -> None:
         for session, pictures in zip(sessions, images, strict=True):
+            self._had_its_turn(session)
             try:
                 session.end_call(pictures)
             except Exception as error:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 from personalive.errors import InputError
 from personalive.live.core.animation import Animation
@@ -21,12 +21,10 @@ from personalive.live.core.preparation import Chunk, Preparation
 from personalive.live.core.stamps import Stamps
 from personalive.live.core.statistics import SessionStatistics
 from personalive.live.core.subscription import Subscription, Subscriptions
-from personalive.types import RGBArray
-
-Latency = Literal["low", "balanced"]
+from personalive.types import Latency, RGBArray
 
 PATIENCE = 0.3
-"""Seconds that a chunk waits for a slow camera before it makes do with fewer frames."""
+"""Seconds that a chunk waits for a slow camera before it is made of fewer frames."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
 
@@ -50,11 +48,10 @@ class Session:
         self.wake: Callable[[], None] = lambda: None
         """Called when the scheduler has something to do; set by it."""
         self.on_message: Callable[[Message], None] = lambda message: None
-        """Called with what the client is to be told, from any thread."""
+        """Called with messages to the client, from any thread."""
         self.on_closed: Callable[[str | None], None] = lambda reason: None
         """Called once, with the error that ended the session or None."""
         self.last_frame = clock()
-        self.last_served = 0.0
         self.prepare_seconds = 0.0
         self._engine = engine
         self._latency = latency
@@ -71,7 +68,7 @@ class Session:
         self._stamps = Stamps(engine.window, engine.delay_frames)
         self._closed = False
 
-    # ---- what the doors call ----
+    # ---- what connections and the hub call ----
 
     @property
     def closed(self) -> bool:
@@ -100,9 +97,14 @@ class Session:
             self._ring.add(frame)
         self.wake()
 
-    def subscribe(self, on_ready: Callable[[], None]) -> Subscription:
-        """A reader of the pictures from now on; `on_ready` may be called from any thread."""
-        return self._subscriptions.add(on_ready)
+    def subscribe(self, on_ready: Callable[[], None], *, counts: bool = True) -> Subscription:
+        """A reader of the pictures from now on.
+
+        Args:
+            on_ready: called when there is something new, from any thread.
+            counts: whether what it shows and drops counts in the session's figures; a viewer's does not.
+        """
+        return self._subscriptions.add(on_ready, counts=counts)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a reader."""
@@ -112,21 +114,22 @@ class Session:
         """Change parameters, and reset with `reset_cache: true`.
 
         Raises:
-            InputError: a value of the wrong kind or out of bounds; nothing was changed.
+            InputError: a value of the wrong kind or out of bounds, or too many changes wait for the device; nothing was
+                changed.
         """
         reset = values.get("reset_cache", False)
         if not isinstance(reset, bool):
             raise InputError(f"reset_cache must be true or false, not {reset!r}")
-        with self._lock:
-            before, self.parameters = self.parameters, self.parameters.updated(values)
-            after = self.parameters
-            if before.paused != after.paused:
-                self._begin_anew()
-        if before.seed != after.seed:
-            self._submit_anew(lambda: self._animation.reseed(after.seed))
+        after = self.parameters.updated(values)
+        if after.seed != self.parameters.seed:
+            self._submit_and_start_over(lambda: self._animation.reseed(after.seed))
         elif reset:
             self.reset()
-        return after
+        with self._lock:
+            before, self.parameters = self.parameters, self.parameters.updated(values)
+            if before.paused != self.parameters.paused:
+                self._start_over()
+            return self.parameters
 
     def open_stream(self) -> "Future[None]":
         """Make the state on the device."""
@@ -147,7 +150,7 @@ class Session:
 
     def reset(self) -> "Future[None]":
         """Forget the driver, keep the portrait."""
-        return self._submit_anew(self._animation.reset)
+        return self._submit_and_start_over(self._animation.reset)
 
     def snapshot(self) -> "Future[dict[str, Any]]":
         """The temporal state of the animation."""
@@ -155,16 +158,20 @@ class Session:
 
     def resume(self, state: dict[str, Any]) -> "Future[None]":
         """Continue from a temporal state."""
-        return self._submit_anew(lambda: self._animation.resume(state, self.parameters.seed))
+        return self._submit_and_start_over(lambda: self._animation.resume(state, self.parameters.seed))
 
     def submit(self, command: Callable[[], Any]) -> "Future[Any]":
-        """Run a command in the device's thread between two calls, in the order of submission."""
+        """Run a command in the device's thread between two calls, in the order of submission.
+
+        Raises:
+            InputError: too many wait already.
+        """
         future = self._commands.add(command)
         self.wake()
         return future
 
     def close(self, error: str | None = None) -> None:
-        """End the session; `error` is what the client is told. Calls after the first do nothing."""
+        """End the session; `error` is sent to the client. Calls after the first do nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -240,11 +247,11 @@ class Session:
 
     @property
     def dropped(self) -> tuple[int, int]:
-        """Camera frames and finished pictures that were left out so far."""
+        """Camera frames and finished pictures that were dropped so far."""
         return self._ring.dropped, self._subscriptions.dropped
 
     def run_command(self) -> None:
-        """Run the oldest command (the device's thread); its error goes to whoever asked."""
+        """Run the oldest command (the device's thread); its error goes to the one who asked."""
         self._commands.run_next(self._engine.guard)
 
     def begin_call(self) -> tuple[LiveStream, Any] | None:
@@ -255,8 +262,9 @@ class Session:
                 return None
             stream = self._animation.stream(self.parameters.seed)
             for name in ("motion_strength", "keyframe_threshold"):
-                if getattr(stream, name) != getattr(self.parameters, name):  # what is set again is copied again
-                    setattr(stream, name, getattr(self.parameters, name))
+                value = getattr(self.parameters, name)
+                if value not in (None, getattr(stream, name)):  # None: the model's; what is set again is copied again
+                    setattr(stream, name, value)
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 
@@ -265,7 +273,6 @@ class Session:
         now = self._clock()
         with self._lock:
             pictures = self._stamps.leave(images)
-            self.last_served = now
             self.statistics.made(len(pictures))
         self._subscriptions.push(pictures, now)
 
@@ -275,17 +282,17 @@ class Session:
         self._preparation.close()
         self._animation.free()
 
-    def _submit_anew(self, command: Callable[[], None]) -> "Future[None]":
+    def _submit_and_start_over(self, command: Callable[[], None]) -> "Future[None]":
         """A command after which nothing counts that was under way."""
 
         def run() -> None:
             command()
             with self._lock:
-                self._begin_anew()
+                self._start_over()
 
         return self.submit(run)
 
-    def _begin_anew(self) -> None:
+    def _start_over(self) -> None:
         """Old frames and pictures no longer count; the caller holds the lock."""
         self._epoch += 1
         self._ring.clear()

@@ -1,4 +1,4 @@
-"""Which camera frame drove which picture: the model gives its pictures some frames later."""
+"""Which camera frame drove which picture: the model returns its pictures some frames later."""
 
 import math
 from collections import deque
@@ -8,7 +8,7 @@ from personalive.live.core.frames import CameraFrame, Picture, between, evenly_b
 from personalive.types import RGBArray
 
 GAP_FRAMES, GAP_SECONDS = 3, 0.3
-"""A pause of the camera so many of its intervals and seconds long is one after which motion begins anew."""
+"""A pause of the camera so many of its intervals and seconds long is one after which motion begins again."""
 ASSUMED_INTERVAL, LONGEST_INTERVAL = 0.04, 2.0
 """Seconds between camera frames: until two of them have come, and the most that is believed."""
 

@@ -1,6 +1,5 @@
 """The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
 
-import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
@@ -8,15 +7,19 @@ from fastapi import APIRouter, Body, Depends, Path, Request, Response
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import MAX_PICTURE, given_token
+from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
-from personalive.live.hub.entries import Entry
+from personalive.live.hub.connections import watched
+from personalive.live.hub.entries import Entry, SessionState, UnknownSessionError
 from personalive.live.hub.hub import Hub
-from personalive.live.hub.loader import PIPELINE, LoadParameters
+from personalive.live.hub.loader import PIPELINE
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
 
 router = APIRouter()
-SessionId = Annotated[str, Path(max_length=64, description="What opening the session gave")]
+COOKIE_SECONDS = 365 * 86400
+SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned")]
+WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the one who is watched")]
 
 KINDS = ("image/jpeg", "image/png", "image/webp")
 PICTURE_BODY = {
@@ -32,7 +35,7 @@ def _problems(**reasons: str) -> dict[int | str, dict[str, Any]]:
     return {int(code[1:]): {"model": schemas.Problem, "description": reason} for code, reason in reasons.items()}
 
 
-UNKNOWN = _problems(_404="No such session")
+UNKNOWN = _problems(_403="Another client's session", _404="No such session")
 NO_PICTURE = _problems(_400="Not loaded, empty, no picture, or no face in it", _413="The picture is too large")
 
 
@@ -43,18 +46,18 @@ def hub_of(request: Request) -> Hub:
 
 
 def client_of(request: Request, response: Response) -> Client:
-    """Whoever sends a request; one without a cookie is given one."""
+    """The sender of a request; one without a cookie is given one."""
     address = request.client.host if request.client else "unknown"
-    cookie = request.cookies.get(COOKIE)
+    cookie, token = request.cookies.get(COOKIE), given_token(request.headers)
     if cookie:
-        return Client.known(cookie, address)
-    return Client.new(give_cookie(request, response), given_token(request.headers), address)
+        return Client.known(cookie, address, token)
+    return Client.new(give_cookie(request, response), token, address)
 
 
 def give_cookie(request: Request, response: Response) -> str:
-    """Give a client a cookie by which it is known again."""
-    cookie = new_cookie()
-    response.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    """Give a client a cookie by which it is known again, also after its browser was closed: its watch id stays."""
+    cookie, secure = new_cookie(), request.url.scheme == "https"
+    response.set_cookie(COOKIE, cookie, COOKIE_SECONDS, httponly=True, samesite="strict", secure=secure)
     return cookie
 
 
@@ -62,11 +65,18 @@ HubOf = Annotated[Hub, Depends(hub_of)]
 ClientOf = Annotated[Client, Depends(client_of)]
 
 
+def own_entry(session_id: SessionId, hub: HubOf, client: ClientOf) -> Entry:
+    """The session of a call's path; the client must be the one that may control it."""
+    return hub.find(session_id, client)
+
+
+OwnEntry = Annotated[Entry, Depends(own_entry)]
+
+
 @router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
 async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswer:
     """Load the pipeline in the background."""
-    wanted = request.load_params
-    return schemas.MessageAnswer(message=hub.load(LoadParameters(wanted.width, wanted.height, wanted.seed)))
+    return schemas.MessageAnswer(message=hub.load(request.load_params))
 
 
 @router.get("/api/v1/pipeline/status", response_model_exclude_none=True)
@@ -90,10 +100,10 @@ async def pipeline_schemas() -> dict[str, Any]:
             PIPELINE: {
                 "id": PIPELINE,
                 "name": "PersonaLive",
-                "description": "A portrait that takes over the movements of a face in front of a camera",
+                "description": "A portrait that is driven by a face in front of a camera",
                 "requires_reference_image": True,
-                "config_schema": schemas.LoadParams.model_json_schema(),
-                "parameters_schema": schemas.ParametersRequest.model_json_schema(),
+                "config_schema": LOAD_SCHEMA,
+                "parameters_schema": PARAMETERS_SCHEMA,
             }
         }
     }
@@ -110,22 +120,22 @@ async def set_reference(request: Request, hub: HubOf, client: ClientOf) -> schem
 @router.get("/api/v1/webrtc/ice-servers")
 async def ice_servers(hub: HubOf) -> schemas.IceServersAnswer:
     """Servers that help browsers to connect."""
-    return schemas.IceServersAnswer(iceServers=[each.to_dict() for each in hub.options.ice_servers])
+    return schemas.IceServersAnswer(iceServers=_ice_servers(hub))
+
+
+def _ice_servers(hub: Hub) -> list[dict[str, str]]:
+    return [each.to_dict() for each in hub.options.ice_servers]
 
 
 @router.post(
     "/api/v1/webrtc/offer",
-    responses=_problems(_400="Bad SDP or parameters", _404="No such session", _503="Full, or not loaded"),
+    responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _503="Full, or not loaded")},
 )
 async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
-    """Connect by WebRTC: opens a session, goes on with one, or looks at one."""
-    if request.watch is not None:
-        entry = hub.find(request.watch)
-        sdp = await _watching(hub, entry, request.sdp)
-        return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
+    """Connect by WebRTC: opens a session, or goes on with one."""
     parameters = request.initialParameters or {}
     if request.sessionId:
-        entry = hub.find(request.sessionId)
+        entry = hub.find(request.sessionId, client)
         entry.session.change(parameters)
     else:
         entry = await hub.open(client, parameters)
@@ -137,7 +147,7 @@ async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
     peer = Peer(hub, entry, viewer=False)
     try:
         answer = await peer.answer(sdp)
-        hub.attach(entry, peer)
+        hub.connections.attach(entry, peer)
     except BaseException:
         if fresh:
             entry.session.close("the offer could not be used")
@@ -146,90 +156,109 @@ async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
     return answer
 
 
-async def _watching(hub: Hub, entry: Entry, sdp: str) -> str:
+@router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
+async def candidates(entry: OwnEntry, request: schemas.CandidatesRequest) -> None:
+    """Name more addresses under which the client may be reached."""
+    if isinstance(entry.transport, Peer):
+        await entry.transport.add_candidates([each.model_dump() for each in request.candidates])
+
+
+@router.get("/api/v1/watch")
+async def own_watch_id(client: ClientOf) -> schemas.WatchIdAnswer:
+    """The id by which others can watch this client's sessions; always the same for one cookie."""
+    return schemas.WatchIdAnswer(watchId=client.watch_id, page=f"/embed?watch={client.watch_id}")
+
+
+@router.get("/api/v1/watch/{watch_id}", response_model_exclude_none=True)
+async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
+    """Whether there is something to watch now. Needs no token: the id, which cannot be guessed, is enough."""
+    if watched(hub.entries.values(), watch_id) is None:
+        return schemas.WatchAnswer(live=False)
+    return schemas.WatchAnswer(live=True, iceServers=_ice_servers(hub))
+
+
+@router.post(
+    "/api/v1/watch/{watch_id}/offer",
+    responses=_problems(_400="Bad SDP", _404="Nothing to watch now", _503="Enough viewers watch already"),
+)
+async def watch(watch_id: WatchId, hub: HubOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
+    """Watch by WebRTC. Needs no token: the id, which cannot be guessed, is enough."""
+    entry = watched(hub.entries.values(), watch_id)
+    if entry is None:
+        raise UnknownSessionError("there is nothing to watch now: ask again later")
     peer = Peer(hub, entry, viewer=True)
     try:
-        hub.watch(entry, peer)
-        return await peer.answer(sdp)
+        hub.connections.watch(entry, peer)
+        return schemas.WatchOfferAnswer(sdp=await peer.answer(request.sdp), type="answer")
     except BaseException:
         await peer.close()
         raise
-
-
-@router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
-async def candidates(session_id: SessionId, hub: HubOf, request: schemas.CandidatesRequest) -> None:
-    """Name more addresses under which the client may be reached."""
-    peer = hub.find(session_id).transport
-    if isinstance(peer, Peer):
-        await peer.add_candidates([each.model_dump() for each in request.candidates])
 
 
 @router.post("/api/v1/sessions", status_code=201, responses=_problems(_400="Bad parameters", _503="No room"))
 async def create_session(
     hub: HubOf,
     client: ClientOf,
-    parameters: Annotated[schemas.ParametersRequest, Body()] = schemas.ParametersRequest(),  # noqa: B008
+    parameters: Annotated[ParameterChanges, Body(default_factory=dict)],
 ) -> schemas.SessionAnswer:
     """Open a session before connecting to it."""
-    entry = await hub.open(client, parameters.given())
+    entry = await hub.open(client, parameters)
     return _described(entry)
 
 
 @router.get("/api/v1/sessions/{session_id}", responses=UNKNOWN)
-async def session(session_id: SessionId, hub: HubOf) -> schemas.SessionAnswer:
+async def session(entry: OwnEntry) -> schemas.SessionAnswer:
     """Settings and figures of a session."""
-    return _described(hub.find(session_id))
+    return _described(entry)
 
 
 @router.delete("/api/v1/sessions/{session_id}", status_code=204, responses=UNKNOWN)
-async def close_session(session_id: SessionId, hub: HubOf) -> None:
+async def close_session(entry: OwnEntry) -> None:
     """End a session."""
-    hub.close(session_id)
+    entry.session.close()
 
 
 @router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
-async def replace_reference(request: Request, session_id: SessionId, hub: HubOf) -> schemas.ReferenceAnswer:
+async def replace_reference(request: Request, entry: OwnEntry, hub: HubOf) -> schemas.ReferenceAnswer:
     """Show another portrait; movement goes on."""
-    hub.find(session_id)
-    await hub.replace_portrait(session_id, await request.body())
+    await hub.replace_portrait(entry.session, await request.body())
     return schemas.ReferenceAnswer(success=True, message="the portrait is set")
 
 
 @router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})
-async def change_parameters(session_id: SessionId, hub: HubOf, request: schemas.ParametersRequest) -> dict[str, Any]:
-    """Change settings; gives all of them."""
-    return dataclasses.asdict(hub.find(session_id).session.change(request.given()))
+async def change_parameters(entry: OwnEntry, changes: ParameterChanges) -> dict[str, Any]:
+    """Change settings; returns all of them."""
+    return entry.session.change(changes).given()
 
 
 @router.post("/api/v1/sessions/{session_id}/pause", responses=UNKNOWN)
 async def pause(
-    session_id: SessionId,
-    hub: HubOf,
+    entry: OwnEntry,
     request: Annotated[schemas.PauseRequest, Body()] = schemas.PauseRequest(),  # noqa: B008
 ) -> schemas.MessageAnswer:
     """Stand still, or go on with `paused: false`."""
-    hub.find(session_id).session.change({"paused": request.paused})
+    entry.session.change({"paused": request.paused})
     return schemas.MessageAnswer(message="the session is paused" if request.paused else "the session goes on")
 
 
 @router.post("/api/v1/sessions/{session_id}/reset", responses=UNKNOWN)
-async def reset(session_id: SessionId, hub: HubOf) -> schemas.MessageAnswer:
-    """Forget the driver and begin anew from the portrait."""
-    hub.find(session_id).session.change({"reset_cache": True})
-    return schemas.MessageAnswer(message="the session begins anew")
+async def reset(entry: OwnEntry) -> schemas.MessageAnswer:
+    """Forget the driver and begin again from the portrait."""
+    entry.session.change({"reset_cache": True})
+    return schemas.MessageAnswer(message="the session begins again")
 
 
 @router.post("/api/v1/sessions/{session_id}/snapshot", responses={**UNKNOWN, **_problems(_400="No portrait yet")})
-async def snapshot(session_id: SessionId, hub: HubOf) -> schemas.MessageAnswer:
+async def snapshot(entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
     """Remember the temporal state of the animation for this client; the last one counts."""
-    await hub.snapshot(session_id)
-    return schemas.MessageAnswer(message="the state is kept until the model is loaded anew")
+    await hub.snapshot(entry)
+    return schemas.MessageAnswer(message="the state is kept until the model is loaded again")
 
 
 @router.post("/api/v1/sessions/{session_id}/resume", responses={**UNKNOWN, **_problems(_400="No snapshot")})
-async def resume(session_id: SessionId, hub: HubOf) -> schemas.MessageAnswer:
+async def resume(entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
     """Continue from the client's snapshot, in this or another session."""
-    await hub.resume(session_id)
+    await hub.resume(entry)
     return schemas.MessageAnswer(message="the session goes on from the kept state")
 
 
@@ -254,7 +283,8 @@ async def metrics(request: Request) -> Response:
 def _described(entry: Entry) -> schemas.SessionAnswer:
     return schemas.SessionAnswer(
         sessionId=entry.session.identifier,
-        connected=entry.transport is not None,
-        parameters=dataclasses.asdict(entry.session.parameters),
+        state=entry.state.value,
+        connected=entry.state is SessionState.CONNECTED,
+        parameters=entry.session.parameters.given(),
         stats=session_figures(entry.session),
     )

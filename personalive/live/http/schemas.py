@@ -4,25 +4,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP
-from personalive.live.core.parameters import MAX_SEED
+from personalive.live.http.settings import LoadParams
+from personalive.live.hub.loader import LoadParameters
 
 EXAMPLE_SDP = "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n…"
-
-
-class LoadParams(BaseModel):
-    """Size of the output and seed of the noise; what else a client sends is left out."""
-
-    width: int | None = Field(default=None, ge=MIN_SIZE, le=MAX_SIZE, multiple_of=SIZE_STEP, examples=[512])
-    height: int | None = Field(default=None, ge=MIN_SIZE, le=MAX_SIZE, multiple_of=SIZE_STEP, examples=[512])
-    seed: int = Field(default=42, ge=0, le=MAX_SEED)
 
 
 class LoadRequest(BaseModel):
     """Which pipeline to load, and how."""
 
     pipeline_id: Literal["personalive"] = "personalive"
-    load_params: LoadParams = Field(default_factory=lambda: LoadParams())
+    load_params: LoadParams = Field(default_factory=LoadParameters)
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [{"pipeline_id": "personalive", "load_params": {"width": 512, "height": 512, "seed": 42}}]
@@ -68,7 +60,6 @@ class OfferRequest(BaseModel):
         None, description="As sent later on the data channel", examples=[{"mirror": True}]
     )
     sessionId: str | None = Field(default=None, max_length=64, description="Go on with this session")  # noqa: N815
-    watch: str | None = Field(default=None, max_length=64, description="Only look at this session")
 
 
 class OfferAnswer(BaseModel):
@@ -77,6 +68,36 @@ class OfferAnswer(BaseModel):
     sdp: str
     type: Literal["answer"]
     sessionId: str  # noqa: N815
+
+
+class WatchIdAnswer(BaseModel):
+    """How others can watch this client's sessions."""
+
+    watchId: str  # noqa: N815
+    page: str = Field(description="A transparent page that shows only the picture, for OBS and for other pages")
+
+
+class WatchAnswer(BaseModel):
+    """Whether there is something to watch."""
+
+    live: bool
+    iceServers: list[dict[str, str]] | None = Field(  # noqa: N815
+        default=None, description="Servers that help to connect, while there is something to watch"
+    )
+
+
+class WatchRequest(BaseModel):
+    """A viewer's WebRTC offer."""
+
+    sdp: str = Field(min_length=1, max_length=200_000, examples=[EXAMPLE_SDP])
+    type: Literal["offer"]
+
+
+class WatchOfferAnswer(BaseModel):
+    """The answer to a viewer's offer."""
+
+    sdp: str
+    type: Literal["answer"]
 
 
 class Candidate(BaseModel):
@@ -93,31 +114,11 @@ class CandidatesRequest(BaseModel):
     candidates: list[Candidate] = Field(max_length=64)
 
 
-class ParametersRequest(BaseModel):
-    """Settings to change; what is left out stays."""
-
-    paused: bool | None = None
-    mirror: bool | None = Field(default=None, description="Flip the driver left to right")
-    fps: float | None = Field(
-        default=None, ge=1, le=120, description="Camera frames a second that are looked at, at most"
-    )
-    motion_strength: float | None = Field(
-        default=None, ge=0, le=2, description="0: the portrait's pose, 1: the driver's"
-    )
-    keyframe_threshold: float | None = Field(default=None, ge=0, le=1000)
-    seed: int | None = Field(default=None, ge=0, le=MAX_SEED)
-    reset_cache: bool | None = Field(default=None, description="Forget the driver, keep the portrait")
-    model_config = ConfigDict(json_schema_extra={"examples": [{"mirror": True, "motion_strength": 0.8}]})
-
-    def given(self) -> dict[str, Any]:
-        """Only what the client sent."""
-        return self.model_dump(exclude_none=True)
-
-
 class SessionAnswer(BaseModel):
     """A session: its settings and figures."""
 
     sessionId: str  # noqa: N815
+    state: Literal["opening", "connected", "detached", "closing"]
     connected: bool
     parameters: dict[str, Any]
     stats: dict[str, Any]

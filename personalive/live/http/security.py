@@ -18,9 +18,9 @@ MAX_PICTURE = 20 * 1024 * 1024
 """Bytes of a portrait."""
 BODY_SECONDS = 30.0
 """Time that a client has to send a body."""
-OPEN_FOLDER = "/static/"
+OPEN_FOLDERS = ("/static/", "/api/v1/watch/")
 OPEN_PATHS = ("/", "/embed", "/health", "/openapi.json")
-"""What is to be had without a token: the page itself, nothing of any session."""
+"""What is to be had without a token: the page itself, and the pictures of a session whose watch id the client knows."""
 SOCKET_TOKEN = "token."
 """Prefix of the WebSocket subprotocol that carries the token, since browsers can not set headers there."""
 
@@ -87,7 +87,7 @@ class Gate:
         path = scope["path"]
         if (
             path not in OPEN_PATHS
-            and not path.startswith(OPEN_FOLDER)
+            and not path.startswith(OPEN_FOLDERS)
             and not self._tokens.accepts(given_token(headers))
         ):
             return 401, "this server wants a token: send it as 'Authorization: Bearer TOKEN'"

@@ -12,12 +12,14 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
+from personalive.extras import missing, pip_install
+from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
 from personalive.live.http import api, metrics, schemas
 from personalive.live.http.security import SOCKET_TOKEN, Gate, given_token
-from personalive.live.hub.clients import COOKIE, Client
-from personalive.live.hub.entries import FullError, NotLoadedError, UnknownSessionError
+from personalive.live.hub.clients import COOKIE, Client, new_cookie
+from personalive.live.hub.entries import FullError, NotLoadedError, NotYoursError, UnknownSessionError
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import BusyError, EngineFactory
 from personalive.live.options import ServeOptions
@@ -34,6 +36,8 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
     FullError: 503,
     DeviceMemoryError: 503,
     UnknownSessionError: 404,
+    SessionEndedError: 404,
+    NotYoursError: 403,
     BusyError: 409,
     InputError: 400,
     PersonaLiveError: 400,
@@ -120,21 +124,22 @@ def _add_socket(app: FastAPI) -> None:
         wanted = socket.headers.get("sec-websocket-protocol", "")
         await socket.accept(PROTOCOL if PROTOCOL in wanted or SOCKET_TOKEN in wanted else None)
         try:
-            entry = hub.find(sessionId) if sessionId else await hub.open(_client(socket), {})
+            client = _client(socket)
+            entry = hub.find(sessionId, client) if sessionId else await hub.open(client, {})
         except PersonaLiveError as error:
             await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
             await socket.close(1013, str(error)[:120])
             return
         connection = Socket(hub, entry, socket, format)
         connection.send({"type": "session", "sessionId": entry.session.identifier})
-        hub.attach(entry, connection)
+        hub.connections.attach(entry, connection)
         await connection.run()
 
 
 def _client(socket: WebSocket) -> Client:
     address = socket.client.host if socket.client else "unknown"
-    cookie = socket.cookies.get(COOKIE)
-    return Client.known(cookie, address) if cookie else Client.new("", given_token(socket.headers), address)
+    cookie, token = socket.cookies.get(COOKIE), given_token(socket.headers)
+    return Client.known(cookie, address, token) if cookie else Client.new(new_cookie(), token, address)
 
 
 def model_factory(options: ServeOptions) -> ModelFactory:
@@ -147,6 +152,12 @@ def model_factory(options: ServeOptions) -> ModelFactory:
 
 def serve(options: ServeOptions) -> None:
     """Run the server until it is told to stop."""
+    if options.face_boxes == "mesh" and missing("faces"):
+        logger.warning(
+            "mediapipe is not installed, so faces are cut out by the model's keypoints; this installs it: %s",
+            pip_install("faces"),
+        )
+        options = options.replace(face_boxes="keypoints")
     app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
     logger.info("the page is at %s", options.page_url)
     uvicorn.run(

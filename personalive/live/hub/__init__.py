@@ -1,1 +1,1 @@
-"""Sessions of all clients: who has one, who may open one, and when one ends."""
+"""The sessions of all clients: who has one, who may open one, and when one ends."""

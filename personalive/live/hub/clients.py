@@ -21,30 +21,62 @@ KEEP_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class Client:
-    """Whoever sent a request, under every name by which it may be known again.
+    """The sender of a request, under every name by which it may be known again.
 
     A client with a cookie is known by that alone. One without is given a cookie, but may not send it back: it is known
     by its token and address, too.
     """
 
-    keys: tuple[str, ...]
     address: str
     has_cookie: bool
+    cookie_key: str
+    address_key: str
+    """Of address and token together."""
+    token_key: str | None
+    watch_id: str
+    """By this others can watch the client's sessions, and do nothing else; always the same for one cookie."""
 
     @classmethod
-    def known(cls, cookie: str, address: str) -> "Client":
+    def known(cls, cookie: str, address: str, token: str | None = None) -> "Client":
         """A client that sent its cookie."""
-        return cls((_digest(f"cookie {cookie}"),), address, has_cookie=True)
+        return cls._of(cookie, token, address, has_cookie=True)
 
     @classmethod
     def new(cls, cookie: str, token: str | None, address: str) -> "Client":
         """A client that is given a cookie now."""
-        keys = (_digest(f"cookie {cookie}"), _digest(f"address {address} {token or ''}"))
-        return cls(keys, address, has_cookie=False)
+        return cls._of(cookie, token, address, has_cookie=False)
+
+    @classmethod
+    def _of(cls, cookie: str, token: str | None, address: str, *, has_cookie: bool) -> "Client":
+        return cls(
+            address,
+            has_cookie,
+            cookie_key=_digest(f"cookie {cookie}"),
+            address_key=_digest(f"address {address} {token or ''}"),
+            token_key=_digest(f"token {token}") if token else None,
+            watch_id=_digest(f"watch {cookie}"),
+        )
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names by which its next request may be recognized."""
+        return (self.cookie_key,) if self.has_cookie else (self.cookie_key, self.address_key)
 
     def is_same(self, other: "Client") -> bool:
         """Whether two requests came from one client."""
         return not set(self.keys).isdisjoint(other.keys)
+
+    def may_control(self, owner: "Client") -> bool:
+        """Whether this client may control a session that `owner` opened and whose id it knows.
+
+        It has the owner's cookie or token. Where the owner has sent no cookie, its address will do: it may have kept
+        the cookie that it was given later.
+        """
+        if self.token_key is not None and self.token_key == owner.token_key:
+            return True
+        if not owner.has_cookie and self.address_key == owner.address_key:
+            return True
+        return self.cookie_key == owner.cookie_key
 
 
 def new_cookie() -> str:

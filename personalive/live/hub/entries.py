@@ -1,6 +1,8 @@
-"""What the hub knows of each session, and what it may refuse."""
+"""What the hub knows of each session, which state it is in, and what the hub may refuse."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from personalive.errors import PersonaLiveError
@@ -10,7 +12,7 @@ from personalive.live.hub.clients import Client
 
 
 class FullError(PersonaLiveError):
-    """There is no room for another session."""
+    """There is no room for another session or viewer."""
 
 
 class NotLoadedError(PersonaLiveError):
@@ -21,39 +23,69 @@ class UnknownSessionError(PersonaLiveError):
     """No such session."""
 
 
+class NotYoursError(PersonaLiveError):
+    """The session belongs to another client."""
+
+
 class Transport(Protocol):
-    """A connection that feeds a session."""
+    """A connection that feeds a session, or shows it to a viewer."""
 
     @property
     def connected(self) -> bool:
         """Whether it is up."""
 
     def send(self, message: Message) -> None:
-        """Tell the client something; any thread."""
+        """Send the client a message; any thread."""
 
     async def close(self) -> None:
         """End the connection."""
 
 
-@dataclass
+class SessionState(Enum):
+    """Where a session stands between its opening and its end."""
+
+    OPENING = "opening"
+    """It waits for a connection that is not up yet; at first its state is being made on the device."""
+    CONNECTED = "connected"
+    """A connection is up that may feed it."""
+    DETACHED = "detached"
+    """Its connection is gone; the client may come back with another."""
+    CLOSING = "closing"
+    """It has ended; nothing uses it any more."""
+
+
+TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
+    SessionState.OPENING: frozenset({SessionState.CONNECTED, SessionState.DETACHED, SessionState.CLOSING}),
+    # to OPENING: another connection, not up yet, takes the place of the one that was
+    SessionState.CONNECTED: frozenset({SessionState.OPENING, SessionState.DETACHED, SessionState.CLOSING}),
+    SessionState.DETACHED: frozenset({SessionState.OPENING, SessionState.CONNECTED, SessionState.CLOSING}),
+    SessionState.CLOSING: frozenset(),
+}
+"""Which states may follow each state."""
+
+
+@dataclass(eq=False)
 class Entry:
     """A session and what the hub knows of it."""
 
     session: Session
     client: Client
-    created: float
+    since: float
+    """When it came into its present state, seconds on the hub's clock."""
+    state: SessionState = SessionState.OPENING
     transport: Transport | None = None
-    detached: float | None = None
-    watchers: set[Transport] = field(default_factory=set)
-    opening: bool = True
-    """While its state is being made on the device."""
+    viewers: list[Transport] = field(default_factory=list)
+    """Connections that only watch, oldest first."""
 
-    @property
-    def pending(self) -> bool:
-        """Whether nobody has connected to it yet."""
-        if self.transport is None:
-            return self.detached is None and not self.opening
-        return not self.transport.connected
+    def move_to(self, state: SessionState, now: float) -> None:
+        """Change the state.
+
+        Raises:
+            ValueError: that state cannot follow the present one.
+        """
+        if state not in TRANSITIONS[self.state]:
+            raise ValueError(f"a session that is {self.state.value} cannot become {state.value}")
+        self.state, self.since = state, now
 
 
 @dataclass(frozen=True)

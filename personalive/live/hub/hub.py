@@ -13,24 +13,24 @@ from typing import Any
 
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core import garbage
+from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import FaceFinder, Faces
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
-from personalive.live.hub.entries import Entry, FullError, NotLoadedError, Totals, Transport, UnknownSessionError
+from personalive.live.hub.connections import Connections
+from personalive.live.hub.entries import Entry, FullError, NotLoadedError, NotYoursError, Totals, UnknownSessionError
+from personalive.live.hub.eviction import reason_to_end, sessions_to_evict
 from personalive.live.hub.loader import EngineFactory, Loader, LoadParameters
-from personalive.live.hub.portrait import Portraits
-from personalive.live.hub.room import reason_to_end, who_gives_way
+from personalive.live.hub.portrait import Portraits, show
 from personalive.live.options import ServeOptions
 
 logger = logging.getLogger(__name__)
 
 MAX_SNAPSHOTS = 8
 """Snapshots are large: tens to hundreds of megabytes each."""
-MAX_WATCHERS = 4
-"""Viewers of one session."""
 
 
 class Hub:
@@ -47,6 +47,7 @@ class Hub:
         self.loader = Loader(factory, self._take_engine)
         self.scheduler: Scheduler | None = None
         self.entries: dict[str, Entry] = {}
+        self.connections = Connections(clock)
         self.sessions_opened = 0
         self.refused = 0
         self._ended_totals = Totals()
@@ -59,7 +60,6 @@ class Hub:
         self._thread: int | None = None
         """Where the loop runs."""
         self._sweeper: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
         self._left_behind = False
 
     async def start(self) -> None:
@@ -76,8 +76,7 @@ class Hub:
         for entry in list(self.entries.values()):
             entry.session.close("the server is shutting down")
             self._forget(entry.session)
-        while self._closing:
-            await asyncio.gather(*self._closing, return_exceptions=True)
+        await self.connections.wait_closed()
         if self.scheduler is not None:
             await asyncio.to_thread(self.scheduler.stop)
         self._portraits.stop()
@@ -111,39 +110,44 @@ class Hub:
     # ---- portraits ----
 
     async def set_portrait(self, client: Client, data: bytes) -> int:
-        """Keep a client's portrait for its next session and show it in those that run; give the number of these.
+        """Keep a client's portrait for its next session and show it in those that run; return the number of these.
 
         Raises:
-            NotLoadedError, InputError, NoFaceError, DeviceMemoryError
+            NotLoadedError, InputError, NoFaceError: nothing was changed.
+            DeviceMemoryError: the portrait could not be prepared, or is kept but not shown in every session; the
+                message says which.
         """
         image, reference = await self._portraits.read(data, self.engine)
         self._portraits.keep(client, image)
         running = [entry.session for entry in self.entries.values() if entry.client.is_same(client)]
-        for session in running:
-            await asyncio.wrap_future(session.set_portrait(reference))
-        return len(running)
+        return await show(reference, running)
 
-    async def replace_portrait(self, identifier: str, data: bytes) -> None:
+    async def replace_portrait(self, session: Session, data: bytes) -> None:
         """Show another portrait in one session.
 
         Raises:
-            UnknownSessionError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
+            SessionEndedError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
         """
-        session = self.find(identifier).session
         _, reference = await self._portraits.read(data, self.engine)
         await asyncio.wrap_future(session.set_portrait(reference))
 
     # ---- sessions ----
 
-    def find(self, identifier: str) -> Entry:
-        """A session by its id.
+    def find(self, identifier: str, client: Client) -> Entry:
+        """A client's session by its id.
 
         Raises:
             UnknownSessionError: there is none, or it has ended.
+            NotYoursError: another client opened it.
         """
         entry = self.entries.get(identifier)
-        if entry is None:
+        if entry is None or entry.session.closed:
             raise UnknownSessionError(f"there is no session {identifier[:64]!r}: it has ended or never was")
+        if not client.may_control(entry.client):
+            raise NotYoursError(
+                "this session is another client's: send the cookie that you were given, or the token, "
+                "with which it was opened"
+            )
         return entry
 
     async def open(self, client: Client, values: dict[str, Any]) -> Entry:
@@ -152,7 +156,7 @@ class Hub:
         Raises:
             NotLoadedError: no model.
             FullError: no room, or no memory on the device.
-            InputError: parameters that can not be used.
+            InputError: parameters that cannot be used.
         """
         engine = self.engine
         parameters = self._default_parameters(engine).updated(values)
@@ -173,6 +177,9 @@ class Hub:
         self.scheduler.add(session)
         try:
             await self._begin(session, client, engine)
+        except SessionEndedError as error:
+            self.refused += 1
+            raise FullError("another session took this one's place before it could begin; try again later") from error
         except DeviceMemoryError as error:
             session.close(str(error))
             self.refused += 1
@@ -180,7 +187,6 @@ class Hub:
         except BaseException:
             session.close("the session could not begin")
             raise
-        entry.opening = False
         return entry
 
     async def _begin(self, session: Session, client: Client, engine: Engine) -> None:
@@ -189,63 +195,25 @@ class Hub:
         reference = await self._portraits.of(client, engine)
         if reference is not None:
             await asyncio.wrap_future(session.set_first_portrait(reference))
-
-    def close(self, identifier: str) -> None:
-        """End a session.
-
-        Raises:
-            UnknownSessionError: there is none.
-        """
-        self.find(identifier).session.close()
-
-    def attach(self, entry: Entry, transport: Transport) -> None:
-        """Let a connection feed a session; the one before it is closed.
-
-        Raises:
-            UnknownSessionError: the session has ended meanwhile.
-        """
-        self.find(entry.session.identifier)
-        before, entry.transport, entry.detached = entry.transport, transport, None
-        entry.session.on_message = transport.send
-        if before is not None:
-            self._spawn(before.close())
-
-    def detach(self, entry: Entry, transport: Transport) -> None:
-        """A connection is gone; the session waits a while for another."""
-        entry.watchers.discard(transport)
-        if entry.transport is transport:
-            entry.transport = None
-            entry.detached = self._clock()
-            entry.session.on_message = lambda message: None
-
-    def watch(self, entry: Entry, transport: Transport) -> None:
-        """Let a connection look on.
-
-        Raises:
-            FullError: enough do already.
-        """
-        if len(entry.watchers) >= MAX_WATCHERS:
-            raise FullError(f"{MAX_WATCHERS} viewers look on already, which is the most")
-        entry.watchers.add(transport)
+        if session.closed:
+            raise SessionEndedError(f"the session {session.identifier} has ended")
 
     # ---- snapshots ----
 
-    async def snapshot(self, identifier: str) -> None:
+    async def snapshot(self, entry: Entry) -> None:
         """Remember a session's temporal state for its client.
 
         Raises:
-            UnknownSessionError, InputError
+            SessionEndedError, InputError
         """
-        entry = self.find(identifier)
         self._snapshots.put(entry.client, await asyncio.wrap_future(entry.session.snapshot()))
 
-    async def resume(self, identifier: str) -> None:
+    async def resume(self, entry: Entry) -> None:
         """Continue from the client's last snapshot.
 
         Raises:
-            UnknownSessionError, InputError: no session; no snapshot, or one of another size.
+            SessionEndedError, InputError: the session has ended; no snapshot, or one of another size.
         """
-        entry = self.find(identifier)
         state = self._snapshots.get(entry.client)
         if state is None:
             raise InputError("there is no snapshot of yours: take one first")
@@ -258,10 +226,10 @@ class Hub:
         return Parameters(seed=loaded.seed if loaded else 42, keyframe_threshold=engine.keyframe_threshold)
 
     def _make_room(self, client: Client) -> None:
-        """Check the bounds; sessions that nobody has connected to give way."""
+        """Check the bounds; sessions without a connection give way."""
         limit = self.options.max_sessions
-        for entry in who_gives_way(self.entries.values(), client, limit, self._clock()):
-            entry.session.close("others wanted in, and nobody had connected")
+        for entry in sessions_to_evict(self.entries.values(), client, limit, self._clock()):
+            entry.session.close("another session took its place while it was not connected")
             self._forget(entry.session)
         if len(self.entries) >= limit:
             self.refused += 1
@@ -274,7 +242,7 @@ class Hub:
         self._engine = engine
         self._snapshots.clear()
         self.scheduler = Scheduler(engine, max_batch=self.options.max_batch)
-        garbage.set_apart_what_stays()
+        garbage.freeze_after_load()
         self.scheduler.start()
 
     def _forget(self, session: Session) -> None:
@@ -283,15 +251,9 @@ class Hub:
         entry = self.entries.pop(session.identifier, None)
         if entry is None:
             return
+        self.connections.end(entry)
         self._ended_totals = self._ended_totals.plus(session)
         self._left_behind = True
-        for transport in [*entry.watchers, *([entry.transport] if entry.transport else [])]:
-            self._spawn(transport.close())
-
-    def _spawn(self, closing: Any) -> None:
-        task = asyncio.ensure_future(closing)
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
 
     def _forget_on_loop(self, session: Session) -> None:
         """At once where the loop runs in this thread, so that no answer goes out before."""
@@ -315,6 +277,6 @@ class Hub:
             if reason is not None:
                 logger.info("session %s ends: %s", entry.session.identifier, reason)
                 entry.session.close(reason)
-        if self._left_behind and not self._closing:
+        if self._left_behind and self.connections.are_closed:
             self._left_behind = False
             garbage.collect()

@@ -1,16 +1,14 @@
 """Loads the model in the background and says how far that is."""
 
-import dataclasses
 import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from personalive.config import MAX_SIZE, MIN_SIZE, SIZE_STEP
-from personalive.errors import InputError, PersonaLiveError
+from personalive.errors import PersonaLiveError
 from personalive.live.core.engine import Engine
-from personalive.live.core.parameters import MAX_SEED
+from personalive.settings import MotionSettings, SizeSettings, same
 
 logger = logging.getLogger(__name__)
 
@@ -20,31 +18,18 @@ PIPELINE = "personalive"
 Status = Literal["not_loaded", "loading", "loaded", "error"]
 
 
-@dataclass(frozen=True)
-class LoadParameters:
-    """What a client asks for when it loads the pipeline; None takes the model's default.
+class LoadParameters(SizeSettings):
+    """What a client asks for when it loads the pipeline.
 
     Raises:
         InputError: a size or seed that is not allowed.
     """
 
-    width: int | None = None
-    height: int | None = None
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        for name in ("width", "height"):
-            value = getattr(self, name)
-            if value is not None and (not MIN_SIZE <= value <= MAX_SIZE or value % SIZE_STEP):
-                raise InputError(
-                    f"{name} is {value}: it must be a multiple of {SIZE_STEP} from {MIN_SIZE} to {MAX_SIZE}"
-                )
-        if not 0 <= self.seed <= MAX_SEED:
-            raise InputError(f"seed is {self.seed}: it must be from 0 to {MAX_SEED}")
+    seed: int = same(MotionSettings, "seed")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what was left to the model is left out."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        """Plain values; without what was left to the model."""
+        return self.model_dump(exclude_none=True)
 
 
 EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
@@ -52,7 +37,7 @@ EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
 
 
 class BusyError(PersonaLiveError):
-    """The pipeline can not be loaded with other parameters now."""
+    """The pipeline cannot be loaded with other parameters now."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +51,7 @@ class LoadState:
 
     @property
     def sentence(self) -> str:
-        """What to tell whoever wants to use the pipeline before it is loaded."""
+        """The answer to a client that wants to use the pipeline before it is loaded."""
         if self.status == "loading":
             return f"the model is being loaded ({self.stage}): try again in a moment"
         if self.status == "error":
@@ -91,7 +76,7 @@ class Loader:
         return self._state
 
     def load(self, parameters: LoadParameters, sessions: int) -> str:
-        """Begin to load; give what is to be told to the client.
+        """Begin to load; return the answer to the client.
 
         Raises:
             BusyError: it is loading or in use with other parameters.

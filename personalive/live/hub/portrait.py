@@ -1,13 +1,16 @@
 """A portrait as a client sends it → what the model animates."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from personalive.errors import NoFaceError
+from personalive.errors import DeviceMemoryError, NoFaceError
+from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import Faces
-from personalive.live.core.pictures import crop, crop_window, decode, shrink
+from personalive.live.core.pictures import crop, crop_window, decode
+from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.types import Box, RGBArray
 
@@ -29,7 +32,7 @@ class Portraits:
         """
 
         def run() -> tuple[RGBArray, Any]:
-            image = read(data)
+            image = decode(data)
             return image, prepare(image, engine, self._faces)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
@@ -50,13 +53,27 @@ class Portraits:
         self._threads.shutdown(wait=False)
 
 
-def read(data: bytes) -> RGBArray:
-    """The picture in a request's body, at a size that is worth keeping.
+async def show(reference: Any, sessions: Sequence[Session]) -> int:
+    """Show a portrait (what the model made of it) in sessions that run; return how many show it.
 
     Raises:
-        InputError: no picture, damaged, or too large.
+        DeviceMemoryError: some could not show it; the message says how many.
     """
-    return shrink(decode(data))
+    shown, failures = 0, []
+    for future in [session.set_portrait(reference) for session in sessions]:
+        try:
+            await asyncio.wrap_future(future)
+            shown += 1
+        except SessionEndedError:  # in the meantime: there is nothing to show it in
+            continue
+        except DeviceMemoryError as error:
+            failures.append(error)
+    if failures:
+        raise DeviceMemoryError(
+            f"the portrait is kept for your next session, but {len(failures)} of your {shown + len(failures)} running "
+            f"sessions could not show it: {failures[0]}"
+        ) from failures[0]
+    return shown
 
 
 def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:

@@ -1,1 +1,5 @@
 """How a session's frames travel: WebRTC, WebSocket, and the messages beside them."""
+
+from personalive.extras import require
+
+require("live")

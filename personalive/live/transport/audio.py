@@ -10,18 +10,18 @@ from aiortc.mediastreams import MediaStreamError
 from av.frame import Frame
 
 TOLERANCE = 0.08
-"""Seconds by which sound may come late before some of it is left out."""
+"""Seconds by which sound may be late before some of it is dropped."""
 MAX_WAITING = 500
-"""Packets of 20 ms that wait at most: 10 seconds."""
+"""The most packets of 20 ms that wait: 10 seconds."""
 
 
 class DelayedAudio(MediaStreamTrack):
-    """A track that gives another's frames some time after they came."""
+    """A track that returns another's frames some time after they came."""
 
     kind = "audio"
 
     def __init__(self, source: MediaStreamTrack, delay: Callable[[], float]) -> None:
-        """`delay` gives the seconds to wait; it may change."""
+        """`delay` returns the seconds to wait, which may change."""
         super().__init__()
         self._source = source
         self._delay = delay
@@ -58,7 +58,7 @@ class DelayedAudio(MediaStreamTrack):
         try:
             while True:
                 frame = await self._source.recv()
-                assert isinstance(frame, Frame)  # packets come from files only
+                assert isinstance(frame, Frame)  # only files yield packets
                 self._held.append((time.monotonic(), frame))
                 self._arrived.set()
         except MediaStreamError:

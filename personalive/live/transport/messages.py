@@ -10,11 +10,11 @@ from personalive.live.core.frames import Message
 from personalive.live.core.session import Session
 
 MAX_MESSAGE = 16384
-"""Characters of a message that are read."""
+"""The most characters that a message may have."""
 
 
 def handle(session: Session, text: Any, reply: Callable[[Message], None]) -> None:
-    """Apply a client's parameters; what is wrong with them is answered, and changes nothing."""
+    """Apply a client's parameters. If something is wrong with them, nothing changes and the answer says what it is."""
     try:
         if not isinstance(text, str) or len(text) > MAX_MESSAGE:
             raise InputError(f"a message must be JSON text of at most {MAX_MESSAGE} characters")
@@ -30,7 +30,7 @@ def handle(session: Session, text: Any, reply: Callable[[Message], None]) -> Non
 
 
 def session_figures(session: Session) -> dict[str, Any]:
-    """What a client may want to show of its session: rates in frames a second, delays in milliseconds."""
+    """What a client may want to show about its session: rates in frames a second, delays in milliseconds."""
     now = time.monotonic()
     fps_in, fps_out = session.statistics.rates(now)
     delays = session.statistics.delays()

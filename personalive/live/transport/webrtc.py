@@ -22,11 +22,13 @@ from aiortc import (
 )
 from aiortc.mediastreams import VIDEO_CLOCK_RATE, VIDEO_TIME_BASE, MediaStreamError
 from aiortc.sdp import candidate_from_sdp
+from aiortc.stats import RTCTransportStats
 
 from personalive.errors import InputError
 from personalive.live.core.frames import CameraFrame, Message, SenderClock
 from personalive.live.core.session import Session
 from personalive.live.hub.entries import Entry
+from personalive.live.hub.eviction import CONNECT_SECONDS
 from personalive.live.hub.hub import Hub
 from personalive.live.options import IceServer
 from personalive.live.transport.audio import DelayedAudio
@@ -46,6 +48,8 @@ BIG_FRAME = 1920 * 1088
 STATISTICS_SECONDS = 0.5
 GOODBYE_SECONDS = 0.2
 """Time for the last message to leave."""
+SILENT_SECONDS = 7
+"""A peer that sends nothing for so long has vanished: RTCP comes every few seconds, with a picture or without."""
 
 
 class PictureTrack(MediaStreamTrack):
@@ -53,7 +57,8 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, counts: bool) -> None:
+        """`counts` as for `Session.subscribe`."""
         super().__init__()
         loop = asyncio.get_running_loop()
         self._session = session
@@ -61,7 +66,7 @@ class PictureTrack(MediaStreamTrack):
         self._began = time.monotonic()
         self._last: RGBArray | None = None
         self._sent = 0.0
-        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set))
+        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set), counts=counts)
 
     @property
     def delay(self) -> float:
@@ -100,7 +105,7 @@ class PictureTrack(MediaStreamTrack):
 
 
 class Peer:
-    """One WebRTC connection of a session: its driver, or a viewer that only looks on."""
+    """One WebRTC connection of a session: its driver, or a viewer that only watches."""
 
     def __init__(self, hub: Hub, entry: Entry, *, viewer: bool) -> None:
         self._hub = hub
@@ -114,7 +119,7 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._candidates = 0
         self._closed = False
-        self._picture = PictureTrack(self._session)
+        self._picture = PictureTrack(self._session, counts=not viewer)
         self._connection.on("track", self._on_track)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
@@ -137,6 +142,7 @@ class Peer:
             logger.info("an offer was refused: %s: %s", type(error).__name__, error)
             raise InputError("the offer's SDP can not be used: it must offer to send or receive one video") from error
         self._start(self._send_statistics())
+        self._start(self._notice_silence())
         return self._connection.localDescription.sdp
 
     async def add_candidates(self, candidates: list[dict[str, Any]]) -> None:
@@ -167,7 +173,7 @@ class Peer:
         self._closed = True
         if self._channel is not None and self._channel.readyState == "open":
             await asyncio.sleep(GOODBYE_SECONDS)
-        self._hub.detach(self._entry, self)
+        self._hub.connections.detach(self._entry, self)
         self._picture.stop()
         for task in self._tasks:
             task.cancel()
@@ -215,6 +221,8 @@ class Peer:
         self._unsent.clear()
 
     async def _on_state(self) -> None:
+        if self.connected:
+            self._hub.connections.came_up(self._entry, self)
         if self._connection.connectionState in ("failed", "closed"):
             await self.close()
 
@@ -230,6 +238,23 @@ class Peer:
                 if frame.width * frame.height > BIG_FRAME:
                     frame = await self._loop.run_in_executor(None, _smaller, frame)
                 self._session.offer(CameraFrame(captured, partial(_to_rgb, frame)))
+
+    async def _notice_silence(self) -> None:
+        """End the connection of a peer that has vanished, or that never came: ICE itself takes half a minute.
+
+        Seconds are counted, not read from a clock: if this process stood still, the peer may have sent all the while.
+        """
+        packets = silent = 0
+        while silent < (SILENT_SECONDS if self.connected else CONNECT_SECONDS):
+            await asyncio.sleep(1.0)
+            before, packets = packets, await self._packets_received()
+            silent = silent + 1 if packets == before else 0
+        self._hub.connections.spawn(self.close())
+
+    async def _packets_received(self) -> int:
+        """Packets of all kinds, but those of ICE."""
+        report = await self._connection.getStats()
+        return sum(each.packetsReceived for each in report.values() if isinstance(each, RTCTransportStats))
 
     async def _send_statistics(self) -> None:
         while True:

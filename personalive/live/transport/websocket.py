@@ -95,7 +95,7 @@ class Socket:
                 side.cancel()
             await asyncio.gather(*sides, return_exceptions=True)
             self._session.unsubscribe(subscription)
-            self._hub.detach(self._entry, self)
+            self._hub.connections.detach(self._entry, self)
             await self._hang_up()
 
     async def _hang_up(self) -> None:

@@ -1,7 +1,7 @@
 """The drawn head as one thing in space: poses, rays, the face's surface and the labels that follow from them.
 
 A pixel's ray meets the head at a point in head coordinates (identity.py), and everything that is drawn on the head is a
-function of that point: so outline, hair, ears and features turn together.
+function of that point. So outline, hair, ears and features turn together.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from personalive.training.avatars.motion import Motion
 
 EYE_Y, BROW_Y, NOSE_Y, MOUTH_Y, CHIN_Y, CROWN_Y = -0.055, -0.150, 0.150, 0.290, 0.545, -0.620
 FACE_FRONT, FACE_BACK = 0.43, 0.50
-"""How far the skull reaches towards the viewer and away from him."""
+"""How far the skull reaches towards the viewer and away from the viewer."""
 JAW_DROP = 0.10
 """How far a fully open mouth moves the chin."""
 MARCH_STEPS = 10
@@ -95,7 +95,7 @@ def face_landmarks(identity: Identity, motion: Motion) -> Tensor:
 
 
 def canonical_keypoints(identity: Identity) -> Tensor:
-    """The 21 points that the motion extractor finds, in head coordinates, `[B, 21, 3]`: they do not move.
+    """The 21 points that the motion extractor finds, in head coordinates, `[B, 21, 3]`: these do not move.
 
     Those that are drawn into the raster (docs/reference/streaming.md section 4) are 1 and 2 the eyes, 3 and 4 the
     corners of the mouth, 12 the nose tip, 15 the chin, 20 the forehead.
@@ -150,7 +150,7 @@ class Rays:
 
 
 def cast_rays(motion: Motion, size: int) -> Rays:
-    """Parallel rays through the middle of every pixel of a `size` x `size` picture."""
+    """Parallel rays through the centre of every pixel of a `size` x `size` picture."""
     device = motion.yaw.device
     line = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
     scale = motion.scale[:, None, None]
@@ -194,7 +194,7 @@ def lower_jaw(y: Tensor, mouth_open: Tensor) -> Tensor:
 
 
 def relief(x: Tensor, y: Tensor, identity: Identity) -> Tensor:
-    """How much the face stands out of the smooth skull, in head units; `identity` is spread, y is at rest."""
+    """How much the face stands out from the smooth skull, in head units; `identity` is broadcast, y is at rest."""
     side = x.abs()
     tip = NOSE_Y + identity.nose_length
     rise = ((y + 0.09) / (tip + 0.09)).clamp(0, 1)
@@ -211,7 +211,7 @@ def relief(x: Tensor, y: Tensor, identity: Identity) -> Tensor:
 
 
 def skull_distance(point: tuple[Tensor, Tensor, Tensor], identity: Identity, mouth_open: Tensor) -> Tensor:
-    """Signed distance, about right near the surface, of points from the head; `identity` is spread."""
+    """Signed distance, about right near the surface, of points from the head; `identity` is broadcast."""
     x, y, z = point
     y = lower_jaw(y, mouth_open)
     a = identity.face_width * (1 - identity.jaw * smoothstep((y - 0.02) / 0.58))

@@ -68,7 +68,7 @@ class Identity:
     """How much higher the hairline is on one side; the sign says which."""
     beard: Tensor
     moustache: Tensor
-    """Opacity of the hair on the chin and above the lip, 0 for none."""
+    """Opacity of the hair on the chin and above the lip; 0: none."""
     glasses: Tensor
     """1 with glasses, 0 without."""
     glasses_shape: Tensor

@@ -43,7 +43,7 @@ class Motion:
         return Motion(**{field.name: getattr(self, field.name).to(device) for field in dataclasses.fields(self)})
 
     def flatten(self) -> "Motion":
-        """`[B, F]` to `[B * F]`, frames of one track together."""
+        """`[B, F]` to `[B * F]`, with the frames of one track together."""
         return Motion(**{field.name: getattr(self, field.name).flatten() for field in dataclasses.fields(self)})
 
     def replace(self, **values: Tensor) -> "Motion":

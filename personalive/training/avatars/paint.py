@@ -21,7 +21,7 @@ from personalive.training.avatars.motion import Motion
 
 @dataclass(frozen=True)
 class Canvas:
-    """Points of the face that pixels show, and what all features need; identity and motion are spread."""
+    """Points of the face that pixels show, and what all features need; identity and motion are broadcast."""
 
     x: Tensor
     y: Tensor

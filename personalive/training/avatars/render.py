@@ -1,4 +1,4 @@
-"""Drawing: identities and motions to pictures, any number at a time, on the CPU or a GPU."""
+"""Draws identities and motions as pictures, any number at a time, on the CPU or a GPU."""
 
 import torch
 from torch import Tensor
@@ -140,7 +140,7 @@ class _Hair:
         return 1 + 0.055 * wave + 0.12 * self.style["curl"] * curl
 
     def colour(self) -> Tensor:
-        """Lit hair, `[B, 3, S, S]`."""
+        """Hair, lit, `[B, 3, S, S]`."""
         normal = _ellipsoid_normal(self.rays, self.near, self.centre, self.radii)
         ring = 0.22 * bell((normal[1] + 0.55) / 0.16) * (1 - 0.7 * self.style["curl"])
         hair = self.who.hair * (self.grain(self.near) * (1 + ring))[:, None]

@@ -1,7 +1,7 @@
 """Attention over very few keys, for GPUs: the frames of one pixel, or the motion tokens of one frame.
 
-General attention kernels are several times over the time that the bytes need when there are 16 or 32 keys. Here the
-tokens are read where the projection left them, without regrouping them in memory.
+With 16 or 32 keys, general attention kernels take several times as long as reading and writing the data does. These
+read the tokens where the projection left them, without regrouping them in memory.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from personalive.accel.ops import reference as operations
 
 SMALLEST_PRODUCT = 16
-"""Rows and columns that the GPU's matrix units take at least."""
+"""The fewest rows and columns that the GPU's matrix units take."""
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
     """Self-attention over the frames of every pixel.
 
     Args:
-        qkv: `[b * frames, l, 3c]`: queries, keys and values; frames of a batch entry follow each other.
+        qkv: `[b * frames, l, 3c]`: queries, keys and values; the frames of a batch entry are consecutive.
 
     Returns:
         `[b * frames, l, c]`.
@@ -69,7 +69,7 @@ def _token_attention(
     query, tokens, out, rows,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Attention of some rows of one image to its few tokens, which are keys and values at once."""
+    """Attention of some rows of one image to its few tokens, which are both keys and values."""
     n = tl.program_id(1).to(tl.int64)
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, WIDTH)

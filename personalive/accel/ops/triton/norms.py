@@ -1,6 +1,6 @@
 """GroupNorm over channels-last images and LayerNorm over tokens, for GPUs.
 
-PyTorch's own GroupNorm is many times over the time that its bytes need when channels are last. Here the image is read
+PyTorch's GroupNorm takes many times as long as its memory traffic does when channels are last. Here the image is read
 twice and written once, and the reduction is split over enough programs to fill the GPU, however few images there are.
 Sums are in float32.
 """
@@ -11,9 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 _PROGRAMS = 2048
-"""Programs that a reduction is split into: enough for every multiprocessor of the largest GPUs to have several."""
+"""Programs that a reduction is split into: several for each multiprocessor of the largest GPUs."""
 _SMALL = 32768
-"""Values of one group and image, padded to powers of two, up to which one program holds all of them in registers."""
+"""The most values of one group and image, padded to powers of two, that one program holds in registers."""
 
 
 @triton.jit
@@ -44,7 +44,7 @@ def _channel_factors(
     sums, weight, bias, shift, factors, rows, splits, channels, shift_stride, eps,
     WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """Factor and addend of each channel of one group, from the sums of all splits."""
+    """Scale and shift of each channel of one group, from the sums of all splits."""
     group = tl.program_id(0)
     n = tl.program_id(1).to(tl.int64)
     c = tl.arange(0, BLOCK)
@@ -71,7 +71,7 @@ def _channel_factors(
 
 @triton.jit
 def _scale(x, factors, y, rows, channels, SILU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    """y = x * factor + addend of its channel, then SiLU if asked for."""
+    """y = x * scale + shift of its channel, then SiLU if asked for."""
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     n = tl.program_id(2).to(tl.int64)
@@ -121,7 +121,7 @@ def group_norm(
 
     Args:
         x: `[n, c, h, w]`, channels last in memory (else it is copied).
-        weight: `[c]`, and so is `bias`.
+        weight: `[c]`, like `bias`.
         shift: added to every pixel, `[n, c]` or `[1, c]`.
 
     Returns:
@@ -134,7 +134,9 @@ def group_norm(
     group = channels // groups
     block = triton.next_power_of_2(group)
     stride = 0 if shift is None or shift.shape[0] == 1 else channels
-    added = weight if shift is None else shift.contiguous()  # a kernel takes no None; what SHIFT turns off is not read
+    added = (
+        weight if shift is None else shift.contiguous()
+    )  # a kernel cannot take None; what SHIFT turns off is not read
     padded = triton.next_power_of_2(rows) * block
     if padded <= _SMALL:
         _small_group_norm[(groups, n)](
@@ -173,7 +175,7 @@ def _sums(x: Tensor) -> Tensor:
 
 
 def _tile(channels: int) -> tuple[int, int]:
-    """Pixels and channels that a program takes at once: all lanes busy, and whole lines of memory."""
+    """Pixels and channels that a program takes at once, so that all lanes are busy and whole cache lines are read."""
     columns = next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
     return 4096 // columns, columns
 
@@ -183,7 +185,7 @@ def _layer_norm(
     x, branch, add, weight, bias, total, y, rows, channels, length, frames, add_length, add_rows, eps,
     BRANCH: tl.constexpr, ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """LayerNorm of some rows, of the sum with a branch if there is one."""
+    """LayerNorm of some rows, or of their sum with a branch if there is one."""
     r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, BLOCK)
     inside = c < channels

@@ -12,8 +12,8 @@ from personalive.accel.ops import reference as operations
 def gelu(x):
     """GELU by the normal distribution, of fp32: x⁺ − |x|·Q(|x|), where Q is the distribution's upper tail.
 
-    Q as in Abramowitz and Stegun, 26.2.17, which is within 7.5e-8: half as many steps as the error function has. Of
-    infinity it gives no number.
+    Q as in Abramowitz and Stegun, 26.2.17, which is within 7.5e-8: half as many operations as the error
+    function takes. For infinity the result is NaN.
     """
     size = tl.abs(x)
     t = 1.0 / (1.0 + 0.2316419 * size)
@@ -41,7 +41,7 @@ def geglu(x: Tensor) -> Tensor:
     y = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
     tile_c = 256 if width % 256 == 0 else 64
     tile_r = 2048 // tile_c
-    # Rows come first, as only the first axis may have more than 65,535 programs.
+    # Rows come first, as only the first axis of a grid may exceed 65,535 programs.
     _geglu[(triton.cdiv(rows, tile_r), triton.cdiv(width, tile_c))](
         x, y, rows, width, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
     )
@@ -50,7 +50,7 @@ def geglu(x: Tensor) -> Tensor:
 
 @triton.jit
 def _geglu_float8(x, y, scales, width, largest, BLOCK: tl.constexpr):
-    """GEGLU of one row, divided by what makes its largest value the largest of fp8."""
+    """GEGLU of one row, scaled so that its largest value becomes fp8's largest."""
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
     inside = c < width
@@ -162,7 +162,7 @@ def _append_bank(
 
 
 def append_bank(own: Tensor, bank: Tensor, frames: int) -> Tensor:
-    """Tokens of frames, each followed by those of its portrait.
+    """Tokens of frames, each frame's followed by those of its reference.
 
     Args:
         own: `[k * frames, l, c]`, the last axis dense in memory (else it is copied).

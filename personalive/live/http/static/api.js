@@ -12,7 +12,7 @@ function readToken() {
 
 export const token = readToken();
 
-/** One request; gives the JSON answer, and throws an Error with the server's reason. */
+/** One request; returns the JSON answer, and throws an Error with the server's reason. */
 export async function request(method, path, { json, body, type } = {}) {
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
@@ -43,10 +43,15 @@ export const status = () => request("GET", "/api/v1/pipeline/status");
 export const health = () => request("GET", "/health");
 export const presets = () => request("GET", "/api/v1/presets");
 export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
+export const schemas = () => request("GET", "/api/v1/pipelines/schemas");
 export const setPortrait = (blob) =>
   request("POST", "/api/v1/personalive/reference", { body: blob, type: blob.type || "application/octet-stream" });
 export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });
 export const candidates = (id, list) => request("PATCH", `/api/v1/webrtc/offer/${id}`, { json: { candidates: list } });
+export const ownWatchId = () => request("GET", "/api/v1/watch");
+export const watchState = (watchId) => request("GET", `/api/v1/watch/${encodeURIComponent(watchId)}`);
+export const watchOffer = (watchId, json) =>
+  request("POST", `/api/v1/watch/${encodeURIComponent(watchId)}/offer`, { json });
 export const session = (id) => request("GET", `/api/v1/sessions/${id}`);
 export const closeSession = (id) => request("DELETE", `/api/v1/sessions/${id}`);
 

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { connect } from "./connect.js";
 import { Driver } from "./driver.js";
+import { Parameters } from "./parameters.js";
 import { PortraitChooser } from "./portrait.js";
 import { Recorder } from "./recorder.js";
 
@@ -14,7 +15,7 @@ let running = null; // { connection, sessionId }
 let paused = false;
 let loaded = false;
 
-// ---- telling ----
+// ---- notices and figures ----
 
 function say(text) {
   $("notice").textContent = text ?? "";
@@ -43,8 +44,6 @@ function showRunning() {
   $("start").disabled = !loaded;
   for (const id of ["pause", "reset", "record"]) $(id).disabled = !on;
   $("transport").textContent = on ? running.connection.kind : "–";
-  $("embed").href = on ? `/embed?session=${running.sessionId}` : "/embed";
-  $("embed").textContent = on ? new URL($("embed").href).href : "/embed";
   if (!on) showFigures(null);
 }
 
@@ -62,9 +61,19 @@ async function followLoading() {
       error: `The model could not be loaded: ${state.error}`,
     }[state.status] ?? state.error;
     if (!running) showRunning();
+    if (!controls.made) await makeControls().catch(() => {});
     if (loaded && !$("presets").children.length) await chooser.showPresets().catch(() => {});
+    if (loaded && $("embed").hidden) await showWatchLink().catch(() => {});
     await new Promise((resolve) => setTimeout(resolve, loaded ? 5000 : 500));
   }
+}
+
+/** The address by which others watch; it stays the same over stop and start. */
+async function showWatchLink() {
+  const { page } = await api.ownWatchId();
+  $("embed").href = page;
+  $("embed").textContent = $("embed").href;
+  $("embed").hidden = false;
 }
 
 // ---- portrait ----
@@ -94,25 +103,11 @@ async function takePhoto() {
 
 const source = () => ({ camera: $("camera").value, sound: $("sound").checked });
 
-function parameters() {
-  const values = { mirror: $("mirror").checked, paused };
-  // What the user has not touched is left to the model.
-  for (const input of document.querySelectorAll("[data-parameter][data-touched]")) {
-    if (input.value !== "" && input.checkValidity()) values[input.dataset.parameter] = Number(input.value);
-  }
-  return values;
-}
+const controls = new Parameters($("parameters"), () => running?.connection.send(controls.chosen()));
 
-function showParameters(values) {
-  for (const input of document.querySelectorAll("[data-parameter]")) {
-    input.value = values[input.dataset.parameter];
-    showValue(input);
-  }
-}
-
-function showValue(input) {
-  const shown = document.querySelector(`output[for="${input.id}"]`);
-  if (shown) shown.textContent = input.value;
+async function makeControls() {
+  const { pipelines } = await api.schemas();
+  controls.make(pipelines.personalive.parameters_schema);
 }
 
 const handlers = {
@@ -130,14 +125,16 @@ const handlers = {
   onLost: () => attempt(reconnect),
 };
 
+const initialParameters = () => ({ ...controls.chosen(), mirror: $("mirror").checked, paused });
+
 async function start() {
   $("start").disabled = true;
   paused = false;
   try {
     const stream = await driver.start(source());
     await listCameras();
-    running = await connect($("way").value, stream, { initialParameters: parameters() }, handlers);
-    showParameters((await api.session(running.sessionId)).parameters);
+    running = await connect($("way").value, stream, { initialParameters: initialParameters() }, handlers);
+    controls.show((await api.session(running.sessionId)).parameters);
   } finally {
     if (!running) driver.stop();
     showRunning();
@@ -162,16 +159,20 @@ function stop(reason) {
 
 /** Go on with the same session over a new connection. */
 async function reconnect() {
+  if (!running) return;
   const { sessionId } = running;
   running.connection.close();
   for (let round = 1; round <= RETRIES; round += 1) {
     say(`The connection was lost; trying again (${round} of ${RETRIES})…`);
     try {
-      running = await connect($("way").value, driver.stream, { sessionId }, handlers);
+      const next = await connect($("way").value, driver.stream, { sessionId }, handlers);
+      if (!running) return next.connection.close(); // stopped in the meantime
+      running = next;
       say(null);
       showRunning();
       return;
-    } catch {
+    } catch (error) {
+      if (error.status === 404) break; // the session has ended
       await new Promise((resolve) => setTimeout(resolve, 1000 * round));
     }
   }
@@ -239,13 +240,6 @@ $("video-file").addEventListener("change", (event) => {
   if (file) attempt(() => changeDriver(file));
   event.target.value = "";
 });
-for (const input of document.querySelectorAll("[data-parameter]")) {
-  input.addEventListener("input", () => {
-    input.dataset.touched = "";
-    showValue(input);
-  });
-  input.addEventListener("change", () => running?.connection.send(parameters()));
-}
 window.addEventListener("pagehide", () => stop());
 
 showMirror();

@@ -3,13 +3,15 @@
 import * as api from "./api.js";
 
 const CONNECT_MS = 8000;
+const RECOVER_MS = 4000; // a connection that hangs for longer is given up: the server does not wait much longer either
+const SILENT_MS = 4000; // the server sends a picture every second at least, once there was one
 const MAX_BITRATE = 4_000_000;
 
 export class WebRtcConnection {
   kind = "WebRTC";
 
   /**
-   * @param {MediaStream|null} driver null to look at a session only
+   * @param {MediaStream|null} driver null to watch only
    * @param {object} handlers onStream(stream), onMessage(message), onLost()
    */
   constructor(driver, handlers) {
@@ -19,9 +21,24 @@ export class WebRtcConnection {
     this.closed = false;
   }
 
-  /** Connect; gives the session's id. `request` may have initialParameters, sessionId or watch. */
+  /** Connect; returns the session's id. `request` may have initialParameters or sessionId. */
   async open(request) {
     const { iceServers } = await api.iceServers();
+    await this.#connect(iceServers, async (sdp) => {
+      const answer = await api.offer({ ...request, sdp, type: "offer" });
+      this.sessionId = answer.sessionId;
+      return answer;
+    });
+    return this.sessionId;
+  }
+
+  /** Connect as a viewer. */
+  async watch(watchId, iceServers) {
+    await this.#connect(iceServers, (sdp) => api.watchOffer(watchId, { sdp, type: "offer" }));
+    this.silence = setInterval(() => this.#watchPictures(), SILENT_MS);
+  }
+
+  async #connect(iceServers, offer) {
     this.peer = new RTCPeerConnection({ iceServers });
     this.channel = this.peer.createDataChannel("parameters", { ordered: true });
     this.channel.onmessage = (event) => this.handlers.onMessage(JSON.parse(event.data));
@@ -31,13 +48,12 @@ export class WebRtcConnection {
     await this.peer.setLocalDescription(await this.peer.createOffer());
     const connected = this.#connected();
     connected.catch(() => {}); // awaited below, after the answer
-    const answer = await api.offer({ ...request, sdp: this.peer.localDescription.sdp, type: "offer" });
-    this.sessionId = answer.sessionId;
+    const answer = await offer(this.peer.localDescription.sdp);
     await this.peer.setRemoteDescription({ sdp: answer.sdp, type: answer.type });
-    if (!request.watch) await this.#tellAll();
+    await this.#tellAll();
     await connected;
     this.peer.onconnectionstatechange = () => this.#watchState();
-    return this.sessionId;
+    this.channel.onclose = () => this.#lose();
   }
 
   send(parameters) {
@@ -53,6 +69,7 @@ export class WebRtcConnection {
 
   close() {
     this.closed = true;
+    clearInterval(this.silence);
     this.peer?.close();
   }
 
@@ -86,7 +103,7 @@ export class WebRtcConnection {
 
   async #tellAll() {
     const list = this.waiting.splice(0).map(({ candidate, sdpMid, sdpMLineIndex }) => ({ candidate, sdpMid, sdpMLineIndex }));
-    if (list.length && this.driver) await api.candidates(this.sessionId, list).catch(() => {});
+    if (list.length && this.sessionId) await api.candidates(this.sessionId, list).catch(() => {});
   }
 
   #connected() {
@@ -103,6 +120,26 @@ export class WebRtcConnection {
   }
 
   #watchState() {
-    if (!this.closed && ["failed", "closed"].includes(this.peer.connectionState)) this.handlers.onLost();
+    const state = this.peer.connectionState;
+    if (state === "failed" || state === "closed") this.#lose();
+    else if (state === "disconnected") {
+      setTimeout(() => this.peer.connectionState === "disconnected" && this.#lose(), RECOVER_MS);
+    }
+  }
+
+  /** A viewer must not stand before a picture that no longer moves because its connection is gone. */
+  async #watchPictures() {
+    let received = 0;
+    for (const each of (await this.peer.getStats()).values()) {
+      if (each.type === "inbound-rtp" && each.kind === "video") received += each.packetsReceived;
+    }
+    if (received > 0 && received === this.received) this.#lose();
+    this.received = received;
+  }
+
+  #lose() {
+    if (this.closed) return;
+    this.closed = true;
+    this.handlers.onLost();
   }
 }

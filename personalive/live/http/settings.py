@@ -1,0 +1,48 @@
+"""Settings in requests: read, checked and described as they were declared."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from personalive.errors import InputError
+from personalive.live.core.parameters import Changes
+from personalive.live.hub.loader import LoadParameters
+from personalive.settings import Settings
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Our sentence in the answer 422."""
+    try:
+        yield
+    except InputError as error:
+        raise PydanticCustomError("setting", "{reason}", {"reason": str(error)}) from None
+
+
+def _reader(settings: type[Settings]) -> Callable[[Any], Any]:
+    def read(values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        with _refusing():  # names that are not known are left out, so that other clients go on working
+            return settings(**{name: value for name, value in values.items() if name in settings.model_fields})
+
+    return read
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    with _refusing():
+        Changes().updated(values)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+LOAD_SCHEMA = LoadParameters.model_json_schema()
+PARAMETERS_SCHEMA = Changes.model_json_schema() | {"examples": [{"mirror": True, "motion_strength": 0.8}]}
+for _schema in (LOAD_SCHEMA, PARAMETERS_SCHEMA):
+    del _schema["additionalProperties"]
+
+LoadParams = Annotated[LoadParameters, BeforeValidator(_reader(LoadParameters)), WithJsonSchema(LOAD_SCHEMA)]
+ParameterChanges = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema(PARAMETERS_SCHEMA)]
+"""Only what the client wants to change."""

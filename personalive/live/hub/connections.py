@@ -1,0 +1,111 @@
+"""Which connections feed a session and which watch it, and what their coming and going makes of its state.
+
+Everything here happens in the event loop.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from personalive.live.core.frames import Message
+from personalive.live.hub.entries import Entry, FullError, SessionState, Transport, UnknownSessionError
+
+MAX_VIEWERS = 4
+"""Viewers of one session."""
+STREAM_STOPPED: Message = {"type": "stream_stopped"}
+
+
+def watched(entries: Iterable[Entry], watch_id: str) -> Entry | None:
+    """The session that a watch id shows now: the latest of its client's that is connected."""
+    wanted = watch_id.encode()
+    shown = [
+        entry
+        for entry in entries
+        if entry.state is SessionState.CONNECTED and secrets.compare_digest(entry.client.watch_id.encode(), wanted)
+    ]
+    return max(shown, key=lambda entry: entry.since, default=None)
+
+
+class Connections:
+    """Moves sessions from state to state as their connections come up and go."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def attach(self, entry: Entry, transport: Transport) -> None:
+        """Let a connection feed a session; the one before it is closed.
+
+        Raises:
+            UnknownSessionError: the session has ended in the meantime.
+        """
+        if entry.session.closed:
+            raise UnknownSessionError(f"the session {entry.session.identifier} has ended")
+        before, entry.transport = entry.transport, transport
+        entry.session.on_message = transport.send
+        self._move(entry, SessionState.CONNECTED if transport.connected else SessionState.OPENING)
+        if before is not None:
+            self.spawn(before.close())
+
+    def came_up(self, entry: Entry, transport: Transport) -> None:
+        """Pictures can flow over a connection."""
+        if entry.transport is transport:
+            self._move(entry, SessionState.CONNECTED)
+
+    def detach(self, entry: Entry, transport: Transport) -> None:
+        """A connection is gone: a viewer's, or the session's own, which then waits for another."""
+        if transport in entry.viewers:
+            entry.viewers.remove(transport)
+        if entry.transport is transport:
+            entry.transport = None
+            entry.session.on_message = lambda message: None
+            self._move(entry, SessionState.DETACHED)
+
+    def watch(self, entry: Entry, transport: Transport) -> None:
+        """Let a connection watch a session; of those that never came up the oldest gives way.
+
+        Raises:
+            FullError: enough watch already.
+        """
+        if len(entry.viewers) >= MAX_VIEWERS:
+            unconnected = next((viewer for viewer in entry.viewers if not viewer.connected), None)
+            if unconnected is None:
+                raise FullError(f"{MAX_VIEWERS} viewers watch already, which is the most")
+            entry.viewers.remove(unconnected)
+            self.spawn(unconnected.close())
+        entry.viewers.append(transport)
+
+    def end(self, entry: Entry) -> None:
+        """The session has ended: its viewers are told, and all of its connections are closed."""
+        entry.move_to(SessionState.CLOSING, self._clock())
+        for viewer in entry.viewers:
+            viewer.send(STREAM_STOPPED)
+        for transport in [*entry.viewers, *([entry.transport] if entry.transport else [])]:
+            self.spawn(transport.close())
+
+    def spawn(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Close a connection in the background."""
+        task = asyncio.ensure_future(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    @property
+    def are_closed(self) -> bool:
+        """Whether none is being closed at the moment."""
+        return not self._closing
+
+    async def wait_closed(self) -> None:
+        """Wait for those that are being closed."""
+        while self._closing:
+            await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _move(self, entry: Entry, state: SessionState) -> None:
+        """Change a session's state unless it has ended, and tell its viewers whether its pictures flow."""
+        if state is entry.state or entry.state is SessionState.CLOSING:
+            return
+        was_live, is_live = entry.state is SessionState.CONNECTED, state is SessionState.CONNECTED
+        entry.move_to(state, self._clock())
+        if was_live != is_live:
+            for viewer in entry.viewers:
+                viewer.send({"type": "stream", "live": is_live})

@@ -1,0 +1,112 @@
+"""The settings of an animation.
+
+A new one is one declaration here, and appears on the surfaces that it names; `python -m scripts.write_settings` then
+writes what is kept in files. What it does belongs into `animate` or `engine`.
+"""
+
+from fractions import Fraction
+from functools import partial
+
+from personalive.config import (
+    MAX_KEYFRAME_THRESHOLD,
+    MAX_MOTION_STRENGTH,
+    MAX_SEED,
+    MAX_SIZE,
+    MIN_SIZE,
+    SIZE_STEP,
+    SLOTS,
+    STEP_CHOICES,
+)
+from personalive.settings.declare import Settings, Surface, setting
+from personalive.types import Crop, FaceBoxes
+
+EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
+FILES = Surface.CLI | Surface.HTTP
+"""What only an animation from files has."""
+MAX_FRAMES = 1_000_000
+MIN_FPS, MAX_FPS = 1, 120
+
+REFERENCE = "The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken"
+DRIVER = "The video whose movement, rate and sound the result has"
+
+motion = partial(setting, group="motion", on=EVERYWHERE)
+picture = partial(setting, group="picture", on=FILES)
+part = partial(setting, group="part of the driver", on=FILES)
+pixels = partial(
+    picture, low=MIN_SIZE, high=MAX_SIZE, multiple_of=SIZE_STEP, default_text="the model's, 512 for personalive"
+)
+
+
+class SizeSettings(Settings):
+    """Size of the result; None: the model's."""
+
+    width: int | None = pixels(None, "Width in pixels", flags=("-W",))
+    height: int | None = pixels(None, "Height in pixels", flags=("-H",))
+
+
+class MotionSettings(Settings):
+    """How the driver's motion becomes the portrait's: the same from files and live."""
+
+    motion_strength: float = motion(
+        1.0,
+        "How far motion goes from the reference's (0) to the driver's (1) and beyond",
+        low=0,
+        high=MAX_MOTION_STRENGTH,
+        step=0.05,
+        label="Motion strength",
+    )
+    keyframe_threshold: float | None = motion(
+        None,
+        "How different motion must be to keep a frame as a keyframe",
+        low=0,
+        high=MAX_KEYFRAME_THRESHOLD,
+        label="Keyframe threshold",
+        default_text="the model's, 17 for personalive",
+    )
+    seed: int = motion(42, "Seed of the noise", low=0, high=MAX_SEED, label="Seed")
+
+
+class AnimateOptions(MotionSettings, SizeSettings):
+    """What may be chosen for an animation from files; checked when made.
+
+    Raises:
+        InputError: a value that is not allowed; the message says which are.
+    """
+
+    steps: int = setting(
+        4,
+        "Denoising steps a frame",
+        group="motion",
+        on=FILES,
+        low=STEP_CHOICES[0],
+        high=STEP_CHOICES[-1],
+        multiple_of=SLOTS,
+    )
+    face_boxes: FaceBoxes = setting(
+        "mesh",
+        "How faces are cut out: by a face mesh, or by the model's keypoints",
+        group="motion",
+        on=FILES,
+    )
+    face: str = setting(
+        "largest",
+        "Which of several faces: largest, left, right, or its number from the left",
+        group="picture",
+        on=FILES,
+        pattern="largest|left|right|[1-9][0-9]?",
+        pattern_text="largest, left, right or a number from 1 to 99",
+        metavar="WHICH",
+    )
+    crop: Crop = picture("auto", "auto: around the face; center: the middle; none: everything, stretched")
+    fps: float | Fraction | None = picture(
+        None, "Frames a second; the duration stays", low=MIN_FPS, high=MAX_FPS, default_text="the driving video's"
+    )
+    side_by_side: bool = picture(False, "Show reference, driver and result in one picture")
+    max_frames: int = part(100, "Driving frames to use at most; 0: all", low=0, high=MAX_FRAMES, flags=("-L",))
+    audio: bool = part(True, "Keep the driving video's sound", off="Leave the driving video's sound out")
+    overwrite: bool = setting(False, "Replace an existing output", group="files", on=Surface.CLI)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """`fps` as a fraction that a video file can hold."""
+        return None if self.fps is None else Fraction(self.fps).limit_denominator(1001)

@@ -1,0 +1,135 @@
+"""Writes what is made from the declared settings: tables in README and docs, Cog's inputs in predict.py, its schema.
+
+    python -m scripts.write_settings
+
+Cog's inputs are written out, not computed: `cog build` reads predict.py without running it, and takes nothing but
+literals for bounds, choices and descriptions.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from personalive.cli.arguments import shown_default
+from personalive.cli.main import build_parser
+from personalive.live.core.parameters import Changes
+from personalive.settings import DRIVER, REFERENCE, AnimateOptions, Setting, Surface
+
+ROOT = Path(__file__).parents[1]
+README, LIVE, PREDICTOR = ROOT / "README.md", ROOT / "docs" / "live.md", ROOT / "predict.py"
+SCHEMA = ROOT / ".cog" / "openapi_schema.json"
+TABLES = {
+    "animate": ("<!-- options -->", "<!-- end of options -->"),
+    "serve": ("<!-- serve options -->", "<!-- end of serve options -->"),
+}
+PARAMETERS = ("<!-- parameters -->", "<!-- end of parameters -->")
+INPUTS = (
+    "        # Written by scripts/write_settings.py from personalive/settings:",
+    "        # End of what is written.",
+)
+
+
+def readme(text: str) -> str:
+    """README with the tables of options."""
+    for verb, (begin, end) in TABLES.items():
+        text = _between(text, begin, end, "\n".join(_table(verb)))
+    return text
+
+
+def live(text: str) -> str:
+    """docs/live.md with the table of a session's parameters."""
+    rows = [
+        f"| `{each.name}` | {each.about.description} | {each.allowed} | {shown_default(each)} |"
+        for each in Changes.declared()
+    ]
+    return _between(
+        text, *PARAMETERS, "\n".join(["| parameter | | a value is | default |", "|---|---|---|---|", *rows])
+    )
+
+
+def predictor(text: str) -> str:
+    """predict.py with the inputs of `predict`."""
+    lines = [
+        f"        {name}: Upload = Input(description={_literal(f'{said}.')}),"
+        for name, said in (("ref_image", REFERENCE), ("driving_video", DRIVER))
+    ]
+    lines += [line for each in AnimateOptions.declared(Surface.HTTP) for line in cog_input(each)]
+    return _between(text, *INPUTS, "\n".join(lines))
+
+
+def schema() -> str:
+    """Cog's schema of predict.py as it stands."""
+    command = [sys.executable, "-m", "cog.command.openapi_schema"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def _between(text: str, begin: str, end: str, content: str) -> str:
+    before, found, rest = text.partition(f"{begin}\n")
+    _, found_too, after = rest.partition(f"{end}\n")
+    if not found or not found_too:
+        raise SystemExit(f"there is no place for what is written: it belongs between\n{begin}\n{end}")
+    return f"{before}{begin}\n{content}\n{end}\n{after}"
+
+
+def _table(verb: str) -> Iterator[str]:
+    (verbs,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
+    yield "| option | what it does |"
+    yield "|---|---|"
+    groups = verbs.choices[verb]._action_groups
+    for group in sorted(groups, key=lambda group: group.title == "options"):  # help and --verbose come last
+        actions = [each for each in group._group_actions if not isinstance(each, argparse._HelpAction)]
+        if actions and group.title != "options":
+            yield f"| **{group.title}** | |"
+        for action in actions:
+            yield _row(action)
+
+
+def _row(action: argparse.Action) -> str:
+    names = ", ".join(f"`{name}`" for name in action.option_strings)
+    value = ", ".join(f"`{choice}`" for choice in action.choices or ()) or str(action.metavar or "")
+    said = ((action.help or "") % vars(action)).replace("|", "\\|")
+    return f"| {names} {value.replace('|', ' or ')}".rstrip() + f" | {said} |"
+
+
+def cog_input(each: Setting) -> Iterator[str]:
+    """A parameter of `predict`, line by line."""
+    about = each.about
+    name = f"no_{each.name}" if about.off else each.name
+    said = ". ".join(filter(None, (about.off or about.description, about.details))) + "."
+    if each.default is None and about.default_text:
+        said += f" Default: {about.default_text}."
+    yield f"        {name}: {each.kind.__name__}{' | None' * each.is_optional} = Input("
+    yield _short_enough(f"            description={_literal(said)},")
+    yield f"            default={_literal(False if about.off else each.default)},"
+    if each.choices:
+        yield _short_enough(f"            choices=[{', '.join(map(_literal, each.choices))}],")
+    elif each.kind in (int, float):
+        yield f"            ge={_literal(about.low)},"
+        yield f"            le={_literal(about.high)},"
+    yield "        ),"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str):
+        if re.search(r'["\\]', value):
+            raise SystemExit(f"cog build cannot read this text, which has quotes or backslashes: {value}")
+        return f'"{value}"'
+    return repr(int(value) if isinstance(value, float) and value == int(value) else value)
+
+
+def _short_enough(line: str) -> str:
+    return line if len(line) <= 120 else f"{line}  # noqa: E501"
+
+
+def main() -> None:
+    """Write them."""
+    for path, written in ((README, readme), (LIVE, live), (PREDICTOR, predictor)):
+        path.write_text(written(path.read_text()))
+    SCHEMA.write_text(schema())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""`personalive serve` over a model that echoes: `python live_server.py FLAGS`, with the flags of the command.
+
+A process of its own, so that clients meet the server that operators start, with its limits and time-outs. It is run as
+a file with `PYTHONPATH` at the tree whose server is wanted, and may be an older one.
+"""
+
+import argparse
+import importlib
+import sys
+
+from personalive.testing.echo import echo_factory
+
+
+def main() -> None:
+    try:
+        server = importlib.import_module("personalive.live.http.server")
+    except ModuleNotFoundError:  # before the rooms
+        server = importlib.import_module("personalive.live.server")
+    options = importlib.import_module("personalive.live.options")
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    server.model_factory = lambda chosen: echo_factory(window=4, delay_frames=12)
+    server.serve(options.from_arguments(parser.parse_args([*sys.argv[1:], "--face_boxes", "keypoints"])))
+
+
+if __name__ == "__main__":
+    main()

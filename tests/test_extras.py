@@ -1,0 +1,66 @@
+"""What the package does where the packages of an extra are not installed."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from personalive.animate.job import animate
+from personalive.errors import MissingExtraError
+from personalive.extras import MODULES, missing, require
+from personalive.media.faces import FaceTracker
+from personalive.pipeline import PersonaLive
+from personalive.settings import AnimateOptions
+
+EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+WITHOUT_AIORTC = "import sys; sys.modules['aiortc'] = None; "
+
+
+@pytest.mark.parametrize("extra", MODULES)
+def test_every_module_is_installed_by_its_extra(extra: str) -> None:
+    packages = {canonicalize_name(Requirement(text).name) for text in EXTRAS[extra]}
+    assert {canonicalize_name(module) for module in MODULES[extra]} <= packages
+    assert missing(extra) == []
+    require(extra)
+
+
+def test_all_holds_every_other_extra() -> None:
+    (everything,) = (Requirement(text) for text in EXTRAS["all"])
+    assert everything.extras == EXTRAS.keys() - {"all"}
+
+
+def test_the_transports_name_their_extra() -> None:
+    code = f"{WITHOUT_AIORTC}import personalive.live.transport.webrtc"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'MissingExtraError: not installed: aiortc. Install the extra: pip install "personalive[live]"' in done.stderr
+
+
+def test_the_command_names_the_extra_in_one_line() -> None:
+    code = f"{WITHOUT_AIORTC}from personalive.cli.main import main; sys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == 'ERROR: not installed: aiortc. Install the extra: pip install "personalive[live]"\n'
+
+
+def test_faces_name_their_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "personalive\[faces\]"'):
+        FaceTracker()
+
+
+def test_without_faces_keypoints_are_taken_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, small_model: PersonaLive, portrait: Path, driver: Path, tmp_path: Path
+) -> None:
+    asked = AnimateOptions(max_frames=4)
+    explicit = AnimateOptions(max_frames=4, face_boxes="keypoints", crop="center")
+    expected = list(animate(small_model, portrait, driver, tmp_path / "expected.mp4", explicit))
+    monkeypatch.setitem(sys.modules, "mediapipe", None)
+    steps = list(animate(small_model, portrait, driver, tmp_path / "result.mp4", asked))
+    assert [step.message for step in steps if "personalive[faces]" in step.message] == [steps[1].message]
+    assert steps[1].message.endswith(expected[1].message)
+    assert (tmp_path / "result.mp4").read_bytes() == (tmp_path / "expected.mp4").read_bytes()
