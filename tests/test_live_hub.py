@@ -332,7 +332,7 @@ async def test_viewers_hear_of_each_change_and_of_the_end():
         viewer = Connection(bench, entry)
         bench.hub.connections.watch(entry, viewer)
         bench.lose(entry)
-        bench.attach(entry)
+        bench.come_up(bench.attach(entry, connected=False))
         entry.session.close()
         await bench.hub.connections.wait_closed()
         assert viewer.closed

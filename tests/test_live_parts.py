@@ -200,8 +200,8 @@ def test_windows_keep_their_shape_and_stay_inside():
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA"])
 def test_pictures_of_every_mode_become_rgb(mode):
     stream = io.BytesIO()
-    Image.new("RGB", (20, 10), RED).convert(mode).save(stream, "PNG")
-    assert decode(stream.getvalue()).shape == (10, 20, 3)
+    Image.new("RGB", (40, 20), RED).convert(mode).save(stream, "PNG")
+    assert decode(stream.getvalue()).shape == (20, 40, 3)
 
 
 def test_tokens():

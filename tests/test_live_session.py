@@ -120,6 +120,23 @@ def test_a_model_of_two_seconds_a_call_is_no_gap_of_the_camera():
     assert np.all(np.diff(times) > 0.3) and times[-1] < 10.1
 
 
+def test_a_viewer_changes_nothing_about_the_figures():
+    figures = []
+    for viewers in (0, 3):
+        room = Simulation()
+        one = room.person(RED)
+        readers = [one.session.subscribe(lambda: None, counts=False) for _ in range(viewers)]
+        one.film(25)
+        for _ in range(100):
+            room.run(0.02)
+            for each in readers:
+                each.pop(room.now)
+        for each in readers:
+            one.session.unsubscribe(each)
+        figures.append((one.session.statistics.pictures_shown, one.session.statistics.delays(), one.session.dropped))
+    assert figures[0] == figures[1] and figures[0][0] > 20
+
+
 def test_pause_stops_and_goes_on():
     room = Simulation()
     one = room.person(RED)
