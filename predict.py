@@ -1,8 +1,8 @@
 """The Cog door: the same inputs as the command's, but nothing that is a path on the server, a device or a data type.
 
 Its operator chooses those by environment variables: PERSONALIVE_MODEL, PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1
-and the other settings of the model (see `ModelChoice.from_environment`), PERSONALIVE_HUB and PERSONALIVE_REVISION, which
-say where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1.
+and the other settings of the model (see `ModelChoice.from_environment`), PERSONALIVE_HUB and PERSONALIVE_REVISION,
+which say where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1.
 """
 
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu --output benchmarks/results/gpu.json
 
-A call takes host images in and gives uint8 frames on the host: 4 frames. Every measurement is independent: one that
-fails is written down and the others go on.
+A call takes images on the host and returns 4 uint8 frames on the host. Every measurement is independent: one that fails
+is noted, and the others continue.
 """
 
 import time
@@ -50,7 +50,7 @@ class Benchmark:
         self.name += ", tiny VAE" if options.tiny_vae else ""
 
     def start(self) -> PersonaLive:
-        """Everything from the start of the process to the first frame, but for weights: they are made up, not read."""
+        """Everything from the start of the process to the first frame, except reading weights: they are made up."""
         times = {"import_s": IMPORTED - STARTED}
         models.import_ahead()
         began = time.perf_counter()
@@ -92,7 +92,7 @@ class Benchmark:
                     self.host(animation)
 
     def host(self, animation: Animation) -> None:
-        """What a call takes with the preparation of its pictures, in another thread and in its own."""
+        """The time of a call together with preparing its pictures, in another thread and in its own."""
         with ThreadPoolExecutor(1) as pool:
             runs: dict[str, Callable[[], Any]] = {
                 "pictures prepared by another thread meanwhile": lambda: animation.push_ahead(pool),
@@ -173,7 +173,7 @@ class Benchmark:
             print(f"  {ms:8.3f} ms {count:5} x {key}")
 
     def endurance(self, model: PersonaLive) -> None:
-        """Whether time and memory stay as they are."""
+        """Whether time and memory stay the same."""
         animation = Animation(model, self.options.size)
         times: list[float] = []
         memory: list[dict[str, float]] = []
@@ -199,8 +199,8 @@ class Benchmark:
     def agreement(self, model: PersonaLive) -> None:
         """Frames against those of the unaccelerated model, and of both against float32.
 
-        Random weights in full size magnify rounding: all three come out alike, so this finds gross faults only. What
-        acceleration does to pictures is for `benchmarks.precision`.
+        Full-size random weights magnify rounding: all three errors are alike, so this finds only gross faults. For what
+        acceleration does to pictures, see `benchmarks.precision`.
         """
         mine = self._frames(model)
         model_free(model)
@@ -228,7 +228,7 @@ class Benchmark:
 
 
 def held() -> dict[str, float]:
-    """GiB that the process has at most had on the host and that PyTorch has reserved on the device and in tensors."""
+    """GiB: the most that the process had on the host, and what PyTorch has reserved on the device and in tensors."""
     return {
         "reserved": torch.cuda.memory_reserved() / 2**30,
         "tensors": torch.cuda.memory_allocated() / 2**30,
@@ -237,7 +237,7 @@ def held() -> dict[str, float]:
 
 
 def model_free(model: PersonaLive) -> None:
-    """Give the GPU's memory back, whoever still knows the model."""
+    """Return the GPU's memory, even if something still refers to the model."""
     for network in vars(model).copy():
         delattr(model, network)
     gc.collect()

@@ -1,4 +1,4 @@
-"""Writes what is made from the declared settings: tables in README and docs, Cog's inputs in predict.py, its schema.
+"""Writes what is generated from the declared settings: tables in README and docs, Cog's inputs and schema.
 
     python -m scripts.write_settings
 
@@ -70,7 +70,7 @@ def _between(text: str, begin: str, end: str, content: str) -> str:
     before, found, rest = text.partition(f"{begin}\n")
     _, found_too, after = rest.partition(f"{end}\n")
     if not found or not found_too:
-        raise SystemExit(f"there is no place for what is written: it belongs between\n{begin}\n{end}")
+        raise SystemExit(f"there is no place for the generated text: it belongs between\n{begin}\n{end}")
     return f"{before}{begin}\n{content}\n{end}\n{after}"
 
 

@@ -17,13 +17,13 @@ class Subscription:
         self._lock = threading.Lock()
 
     def push(self, pictures: list[Picture], now: float) -> None:
-        """Hand pictures over."""
+        """Pass pictures on."""
         with self._lock:
             self.playout.push(pictures, now)
         self.on_ready()
 
     def pop(self, now: float) -> tuple[Picture | None, float | None]:
-        """The picture whose turn it is, and when the next one is due."""
+        """The picture that is due, and when the next one is."""
         with self._lock:
             picture, due = self.playout.pop(now), self.playout.due()
         if picture is not None:
@@ -31,7 +31,7 @@ class Subscription:
         return picture, due
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Forget what is waiting."""
         with self._lock:
             self.playout.clear()
 
@@ -61,18 +61,18 @@ class Subscriptions:
                 self._dropped += reader.playout.dropped
 
     def push(self, pictures: list[Picture], now: float) -> None:
-        """Hand pictures to every reader."""
+        """Pass pictures to every reader."""
         for reader in self._all():
             reader.push(pictures, now)
 
     def clear(self) -> None:
-        """Forget what waits."""
+        """Forget what is waiting."""
         for reader in self._all():
             reader.clear()
 
     @property
     def waiting(self) -> int:
-        """Pictures that wait for the slowest reader."""
+        """Pictures that are waiting for the slowest reader."""
         return max((len(reader.playout) for reader in self._all()), default=0)
 
     @property
