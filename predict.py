@@ -1,15 +1,17 @@
 """The Cog door: the same inputs as the command's, but nothing that is a path on the server, a device or a data type.
 
 Its operator chooses those by environment variables: PERSONALIVE_MODEL, PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1
-and the other settings of the model (see `ModelChoice.from_environment`), PERSONALIVE_HUB and PERSONALIVE_REVISION,
-which say where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1.
+and the other settings of the model (see `ModelChoice.from_environment`). PERSONALIVE_HUB and PERSONALIVE_REVISION say
+where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private addresses.
 """
 
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)
 
 import os
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,8 +20,10 @@ import cog
 from cog import BasePredictor, Input
 
 from personalive.animate.job import animate
+from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.url_fetch import fetch
+from personalive.net.addresses import private_addresses_allowed
 from personalive.settings import AnimateOptions, Surface
 
 SHORTEST = 0.1
@@ -43,12 +47,12 @@ class Predictor(BasePredictor):
         source, remark = choice.resolved_source()
         print(f"loading the model {source} on {choice.resolved_device()}. {remark}")
         self.model = choice.load()
-        self.results = tempfile.TemporaryDirectory(prefix="personalive-")
+        self.results = _temporary("personalive-")
 
     def predict(
         self,
         # Written by scripts/write_settings.py from personalive/settings:
-        ref_image: Upload = Input(description="The portrait: PNG, JPEG or WebP, or a video whose first face is taken."),
+        ref_image: Upload = Input(description="The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken."),
         driving_video: Upload = Input(description="The video whose movement, rate and sound the result has."),
         width: int | None = Input(
             description="Width in pixels. Default: the model's, 512 for personalive.",
@@ -88,6 +92,10 @@ class Predictor(BasePredictor):
             default="mesh",
             choices=["mesh", "keypoints"],
         ),
+        face: str = Input(
+            description="Which of several faces: largest, left, right, or its number from the left.",
+            default="largest",
+        ),
         crop: str = Input(
             description="auto: around the face; center: the middle; none: everything, stretched.",
             default="auto",
@@ -124,18 +132,41 @@ class Predictor(BasePredictor):
 
     def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
         self.results.cleanup()  # the result of the prediction before was sent
-        self.results = tempfile.TemporaryDirectory(prefix="personalive-")
+        self.results = _temporary("personalive-")
         output = Path(self.results.name) / "output.mp4"
-        allow_private = os.environ.get("PERSONALIVE_ALLOW_PRIVATE_URLS") == "1"
-        with tempfile.TemporaryDirectory(prefix="personalive-inputs-") as name:
-            reference = fetch(ref_image, Path(name) / "reference", allow_private=allow_private)
-            driver = fetch(driving_video, Path(name) / "driver", allow_private=allow_private)
+        allowed = private_addresses_allowed()
+        with (
+            _temporary("personalive-inputs-") as inputs,
+            _errors_for_clients(inputs, self.results.name),
+        ):
+            reference = fetch(ref_image, Path(inputs) / "reference", allow_private=allowed)
+            driver = fetch(driving_video, Path(inputs) / "driver", allow_private=allowed)
             with closing(animate(self.model, reference, driver, output, options)) as work:
                 for progress in work:
                     print(f"{progress.stage}: {progress.frames_done} of {progress.frames_total} frames")
                     if progress.message:
                         print(progress.message)
         return output
+
+
+def _temporary(prefix: str) -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=os.environ.get("PERSONALIVE_SCRATCH"))
+
+
+@contextmanager
+def _errors_for_clients(*folders: str) -> Iterator[None]:
+    """What a client is told of an error: nothing of where things lie on the server, or of what it is made of."""
+    try:
+        yield
+    except PersonaLiveError as error:
+        text = str(error)
+        for folder in folders:
+            text = text.replace(f"{folder}/", "")
+        raise type(error)(text) from None
+    except Exception:
+        # What is printed in another way is part of the prediction's logs, which the client gets.
+        print(traceback.format_exc(), file=sys.__stderr__, flush=True)
+        raise RuntimeError("an error of the server; its log says more") from None
 
 
 @contextmanager

@@ -64,6 +64,7 @@ absolute() { realpath --canonicalize-missing --no-symlinks -- "$1"; }
 in_container() {
     local path
     seen=$2
+    case $2 in http://* | https://*) return ;; esac
     case $1 in
     --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae)
         [ -e "$2" ] || die "$1: there is no file $2"

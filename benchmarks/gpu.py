@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu --output benchmarks/results/gpu.json
 
-A call takes images on the host and returns 4 uint8 frames on the host. Every measurement is independent: one that fails
-is noted, and the others continue.
+A call takes host images in and gives uint8 frames on the host: 4 frames. Every measurement is independent: one that
+fails is written down and the others go on.
 """
 
 import time
@@ -17,7 +17,7 @@ import statistics  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from concurrent.futures import ThreadPoolExecutor  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, get_args  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -25,12 +25,11 @@ import torch  # noqa: E402
 from benchmarks.gpu_model import GPU, Animation, Pixels, build, gibibytes, spread  # noqa: E402
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds  # noqa: E402
 from personalive import models  # noqa: E402
-from personalive.accel import accelerator as acceleration  # noqa: E402
-from personalive.accel.accelerator import ACCELERATIONS, QUANTIZE_NAMES, Acceleration  # noqa: E402
-from personalive.accel.transfer import upload  # noqa: E402
+from personalive.accel.accelerator import Accelerator  # noqa: E402
 from personalive.config import FRAMES, WINDOW, ModelConfig  # noqa: E402
 from personalive.engine.schedule import inner_steps  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
+from personalive.types import AccelerationName, QuantizeName  # noqa: E402
 
 IMPORTED = time.perf_counter()
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,
@@ -50,11 +49,11 @@ class Benchmark:
         self.name += ", tiny VAE" if options.tiny_vae else ""
 
     def start(self) -> PersonaLive:
-        """Everything from the start of the process to the first frame, except reading weights: they are made up."""
+        """Everything from the start of the process to the first frame, but for weights: they are made up, not read."""
         times = {"import_s": IMPORTED - STARTED}
         models.import_ahead()
         began = time.perf_counter()
-        self.choice = choice = Acceleration(
+        self.choice = choice = Accelerator(
             GPU,
             self.dtype,
             self.options.accelerate,
@@ -92,7 +91,7 @@ class Benchmark:
                     self.host(animation)
 
     def host(self, animation: Animation) -> None:
-        """The time of a call together with preparing its pictures, in another thread and in its own."""
+        """What a call takes with the preparation of its pictures, in another thread and in its own."""
         with ThreadPoolExecutor(1) as pool:
             runs: dict[str, Callable[[], Any]] = {
                 "pictures prepared by another thread meanwhile": lambda: animation.push_ahead(pool),
@@ -106,9 +105,9 @@ class Benchmark:
         times = []
         for _ in range(self.options.repeats):
             started = time.perf_counter()
-            model, chunk = animation.stream.model, animation.next_chunk()
+            networks, chunk = animation.stream.networks, animation.next_chunk()
             assert chunk.faces is not None  # made with boxes
-            images, faces = upload(chunk.pose_images, model.device), upload(chunk.faces, model.device)
+            images, faces = networks.upload([chunk.pose_images]), networks.upload([chunk.faces])
             times.append((time.perf_counter() - started) * 1e3)
             torch.cuda.synchronize()
             del images, faces
@@ -123,25 +122,25 @@ class Benchmark:
             return torch.randn(shape, generator=frames, device="cuda").to(self.dtype)
 
         animation = Animation(model, size)
-        reference, _ = animation.stream.begun()
-        time_features = model.embed_time(inner_steps(4)[0].timesteps)
+        reference = animation.stream.require_state().reference
+        times, networks = inner_steps(4)[0].timesteps, model.networks
         motion, pose = random(FRAMES, 32, 16), random(FRAMES, config.unet.block_channels[0], latent, latent)
         window = random(FRAMES, 4, latent, latent)
-        features = [reference.features]
+        features: list[Any] = [reference.features]
         for _ in range(3):
             features.append(features[-1].with_keyframe(reference.features))
         faces, images = random(WINDOW, 3, 224, 224), random(WINDOW, 3, 256, 256)
         keypoints = random(WINDOW, 21, 3).float()
         runs: dict[str, Any] = {
-            "extract_pose": lambda: model.extract_pose(images),
-            "encode_motion": lambda: model.encode_motion(faces),
-            "guide": lambda: model.guide(keypoints, size, size),
-            "decode": lambda: model.decode(window[:WINDOW]),
-            "reference_features": lambda: model.reference_features(window[:1], reference.embedding),
+            "extract_pose": lambda: networks.extract_pose(images),
+            "encode_motion": lambda: networks.encode_motion(faces),
+            "guide": lambda: networks.guide(keypoints, size, size),
+            "decode": lambda: networks.decode(window[:WINDOW]),
+            "encode_reference": lambda: networks.encode_reference(window[:1], reference.embedding),
         }
         for count, known in enumerate(features):
-            runs[f"denoise, {count} keyframes"] = lambda known=known: model.denoise(
-                window, time_features, motion, pose, [known]
+            runs[f"denoise, {count} keyframes"] = lambda known=known: networks.denoise(
+                window, times, motion, pose, known
             )
         for name, run in runs.items():
             with self.results.attempt(name):
@@ -173,7 +172,7 @@ class Benchmark:
             print(f"  {ms:8.3f} ms {count:5} x {key}")
 
     def endurance(self, model: PersonaLive) -> None:
-        """Whether time and memory stay the same."""
+        """Whether time and memory stay as they are."""
         animation = Animation(model, self.options.size)
         times: list[float] = []
         memory: list[dict[str, float]] = []
@@ -199,8 +198,8 @@ class Benchmark:
     def agreement(self, model: PersonaLive) -> None:
         """Frames against those of the unaccelerated model, and of both against float32.
 
-        Full-size random weights magnify rounding: all three errors are alike, so this finds only gross faults. For what
-        acceleration does to pictures, see `benchmarks.precision`.
+        Random weights in full size magnify rounding: all three come out alike, so this finds gross faults only. What
+        acceleration does to pictures is for `benchmarks.precision`.
         """
         mine = self._frames(model)
         model_free(model)
@@ -228,7 +227,7 @@ class Benchmark:
 
 
 def held() -> dict[str, float]:
-    """GiB: the most that the process had on the host, and what PyTorch has reserved on the device and in tensors."""
+    """GiB that the process has at most had on the host and that PyTorch has reserved on the device and in tensors."""
     return {
         "reserved": torch.cuda.memory_reserved() / 2**30,
         "tensors": torch.cuda.memory_allocated() / 2**30,
@@ -237,9 +236,8 @@ def held() -> dict[str, float]:
 
 
 def model_free(model: PersonaLive) -> None:
-    """Return the GPU's memory, even if something still refers to the model."""
-    for network in vars(model).copy():
-        delattr(model, network)
+    """Give the GPU's memory back, whoever still knows the model."""
+    vars(model.networks).clear()
     gc.collect()
     torch.cuda.empty_cache()
 
@@ -247,10 +245,10 @@ def model_free(model: PersonaLive) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.json"))
-    parser.add_argument("--accelerate", choices=ACCELERATIONS, default=acceleration.DEFAULT_ACCELERATION)
+    parser.add_argument("--accelerate", choices=get_args(AccelerationName), default="graphs")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--low_memory", action="store_true")
-    parser.add_argument("--quantize", choices=QUANTIZE_NAMES, default="none")
+    parser.add_argument("--quantize", choices=get_args(QuantizeName), default="none")
     parser.add_argument("--tiny_vae", action="store_true", help="a tiny decoder with random weights")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--keyframes", type=int, nargs="*", default=[0, 1, 2, 3])

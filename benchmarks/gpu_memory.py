@@ -9,17 +9,16 @@ CUDA context and libraries take about 0.8 GiB more, as for every program.
 import argparse
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from benchmarks.gpu_model import GPU, Animation, build
 from benchmarks.measuring import Results
-from personalive import models
-from personalive.accel.accelerator import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
-from personalive.accel.fuse.vae import FusedDecoder
+from personalive.accel.accelerator import AcceleratedNetworks, Accelerator
 from personalive.config import ModelConfig
 from personalive.pipeline import PersonaLive
+from personalive.types import AccelerationName
 
 
 def gib(size: float) -> float:
@@ -39,10 +38,9 @@ def stage() -> dict[str, float]:
 
 
 def weights(model: PersonaLive) -> dict[str, list[float]]:
-    """GiB of each network on the device and on the host; the merged decoder separately."""
-    networks: dict[str, torch.nn.Module] = {name: getattr(model, name) for name in models.NETWORKS}
-    if isinstance(model._decoder, FusedDecoder):
-        networks["decoder, merged"] = model._decoder
+    """GiB of each network on the device and on the host; the merged decoder by itself."""
+    assert isinstance(model.networks, AcceleratedNetworks)
+    networks = model.networks.modules
     counted: set[int] = set()
     result = {}
     for name, network in reversed(networks.items()):
@@ -56,11 +54,11 @@ def weights(model: PersonaLive) -> dict[str, list[float]]:
 
 
 def pools() -> dict[str, list[float]]:
-    """Reserved GiB and those in tensors, of PyTorch's own memory and of each pool of captured graphs."""
+    """Reserved GiB and those in tensors, of PyTorch's own memory and of each pool of captures."""
     sizes: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for segment in torch.cuda.memory_snapshot():
         pool: Any = segment.get("segment_pool_id", (0, 0))
-        entry = sizes["no recording" if tuple(pool) == (0, 0) else f"graphs {tuple(pool)}"]
+        entry = sizes["no capture" if tuple(pool) == (0, 0) else f"captures {tuple(pool)}"]
         entry[0] += segment["total_size"]
         entry[1] += segment["allocated_size"]
     return {name: [gib(value) for value in entry] for name, entry in sizes.items()}
@@ -69,7 +67,7 @@ def pools() -> dict[str, list[float]]:
 def run(results: Results, options: argparse.Namespace) -> None:
     """One animation up to three keyframes, then another portrait."""
     dtype = getattr(torch, options.dtype)
-    choice = Acceleration(GPU, dtype, options.accelerate, low_memory=options.low_memory)
+    choice = Accelerator(GPU, dtype, options.accelerate, low_memory=options.low_memory)
     model = build(ModelConfig(), dtype, choice)
     results.add("loaded", stage())
     results.add("weights: GiB on the device, on the host", weights(model))
@@ -78,7 +76,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
     animation.push()
     results.add("first call", stage())
     for wanted in range(4):
-        animation.stream.keyframes.wanted = wanted  # type: ignore[attr-defined]
+        animation.policy.wanted = wanted
         for _ in range(4):
             animation.push()
         assert animation.stream.keyframe_count == wanted
@@ -93,7 +91,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_memory.json"))
-    parser.add_argument("--accelerate", choices=ACCELERATIONS, default=DEFAULT_ACCELERATION)
+    parser.add_argument("--accelerate", choices=get_args(AccelerationName), default="graphs")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--low_memory", action="store_true")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")

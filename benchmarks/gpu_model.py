@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 
 from personalive import models
-from personalive.accel.accelerator import Acceleration
+from personalive.accel.accelerator import Accelerator
 from personalive.config import WINDOW, ModelConfig
 from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
 from personalive.engine.preprocess import DrivingFrames
-from personalive.engine.stream import Stream
-from personalive.models.tiny_vae import TinyDecoder, replace_decoder
+from personalive.models.tiny_vae import TinyDecoder
+from personalive.models.vae import VAE
 from personalive.pipeline import PersonaLive
 from personalive.testing.weight_rule import CORRECTIONS, is_ruled
 
@@ -65,14 +65,15 @@ def _ruled(normal: torch.Tensor, name: str, key: str) -> torch.Tensor:
 def build(
     config: ModelConfig,
     dtype: torch.dtype,
-    choice: Acceleration | None,
+    choice: Accelerator | None,
     device: torch.device = GPU,
     *,
     tiny_vae: bool = False,
     times: dict[str, float] | None = None,
 ) -> PersonaLive:
     """A model with random weights; `times` gets the seconds of what a start with files would not do."""
-    networks, filling = {}, 0.0
+    networks: dict[str, torch.nn.Module] = {}
+    filling = 0.0
     for number, name in enumerate(models.NETWORKS):
         with torch.device("meta"):
             network = models.build_network(name, config)
@@ -89,11 +90,13 @@ def build(
     if times is not None:
         times["weights_made_up_s"] = filling
     if tiny_vae:
-        replace_decoder(networks["vae"], TinyDecoder(config.vae).to(device, dtype).requires_grad_(False))
+        vae = networks["vae"]
+        assert isinstance(vae, VAE)
+        vae.replace_decoder(TinyDecoder(config.vae).to(device, dtype).requires_grad_(False))
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()  # loading needs nothing beside the weights; making them up does
-    return PersonaLive(config, networks, dtype, choice)
+    return PersonaLive.from_modules(config, networks, dtype, choice)
 
 
 def pictures(count: int, size: int, seed: int) -> list[Pixels]:
@@ -118,7 +121,8 @@ class Animation:
     """A stream with prepared driving frames, which go round."""
 
     def __init__(self, model: PersonaLive, size: int, keyframes: int = 0, seed: int = 0) -> None:
-        self.stream = Stream(model, width=size, height=size, emit_ramp=True, keyframes=Keyframes(keyframes), seed=seed)
+        self.policy = Keyframes(keyframes)
+        self.stream = model.stream(width=size, height=size, emit_lead_in=True, keyframes=self.policy, seed=seed)
         prepare = self.stream.preprocessor
         box = (size // 8, size // 8, size - size // 8, size - size // 8)
         self.box = box

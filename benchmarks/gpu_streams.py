@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
 from benchmarks.gpu_model import GPU, Animation, build, gibibytes, spread
 from benchmarks.measuring import Results, joules, milliseconds, wall_milliseconds
-from personalive.accel.accelerator import ACCELERATIONS, DEFAULT_ACCELERATION, Acceleration
-from personalive.accel.fuse import unet as fused
+from personalive.accel.accelerator import AcceleratedNetworks, Accelerator
+from personalive.accel.fuse import transformers as fused
 from personalive.config import FRAMES, WINDOW, ModelConfig
 from personalive.engine.schedule import inner_steps
+from personalive.types import AccelerationName
 
 ROWS = (4096, 8192, 16384, 32768, 1 << 30)
 KEYS = (2**24, 2**25, 2**26, 1 << 40)
@@ -41,58 +42,56 @@ class Streams:
     def __init__(self, results: Results, options: argparse.Namespace) -> None:
         self.results, self.options = results, options
         self.dtype = getattr(torch, options.dtype)
-        self.choice = Acceleration(GPU, self.dtype, options.accelerate)
+        self.choice = Accelerator(GPU, self.dtype, options.accelerate)
         self.model = build(ModelConfig(), self.dtype, self.choice)
 
     @torch.inference_mode()
     def amounts(self) -> None:
         """Times of the networks for different amounts at once, each captured again."""
-        model, animation = self.model, Animation(self.model, self.options.size)
-        latent = self.options.size // model.config.vae.factor
-        reference, _ = animation.stream.begun()
-        time = model.embed_time(inner_steps(4)[0].timesteps)
-        known = [reference.features]
+        networks, animation = self.model.networks, Animation(self.model, self.options.size)
+        assert isinstance(networks, AcceleratedNetworks)
+        config, timesteps = networks.config, inner_steps(4)[0].timesteps
+        latent = self.options.size // config.vae.factor
+        known: list[Any] = [animation.stream.require_state().reference.features]
         for _ in range(3):
-            known.append(known[-1].with_keyframe(reference.features))
+            known.append(known[-1].with_keyframe(known[0]))
+        shapes = (4, latent, latent), (32, 16), (config.unet.block_channels[0], latent, latent)
+        latents, motion, pose = (torch.randn(FRAMES, *s, device=GPU, dtype=self.dtype) for s in shapes)
 
-        def window(count: int, keyframes: int) -> Callable[[], Any]:
-            shapes = (4, latent, latent), (32, 16), (model.config.unet.block_channels[0], latent, latent)
-            latents, motion, pose = (torch.randn(FRAMES * count, *s, device=GPU, dtype=self.dtype) for s in shapes)
-            function = self.choice.function("the denoising UNet", model.denoising_unet, constants=(1, 4))
-            return lambda: function(latents, time, motion, pose, [known[keyframes]] * count)
+        def window(keyframes: int) -> Callable[[], Any]:
+            networks._denoise = self.choice.captured(
+                "the denoising UNet", networks._run_denoiser, allocates_persistent=False
+            )
+            return lambda: networks.denoise(latents, timesteps, motion, pose, known[keyframes])
 
-        for count in (1, 2, 4):
-            self._add(f"UNet, {count} windows at once, per window", window(count, 0), count)
         for keyframes in (0, 3):
             for rows in ROWS:
                 with set_to(fused, "ROWS_AT_ONCE", rows):
-                    self._add(f"UNet, {keyframes} keyframes, {rows:.3g} rows of a feed-forward", window(1, keyframes))
+                    self._add(f"UNet, {keyframes} keyframes, {rows:.3g} rows of a feed-forward", window(keyframes))
             for keys in KEYS:
                 with set_to(fused, "KEYS_AT_ONCE", keys):
-                    self._add(f"UNet, {keyframes} keyframes, {keys:.3g} values of keys", window(1, keyframes))
-        latents = torch.randn(WINDOW, 4, latent, latent, device=GPU, dtype=self.dtype)
+                    self._add(f"UNet, {keyframes} keyframes, {keys:.3g} values of keys", window(keyframes))
         for frames in (1, 2, 4):
-            decode = self.choice.function("the decoder", model._run_decoder)
-            with set_to(model, "decoded_at_once", frames):
-                self._add(f"VAE decoder, {frames} of {WINDOW} frames at once", partial(decode, latents))
+            decode = self.choice.captured("the decoder", networks._run_decoder, allocates_persistent=False)
+            with set_to(networks, "decoded_at_once", frames):
+                self._add(f"VAE decoder, {frames} of {WINDOW} frames at once", partial(decode, latents[:WINDOW]))
 
-    def _add(self, name: str, run: Callable[[], Any], count: int = 1) -> None:
+    def _add(self, name: str, run: Callable[[], Any]) -> None:
         with self.results.attempt(name):
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             run()
             most = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
-            row = {"ms": round(milliseconds(run, 8) / count, 3), "to_record_gib": round(most / 2**30, 3)}
+            row = {"ms": round(milliseconds(run, 8), 3), "to_capture_gib": round(most / 2**30, 3)}
             self.results.add(name, row)
 
     def batches(self) -> None:
         """Whole calls of one, two and four streams."""
         for count in self.options.batches:
             animations = [Animation(self.model, self.options.size, seed=seed) for seed in range(count)]
-            for windows in sorted({1, count}):
-                name = f"{count} streams in one call, {windows} windows at once"
-                with self.results.attempt(name), set_to(self.model, "windows_at_once", windows):
-                    self._call(name, animations)
+            name = f"{count} streams in one call"
+            with self.results.attempt(name):
+                self._call(name, animations)
             del animations
 
     def _call(self, name: str, animations: list[Animation]) -> None:
@@ -113,14 +112,10 @@ class Streams:
         self.results.add(name, row | gibibytes())
 
     def together(self) -> None:
-        """Streams that advance in one call, and in one UNet batch, against each of them alone."""
+        """Streams that advance in one call against each of them alone."""
         count = max(self.options.batches)
-        for windows in sorted({1, count}):
-            with set_to(self.model, "windows_at_once", windows):
-                # Only streams with the same number of keyframes go through the UNet in one batch.
-                errors = self._errors([seed % 2 if windows == 1 else 0 for seed in range(count)], calls=6)
-            name = f"relative L2: {count} streams in one call, {windows} windows at once, against each alone"
-            self.results.add(name, errors)
+        errors = self._errors([seed % 2 for seed in range(count)], calls=6)
+        self.results.add(f"relative L2: {count} streams in one call against each alone", errors)
 
     def _errors(self, keyframes: Sequence[int], calls: int) -> list[float]:
         """One error per stream, each with that many keyframes."""
@@ -141,7 +136,7 @@ class Streams:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_streams.json"))
-    parser.add_argument("--accelerate", choices=ACCELERATIONS, default=DEFAULT_ACCELERATION)
+    parser.add_argument("--accelerate", choices=get_args(AccelerationName), default="graphs")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4], help="streams per call")

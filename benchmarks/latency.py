@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
-from personalive.accel.accelerator import Acceleration
+from personalive.accel.accelerator import Accelerator
 from personalive.cli.arguments import add_settings, read_settings
 from personalive.config import MAX_KEYFRAME_THRESHOLD, ModelConfig
 from personalive.live.core.engine import Engine
@@ -60,8 +60,8 @@ def make_engine(options: argparse.Namespace) -> Engine:
         from benchmarks.gpu_model import build
 
         device, dtype = choice.resolved_device(), choice.resolved_dtype() or torch.float16
-        acceleration = Acceleration(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
-        model = build(ModelConfig(), dtype, acceleration, device, tiny_vae=choice.tiny_vae is not None)
+        accelerator = Accelerator(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
+        model = build(ModelConfig(), dtype, accelerator, device, tiny_vae=choice.tiny_vae is not None)
     else:
         model = choice.load()
     factory = ModelFactory(lambda: model, face_boxes=options.in_process)

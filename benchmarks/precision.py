@@ -13,17 +13,17 @@ import json
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from personalive.accel.accelerator import ACCELERATIONS, AccelerationName, QuantizeName
 from personalive.errors import InputError
 from personalive.testing.parity.end_to_end import EndToEnd
 from personalive.testing.parity.networks import case_list
 from personalive.testing.parity.run import END_TO_END
+from personalive.types import AccelerationName, QuantizeName
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FP8 = "fp8"
@@ -65,7 +65,7 @@ def errors(frames: Rows, expected: Rows) -> dict[str, Any]:
 def choices(names: list[str]) -> list[tuple[str, AccelerationName | None, QuantizeName]]:
     """Name, acceleration and quantisation of each run; plain first, as others are compared with it."""
     runs: list[tuple[str, AccelerationName | None, QuantizeName]] = [("plain", None, "none")]
-    runs += [(item, item, "none") for item in ACCELERATIONS if item in names]
+    runs += [(item, item, "none") for item in get_args(AccelerationName) if item in names]
     return [*runs, ("graphs, fp8", "graphs", "fp8")] if FP8 in names else runs
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float16", "bfloat16"])
-    parser.add_argument("--accelerate", nargs="*", choices=(*ACCELERATIONS, FP8), default=["graphs", FP8])
+    parser.add_argument("--accelerate", nargs="*", choices=(*get_args(AccelerationName), FP8), default=["graphs", FP8])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/precision.json"))
     options = parser.parse_args()
     comparison = Comparison(options)

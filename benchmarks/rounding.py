@@ -20,8 +20,9 @@ from torch.utils._pytree import tree_map_only
 
 from benchmarks.precision import errors, frames_of, golden_rows
 from personalive import models
-from personalive.accel.cuda_graphs import flatten, rebuild
-from personalive.testing.parity.end_to_end import EndToEnd, LoggedModel
+from personalive.models.denoising_unet import ReferenceFeatures
+from personalive.pipeline import PersonaLive
+from personalive.testing.parity.end_to_end import EndToEnd, LoggedNetworks
 from personalive.testing.parity.networks import SIZES, network
 
 GOLDENS = ("e2e/offline_24.npz", "e2e/online_6.npz")
@@ -32,7 +33,7 @@ PARTS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "image encoder": ("image_encoder", ("vision_model", "visual_projection"), ("forward",)),
     "VAE encoder": ("vae", ("encoder", "quant_conv"), ("forward",)),
     "reference UNet": ("reference_unet", ("",), ("forward",)),
-    "denoising UNet": ("denoising_unet", ("",), ("forward", "project_reference", "embed_time")),
+    "denoising UNet": ("denoising_unet", ("",), ("forward",)),
     "VAE decoder": ("vae", ("decoder", "post_quant_conv"), ("forward",)),
 }
 """By name: the network, its parts, and their functions."""
@@ -71,9 +72,9 @@ def _cast(values: Any, before: torch.dtype, after: torch.dtype) -> Any:
     if hasattr(values, "pooler_output"):  # what transformers' network returns; only this is used
         values.pooler_output = values.pooler_output.to(after)
         return values
-    leaves: list[Tensor] = []
-    flatten(values, leaves)
-    return rebuild(values, [leaf.to(after) if leaf.dtype == before else leaf for leaf in leaves])
+    if isinstance(values, ReferenceFeatures):
+        return ReferenceFeatures(_cast(values.embedding, before, after), _cast(values.banks, before, after))
+    return tree_map_only(Tensor, lambda leaf: leaf.to(after) if leaf.dtype == before else leaf, values)
 
 
 def remembering(function: Callable[..., Any], memory: dict[Any, Any]) -> Callable[..., Any]:
@@ -95,7 +96,7 @@ class RoundedEndToEnd(EndToEnd):
         super().__init__()
         self.parts, self.memory = parts, memory
 
-    def model(self, size: str, seed: int) -> LoggedModel:
+    def model(self, size: str, seed: int) -> LoggedNetworks:
         if (size, seed) not in self._models:
             networks = {name: network(name, SIZES[size], seed) for name in models.NETWORKS}
             for part in self.parts:
@@ -106,7 +107,8 @@ class RoundedEndToEnd(EndToEnd):
                 name, kind = PARTS[part][0], (part, part in self.parts)
                 forward = remembering(networks[name].forward, self.memory.setdefault(kind, {}))
                 setattr(networks[name], "forward", forward)  # noqa: B010
-            self._models[size, seed] = LoggedModel(SIZES[size], networks, self.dtype)
+            model = PersonaLive.from_modules(SIZES[size], networks, self.dtype)
+            self._models[size, seed] = LoggedNetworks(model.networks)
         return self._models[size, seed]
 
     def _round(self, part: nn.Module, methods: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from personalive.errors import MissingExtraError
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "cog": ("cog",),
+    "cog": ("cog", "httpx", "starlette", "uvicorn"),
     "faces": ("mediapipe",),
     "live": ("aiortc", "fastapi", "prometheus_client", "uvicorn", "websockets"),
 }

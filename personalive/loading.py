@@ -41,7 +41,7 @@ class ModelChoice(Settings):
         default_text="fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster",
     )
     attention: AttentionName = _model("auto", "Kernels for attention; auto measures which are fastest")
-    accelerate: AccelerationName = _model("graphs", "On a GPU; compile and max take minutes the first time")
+    accelerate: AccelerationName = _model("graphs", "On a GPU: graphs replays whole steps, none runs kernel by kernel")
     quantize: QuantizeName = _model(
         "none", "fp8: on GPUs from RTX 40 on, compute with 8 bits where it pays: faster, and less exact"
     )

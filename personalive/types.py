@@ -16,8 +16,8 @@ FaceBoxes = Literal["mesh", "keypoints"]
 """Whether faces are cut out where the face mesh finds them, or where the motion extractor's keypoints are."""
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
-AccelerationName = Literal["none", "graphs", "compile", "max"]
-"""Merged layers, kernel by kernel; CUDA graphs; PyTorch's compiler too; and a search for the fastest kernels."""
+AccelerationName = Literal["none", "graphs"]
+"""Merged layers, kernel by kernel; or CUDA graphs of them."""
 QuantizeName = Literal["none", "fp8"]
 Latency = Literal["low", "balanced"]
 """Whether a live session is served as soon as it may be, or with as few calls as will do."""

@@ -8,7 +8,6 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from personalive import weights
-from personalive.models import NETWORKS
 from personalive.pipeline import PersonaLive
 from personalive.testing.pictures import moving_face, photograph, save_image, save_video
 from personalive.testing.small_model import SMALL, make_small_model
@@ -37,7 +36,7 @@ def small_model() -> PersonaLive:
 def small_model_folder(small_model, tmp_path_factory) -> Path:
     """The small model as a folder for `--model`."""
     folder = tmp_path_factory.mktemp("model")
-    weights.save_folder(folder, SMALL, {name: getattr(small_model, name) for name in NETWORKS}, torch.float32)
+    weights.save_folder(folder, SMALL, small_model.networks.modules, torch.float32)
     return folder
 
 

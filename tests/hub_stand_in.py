@@ -184,8 +184,8 @@ class _Handler(BaseHTTPRequestHandler):
                 entries.append(entry | self.hub.faults.claim.get(name, {}))
             data = {"Files": entries if known else None, "LatestCommitter": None}
             self._send(json.dumps({"Code": 200, "Data": data, "Success": True}).encode(), {})
-        elif known and (file := repository.files().get(query["FilePath"])) is not None:
-            self._send_blob(query["FilePath"], file)
+        elif known and (blob := repository.files().get(query["FilePath"])) is not None:
+            self._send_blob(query["FilePath"], blob)
         else:
             self._send(b"", {}, status=404)
 

@@ -15,6 +15,8 @@ import numpy as np
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from personalive.types import RGBArray
+
 CLOCK = fractions.Fraction(1, 90000)
 
 
@@ -23,7 +25,7 @@ class Camera(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, draw: Callable[[int], np.ndarray], fps: float = 25) -> None:
+    def __init__(self, draw: Callable[[int], RGBArray], fps: float = 25) -> None:
         super().__init__()
         self._draw, self._fps, self._count = draw, fps, 0
         self._began: float | None = None
@@ -40,10 +42,10 @@ class Camera(MediaStreamTrack):
         return frame
 
 
-def grey(level: int = 120, size: tuple[int, int] = (256, 256)) -> Callable[[int], np.ndarray]:
+def grey(level: int = 120, size: tuple[int, int] = (256, 256)) -> Callable[[int], RGBArray]:
     """A camera's picture: plain, with a mark that moves."""
 
-    def draw(index: int) -> np.ndarray:
+    def draw(index: int) -> RGBArray:
         image = np.full((size[1], size[0], 3), level, dtype=np.uint8)
         left = index * 4 % (size[0] - 40)
         image[60:-60, left : left + 20] = 255
@@ -61,7 +63,7 @@ class LiveClient:
         self.peer: RTCPeerConnection | None = None
         self.session_id: str | None = None
         self.messages: list[dict[str, Any]] = []
-        self.pictures: deque[tuple[float, np.ndarray]] = deque(maxlen=500)
+        self.pictures: deque[tuple[float, RGBArray]] = deque(maxlen=500)
         self.received = 0
         self.sounds = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,7 +126,7 @@ class LiveClient:
                 await asyncio.sleep(0.02)
         self.channel.send(json.dumps(parameters))
 
-    async def watch(self, count: int, seconds: float = 20) -> list[np.ndarray]:
+    async def watch(self, count: int, seconds: float = 20) -> list[RGBArray]:
         """The next pictures."""
         begin = self.received
         async with asyncio.timeout(seconds):

@@ -2,15 +2,16 @@
 
     python -m tests.live_recorder URL RED GREEN BLUE
 
-Prints "ready" once pictures come, and when its standard input ends one line of JSON: times in seconds on the machine's
-monotonic clock, and whether every picture showed the portrait of that colour. A browser draws when it finds the time;
-this client notes the arrival.
+Prints "ready SESSION COOKIE" once pictures come, and when its standard input ends one line of JSON: times in seconds on
+the machine's monotonic clock, and whether every picture showed the portrait of that colour. A browser draws when it
+finds the time; this client notes the arrival.
 """
 
 import asyncio
 import json
 import sys
 
+from personalive.live.hub.clients import COOKIE
 from personalive.live.transport import aiortc_fixes
 from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import picture, shows
@@ -22,7 +23,7 @@ async def record(url: str, colour: tuple[int, int, int]) -> dict[str, object]:
         await client.reference(picture(colour))
         await client.offer(Camera(grey()))
         await client.watch(25)
-        print("ready", flush=True)
+        print("ready", client.session_id, client.http.cookies[COOKIE], flush=True)
         client.pictures.clear()
         end, times, own = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read)), [], True
         while not end.done():

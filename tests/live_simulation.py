@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.echo import EchoEngine
 from personalive.live.core.engine import Engine
 from personalive.live.core.frames import CameraFrame, Message, Picture
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
+from personalive.testing.echo import EchoEngine
 from personalive.types import RGBArray
 
 TICK = 0.001

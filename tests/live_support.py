@@ -16,10 +16,9 @@ import uvicorn
 from PIL import Image
 
 from personalive.live.core.faces import Faces
-from personalive.live.http.server import create_app
+from personalive.live.http.server import UVICORN, create_app
 from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
-from personalive.live.transport.websocket import MAX_MESSAGE_BYTES
 from personalive.testing.echo import EchoEngine
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
@@ -77,7 +76,7 @@ def live_server(
     with socket.socket(proto=socket.IPPROTO_TCP) as bound:
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
-        config = uvicorn.Config(app, log_level="warning", ws_max_size=MAX_MESSAGE_BYTES, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(app, timeout_graceful_shutdown=2, **UVICORN)
         server = uvicorn.Server(config)
         loops: list[asyncio.AbstractEventLoop] = []
 

@@ -4,9 +4,8 @@ import sys
 
 import uvicorn
 
-from personalive.live.http.server import create_app
+from personalive.live.http.server import UVICORN, create_app
 from personalive.live.options import ServeOptions
-from personalive.live.transport.websocket import MAX_MESSAGE_BYTES
 from personalive.testing.echo import echo_factory
 
 
@@ -14,7 +13,7 @@ def main() -> None:
     port = int(sys.argv[1])
     options = ServeOptions(port=port, max_sessions=3, linger_seconds=0.5)
     app = create_app(options, echo_factory(window=4, delay_frames=12), None)
-    uvicorn.run(app, port=port, log_level="warning", ws_max_size=MAX_MESSAGE_BYTES)
+    uvicorn.run(app, port=port, **UVICORN)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive.animate.job import AnimateOptions, Progress, animate
+from personalive.animate.job import Progress, animate
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
+from personalive.settings import AnimateOptions
 from personalive.testing.pictures import (
     faceless,
     moving_face,

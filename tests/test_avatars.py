@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
 from personalive.training.avatars import (
     canonical_keypoints,
     face_landmarks,

@@ -42,7 +42,7 @@ def run(tmp_path, monkeypatch, capsys, caplog):
     def runner(*arguments):
         caplog.clear()
         try:
-            status = cli.main([str(argument) for argument in arguments])
+            status: str | int | None = cli.main([str(argument) for argument in arguments])
         except SystemExit as left:
             status = left.code
         captured = capsys.readouterr()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
@@ -188,7 +189,15 @@ def test_prediction_by_data_url(server, inputs, temporary, tmp_path):
 
 
 def test_every_option_arrives(server, inputs, tmp_path):
-    options = {"width": 320, "height": 256, "max_frames": 3, "steps": 8, "seed": 7, "fps": 50, "no_audio": True}
+    options: dict[str, Any] = {
+        "width": 320,
+        "height": 256,
+        "max_frames": 3,
+        "steps": 8,
+        "seed": 7,
+        "fps": 50,
+        "no_audio": True,
+    }
     options |= {"crop": "none", "motion_strength": 0.5, "face_boxes": "keypoints", "side_by_side": True}
     answer = predict(server, inputs | options | {"keyframe_threshold": 2.5}).json()
     assert answer["status"] == "succeeded", answer
@@ -201,6 +210,7 @@ def test_every_option_arrives(server, inputs, tmp_path):
     assert "3 of 10 frames used" in answer["logs"]
 
 
+NO_PATHS: tuple[Any, ...] = (3, None, ["x"], {})
 BEYOND = [
     *[("width", value) for value in (0, 192, 255, 257, 300, 1088, 10**12, "wide", 2.5)],
     *[("height", value) for value in (0, 192, 255, 257, 300, 1088, 10**12, "high", 2.5)],
@@ -214,8 +224,8 @@ BEYOND = [
     *[("face_boxes", value) for value in ("", "both", None, 1)],
     *[("no_audio", value) for value in ("perhaps", 2, None)],
     *[("side_by_side", value) for value in ("perhaps", 2, None)],
-    *[("ref_image", value) for value in (3, None, ["x"], {})],
-    *[("driving_video", value) for value in (3, None, ["x"], {})],
+    *[("ref_image", value) for value in NO_PATHS],
+    *[("driving_video", value) for value in NO_PATHS],
 ]
 
 
@@ -303,10 +313,10 @@ class Uploading:
     """A server that uploads its results to another, which also has a portrait to download."""
 
     server: str
-    process: subprocess.Popen
+    process: subprocess.Popen[str]
     folder: Path
     web: str
-    requests: list
+    requests: list[tuple[str, str, bytes]]
 
 
 @pytest.fixture(scope="module")

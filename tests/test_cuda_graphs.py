@@ -1,4 +1,4 @@
-"""What can be said of recorded functions without a GPU, and the rest where there is one."""
+"""What can be said of captured functions without a GPU, and the rest where there is one."""
 
 import threading
 
@@ -6,72 +6,51 @@ import pytest
 import torch
 
 from personalive.accel import cuda_graphs
-from personalive.accel.cuda_graphs import GraphFunction, GraphMemory, flatten, places, rebuild
-from personalive.engine.keypoints import HeadPose
-from personalive.models.motion_extractor import MotionHeads
+from personalive.accel.cuda_graphs import CapturedFunction, GraphMemory
 
-
-def nested(shift):
-    tensors = [torch.full((n + 1,), float(n + shift)) for n in range(11)]
-    return HeadPose(*tensors[:4]), [tensors[4]], (MotionHeads(*tensors[5:]), None, 16)
-
-
-def test_nested_values_are_taken_apart_and_put_together():
-    first, second = nested(0), nested(100)
-    leaves, others = [], []
-    assert flatten(first, leaves) == flatten(second, others)
-    assert len(leaves) == 11
-    pose, single, (heads, nothing, number) = rebuild(first, others)
-    assert isinstance(pose, HeadPose) and isinstance(heads, MotionHeads) and isinstance(single, list)
-    assert pose.angles[0] == 100 and single[0][0] == 104 and heads.keypoints[0] == 110
-    assert nothing is None and number == 16
-
-
-@pytest.mark.parametrize("other", [torch.zeros(3), torch.zeros(2, dtype=torch.float64), (torch.zeros(2),), 2])
-def test_other_shapes_and_kinds_are_told_apart(other):
-    assert flatten(other, []) != flatten(torch.zeros(2), [])
-
-
-def test_every_tensor_has_a_place_of_its_own_that_others_do_not_move():
-    one = list(places(((torch.zeros(1),), torch.zeros(2))))
-    more = list(places(((torch.zeros(1), torch.zeros(1)), torch.zeros(2))))
-    assert one == [(0, 0), (1,)] and more == [(0, 0), (0, 1), (1,)]
-    assert list(places(nested(0)))[:2] == [(0, "angles"), (0, "translation")]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class StandIn:
-    """Records as a GPU does: what runs later reads and writes the same memory as the first run."""
+    """Captures as a GPU does: what runs later reads and writes the same memory as the first run."""
 
-    def __init__(self, keeps=True):
-        self.lock, self.recorded, self.keeps = threading.RLock(), 0, keeps
+    def __init__(self, allocates_persistent=True):
+        self.lock, self.captured, self.renewed = threading.RLock(), 0, 0
+        self.allocates_persistent, self.errors = allocates_persistent, []
 
-    def record(self, run, within):
-        assert within == (self.recorded > 0 or not self.keeps)  # for the one function that a test has
-        self.recorded += 1
+    def capture(self, run, shared):
+        if self.errors:
+            raise self.errors.pop(0)
+        assert shared == (self.captured > 0 or not self.allocates_persistent)  # for the one function that a test has
+        self.captured += 1
         outputs = run()
 
         def replay():
-            leaves, again = [], []
-            flatten(outputs, leaves)
-            flatten(run(), again)
-            for old, new in zip(leaves, again, strict=True):
+            for old, new in zip(outputs, run(), strict=True):
                 old.copy_(new)
 
         return replay, outputs
 
+    def renew(self):
+        self.renewed += 1
 
-def total(x, banks):
+
+def total(x, *banks):
     return (x + sum(bank.sum() for bank in banks),)
 
 
-def test_banks_that_come_and_go_record_once_per_number():
+def double(x):
+    return (x * 2,)
+
+
+def test_banks_that_come_and_go_are_captured_once_per_number():
     memory = StandIn()
-    function = GraphFunction("total", total, memory, constants=(1,))
+    function = CapturedFunction("total", total, memory)
     banks = [torch.full((3,), float(10**n)) for n in range(4)]
     for count in (1, 2, 3, 4, 1, 3, 2, 4):
         for x in (torch.ones(2), torch.zeros(2)):
-            assert torch.equal(function(x, banks[:count])[0], total(x, banks[:count])[0])
-    assert memory.recorded == 4
+            assert torch.equal(function(x, constants=banks[:count])[0], total(x, *banks[:count])[0])
+    assert memory.captured == 4
 
 
 def test_a_constant_is_copied_when_it_is_another(monkeypatch):
@@ -85,118 +64,172 @@ def test_a_constant_is_copied_when_it_is_another(monkeypatch):
             write(self, target, given, constant),
         )[0],
     )
-    function = GraphFunction("total", total, StandIn(), constants=(1,))
+    function = CapturedFunction("total", total, StandIn())
     x, banks, others = torch.ones(2), [torch.ones(3)], [torch.full((3,), 2.0)]
-    assert function(x, banks)[0][0] == 4
+    assert function(x, constants=banks)[0][0] == 4
     copies.clear()
-    assert function(x, banks)[0][0] == 4
+    assert function(x, constants=banks)[0][0] == 4
     assert len(copies) == 1 and copies[0] is x
-    assert function(x, others)[0][0] == 7 and function(x, banks)[0][0] == 4
+    assert function(x, constants=others)[0][0] == 7 and function(x, constants=banks)[0][0] == 4
 
 
-def test_recordings_whose_memory_was_too_small_are_made_again():
+def test_captures_whose_memory_was_too_small_are_made_again():
     memory = StandIn()
-    function = GraphFunction("double", lambda x: x * 2, memory)
+    function = CapturedFunction("double", double, memory)
     for length in (4, 9, 4, 9, 4):
         x = torch.rand(length)
-        torch.testing.assert_close(function(x), x * 2)
-    assert memory.recorded == 3  # 4, then 9 takes its memory, then 4 in the larger one
+        torch.testing.assert_close(function(x)[0], x * 2)
+    assert memory.captured == 3  # 4, then 9 takes its memory, then 4 in the larger one
 
 
 def test_results_belong_to_the_caller():
-    function = GraphFunction("double", lambda x: x * 2, StandIn())
-    first = function(torch.ones(2))
+    function = CapturedFunction("double", double, StandIn())
+    first = function(torch.ones(2))[0]
     function(torch.zeros(2))
     assert torch.equal(first, torch.full((2,), 2.0))
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_only_a_first_run_that_may_keep_something_has_memory_of_its_own(keeps):
-    memory = StandIn(keeps)
-    function = GraphFunction("double", lambda x: x * 2, memory, keeps=keeps)
+@pytest.mark.parametrize("persistent", [True, False])
+def test_only_a_first_run_that_may_allocate_for_good_has_memory_of_its_own(persistent):
+    memory = StandIn(persistent)
+    function = CapturedFunction("double", double, memory, allocates_persistent=persistent)
     for length in (4, 3, 9):
         function(torch.ones(length))
-    assert memory.recorded == 3
+    assert memory.captured == 3
 
 
-def test_what_is_prepared_is_not_recorded_again():
+def test_what_is_prepared_is_not_captured_again():
     memory = StandIn()
-    function = GraphFunction("double", lambda x: x * 2, memory)
+    function = CapturedFunction("double", double, memory)
     function.prepare(torch.ones(3))
     function.prepare(torch.zeros(3))
-    assert memory.recorded == 1
-    assert torch.equal(function(torch.full((3,), 2.0)), torch.full((3,), 4.0)) and memory.recorded == 1
+    assert memory.captured == 1
+    assert torch.equal(function(torch.full((3,), 2.0))[0], torch.full((3,), 4.0)) and memory.captured == 1
 
 
-def test_the_oldest_recording_goes(monkeypatch):
+def test_the_oldest_capture_goes(monkeypatch):
     monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     memory = StandIn()
-    function = GraphFunction("sum", lambda x, n: x + n, memory)
+    function = CapturedFunction("sum", lambda x, n: (x + n,), memory)
     for n in (1, 2, 1, 3, 1, 2):
-        assert function(torch.zeros(1), n) == n
-    assert memory.recorded == 4  # 2 went when 3 came
+        assert function(torch.zeros(1), n=n)[0] == n
+    assert memory.captured == 4  # 2 went when 3 came
 
 
-def test_what_can_not_be_recorded_runs_as_it_is(caplog):
+def test_what_cannot_be_captured_runs_as_it_is(caplog):
     memory = StandIn()
-
-    def refuse(run, within):
-        raise RuntimeError("not while capturing\nand a long story")
-
-    memory.record = refuse
-    function = GraphFunction("sum", lambda x: x + 1, memory)
-    assert [function(torch.zeros(1)), function(torch.ones(1))] == [1, 2]
+    memory.errors = [RuntimeError("not while capturing\nand a long story")]
+    function = CapturedFunction("sum", lambda x: (x + 1,), memory)
+    assert [function(torch.zeros(1))[0], function(torch.ones(1))[0]] == [1, 2]
     assert caplog.messages == ["sum runs without a CUDA graph: not while capturing"]
     function.prepare(torch.ones(2))  # is of no use then, and does no harm
+    assert memory.captured == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_recording_follows_its_arguments():
+def out_of_memory(hidden):
+    """The error; or the one that the capture's end gives after it."""
+    error = torch.OutOfMemoryError("no memory")
+    if hidden:
+        later = RuntimeError("operation failed due to a previous error during capture")
+        later.__context__ = error
+        return later
+    return error
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_too_little_memory_for_a_capture_is_not_for_good(hidden, caplog):
+    memory = StandIn()
+    function = CapturedFunction("double", double, memory)
+    assert function(torch.ones(9))[0][0] == 2 and memory.captured == 1
+    memory.errors = [out_of_memory(hidden), out_of_memory(hidden)]
+    for _ in range(1 + cuda_graphs.FIRST_PAUSE):  # the attempt, and calls without one
+        assert function(torch.ones(3))[0][0] == 2
+    assert memory.captured == 1 and len(memory.errors) == 1 and memory.renewed == 1
+    assert function(torch.ones(9))[0][0] == 2  # what was captured before still is
+    for _ in range(1 + 2 * cuda_graphs.FIRST_PAUSE):  # it waits longer the second time
+        assert function(torch.ones(3))[0][0] == 2
+    assert memory.captured == 1 and not memory.errors
+    assert function(torch.ones(3))[0][0] == 2
+    assert memory.captured == 2
+    assert len(caplog.messages) == 2 and "for a while" in caplog.messages[0]
+
+
+@needs_gpu
+def test_a_capture_follows_its_arguments():
     memory = GraphMemory(torch.device("cuda"))
-    function = GraphFunction("sum", lambda x, table: (x + table[0]) * 2, memory, constants=(1,))
+    function = CapturedFunction("sum", lambda x, table: ((x + table) * 2,), memory)
     with torch.inference_mode():
         for length in (4, 9, 4):  # it grows, and goes back
-            x, table = torch.rand(length, device="cuda"), (torch.rand(length, device="cuda"),)
-            first = function(x, table)
-            second = function(x + 1, table)
-            third = function(x, (table[0] + 1,))
-            for result, expected in ((first, x + table[0]), (second, x + table[0] + 1), (third, x + table[0] + 1)):
+            x, table = torch.rand(length, device="cuda"), torch.rand(length, device="cuda")
+            first = function(x, constants=[table])[0]
+            second = function(x + 1, constants=[table])[0]
+            third = function(x, constants=[table + 1])[0]
+            for result, expected in ((first, x + table), (second, x + table + 1), (third, x + table + 1)):
                 torch.testing.assert_close(result, expected * 2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_what_a_function_keeps_is_its_own_whatever_is_recorded_before_and_after():
+@needs_gpu
+def test_what_a_function_allocates_for_good_is_its_own_whatever_is_captured_before_and_after():
     memory, kept = GraphMemory(torch.device("cuda")), {}
 
     def keeping(x):
         if "table" not in kept:
             kept["table"] = torch.arange(4.0, device="cuda")
-        return x + kept["table"]
+        return (x + kept["table"],)
 
     def writing(x):
-        return (x.expand(1000, -1) * torch.nan).sum(dim=0) * 0 + 1
+        return ((x.expand(1000, -1) * torch.nan).sum(dim=0) * 0 + 1,)
 
-    first, second = GraphFunction("writing", writing, memory), GraphFunction("keeping", keeping, memory)
+    first, second = CapturedFunction("writing", writing, memory), CapturedFunction("keeping", keeping, memory)
     with torch.inference_mode():
         for rows in (1, 2, 3):
             x = torch.ones(rows, 4, device="cuda")
             first(x[0])
             second(x)
             first(x[0])
-            assert torch.equal(second(x), x + torch.arange(4.0, device="cuda"))
+            assert torch.equal(second(x)[0], x + torch.arange(4.0, device="cuda"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_what_keeps_nothing_is_tried_in_the_memory_that_recordings_have():
+@needs_gpu
+def test_what_allocates_nothing_for_good_is_tried_in_the_memory_that_captures_have():
     memory, size = GraphMemory(torch.device("cuda")), 2**26
 
     def function():
-        return GraphFunction("sum", lambda x: (x.expand(size // 4) + 1).sum(), memory, keeps=False)
+        run = lambda x: ((x.expand(size // 4) + 1).sum(),)  # noqa: E731
+        return CapturedFunction("sum", run, memory, allocates_persistent=False)
 
     with torch.inference_mode():
         x = torch.ones(1, device="cuda")
-        assert function()(x) == size // 2
+        assert function()(x)[0] == size // 2
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
-        assert function()(x) == size // 2
+        assert function()(x)[0] == size // 2
         assert torch.cuda.max_memory_reserved() - before < size // 2
+
+
+@needs_gpu
+def test_after_a_capture_without_enough_memory_graphs_work_again(monkeypatch):
+    """The memory is short in the capture alone, which is the worst place: the capture itself is then broken."""
+    monkeypatch.setattr(cuda_graphs, "FIRST_PAUSE", 1)
+    memory, hoard = GraphMemory(torch.device("cuda")), []
+
+    def hungry(x):
+        if torch.cuda.is_current_stream_capturing() and hoard:
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return (x + 1,)
+
+    small = CapturedFunction("small", lambda x: (x * 3,), memory)
+    function = CapturedFunction("hungry", hungry, memory, allocates_persistent=False)
+    with torch.inference_mode():
+        x = torch.ones(4, device="cuda")
+        assert torch.equal(small(x)[0], x * 3)
+        hoard.append(True)
+        for _ in range(2):
+            assert torch.equal(function(x)[0], x + 1)
+        assert not function._captures
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+        hoard.clear()
+        for _ in range(3):
+            assert torch.equal(function(x)[0], x + 1)
+        assert function._captures and torch.equal(small(x)[0], x * 3)
+        assert torch.equal(CapturedFunction("other", lambda x: (x - 1,), memory)(x)[0], x - 1)

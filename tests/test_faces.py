@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from personalive.errors import NoFaceError
-from personalive.media.faces import PATIENCE, FaceTracker, crop_box, cut
+from personalive.media.crop import crop_box, cut
+from personalive.media.faces import PATIENCE, FaceTracker
 from personalive.testing.pictures import faceless, moving_face, photograph
 
 

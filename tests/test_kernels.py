@@ -8,7 +8,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
 from personalive.accel.ops import reference as operations  # noqa: E402
-from personalive.accel.ops.triton import attention, full_precision, norms, pointwise, products  # noqa: E402
+from personalive.accel.ops.triton import attention, grn_mlp, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
@@ -33,8 +33,8 @@ def assert_near(actual: torch.Tensor, exact: torch.Tensor) -> None:
 def skip_without_descriptors() -> None:
     if products.TensorDescriptor is None:
         pytest.skip("this Triton has no descriptors")
-    if DEVICE == "cuda" and torch.cuda.get_device_capability() < products.COPY_ENGINE:
-        pytest.skip("this GPU has no copy engine")
+    if DEVICE == "cuda" and torch.cuda.get_device_capability() < products.TMA_CAPABILITY:
+        pytest.skip("this GPU has no TMA")
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -90,7 +90,7 @@ def test_geglu(shape, dtype):
 @pytest.mark.parametrize("dtype", DOT_TYPES)
 @pytest.mark.parametrize("tile", products.TILES.values(), ids=products.TILES)
 def test_gated_linear(tile, dtype):
-    if tile.described:
+    if tile.use_tma:
         skip_without_descriptors()
     x, weight, bias = draw(2, 75, 192, dtype=dtype), draw(512, 192, dtype=dtype) * 192**-0.5, draw(512, dtype=dtype)
     value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
@@ -115,23 +115,23 @@ def test_without_descriptors_these_tiles_are_refused(monkeypatch):
     monkeypatch.setattr(products, "TensorDescriptor", None)
     x, weight, bias = draw(64, 64), draw(128, 64), draw(128)
     with pytest.raises(RuntimeError, match="no descriptors"):
-        products.gated_linear(x, weight, bias, products.TILES["described"])
+        products.gated_linear(x, weight, bias, products.TILES["TMA"])
     with pytest.raises(RuntimeError, match="no descriptors"):
         products.linear_add(x, weight, bias, draw(64, 128))
 
 
 @pytest.mark.parametrize("filled", [1, 264])
 @pytest.mark.parametrize("shape", [(2, 256, 96), (3, 64, 64), (2, 49, 64), (1, 64, 80)], ids=str)
-def test_response_network_is_as_exact_as_fp32(shape, filled, monkeypatch):
+def test_grn_mlp_is_as_exact_as_fp32(shape, filled, monkeypatch):
     """With tiles of both widths, and by PyTorch's operations where no tile fits."""
-    monkeypatch.setattr(full_precision, "_FILLED", filled)
+    monkeypatch.setattr(grn_mlp, "_FILLED", filled)
     channels, width = shape[-1], 4 * shape[-1]
     x, other = draw(*shape, dtype=torch.float32), draw(*shape, dtype=torch.float32, offset=1)
-    enter, leave = (draw(o, i, dtype=torch.float32) * i**-0.5 for o, i in ((width, channels), (channels, width)))
+    fc1, fc2 = (draw(o, i, dtype=torch.float32) * i**-0.5 for o, i in ((width, channels), (channels, width)))
     biases = [draw(size, dtype=torch.float32, offset=0.2) for size in (width, width, channels)]
-    arguments = [x, enter, *biases[:2], leave, biases[2], other]
-    expected = operations.response_network(*(argument.double() for argument in arguments))
-    error = (full_precision.response_network(*arguments).double() - expected).norm() / expected.norm()
+    arguments = [x, fc1, *biases[:2], fc2, biases[2], other]
+    expected = operations.grn_mlp(*(argument.double() for argument in arguments))
+    error = (grn_mlp.grn_mlp(*arguments).double() - expected).norm() / expected.norm()
     assert error < 1e-6
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as np_st
 
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
+from personalive.engine import raster
 from personalive.models.motion_extractor import MotionHeads
 
 ANGLES = st.floats(-60, 60, width=32)
@@ -60,7 +61,7 @@ def test_the_driver_gives_rotation_and_half_its_movement_and_the_reference_the_r
 
 def test_the_ramp_begins_at_the_reference_and_stops_before_the_first_frame():
     reference, target = pose((0.0, 0.0, 0.0)), pose((12.0, -12.0, 24.0))
-    angles = kp.ramp(reference, target).angles
+    angles = kp.lead_in(reference, target).angles
     torch.testing.assert_close(angles[:, 0], torch.arange(12.0), atol=1e-5, rtol=0)
     assert len(angles) == 12 and torch.equal(angles[0], reference.angles[0])
 
@@ -74,22 +75,22 @@ def keypoints_at(x, y):
 def test_a_disc_covers_49_pixels_and_colours_add_up_to_one_at_most():
     points = keypoints_at(9.0, 9.0)
     points[0, 1, :2] = 0  # one red disc in the middle, the others off the canvas
-    raster = kp.draw(points, 64, 96)[0]
-    assert raster.shape == (3, 96, 64) and raster[0].sum() == 49 and raster[1:].sum() == 0
-    assert raster[0, 48, 32] == 1
-    assert kp.draw(keypoints_at(0.0, 0.0), 64, 64).amax(dim=(2, 3)).tolist() == [[1.0, 1.0, 1.0]]
+    drawn = raster.draw(points, 64, 96)[0]
+    assert drawn.shape == (3, 96, 64) and drawn[0].sum() == 49 and drawn[1:].sum() == 0
+    assert drawn[0, 48, 32] == 1
+    assert raster.draw(keypoints_at(0.0, 0.0), 64, 64).amax(dim=(2, 3)).tolist() == [[1.0, 1.0, 1.0]]
 
 
 @given(np_st.arrays("float32", (3, 21, 3), elements=st.floats(-4, 4, width=32)), st.sampled_from([(64, 64), (128, 72)]))
 def test_boxes_stay_in_the_picture_and_rasters_in_range(points, size):
     width, height = size
     points = torch.from_numpy(points)
-    for left, top, right, bottom in kp.face_boxes(points, width, height):
+    for left, top, right, bottom in raster.face_boxes(points, width, height):
         assert 0 <= left <= right <= width - 1 and 0 <= top <= bottom <= height - 1
-    raster = kp.draw(points, width, height)
-    assert raster.min() >= 0 and raster.max() <= 1
+    drawn = raster.draw(points, width, height)
+    assert drawn.min() >= 0 and drawn.max() <= 1
 
 
 def test_a_box_without_height_is_no_use():
-    assert not kp.usable(kp.face_boxes(keypoints_at(0.2, 0.2), 128, 128)[0])
-    assert kp.usable((10, 10, 40, 40))
+    assert not raster.usable(raster.face_boxes(keypoints_at(0.2, 0.2), 128, 128)[0])
+    assert raster.usable((10, 10, 40, 40))

@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 from aiortc.codecs import h264, vpx
-from aiortc.jitterbuffer import JitterBuffer
+from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
 
 from personalive.live.transport import aiortc_fixes
@@ -17,11 +17,11 @@ def applied():
 
 def packet(number: int, timestamp: int, data: bytes = b"x", last: bool = False) -> RtpPacket:
     made = RtpPacket(sequence_number=number % 65536, timestamp=timestamp, marker=int(last))
-    made._data = data
+    made._data = data  # type: ignore[attr-defined]  # where JitterBuffer looks for it
     return made
 
 
-def add(buffer: JitterBuffer, *packets: RtpPacket) -> list:
+def add(buffer: JitterBuffer, *packets: RtpPacket) -> list[JitterFrame]:
     return [frame for each in packets if (frame := buffer.add(each)[1]) is not None]
 
 

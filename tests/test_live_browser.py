@@ -1,6 +1,8 @@
 """The page as a new user meets it, in Chromium, with a driving file as the camera."""
 
+import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 import subprocess
@@ -15,8 +17,10 @@ import pytest
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, expect, sync_playwright
 
+from personalive.live.hub.entries import SessionState
 from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
 from personalive.testing.echo import EchoEngine
+from personalive.types import RGBArray
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +81,7 @@ def start(page: Page, portrait: str) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_enabled(timeout=15000)
 
 
-def result(page: Page, colour) -> np.ndarray:
+def result(page: Page, colour) -> RGBArray:
     def shown():
         image = grab(page, "result")
         return image if image is not None and shows(image, colour) else None
@@ -192,7 +196,7 @@ def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwrig
     with live_server(engine, presets=presets, max_sessions=4, linger_seconds=1) as server:
         command = [sys.executable, "-m", "tests.live_recorder", server.url, *map(str, RED)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as recorder:
-            assert recorder.stdout.readline() == "ready\n"
+            assert recorder.stdout.readline().startswith("ready ")
             kills = [start_and_kill(playwright, camera, server.url) for _ in range(2)]
             recorded = json.loads(recorder.communicate(timeout=60)[0])
         until(lambda: not server.hub.entries, 45)
@@ -247,6 +251,32 @@ def test_embed_shows_only_the_picture(page, browser):
     viewer.goto(page.locator("#embed").evaluate("(link) => link.href"))
     result(viewer, BLUE)
     assert viewer.evaluate("getComputedStyle(document.body).backgroundColor") == "rgba(0, 0, 0, 0)"
+    viewer.context.close()
+
+
+HIDINGS = """() => {
+  const video = document.getElementById("result");
+  window.hidings = 0;
+  new MutationObserver(() => (window.hidings += video.hidden)).observe(video, { attributeFilter: ["hidden"] });
+}"""
+
+
+def test_the_page_comes_back_to_its_session_and_viewers_see_nothing_meanwhile(page, browser, server, monkeypatch):
+    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=60))
+    start(page, "blue")
+    viewer = browser.new_context().new_page()
+    viewer.goto(page.locator("#embed").evaluate("(link) => link.href"))
+    result(viewer, BLUE)
+    viewer.evaluate(HIDINGS)
+    (entry,) = server.hub.entries.values()
+    before = entry.transport
+    asyncio.run_coroutine_threadsafe(before.close(), server.loop).result(20)  # as of one that has vanished
+    until(lambda: entry.state is SessionState.CONNECTED and entry.transport is not before, 30)
+    result(page, BLUE)
+    result(viewer, BLUE)
+    assert viewer.evaluate("window.hidings") == 1
+    expect(page.locator("#notice")).to_be_hidden()
+    assert list(server.hub.entries.values()) == [entry]
     viewer.context.close()
 
 

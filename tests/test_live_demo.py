@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from playwright.sync_api import expect, sync_playwright
@@ -62,7 +63,7 @@ def camera(tmp_path_factory):
     return write_camera(tmp_path_factory.mktemp("camera") / "turning.y4m", np.stack(frames), FPS)
 
 
-def yaws(rows: list) -> np.ndarray:
+def yaws(rows: list[tuple[float, str]]) -> npt.NDArray[np.float64]:
     """Times and head angles of the pictures in which mediapipe sees a face."""
 
     reader, read = FaceReader(), []

@@ -10,6 +10,7 @@ from PIL import Image
 from personalive.live.core.faces import MeshFaces
 from personalive.testing.echo import EchoEngine
 from personalive.testing.pictures import faceless, photograph
+from personalive.types import RGBArray
 from tests.live_client import Camera, LiveClient
 from tests.live_support import live_server, picture, until
 
@@ -29,7 +30,7 @@ def nothing_stays(server):
     until(lambda: not server.hub.entries, 20)
 
 
-def portrait(image: np.ndarray) -> bytes:
+def portrait(image: RGBArray) -> bytes:
     stream = BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()

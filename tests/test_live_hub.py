@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.hub.connections import MAX_VIEWERS, watched
@@ -15,6 +15,7 @@ from personalive.live.hub.entries import TRANSITIONS, FullError, NotYoursError, 
 from personalive.live.hub.eviction import CONNECT_SECONDS, GRACE_SECONDS
 from personalive.live.hub.hub import Hub
 from personalive.live.options import ServeOptions
+from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, picture
 
 OPENING, CONNECTED, DETACHED, CLOSING = SessionState
@@ -237,7 +238,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5)), max_size
 def test_whatever_comes_no_session_is_lost_or_kept_too_long(events):
     async def play():
         async with Bench() as bench:
-            entries = []
+            entries: list[Any] = []
             for event, number in events:
                 entry = entries[number % len(entries)] if entries else None
                 if event == "open":
@@ -331,7 +332,7 @@ async def test_viewers_hear_of_each_change_and_of_the_end():
         viewer = Connection(bench, entry)
         bench.hub.connections.watch(entry, viewer)
         bench.lose(entry)
-        bench.attach(entry)
+        bench.come_up(bench.attach(entry, connected=False))
         entry.session.close()
         await bench.hub.connections.wait_closed()
         assert viewer.closed

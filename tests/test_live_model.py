@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from personalive.config import RAMP
+from personalive.config import LEAD_IN
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.frames import CameraFrame
 from personalive.live.core.model import ModelFactory, PersonaLiveEngine
@@ -17,6 +17,7 @@ from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.hub.loader import LoadParameters
+from personalive.pipeline import PersonaLive
 from tests.live_support import until
 
 BOX = (10, 10, 50, 50)
@@ -53,7 +54,7 @@ def test_motion_between_two_frames_lies_between_theirs(engine, count):
     whole, part = begun(engine), begun(engine)
     engine.advance([whole, part], [driving(engine, 1, 2, 3, 4)] * 2)
     engine.advance([whole, part], [driving(engine, 5, 6, 7, 8), driving(engine, *(6, 7, 8)[-count:])])
-    real, made = (stream.begun()[1].history for stream in (whole, part))
+    real, made = (stream.require_state().history for stream in (whole, part))
     seen = real[3:4].join(real[-count:])
     for name in ("tokens", "keypoints"):
         path = getattr(seen, name)
@@ -133,7 +134,7 @@ def test_a_session_animates_resets_and_resumes(engine):
         session.set_portrait(engine.reference(noise(0), None)).result(30)
         drive(40)
         assert shown and shown[0].image.shape == (64, 64, 3) and not shown[0].driven
-        until(lambda: session.statistics.pictures_made > RAMP)
+        until(lambda: session.statistics.pictures_made > LEAD_IN)
         state = session.snapshot().result(30)
         session.set_portrait(engine.reference(noise(9), None)).result(30)
         session.reset().result(30)
@@ -148,8 +149,9 @@ def test_a_session_animates_resets_and_resumes(engine):
 
 
 def test_the_factory_loads_once_and_makes_engines_of_any_size(small_model):
-    loads, stages, smaller = [], [], copy.copy(small_model)
-    smaller.config = dataclasses.replace(small_model.config, size=64)
+    loads, stages, networks = [], [], copy.copy(small_model.networks)
+    networks.config = dataclasses.replace(small_model.config, size=64)
+    smaller = PersonaLive(networks)
 
     def load():
         loads.append(1)

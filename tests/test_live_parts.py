@@ -21,12 +21,13 @@ from personalive.live.http.server import PRESETS
 from personalive.live.hub import portrait
 from personalive.live.options import IceServer, ServeOptions
 from personalive.testing.echo import EchoEngine
+from personalive.types import RGBArray
 from tests.live_support import RED
 
 IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
 
 
-def frame(captured: float, image: np.ndarray = IMAGE) -> CameraFrame:
+def frame(captured: float, image: RGBArray = IMAGE) -> CameraFrame:
     return CameraFrame(captured, lambda: image, captured)
 
 
@@ -199,8 +200,8 @@ def test_windows_keep_their_shape_and_stay_inside():
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA"])
 def test_pictures_of_every_mode_become_rgb(mode):
     stream = io.BytesIO()
-    Image.new("RGB", (20, 10), RED).convert(mode).save(stream, "PNG")
-    assert decode(stream.getvalue()).shape == (10, 20, 3)
+    Image.new("RGB", (40, 20), RED).convert(mode).save(stream, "PNG")
+    assert decode(stream.getvalue()).shape == (20, 40, 3)
 
 
 def test_tokens():
@@ -273,7 +274,9 @@ def test_the_page_has_portraits_of_its_own():
 def test_each_preset_is_small_and_has_a_face(path):
     data = path.read_bytes()
     assert len(data) < 100_000
-    left, top, right, bottom = MeshFaces().in_portrait(decode(data))
+    box = MeshFaces().in_portrait(decode(data))
+    assert box is not None
+    left, top, right, bottom = box
     assert 100 < right - left < 400 and 100 < bottom - top < 400
 
 

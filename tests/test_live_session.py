@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks.echo import EchoEngine
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.commands import MAX_WAITING, Commands, SessionEndedError
 from personalive.live.core.faces import FaceFinder
@@ -16,6 +15,7 @@ from personalive.live.core.pictures import decode
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.core.stamps import Stamps
+from personalive.testing.echo import EchoEngine
 from tests.live_simulation import IMAGE, Simulation
 from tests.live_support import BLUE, GREEN, RED, shows, until
 
@@ -118,6 +118,23 @@ def test_a_model_of_two_seconds_a_call_is_no_gap_of_the_camera():
     assert [each.driven for each in pictures] == [False] * 12 + [True] * 20
     times = np.array([each.captured for each in pictures[12:]])
     assert np.all(np.diff(times) > 0.3) and times[-1] < 10.1
+
+
+def test_a_viewer_changes_nothing_about_the_figures():
+    figures = []
+    for viewers in (0, 3):
+        room = Simulation()
+        one = room.person(RED)
+        readers = [one.session.subscribe(lambda: None, counts=False) for _ in range(viewers)]
+        one.film(25)
+        for _ in range(100):
+            room.run(0.02)
+            for each in readers:
+                each.pop(room.now)
+        for each in readers:
+            one.session.unsubscribe(each)
+        figures.append((one.session.statistics.pictures_shown, one.session.statistics.delays(), one.session.dropped))
+    assert figures[0] == figures[1] and figures[0][0] > 20
 
 
 def test_pause_stops_and_goes_on():

@@ -8,14 +8,16 @@ import socket as sockets
 import struct
 import time
 from functools import partial
+from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 import websockets
+from websockets import Subprotocol
 
 from personalive.live.core.pictures import decode
 from personalive.testing.echo import EchoEngine
+from personalive.types import RGBArray
 from tests.live_support import GREEN, RED, live_server, picture, shows, until
 
 STAMP = struct.Struct("<d")
@@ -38,6 +40,9 @@ def nothing_stays(server):
 connect = partial(websockets.connect, close_timeout=0.5)
 
 
+PROTOCOL = Subprotocol("personalive")
+
+
 def address(server, query: str = "") -> str:
     return server.url.replace("http", "ws") + "/api/v1/ws" + query
 
@@ -51,8 +56,8 @@ def frame(stamp: float, kind: str = "JPEG", size=(128, 128)) -> bytes:
     return STAMP.pack(stamp) + picture((90, 90, 90), size, kind)
 
 
-async def pictures(socket, count: int, seconds: float = 15) -> list[tuple[float, np.ndarray]]:
-    found = []
+async def pictures(socket, count: int, seconds: float = 15) -> list[tuple[float, RGBArray]]:
+    found: list[tuple[float, RGBArray]] = []
     async with asyncio.timeout(seconds):
         while len(found) < count:
             message = await socket.recv()
@@ -61,7 +66,7 @@ async def pictures(socket, count: int, seconds: float = 15) -> list[tuple[float,
     return found
 
 
-async def message(socket, test, seconds: float = 15) -> dict:
+async def message(socket, test, seconds: float = 15) -> dict[str, Any]:
     async with asyncio.timeout(seconds):
         while True:
             text = await socket.recv()
@@ -236,8 +241,8 @@ async def test_tokens_on_sockets():
         with pytest.raises(websockets.InvalidStatus):
             await connect(address(server))
         with pytest.raises(websockets.InvalidStatus):
-            await connect(address(server), subprotocols=["personalive", "token.wrong-secret"])
-        async with connect(address(server), subprotocols=["personalive", "token.a-long-secret"]) as socket:
+            await connect(address(server), subprotocols=[PROTOCOL, Subprotocol("token.wrong-secret")])
+        async with connect(address(server), subprotocols=[PROTOCOL, Subprotocol("token.a-long-secret")]) as socket:
             assert socket.subprotocol == "personalive"
 
 

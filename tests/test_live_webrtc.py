@@ -1,9 +1,11 @@
 """Sessions over WebRTC, by a client that knows only the interface table."""
 
 import asyncio
+import functools
 import gc
 import time
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +74,11 @@ async def test_a_portrait_may_come_after_the_offer(server):
         await shown(client, RED)
 
 
+def refuses(name: str, message: dict[str, Any]) -> bool:
+    """Whether a message says that a parameter is refused."""
+    return message["type"] == "error" and name in message["error_message"]
+
+
 async def test_parameters_come_over_the_data_channel_and_bad_ones_are_answered(server):
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))
@@ -81,10 +88,7 @@ async def test_parameters_come_over_the_data_channel_and_bad_ones_are_answered(s
         await asyncio.to_thread(until, lambda: session.parameters.motion_strength == 0.25)
         for bad in ({"fps": "fast"}, {"seed": -1}, {"motion_strength": 1e9}, {"paused": "yes"}, {"reset_cache": 3}):
             await client.send(**bad)
-            name = next(iter(bad))
-            await client.until_message(
-                lambda each, name=name: each["type"] == "error" and name in each["error_message"]
-            )
+            await client.until_message(functools.partial(refuses, next(iter(bad))))
         client.channel.send("no JSON")
         client.channel.send("[1]")
         client.channel.send("x" * 20000)

@@ -10,9 +10,9 @@ import torch
 
 from personalive import models
 from personalive.config import ModelConfig
-from personalive.models.unet import DenoisingUNet
+from personalive.models.denoising_unet import ReferenceFeatures
+from personalive.models.reference_unet import WritingTransformer
 from personalive.testing.parity.networks import REDUCED, network
-from personalive.testing.parity.unets import block_names
 
 GOLDENS = Path(__file__).parent / "goldens"
 NAMES = json.loads((GOLDENS / "state_dicts.json").read_text())
@@ -28,11 +28,21 @@ def test_state_dict_has_the_published_keys_shapes_and_count(name):
 
 
 def test_banks_are_handed_over_as_published():
+    """By place: that of a spatial transformer in the one UNet is that of its counterpart in the other."""
     with torch.device("meta"):
-        unet = DenoisingUNet(ModelConfig().unet)
-    by_module = {module: name for name, module in unet.named_modules()}
-    readers = [by_module[attention.block] for attention in unet.attentions]
-    assert dict(zip(block_names(ModelConfig()), readers, strict=True)) == NAMES["bank_pairs"]
+        unet = models.build_network("denoising_unet", ModelConfig())
+        reference = models.build_network("reference_unet", ModelConfig())
+    names = {module: name for name, module in unet.named_modules()}
+    readers = [names[spatial.transformer_blocks[0]] for spatial in unet.spatial_transformers]
+    assert [spatial.place for spatial in unet.spatial_transformers] == list(range(16))
+    writers = [name for name, module in reference.named_modules() if isinstance(module, WritingTransformer)]
+    order = [f"{name}.transformer_blocks.0" for name in sorted(writers, key=_order)]
+    assert dict(zip(order, readers, strict=True)) == NAMES["bank_pairs"]
+
+
+def _order(name):
+    """Down, through the middle, and up."""
+    return ("down", "mid_", "up_b").index(name[:4]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -53,46 +63,53 @@ def denoising_unet():
 def features(unet, count, sources, seed):
     generator = torch.Generator().manual_seed(seed)
 
-    def random(*shape):
-        return torch.randn(*shape, generator=generator)
+    def bank():
+        sizes = {32: 64, 64: 16, 128: 4}
+        mid = unet.mid_block.attentions[0]
+        widths = [
+            (1 if s is mid else sizes[s.norm.num_channels], s.norm.num_channels) for s in unet.spatial_transformers
+        ]
+        return tuple(torch.randn(count, *width, generator=generator) for width in widths)
 
-    sizes = {32: 64, 64: 16, 128: 4}
-    mid = unet.mid_block.attentions[0]
-    banks = [
-        random(count, (1 if attention is mid else sizes[attention.norm.num_channels]), attention.norm.num_channels)
-        for attention in unet.attentions
-    ]
-    result = unet.project_reference(banks, random(count, 1, 64))
-    for _ in range(sources - 1):
-        result = result.with_keyframe(unet.project_reference(banks, random(count, 1, 64)))
-    return result
+    return ReferenceFeatures(torch.randn(count, 1, 64, generator=generator), tuple(bank() for _ in range(sources)))
+
+
+TIMES = torch.tensor([0] * 4 + [333] * 4 + [666] * 4 + [999] * 4)
 
 
 @torch.inference_mode()
-def test_streams_with_different_numbers_of_keyframes_do_not_touch_each_other(denoising_unet):
-    unet, time = denoising_unet, denoising_unet.embed_time(torch.tensor([0] * 4 + [333] * 4 + [666] * 4 + [999] * 4))
-    references = [features(unet, 1, 1, 1), features(unet, 1, 3, 2), features(unet, 1, 1, 3)]
+def test_windows_of_one_batch_do_not_touch_each_other(denoising_unet):
+    three, frames = features(denoising_unet, 3, 2, 1), len(TIMES)
     latents, motion, pose = torch.randn(48, 4, 8, 8), torch.randn(48, 32, 16), torch.randn(48, 32, 8, 8)
-    together = unet(latents, time, motion, pose, references)
-    for index, reference in enumerate(references):
-        part = slice(16 * index, 16 * index + 16)
-        alone = unet(latents[part], time, motion[part], pose[part], [reference])
+    together = denoising_unet(latents, TIMES, motion, pose, three)
+    for index in range(3):
+        part = slice(frames * index, frames * index + frames)
+        one = ReferenceFeatures(
+            three.embedding[index : index + 1],
+            tuple(tuple(tokens[index : index + 1] for tokens in bank) for bank in three.banks),
+        )
+        alone = denoising_unet(latents[part], TIMES, motion[part], pose[part], one)
         torch.testing.assert_close(together[part], alone, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_a_portrait_serves_any_number_of_windows(denoising_unet):
+    reference = features(denoising_unet, 1, 2, 3)
+    latents, motion, pose = torch.randn(32, 4, 8, 8), torch.randn(32, 32, 16), torch.randn(32, 32, 8, 8)
+    together = denoising_unet(latents, TIMES, motion, pose, reference)
+    alone = denoising_unet(latents[16:], TIMES, motion[16:], pose[16:], reference)
+    torch.testing.assert_close(together[16:], alone, atol=2e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
 def test_what_has_no_effect_may_hold_anything(denoising_unet):
     """The image context is one token, so queries, keys and their norm are dead weights in the published files."""
-    unet, time = denoising_unet, denoising_unet.embed_time(torch.tensor([0] * 16))
-    reference = features(unet, 1, 1, 1)
-    given = torch.randn(16, 4, 8, 8), time, torch.randn(16, 32, 16), torch.randn(16, 32, 8, 8), [reference]
+    unet = denoising_unet
+    given = torch.randn(16, 4, 8, 8), TIMES, torch.randn(16, 32, 16), torch.randn(16, 32, 8, 8), features(unet, 1, 1, 1)
     before = unet(*given)
-    for attention in unet.attentions:
-        for parameter in (
-            attention.block.norm2.weight,
-            attention.block.attn2.to_q.weight,
-            attention.block.attn2.to_k.weight,
-        ):
+    for spatial in unet.spatial_transformers:
+        block = spatial.transformer_blocks[0]
+        for parameter in (block.norm2.weight, block.attn2.to_q.weight, block.attn2.to_k.weight):
             parameter.fill_(float("nan"))
     assert torch.equal(unet(*given), before)
 

@@ -1,6 +1,8 @@
 """A small set of the numerical goldens, and a check that the runner can fail. All: `python -m tests.parity DIR`."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from personalive.testing.parity.end_to_end import EndToEnd
 from personalive.testing.parity.networks import case_list
 from personalive.testing.parity.report import Report
-from personalive.testing.parity.run import run
+from personalive.testing.parity.run import END_TO_END, run
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -20,8 +22,32 @@ def whole() -> EndToEnd:
     return EndToEnd()
 
 
+CASES = case_list(GOLDENS)
+WITHOUT_ACCELERATION = """
+import sys
+sys.modules["personalive.accel"] = None
+from personalive import PersonaLive
+from personalive.engine.networks import PlainNetworks
+assert isinstance(PersonaLive.from_pretrained("demo", device="cpu").networks, PlainNetworks)
+from tests.parity.__main__ import main
+status = main()
+assert not [name for name, module in sys.modules.items() if name.startswith("personalive.accel") and module]
+sys.exit(status)
+"""
+
+
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", case_list(GOLDENS))
+def test_whole_animations_where_acceleration_is_left_out():
+    """The same classes give the same pictures; nothing of `personalive.accel` can be imported."""
+    names = [name for name, case in CASES.items() if case["kind"] in END_TO_END]
+    command = [sys.executable, "-c", WITHOUT_ACCELERATION, str(GOLDENS), "--only", "e2e/"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    assert names and all(f"{name}:frames_u16" in result.stdout for name in names)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["kind"] not in END_TO_END])
 def test_golden(name, whole):
     report = Report()
     run(GOLDENS, [name], report, whole)

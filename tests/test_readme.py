@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from personalive.weights.manifest import published
 
@@ -25,7 +26,7 @@ SERVER = re.compile(r"<!-- the server -->\n```bash\n(?P<code>.*?)\n```", re.DOTA
 PORT = "5000"
 
 
-def examples(how: str) -> list[object]:
+def examples(how: str) -> list[ParameterSet]:
     """The examples that are run in this way, as test parameters."""
     found = [example for example in EXAMPLE.finditer(README) if example["how"] == how]
     return [pytest.param(example["language"], example["code"], id=example["code"].splitlines()[0]) for example in found]

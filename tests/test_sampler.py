@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive.config import FRAMES, RAMP, SLOTS, STEP_CHOICES, WINDOW
+from personalive.config import FRAMES, LEAD_IN, SLOTS, STEP_CHOICES, WINDOW
 from personalive.engine import schedule as sampler
 from personalive.errors import InputError
 
@@ -28,7 +28,7 @@ def test_a_frame_passes_every_timestep_once_in_order(steps):
     assert passed == sampler.timesteps(steps)
     assert reached == [*passed[1:], None]
     assert len(inner) * SLOTS == steps
-    assert sampler.ramp_timesteps(steps) == inner[0].timesteps[:RAMP]
+    assert sampler.lead_in_timesteps(steps) == inner[0].timesteps[:LEAD_IN]
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3, 5, 20, -4])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -86,16 +87,17 @@ def test_limits_are_the_same_everywhere(name, allowed, refused):
         assert [shown["minimum"], shown["maximum"]] == allowed
 
 
-def cog_inputs():
+def cog_inputs() -> dict[str, Any]:
     """The inputs of `predict`, read as `cog build` does: without running it, so that every argument is a literal."""
     (predictor_class,) = (
         node
         for node in ast.parse((ROOT / "predict.py").read_text()).body
         if isinstance(node, ast.ClassDef) and node.name == "Predictor"
     )
-    (predict,) = (node for node in predictor_class.body if getattr(node, "name", "") == "predict")
+    (predict,) = (node for node in predictor_class.body if isinstance(node, ast.FunctionDef) and node.name == "predict")
     names = [argument.arg for argument in predict.args.args[1:]]
-    calls = zip(names, predict.args.defaults, strict=True)
+    defaults = [default for default in predict.args.defaults if isinstance(default, ast.Call)]
+    calls = zip(names, defaults, strict=True)
     return {name: {each.arg: ast.literal_eval(each.value) for each in call.keywords} for name, call in calls}
 
 
@@ -223,9 +225,9 @@ def test_a_value_is_kept_or_refused_in_our_words(name, value):
 
 def test_a_name_that_does_not_exist_is_refused_with_the_one_that_was_meant():
     with pytest.raises(InputError, match="there is no setting 'motion_strenght': did you mean motion_strength"):
-        AnimateOptions(motion_strenght=1)
+        AnimateOptions(motion_strenght=1)  # type: ignore[call-arg]
     with pytest.raises(InputError, match=r"'zzz'$"):
-        AnimateOptions(zzz=1)
+        AnimateOptions(zzz=1)  # type: ignore[call-arg]
 
 
 def test_several_mistakes_are_told_together():

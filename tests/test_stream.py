@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalive.accel.cuda_graphs import GraphFunction
 from personalive.config import (
     ImageEncoderConfig,
     ModelConfig,
@@ -19,13 +18,11 @@ from personalive.config import (
     UNetConfig,
     VAEConfig,
 )
-from personalive.engine import step as call
 from personalive.engine.keyframes import MAX_KEYFRAMES, KeyframeDecision
 from personalive.errors import InputError
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
 from personalive.testing import weight_rule
-from tests.test_cuda_graphs import StandIn
 
 TINY = ModelConfig(
     name="tiny",
@@ -47,7 +44,7 @@ def model():
     networks = {name: build_network(name, TINY) for name in NETWORKS}
     for name, network in networks.items():
         weight_rule.fill(network, name)
-    return PersonaLive(TINY, networks, torch.float32)
+    return PersonaLive.from_modules(TINY, networks, torch.float32)
 
 
 def picture(name, index=0):
@@ -90,7 +87,7 @@ def test_any_split_of_any_length_gives_the_same_frames_as_one_push(model, count,
 @pytest.mark.parametrize("count", range(1, 18))
 def test_as_many_frames_come_out_as_went_in(model, count):
     assert len(animate(model, count)) == count
-    assert len(animate(model, count, emit_ramp=True)) == count + 12
+    assert len(animate(model, count, emit_lead_in=True)) == count + 12
 
 
 def test_the_end_comes_call_by_call_and_may_be_broken_off(model):
@@ -145,9 +142,7 @@ def test_inputs_are_not_changed(model):
 
 
 @pytest.mark.parametrize("mesh", [True, False])
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_streams_that_advance_together_equal_those_that_are_alone(model, monkeypatch, mesh, at_once):
-    monkeypatch.setattr(model, "windows_at_once", at_once)
+def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
     names = ["a", "b", "c"]
 
     def streams():
@@ -162,41 +157,6 @@ def test_streams_that_advance_together_equal_those_that_are_alone(model, monkeyp
         single = stream.push(its_frames)
         assert part.shape == single.shape
         assert np.abs(part.astype(int) - single).max() <= 1  # batches of other sizes round differently
-
-
-def test_the_decoder_is_recorded_with_the_portrait_and_not_again(model, monkeypatch):
-    memory = StandIn(keeps=False)
-    monkeypatch.setattr(model, "_decode", GraphFunction("the decoder", model._run_decoder, memory, keeps=False))
-    stream = begin(model, emit_ramp=True)
-    assert memory.recorded == 1
-    pictures = stream.push(frames(stream, 8))
-    assert memory.recorded == 1
-    monkeypatch.undo()
-    unrecorded = begin(model, emit_ramp=True).push(frames(stream, 8))
-    assert np.abs(unrecorded.astype(int) - pictures).max() <= 1  # the recording's memory is laid out otherwise
-
-
-def test_frames_decoded_at_once_are_those_decoded_one_by_one(model, monkeypatch):
-    latents = torch.randn(4, model.config.vae.latent_channels, 8, 8)
-    expected = model.decode(latents)
-    monkeypatch.setattr(model, "decoded_at_once", 2)
-    torch.testing.assert_close(model.decode(latents), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_the_way_without_the_host_gives_the_same_motion(model, monkeypatch, count):
-    """Chunks under way go through one function of the device, others step by step."""
-    pictures = []
-    for allowed in (True, False):
-        if not allowed:
-            monkeypatch.setattr(call, "_is_regular", lambda stream, chunk: False)
-        streams = [begin(model, name, emit_ramp=True, motion_strength=0.7) for name in "ab"]
-        for start in range(0, 3 * count, count):
-            driving = [frames(stream, count, name, start) for stream, name in zip(streams, "ab", strict=True)]
-            pictures.append(np.stack(model.advance(streams, driving, stretch=True)))
-    assert pictures[0].shape == (2, 4, 32, 32, 3)
-    for ours, steps in zip(pictures[:3], pictures[3:], strict=True):
-        assert np.abs(ours.astype(int) - steps).max() <= 1
 
 
 def test_streams_that_do_not_go_together_are_refused(model):
@@ -291,15 +251,15 @@ def test_reanchoring_measures_movement_from_the_next_frame(model):
 
 
 def test_faces_that_keypoints_lose_are_cut_by_the_last_good_box(model, monkeypatch):
-    from personalive.engine import keypoints as kp
+    from personalive.engine import step
 
     stream = begin(model, mesh=False)
     boxes = [[(4, 4, 28, 28)] * 4, [(0, 0, 0, 0)] * 4]
-    monkeypatch.setattr(kp, "face_boxes", lambda points, width, height: boxes[0])
+    monkeypatch.setattr(step, "face_boxes", lambda points, width, height: boxes[0])
     stream.push(frames(stream, 4, mesh=False))
     boxes.reverse()
     stream.push(frames(stream, 4, mesh=False))
-    assert stream.begun()[1].last_box == (4, 4, 28, 28)
+    assert stream.require_state().last_box == (4, 4, 28, 28)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +299,7 @@ def test_pictures_and_boxes_that_do_not_fit_are_refused(model):
     with pytest.raises(InputError, match="within a picture of 40×48"):
         prepare.driving([image], [(0, 0, 41, 48)])
     stream = begin(model)
-    with pytest.raises(InputError, match="can not be mixed"):
+    with pytest.raises(InputError, match="cannot be mixed"):
         stream.push(frames(stream, 1))
         stream.push(frames(stream, 1, mesh=False))
     with pytest.raises(InputError, match="prepared for"):

@@ -4,7 +4,9 @@ import csv
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,10 +51,11 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
 
     def fixed_loss(name, trainee):
         """On fixed people, noise and calls; those of training vary."""
-        stage = {
+        stages: dict[str, Callable[[], Any]] = {
             "streaming": lambda: StreamingStage(trainee, source, batch, own=True),
             "decoder": lambda: DecoderStage(trainee, source, batch),
-        }[name]()
+        }
+        stage = stages[name]()
         total = 0.0
         with torch.no_grad():
             for call in range(4):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from personalive import PersonaLive, weights
+from personalive.config import PRESETS
 from personalive.errors import InputError, WeightsError
 from personalive.models import NETWORKS
 from personalive.testing.pictures import faceless, save_video
@@ -104,7 +105,7 @@ def test_a_published_model_is_fine_tuned_on_videos(tmp_path, videos, model_folde
 
 
 def test_training_from_nothing_by_the_command_ends_with_pictures(tmp_path, monkeypatch):
-    monkeypatch.setitem(train.PRESETS, "demo", SMALL)
+    monkeypatch.setitem(PRESETS, "demo", SMALL)
     run(tmp_path, "--budget", "vae=2,image=2")
     assert {"preview.png", "vae.png", "preview.csv", "metrics.csv"} <= {path.name for path in tmp_path.iterdir()}
 

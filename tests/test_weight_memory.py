@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from personalive.accel.fuse.unet import FusedReferenceUNet
 from personalive.accel.offload import ALIGNMENT, HostMemory, pack, packed_size, place
+from personalive.accel.ops.reference import Operations
 from personalive.models import build_network
 from personalive.testing import weight_rule
 from personalive.testing.weight_rule import normal_input
@@ -19,6 +21,10 @@ def filled(name):
     network = build_network(name, SMALL)
     weight_rule.fill(network, name)
     return network.to(memory_format=torch.channels_last)
+
+
+def fused():
+    return FusedReferenceUNet(filled("reference_unet"), Operations(), 16)
 
 
 def look(network):
@@ -45,7 +51,7 @@ def test_tensors_of_all_kinds_lie_one_after_another():
 
 @torch.inference_mode()
 def test_a_packed_network_is_the_same_in_one_block(monkeypatch):
-    network = filled("reference_unet")
+    network = fused()
     expected = look(network)
     pack([network, network], CPU)
     blocks = {tensor.untyped_storage().data_ptr() for tensor in network.parameters()}
@@ -66,9 +72,9 @@ def test_weights_elsewhere_stay_where_they_are():
 
 @torch.inference_mode()
 def test_a_network_whose_stages_come_in_turns_gives_the_same():
-    network = filled("reference_unet")
+    network = fused()
     expected = look(copy.deepcopy(network))
-    stages = network.stages()
+    stages = [*network.stages]
     before = [tensor.clone() for tensor in network.parameters()]
     HostMemory(network, stages, CPU)
     home = [stage.resnets[0].conv1.weight.data_ptr() for stage in stages]

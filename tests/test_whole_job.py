@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from personalive import weights
-from personalive.animate.job import AnimateOptions, animate
+from personalive.animate.job import animate
 from personalive.cli import main as cli
 from personalive.config import UNetConfig
 from personalive.media.faces import FaceTracker
 from personalive.media.video_reader import probe, read_frames
+from personalive.settings import AnimateOptions
 from personalive.testing.pictures import moving_face, photograph
 from personalive.testing.small_model import make_small_model
 from tests.hub_stand_in import HubStandIn
@@ -39,7 +40,7 @@ def test_published_weights_are_downloaded_loaded_and_used(tmp_path, monkeypatch,
     """The command as for the published model; only the hub's address and the sizes are replaced."""
     write_layout(tmp_path / "layout", random_states(ONE_HEAD), ONE_HEAD)
     with HubStandIn(as_repositories(tmp_path / "layout", tmp_path / "repositories")) as server:
-        hub = weights.Hub(endpoint=server.url, home=tmp_path / "home")
+        hub = weights.Hub(server.url, home=tmp_path / "home")
         monkeypatch.setattr("personalive.pipeline.weights.resolve", partial(weights.resolve, hub=hub, config=ONE_HEAD))
         output = tmp_path / "out.mp4"
         arguments = ["animate", "--model", "personalive", "--ref_image", portrait, "--driving_video", driver]

@@ -1,56 +1,52 @@
-"""How the networks run on a device: merged layers, kernels, attention, CUDA graphs, compilation, memory.
+"""Networks that run faster on a device: merged layers, own kernels, CUDA graphs, and weights where they are needed.
 
-The rest of the engine is plain PyTorch and knows none of it. Whatever does not work on a machine is left out, with one
-line in the log: the result is the same, only slower.
+The engine and the networks know none of it. `Accelerator` is the choices for a device, made before weights are read;
+`AcceleratedNetworks` is what it makes of a model's networks.
 """
 
-import functools
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast, get_args
+from collections.abc import MutableMapping, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from personalive.accel.autotune import Measured
-from personalive.accel.cuda_graphs import GraphFunction, GraphMemory
+from personalive.accel.cuda_graphs import CapturedFunction, Function, GraphMemory
 from personalive.accel.fuse.encoders import fuse_encoder
 from personalive.accel.fuse.float8 import to_float8
-from personalive.accel.fuse.images import hand_on_biases, way_up
-from personalive.accel.fuse.unet import BLOCKS, FusedSpatialTransformer, fuse
+from personalive.accel.fuse.images import fold_upsample_biases, fuse_group_norms
+from personalive.accel.fuse.unet import (
+    FusedDenoisingUNet,
+    FusedReferenceUNet,
+    ProjectedReference,
+    fold_decoder_path,
+)
 from personalive.accel.fuse.vae import FusedDecoder
+from personalive.accel.kernels import choose_operations
 from personalive.accel.offload import HostMemory, pack
 from personalive.accel.ops import onednn
-from personalive.accel.ops.attention import AttentionName, MeasuredAttention
-from personalive.accel.ops.reference import Operations, linear_add
-from personalive.config import FRAMES
-from personalive.errors import InputError, first_line
+from personalive.accel.ops.attention import autotuned_attention
+from personalive.accel.transfer import HostCopy, cat, pin, upload
+from personalive.config import FRAMES, WINDOW, ModelConfig
+from personalive.engine.motion import HeadPose, head_pose
+from personalive.engine.raster import draw
+from personalive.errors import InputError
 from personalive.models.tiny_vae import TinyDecoder
-from personalive.models.unet import ReferenceUNet
-from personalive.types import AccelerationName as AccelerationName
-from personalive.types import QuantizeName as QuantizeName
+from personalive.types import AccelerationName, AttentionName, QuantizeName
 
-QUANTIZE_NAMES: tuple[QuantizeName, ...] = get_args(QuantizeName)
-"""fp8: the denoising UNet's feed-forwards, see `models.float8`."""
 FLOAT8_CAPABILITY = (8, 9)
 """The compute capability from which GPUs multiply fp8: RTX 40, L4, H100 and later."""
-ACCELERATIONS: tuple[AccelerationName, ...] = get_args(AccelerationName)
-"""none: merged layers, kernel by kernel; graphs: CUDA graphs; compile: PyTorch's compiler too; max: it also searches
-for the fastest kernels. The first two start in seconds, the last two in minutes the first time."""
-DEFAULT_ACCELERATION: AccelerationName = "graphs"
-
-F = TypeVar("F", bound=Callable[..., Any])
-_log = logging.getLogger(__name__)
+PINNED_FRAMES = 64
+"""Frames of one preparation that get pinned memory at most: a system has little of it."""
 
 
-class Acceleration:
+class Accelerator:
     """The choices for one model on one device."""
 
     def __init__(
         self,
         device: torch.device,
         dtype: torch.dtype,
-        name: AccelerationName = DEFAULT_ACCELERATION,
+        name: AccelerationName = "graphs",
         attention: AttentionName = "auto",
         low_memory: bool = False,
         quantize: QuantizeName = "none",
@@ -59,191 +55,210 @@ class Acceleration:
         """Choose.
 
         Args:
+            name: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them, on a GPU.
             low_memory: keep the reference UNet in the host's memory while it is idle.
-            quantize: "fp8" for fewer bits than the dtype has.
+            quantize: "fp8": the denoising UNet's feed-forwards with 8 bits.
             rounded_decoder: decode in bf16 on CPUs that multiply it twice as fast, unless `name` is "none". Pictures
                 change by 0.2 of 255 on average.
 
         Raises:
-            InputError: an unknown acceleration, attention or quantisation, or one that this device can not do.
+            InputError: an unknown acceleration, attention or quantisation, or one that this device cannot do.
         """
-        if name not in ACCELERATIONS:
-            raise InputError(f"accelerate is {name!r}: choose one of {', '.join(ACCELERATIONS)}")
-        check_quantize(quantize, device, dtype, name)
-        self.quantize = quantize
-        on_gpu = device.type == "cuda"
-        self.device, self.dtype, self.name = device, dtype, name
-        self.attention = MeasuredAttention(attention)
-        self.low_memory = low_memory and on_gpu
-        self.compiles = on_gpu and name in ("compile", "max")
-        self.operations = Operations()
-        if on_gpu:
-            if self.compiles:  # the compiler makes kernels of its own from the plain operations
-                self.operations = Operations(attention=torch.compiler.disable(self.attention))
-            else:
-                self.operations = self._kernels()
-        elif onednn.works(device, dtype):
-            self.operations = onednn.OPERATIONS
-        rounds = rounded_decoder and name != "none" and self.operations is onednn.OPERATIONS
-        self._decoder_dtype = torch.bfloat16 if rounds and onednn.multiplies_bf16() else dtype
-        self._memory = GraphMemory(device) if on_gpu and name != "none" else None
-        if on_gpu and name == "max":
-            torch.backends.cudnn.benchmark = True
-
-    def merge(self, name: str, network: nn.Module) -> None:
-        """Replace layers of a network by merged ones, in place.
-
-        Its state dict loses the published names: load weights before.
-        """
-        with torch.no_grad():
-            cast(Any, network).to(memory_format=torch.channels_last)
-            if name in ("denoising_unet", "reference_unet"):
-                fuse(network, self.operations, FRAMES)
-                if self.device.type == "cuda":
-                    hand_on_biases(way_up(network))
-                if name == "denoising_unet" and self.quantize == "fp8":
-                    to_float8(network, self.operations)
-            elif name in ("motion_encoder", "motion_extractor"):
-                fuse_encoder(network, self.operations)
-            if self.operations is onednn.OPERATIONS:
-                onednn.replace_layers(network)
-        if self.compiles and name == "denoising_unet":
-            self._compile(network)
-        self._tidy()
-
-    def decoder(self, vae: Any) -> nn.Module:
-        """The decoder of diffusers' AutoencoderKL, from latents to images, in merged form if it is not a tiny one."""
-        if isinstance(vae.decoder, TinyDecoder):
-            return vae.decoder
-        with torch.no_grad():
-            decoder = FusedDecoder(vae, self.operations)
-            if self.device.type == "cuda":
-                hand_on_biases([*decoder.layers])
-            if self.operations is onednn.OPERATIONS:
-                onednn.replace_layers(decoder)
-                decoder.to(self._decoder_dtype)
-        if self.compiles:
-            self._compile(decoder)
-        self._tidy()
-        return decoder
+        if name not in get_args(AccelerationName):
+            raise InputError(f"accelerate is {name!r}: choose one of {', '.join(get_args(AccelerationName))}")
+        _check_quantize(quantize, device, dtype)
+        self.device, self.dtype = device, dtype
+        self.on_gpu = device.type == "cuda"
+        self.float8, self.low_memory = quantize == "fp8", low_memory and self.on_gpu
+        self.attention = autotuned_attention(attention)
+        self.operations = choose_operations(device, dtype, self.attention, float8=self.float8)
+        self.on_onednn = self.operations is onednn.OPERATIONS
+        rounds = rounded_decoder and name != "none" and self.on_onednn and onednn.multiplies_bf16()
+        self.decoder_dtype = torch.bfloat16 if rounds else dtype
+        self.graphs = GraphMemory(device) if self.on_gpu and name == "graphs" else None
 
     @property
     def idle_networks(self) -> tuple[str, ...]:
-        """Names of the networks that are to be loaded to the host, as `park` keeps them there."""
-        if self.device.type != "cuda":
+        """Names of the networks that are to be loaded to the host, where they stay while they are idle."""
+        if not self.on_gpu:
             return ()
         return ("image_encoder", "reference_unet") if self.low_memory else ("image_encoder",)
 
-    @property
-    def decoded_at_once(self) -> int:
-        """Frames that the VAE takes together: 2 on a GPU, where the UNet's recordings need as much memory as they do.
+    def accelerate(self, config: ModelConfig, modules: MutableMapping[str, nn.Module]) -> "AcceleratedNetworks":
+        """The networks in merged form. `modules`, which are used up, have their weights already."""
+        return AcceleratedNetworks(config, modules, self)
 
-        One at a time stays in a CPU's cache.
-        """
-        return 2 if self.device.type == "cuda" else 1
+    def captured(self, name: str, function: Function, *, allocates_persistent: bool = True) -> Function:
+        """A function as it is to be called: captured as CUDA graphs, or as it is; see `CapturedFunction`."""
+        if self.graphs is not None:
+            return CapturedFunction(name, function, self.graphs, allocates_persistent=allocates_persistent)
 
-    def park(self, networks: Mapping[str, nn.Module]) -> None:
-        """Keep what calls do not need in the host's memory while it is idle, and the rest close together.
+        def run(*tensors: Tensor, constants: Sequence[Tensor] = (), **static: Any) -> tuple[Tensor, ...]:
+            return function(*tensors, *constants, **static)
 
-        What only takes a portrait in always goes. The reference UNet, which is also needed for keyframes, does in low
+        return run
+
+
+class AcceleratedNetworks:
+    """See `Networks`: the same functions with the same results, up to rounding."""
+
+    def __init__(self, config: ModelConfig, modules: MutableMapping[str, nn.Module], accelerator: Accelerator) -> None:
+        """Merge layers of the networks, which are used up, and move their weights to where they belong."""
+        self.config, self.device, self.dtype = config, accelerator.device, accelerator.dtype
+        self._accelerator = accelerator
+        with torch.no_grad():
+            self.modules = {name: self._merged(name, modules.pop(name)) for name in list(modules)}
+            self.modules["decoder"] = self._merged_decoder()
+        self._place_weights()
+        self._times: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
+        # One frame at a time stays in a CPU's cache; for two, a GPU needs no more memory than the UNet has anyway.
+        self.decoded_at_once = 2 if accelerator.on_gpu else 1
+        captured = accelerator.captured
+        self._extract = captured("the motion extractor", self._run_extractor)
+        self._encode = captured("the motion encoder", lambda faces: (self.modules["motion_encoder"](faces),))
+        self._guide = captured("the pose guider", self._run_guider)
+        self._denoise = captured("the denoising UNet", self._run_denoiser, allocates_persistent=False)
+        self._decode = captured("the VAE's decoder", self._run_decoder, allocates_persistent=False)
+
+    def _merged(self, name: str, network: Any) -> nn.Module:
+        accelerator, operations = self._accelerator, self._accelerator.operations
+        network.to(memory_format=torch.channels_last)
+        if name in ("denoising_unet", "reference_unet"):
+            fused = FusedDenoisingUNet if name == "denoising_unet" else FusedReferenceUNet
+            network = fused(network, operations, FRAMES)
+            if accelerator.on_gpu:
+                fold_decoder_path(network)
+            if name == "denoising_unet" and accelerator.float8:
+                to_float8(network, operations)
+        elif name in ("motion_encoder", "motion_extractor"):
+            fuse_encoder(network, operations)
+        elif name == "vae":
+            fuse_group_norms(network.encoder, operations)
+        if accelerator.on_onednn:
+            onednn.replace_layers(network)
+        self._tidy()
+        merged: nn.Module = network
+        return merged
+
+    def _merged_decoder(self) -> nn.Module:
+        """What decodes latents, in merged form if it is not a tiny one; the VAE keeps its encoder."""
+        accelerator, vae = self._accelerator, self.modules["vae"]
+        decoder = vae.decoder
+        assert isinstance(decoder, nn.Module)
+        if not isinstance(decoder, TinyDecoder):
+            decoder = FusedDecoder(vae, accelerator.operations)
+            if accelerator.on_gpu:
+                fold_upsample_biases([*decoder.layers])
+            if accelerator.on_onednn:
+                onednn.replace_layers(decoder)
+                decoder.to(accelerator.decoder_dtype)
+        vae.decoder = vae.post_quant_conv = nn.Identity()
+        self._tidy()
+        return decoder
+
+    def _place_weights(self) -> None:
+        """Keep what steps do not need in the host's memory while it is idle, and the rest close together.
+
+        What only a portrait needs always goes. The reference UNet, which is also needed for keyframes, does in low
         memory: to bring it takes about as long as to run it.
         """
-        if self.device.type != "cuda":
+        if not self._accelerator.on_gpu:
             return
-        parked = {"image_encoder": networks["image_encoder"], "vae": cast(Any, networks["vae"]).encoder}
-        units = {name: [network] for name, network in parked.items()}
-        if self.low_memory:
-            unet = cast(ReferenceUNet, networks["reference_unet"])
-            parked["reference_unet"], units["reference_unet"] = unet, list[nn.Module](unet.stages())
-        for name, network in parked.items():
-            HostMemory(network, units[name], self.device)
-        pack(list(networks.values()), self.device)
-
-    def function(self, name: str, function: F, constants: Sequence[int] = (), *, keeps: bool = True) -> F:
-        """A function of tensors as it is to be called: recorded as CUDA graphs, or as it is.
-
-        Args:
-            name: for the log.
-            constants: places of arguments whose tensors never change once they are made.
-            keeps: whether its first call may make what it keeps for good.
-        """
-        memory = self._memory
-        return function if memory is None else cast(F, GraphFunction(name, function, memory, constants, keeps=keeps))
-
-    def _kernels(self) -> Operations:
-        plain = Operations(attention=self.attention)
-        if self.dtype not in (torch.float16, torch.bfloat16):
-            return plain  # the kernels are for what half precision makes slow
-        try:
-            from personalive.accel.ops import triton as kernels
-            from personalive.accel.ops.triton import trial
-
-            operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
-            fast = Operations(**operations, **_products(), attention=self.attention)
-            trial.run(fast, self.device, self.dtype, float8=self.quantize == "fp8")
-        except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
-            _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", first_line(error))
-            return plain
-        return fast
-
-    def _compile(self, network: nn.Module) -> None:
-        """Compile the blocks that repeat, each for itself: the whole network would take minutes."""
-        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, 64)
-        mode = "max-autotune-no-cudagraphs" if self.name == "max" else "default"
-        for block in network.modules():
-            if isinstance(block, BLOCKS):
-                method = "attend" if isinstance(block, FusedSpatialTransformer) else "forward"
-                setattr(block, method, Compiled(type(block).__name__, getattr(block, method), mode))
+        encoder = self.modules["vae"].encoder
+        assert isinstance(encoder, nn.Module)
+        units = [(module, [module]) for module in (self.modules["image_encoder"], encoder)]
+        if self._accelerator.low_memory:
+            unet: Any = self.modules["reference_unet"]
+            units.append((unet, [*unet.stages]))
+        for network, parts in units:
+            HostMemory(network, parts, self.device)
+        pack(list(self.modules.values()), self.device)
 
     def _tidy(self) -> None:
         """Give back what weights that have been replaced leave in PyTorch's cache, so that other sizes can have it."""
-        if self.device.type == "cuda":
+        if self._accelerator.on_gpu:
             torch.cuda.empty_cache()
 
+    def encode_image(self, images: Tensor) -> Tensor:
+        vae: Any = self.modules["vae"]
+        mean: Tensor = vae.encode(self._take(images))[0]
+        return mean * self.config.vae.scaling_factor
 
-class Compiled:
-    """A function that PyTorch's compiler has made kernels for; the function itself where that fails."""
+    def embed_image(self, images: Tensor) -> Tensor:
+        embedding: Tensor = self.modules["image_encoder"](self._take(images))
+        return embedding
 
-    def __init__(self, name: str, function: Callable[..., Any], mode: str) -> None:
-        self.name, self.function = name, function
-        self._run: Callable[..., Any] = torch.compile(function, dynamic=False, mode=mode)
+    def encode_reference(self, latents: Tensor, embedding: Tensor) -> ProjectedReference:
+        # A stream begins with this. The decoder's memory is in the largest pieces, within which networks that are
+        # captured later find room for theirs.
+        if isinstance(self._decode, CapturedFunction):
+            self._decode.prepare(self._take(latents)[:1].repeat(WINDOW, 1, 1, 1))
+        unet: Any = self.modules["denoising_unet"]
+        banks = self.modules["reference_unet"](self._take(latents), embedding)
+        projected: ProjectedReference = unet.project_reference(banks, embedding)
+        return projected
 
-    def __call__(self, *arguments: Any) -> Any:
-        try:
-            return self._run(*arguments)
-        except Exception as error:  # the compiler and what it calls fail in many ways
-            if self._run is self.function:
-                raise
-            _log.warning("%s is not compiled: %s", self.name, first_line(error))
-            self._run = self.function
-            return self.function(*arguments)
+    def extract_pose(self, images: Tensor) -> HeadPose:
+        return HeadPose(*self._extract(upload([images], self.device).float()))
+
+    def encode_motion(self, faces: Tensor) -> Tensor:
+        return self._encode(self._take(faces))[0]
+
+    def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
+        # Always of a chunk: the 16 frames of a first step would need a capture, and memory, of their own.
+        return cat([self._guide(chunk, width=width, height=height)[0] for chunk in keypoints.split(WINDOW)])
+
+    def denoise(
+        self, latents: Tensor, timesteps: tuple[int, ...], motion: Tensor, pose: Tensor, reference: Any
+    ) -> Tensor:
+        if timesteps not in self._times:
+            unet: Any = self.modules["denoising_unet"]
+            self._times[timesteps] = unet.embed_time(torch.tensor(timesteps, device=self.device))
+        constants = (*self._times[timesteps], *reference.tensors)
+        return self._denoise(self._take(latents), motion, pose, constants=constants)[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return cat([self._decode(part)[0] for part in self._take(latents).split(WINDOW)])
+
+    def upload(self, tensors: Sequence[Tensor]) -> Tensor:
+        return upload(tensors, self.device)
+
+    def download(self, pixels: Tensor) -> HostCopy:
+        return HostCopy(pixels)
+
+    def stage(self, tensor: Tensor) -> Tensor:
+        return pin([tensor]) if self._accelerator.on_gpu and len(tensor) <= PINNED_FRAMES else tensor
+
+    def _take(self, tensor: Tensor) -> Tensor:
+        return upload([tensor], self.device).to(self.dtype)
+
+    def _run_extractor(self, images: Tensor) -> tuple[Tensor, ...]:
+        pose = head_pose(self.modules["motion_extractor"](images))
+        return pose.angles, pose.translation, pose.scale, pose.canonical
+
+    def _run_guider(self, keypoints: Tensor, width: int, height: int) -> tuple[Tensor, ...]:
+        return (self.modules["pose_guider"](draw(keypoints, width, height).to(self.dtype)),)
+
+    def _run_denoiser(self, latents: Tensor, motion: Tensor, pose: Tensor, *constants: Tensor) -> tuple[Tensor, ...]:
+        unet: Any = self.modules["denoising_unet"]
+        resnets, places = sum(len(stage.resnets) for stage in unet.stages), len(unet.attentions)
+        reference = ProjectedReference.of(constants[resnets:], places)
+        return (unet(latents, constants[:resnets], motion, pose, reference),)
+
+    def _run_decoder(self, latents: Tensor) -> tuple[Tensor, ...]:
+        latents = latents * (1 / self.config.vae.scaling_factor)
+        images = cat([self.modules["decoder"](part) for part in latents.split(self.decoded_at_once)])
+        return ((images.float() / 2 + 0.5).clamp(0, 1),)
 
 
-def _products() -> dict[str, Any]:
-    """Products and what follows them: one kernel for both, or PyTorch's faster product and another; it is measured."""
-    from personalive.accel.ops.triton import geglu, products
-
-    def measured(name: str, plain: Callable[..., Tensor], kernel: Callable[..., Tensor], tiles: Any) -> Measured:
-        one = {f"one kernel, {key}": functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
-        return Measured(name, {"two kernels": plain, **one})
-
-    def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return geglu(nn.functional.linear(x, weight, bias))
-
-    return {
-        "gated_linear": measured("a feed-forward's gate", gated, products.gated_linear, products.TILES),
-        "linear_add": measured("a transformer's end", linear_add, products.linear_add, products.SUM_TILES),
-    }
-
-
-def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name: AccelerationName) -> None:
-    """Refuse a quantisation that does not exist or that can not run as asked.
+def _check_quantize(quantize: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a quantisation that does not exist or that cannot run as asked.
 
     Raises:
         InputError: it says what is needed.
     """
-    if quantize not in QUANTIZE_NAMES:
-        raise InputError(f"quantize is {quantize!r}: choose one of {', '.join(QUANTIZE_NAMES)}")
+    if quantize not in get_args(QuantizeName):
+        raise InputError(f"quantize is {quantize!r}: choose one of {', '.join(get_args(QuantizeName))}")
     if quantize == "none":
         return
     needed = ".".join(map(str, FLOAT8_CAPABILITY))
@@ -255,5 +270,5 @@ def check_quantize(quantize: str, device: torch.device, dtype: torch.dtype, name
             f"quantize fp8 needs a GPU of compute capability {needed} or more (RTX 40, L4, H100 and later), "
             f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}: leave it out"
         )
-    if dtype not in (torch.float16, torch.bfloat16) or name not in ("none", "graphs"):
-        raise InputError(f"quantize fp8 goes with fp16 or bf16 and accelerate none or graphs, not {dtype} and {name}")
+    if dtype not in (torch.float16, torch.bfloat16):
+        raise InputError(f"quantize fp8 goes with fp16 or bf16, not {dtype}")

@@ -9,24 +9,29 @@ from torch import Tensor
 
 TRIALS = 5
 """Timed runs of each candidate, of which the shortest counts."""
-
-MOST = 0.02
+MAX_REL_ERROR = 0.02
 """Relative difference of a candidate's result from the first one's that is put down to rounding."""
 
 _log = logging.getLogger(__name__)
 
 
-class Measured:
+class Autotuned:
     """A function of tensors that takes, for each combination of shapes, the candidate that was fastest at first."""
 
-    def __init__(self, name: str, candidates: Mapping[str, Callable[..., Tensor]]) -> None:
+    def __init__(
+        self,
+        name: str,
+        candidates: Mapping[str, Callable[..., Tensor]],
+        suits: Callable[..., bool] = lambda candidate, *arguments: True,
+    ) -> None:
         """Choose among functions with the same result, which change none of their arguments.
 
         Args:
             name: for the log.
-            candidates: by name; the first works always, and is taken while a graph is recorded.
+            candidates: by name; the first works always, and is taken while a graph is captured.
+            suits: of a candidate's name and the arguments: whether it is worth a trial. The first one is never asked.
         """
-        self._name, self._candidates = name, dict(candidates)
+        self._name, self._candidates, self._suits = name, dict(candidates), suits
         self._choices: dict[Any, str] = {}
 
     def __call__(self, *arguments: Tensor) -> Tensor:
@@ -45,18 +50,18 @@ class Measured:
         }
 
     def _measure(self, arguments: tuple[Tensor, ...]) -> str:
-        times: dict[str, float] = {}
-        expected: Tensor | None = None
-        for name, candidate in self._candidates.items():
+        (first, plain), *others = self._candidates.items()
+        others = [(name, candidate) for name, candidate in others if self._suits(name, *arguments)]
+        if not others:
+            return first
+        expected = plain(*arguments).float()
+        times = {first: milliseconds(plain, arguments)}
+        for name, candidate in others:
             try:
-                result = candidate(*arguments).float()
-                expected = result if expected is None else expected
-                if not (result - expected).norm() <= MOST * expected.norm():
+                if not (candidate(*arguments).float() - expected).norm() <= MAX_REL_ERROR * expected.norm():
                     raise RuntimeError("its result is wrong")
                 times[name] = milliseconds(candidate, arguments)
             except Exception as error:  # a kernel that does not compile or fit fails in many ways
-                if expected is None:
-                    raise
                 _log.debug("%s by %s does not work: %s", self._name, name, error)
         best = min(times, key=times.__getitem__)
         _log.debug("%s of %s: %s of %s", self._name, [tuple(a.shape) for a in arguments], best, times)

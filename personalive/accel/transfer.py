@@ -3,31 +3,27 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from personalive.types import RGBArray
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
+
+def cat(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors one after another along the first axis; one alone is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
-def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on `device`; what is there already is not copied.
+def upload(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Tensors one after another along the first axis, as one on `device`; one that is there already is not copied.
 
-    The copy to a GPU goes through page-locked memory, unless it comes from there. PyTorch keeps that for the next copy.
+    The copy to a GPU goes through pinned memory, unless it comes from there. PyTorch keeps that for the next copy.
     """
-    return upload_joined([tensor], device)
-
-
-def upload_joined(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Tensors one after another along the first axis, as one on `device`: see `upload`."""
     first = tensors[0]
     if device.type != "cuda" or any(tensor.device.type != "cpu" for tensor in tensors) or first.dtype == torch.bfloat16:
-        return joined(tensors).to(device)
+        return cat(tensors).to(device)
     ready = all(tensor.is_pinned() and tensor.is_contiguous() for tensor in tensors)
-    pieces = tensors if ready else [page_locked(tensors)]
+    pieces = tensors if ready else [pin(tensors)]
     if len(pieces) == 1:
         return pieces[0].to(device, non_blocking=True)
     result = torch.empty((sum(map(len, pieces)), *first.shape[1:]), dtype=first.dtype, device=device)
@@ -36,8 +32,8 @@ def upload_joined(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     return result
 
 
-def page_locked(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors on the host one after another along the first axis, where a GPU fetches them by itself."""
+def pin(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors on the host one after another along the first axis, in pinned memory, where a GPU fetches them itself."""
     first = tensors[0]
     staged = torch.empty((sum(map(len, tensors)), *first.shape[1:]), dtype=first.dtype, pin_memory=True)
     start = 0
@@ -48,7 +44,7 @@ def page_locked(tensors: Sequence[Tensor]) -> Tensor:
     return staged
 
 
-class Download:
+class HostCopy:
     """A tensor's values on their way to the host."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -59,9 +55,9 @@ class Download:
             self._staged.copy_(tensor, non_blocking=True)
             self._done = torch.cuda.current_stream(tensor.device).record_event()
 
-    def values(self) -> npt.NDArray[np.uint8]:
+    def result(self) -> RGBArray:
         """Wait for them; they are in memory that only the caller has."""
-        staged: npt.NDArray[np.uint8] = self._staged.numpy()
+        staged: RGBArray = self._staged.numpy()
         if self._done is None:
             return staged
         self._done.synchronize()

@@ -5,49 +5,23 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from PIL import Image
 
+from personalive.animate.plan import DrivingPlan
 from personalive.config import WINDOW
+from personalive.engine.cues import Cue, Presence
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
-from personalive.errors import InputError, NoFaceError
-from personalive.media.faces import FaceTracker, crop_box, cut
-from personalive.media.images import is_image, read_image
-from personalive.media.video_reader import VideoInfo, probe, read_frames
-from personalive.types import Box, Crop, FaceBoxes, RGBArray
+from personalive.media.crop import cut
+from personalive.media.faces import FaceTracker
+from personalive.media.video_reader import read_frames
+from personalive.types import Box, RGBArray
 
 QUEUED_CHUNKS = 4
 """Prepared chunks that wait for the model at most."""
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """The picture that is to be animated, cropped."""
-
-    image: RGBArray
-    """uint8 [h, w, 3]"""
-    box: Box | None
-    """The face in it; None: to be cut out by keypoints."""
-
-
-@dataclass(frozen=True)
-class DrivingPlan:
-    """Which part of a driving video is used, in time and in the picture."""
-
-    info: VideoInfo
-    rate: Fraction
-    """Frames a second of the result."""
-    frames: int
-    """Frames that are used, as far as the file tells beforehand."""
-    crop: Box
-    """The part of each frame that is used."""
-    box: Box | None
-    """In `crop`: where the face is first seen; None: faces are cut out by keypoints."""
 
 
 @dataclass(frozen=True)
@@ -58,61 +32,7 @@ class Chunk:
     pictures: tuple[RGBArray, ...]
     """The same frames in the output's size, uint8 [height, width, 3] each, if they were asked for."""
     faceless: int
-    """Frames in it for which the last known place of the face was used."""
-
-
-def read_portrait(path: Path, shape: tuple[int, int], crop: Crop, face_boxes: FaceBoxes) -> Portrait:
-    """Read the reference: a picture, or the first frame with a face of a video.
-
-    Args:
-        path: of the picture or video.
-        shape: width and height of the output.
-        crop, face_boxes: as in `AnimateOptions`.
-
-    Raises:
-        InputError: it can not be read.
-        NoFaceError: it shows no face.
-    """
-    images = iter([read_image(path)]) if is_image(path) else read_frames(_probe_reference(path))
-    if face_boxes == "keypoints" and crop != "auto":
-        return Portrait(_middle(next(images), shape, crop), None)
-    with FaceTracker() as tracker:
-        for image in images:
-            found = _find(tracker, image, shape, crop)
-            if found is not None:
-                part, box = found
-                return Portrait(cut(image, part), box if face_boxes == "mesh" else None)
-    raise NoFaceError(f"no face was found in the reference {path}; use a picture of one face that looks at the camera")
-
-
-def plan_driving(
-    path: Path, shape: tuple[int, int], rate: Fraction | None, max_frames: int, crop: Crop, face_boxes: FaceBoxes
-) -> DrivingPlan:
-    """Look through a driving video until its first face.
-
-    Args:
-        path: of the video.
-        shape: width and height of the output.
-        rate: frames a second of the result; None: the video's.
-        max_frames: frames to use at most; 0: all.
-        crop, face_boxes: as in `AnimateOptions`.
-
-    Raises:
-        InputError: it can not be read.
-        NoFaceError: none of the frames that would be used shows a face.
-    """
-    info = probe(path)
-    rate = rate or info.rate
-    frames = min(info.frames_at(rate), max_frames or info.frames_at(rate))
-    if face_boxes == "keypoints" and crop != "auto":
-        return DrivingPlan(info, rate, frames, crop_box((info.width, info.height), shape, crop, None), None)
-    with FaceTracker() as tracker:
-        for image in itertools.islice(read_frames(info, rate), frames):
-            found = _find(tracker, image, shape, crop)
-            if found is not None:
-                part, box = found
-                return DrivingPlan(info, rate, frames, part, box if face_boxes == "mesh" else None)
-    raise NoFaceError(f"no face was found in the {frames} frames of the driving video {path} that would be used")
+    """Frames in it without the face, whose motion was held."""
 
 
 class DrivingReader:
@@ -128,6 +48,8 @@ class DrivingReader:
         self._keep_pictures = keep_pictures
         self._queue: queue.Queue[Chunk | BaseException | None] = queue.Queue(QUEUED_CHUNKS)
         self._stop = threading.Event()
+        self._count = 0
+        self._last_box: Box | None = None
         self._thread = threading.Thread(target=self._work, name="driving video", daemon=True)
 
     def __enter__(self) -> Self:
@@ -169,24 +91,50 @@ class DrivingReader:
         return False
 
     def _chunks(self) -> Iterator[Chunk]:
-        plan = self._plan
+        plan, presence = self._plan, Presence(float(self._plan.rate))
         frames = itertools.islice(read_frames(plan.info, plan.rate), plan.frames)
-        windows = iter(lambda: [cut(image, plan.crop) for image in itertools.islice(frames, WINDOW)], [])
-        if plan.box is None:
-            for images in windows:
-                yield self._chunk(images, None, 0)
-            return
-        with FaceTracker() as tracker:
-            for images in windows:
-                missing = tracker.missing
-                boxes = [tracker.follow(image) or tracker.box or plan.box for image in images]
-                yield self._chunk(images, boxes, tracker.missing - missing)
+        tracker = FaceTracker() if plan.mesh and plan.track is not None else None
+        try:
+            windows = iter(lambda: [*itertools.islice(self._frames(frames, presence, tracker), WINDOW)], [])
+            for window in windows:
+                yield self._chunk(window)
+        finally:
+            if tracker is not None:
+                tracker.close()
 
-    def _chunk(self, images: Sequence[RGBArray], boxes: Sequence[Box] | None, faceless: int) -> Chunk:
+    def _frames(
+        self, frames: Iterator[RGBArray], presence: Presence, tracker: FaceTracker | None
+    ) -> Iterator["_Frame"]:
+        """The frames' used parts, with the face in each and how its motion is taken."""
+        plan = self._plan
+        for image in frames:
+            index, self._count = self._count, self._count + 1
+            part, cue = cut(image, plan.crop(index)), Cue()
+            box = plan.box(index)
+            if plan.track is not None:
+                cue = presence.cue(box is not None, cut=index in plan.track.cuts)
+            if tracker is not None:
+                if cue.anchor and box is not None:
+                    tracker.start_scene(box)
+                box = (tracker.follow(part) if box is not None else None) or box or self._last_box
+                self._last_box = box or self._last_box
+            yield _Frame(part, box, cue)
+
+    def _chunk(self, frames: Sequence["_Frame"]) -> Chunk:
+        images = [frame.image for frame in frames]
         pictures: tuple[RGBArray, ...] = ()
         if self._keep_pictures:
             pictures = tuple(resize(image, self._preprocessor.width, self._preprocessor.height) for image in images)
-        return Chunk(self._preprocessor.driving(images, boxes), pictures, faceless)
+        boxes = [frame.box or _whole(frame.image) for frame in frames] if self._plan.mesh else None
+        driving = self._preprocessor.driving(images, boxes, cues=[frame.cue for frame in frames])
+        return Chunk(driving, pictures, sum(frame.cue.weight == 0 for frame in frames))
+
+
+@dataclass(frozen=True)
+class _Frame:
+    image: RGBArray
+    box: Box | None
+    cue: Cue
 
 
 def resize(image: RGBArray, width: int, height: int) -> RGBArray:
@@ -194,28 +142,5 @@ def resize(image: RGBArray, width: int, height: int) -> RGBArray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _probe_reference(path: Path) -> VideoInfo:
-    try:
-        return probe(path)
-    except InputError as error:
-        raise InputError(f"the reference is neither a picture (JPEG, PNG, WebP) nor a video: {error}") from error
-
-
-def _middle(image: RGBArray, shape: tuple[int, int], crop: Crop) -> RGBArray:
-    return cut(image, crop_box((image.shape[1], image.shape[0]), shape, crop, None))
-
-
-def _find(tracker: FaceTracker, image: RGBArray, shape: tuple[int, int], crop: Crop) -> tuple[Box, Box] | None:
-    """The part of a picture to use and the largest face in it, in the coordinates of that part."""
-    size = image.shape[1], image.shape[0]
-    if crop != "auto":
-        part = crop_box(size, shape, crop, None)
-        faces = tracker.detect(cut(image, part))
-        return (part, faces[0].box) if faces else None
-    faces = tracker.detect(image)
-    if not faces:
-        return None
-    box = faces[0].box
-    part = left, top, right, bottom = crop_box(size, shape, crop, box)
-    inside = max(box[0], left), max(box[1], top), min(box[2], right), min(box[3], bottom)
-    return part, (inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top)
+def _whole(image: RGBArray) -> Box:
+    return 0, 0, image.shape[1], image.shape[0]

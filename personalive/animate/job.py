@@ -10,38 +10,27 @@ from typing import Literal
 import numpy as np
 import torch
 
-from personalive.animate.driving_reader import (
-    DrivingPlan,
-    DrivingReader,
-    Portrait,
-    plan_driving,
-    read_portrait,
-    resize,
-)
+from personalive.animate.driving_reader import DrivingReader, resize
+from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
 from personalive.engine.stream import Stream
-from personalive.errors import DeviceMemoryError, OutputError
-from personalive.extras import missing, pip_install
-from personalive.media.images import require_file
-from personalive.media.video_writer import VideoFormat, VideoWriter, check_output
+from personalive.errors import DeviceMemoryError
+from personalive.media.face_track import Absence
+from personalive.media.portrait import Portrait
+from personalive.media.video_writer import VideoFormat, VideoWriter
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
-
-NO_FACES = (
-    "mediapipe is not installed, so faces are cut out by the model's keypoints, and nothing is cropped around a face; "
-    f"this installs it: {pip_install('faces')}."
-)
 
 
 @dataclass(frozen=True)
 class Progress:
     """How far an animation is."""
 
-    stage: Literal["reading", "animating", "done"]
+    stage: Literal["reading", "finding the face", "animating", "done"]
     frames_done: int
     frames_total: int
     faceless: int = 0
-    """Driving frames so far in which the face was not found, and its last known place was used."""
+    """Driving frames so far without a usable face, whose motion was held."""
     message: str = ""
     """Something that the user should know, once; else empty."""
 
@@ -52,6 +41,8 @@ def animate(
     driving_video: str | Path,
     output: str | Path,
     options: AnimateOptions | None = None,
+    *,
+    cache: Path | None = None,
 ) -> Generator[Progress, None, None]:
     """Animate a portrait by a driving video.
 
@@ -64,35 +55,57 @@ def animate(
         driving_video: whose movement, rate and sound the result has.
         output: the `.mp4` file to make.
         options: default: `AnimateOptions()`.
+        cache: folder in which the places of faces are kept for the next run with the same video; None: nowhere.
 
     Raises:
-        InputError, NoFaceError: an input can not be used; raised before any work where that can be known.
-        OutputError: the output can not be written.
+        InputError, NoFaceError: an input cannot be used; raised before any work where that can be known.
+        OutputError: the output cannot be written.
         DeviceMemoryError: the device has too little memory for this size.
     """
-    options, remark = _possible(options or AnimateOptions())
+    options, remark = possible_here(options or AnimateOptions())
     paths = Path(ref_image), Path(driving_video), Path(output)
     check_paths(*paths, options)
-    return _animate(model, *paths, options, remark)
+    return _animate(model, *paths, options, remark, cache)
 
 
 def _animate(
-    model: PersonaLive, ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions, remark: str
+    model: PersonaLive,
+    ref_image: Path,
+    driving_video: Path,
+    output: Path,
+    options: AnimateOptions,
+    remark: str,
+    cache: Path | None,
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
-    portrait = read_portrait(ref_image, shape, options.crop, options.face_boxes)
-    plan = plan_driving(driving_video, shape, options.rate, options.max_frames, options.crop, options.face_boxes)
+    portrait = read_portrait(ref_image, shape, options)
+    for remark in portrait.remarks:
+        yield Progress("reading", 0, 0, message=remark)
+    plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        yield Progress("reading", 0, plan.frames, message=" ".join(filter(None, (remark, _shortened(plan)))))
+        for message in (remark, _shortened(plan), _chosen_face(plan, options)):
+            yield Progress("reading", 0, plan.frames, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
             if len(frames):
                 writer.write(frames)
             yield Progress("animating", writer.frames, max(plan.frames, writer.frames), faceless)
         writer.finish()
-        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(faceless, writer.frames))
+        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan, writer.frames))
+
+
+def _finding_faces(
+    search: Generator[tuple[int, int], None, DrivingPlan],
+) -> Generator[Progress, None, DrivingPlan]:
+    while True:
+        try:
+            done, total = next(search)
+        except StopIteration as end:
+            plan: DrivingPlan = end.value
+            return plan
+        yield Progress("finding the face", done, max(done, total))
 
 
 def _generate(
@@ -157,31 +170,8 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
             torch.cuda.empty_cache()
 
 
-def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse, before a model is loaded, files that are not there and an output that may not be made.
-
-    Raises:
-        InputError: an input is no file that can be read.
-        OutputError: the output exists, is an input, or has a name that can not be used.
-    """
-    require_file(ref_image, "the reference")
-    require_file(driving_video, "the driving video")
-    check_output(output, options.overwrite)
-    for source in (ref_image, driving_video):
-        if output.exists() and output.samefile(source):
-            raise OutputError(f"the output {output} is one of the inputs; choose another name")
-
-
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
-
-
-def _possible(options: AnimateOptions) -> tuple[AnimateOptions, str]:
-    """The options as they can be followed here, and a sentence for the user if those are others."""
-    if not missing("faces") or (options.face_boxes == "keypoints" and options.crop != "auto"):
-        return options, ""
-    crop = "center" if options.crop == "auto" else options.crop
-    return options.replace(face_boxes="keypoints", crop=crop), NO_FACES
 
 
 def _shortened(plan: DrivingPlan) -> str:
@@ -189,5 +179,24 @@ def _shortened(plan: DrivingPlan) -> str:
     return f"{plan.frames} of {there} frames used" if plan.frames < there else ""
 
 
-def _without_face(faceless: int, frames: int) -> str:
-    return f"{faceless} of {frames} driving frames showed no face; its last known place was used" if faceless else ""
+def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if plan.track is None or plan.track.most_faces < 2:
+        return ""
+    box = next(box for box in plan.track.boxes if box is not None)
+    place = round(100 * (box[0] + box[2]) / 2 / plan.info.width)
+    return (
+        f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
+        "choose another with --face left, right or a number"
+    )
+
+
+def _without_face(plan: DrivingPlan, frames: int) -> str:
+    if plan.track is None or not plan.track.absences:
+        return ""
+    reasons: dict[Absence, str] = {
+        "left": "the face had left the picture",
+        "none": "no face was seen",
+        "other": "only another person was seen",
+    }
+    parts = [f"{count} where {text}" for reason, text in reasons.items() if (count := plan.track.count(reason))]
+    return f"the last motion was held in {len(plan.track.absences)} of {frames} driving frames: {', '.join(parts)}"

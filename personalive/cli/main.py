@@ -1,6 +1,7 @@
-"""The command `personalive`: animate, serve, download, doctor."""
+"""The command `personalive`: animate, serve, cog, download, doctor."""
 
 import argparse
+import contextlib
 import functools
 import logging
 import signal
@@ -12,8 +13,11 @@ from types import FrameType
 
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
+from personalive.cli.native_log import without_chatter
 from personalive.errors import PersonaLiveError
-from personalive.live.options import ServeOptions
+from personalive.extras import require
+from personalive.gateway.options import GatewayOptions
+from personalive.live.options import ServeOptions, tokens_of_environment
 from personalive.loading import ModelChoice
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
@@ -26,8 +30,13 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     options = build_parser().parse_args(arguments)
-    _configure(options.verbose)
     signal.signal(signal.SIGTERM, _terminate)
+    with contextlib.nullcontext() if options.verbose else without_chatter():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    _configure(options.verbose)
     try:
         return int(VERBS[options.verb](options))
     except PersonaLiveError as error:
@@ -47,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve = add("serve", help="the live page: a camera in, the animated portrait out")
     add_settings(serve, ModelChoice)
     add_settings(serve, ServeOptions)
+    add_settings(add("cog", help="the HTTP service: Cog's interface, as the container serves it"), GatewayOptions)
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_settings(add("doctor", help="say what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
@@ -58,16 +68,14 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     files = group(parser, "files")
     files.add_argument(
         "--ref_image",
-        type=Path,
-        default=DEMO_PORTRAIT,
-        metavar="PATH",
+        default=str(DEMO_PORTRAIT),
+        metavar="PATH|URL",
         help=f"{REFERENCE} (default: the demo's)",
     )
     files.add_argument(
         "--driving_video",
-        type=Path,
-        default=DEMO_DRIVER,
-        metavar="PATH",
+        default=str(DEMO_DRIVER),
+        metavar="PATH|URL",
         help=f"{DRIVER} (default: the demo's)",
     )
     files.add_argument(
@@ -105,25 +113,53 @@ def _animate(options: argparse.Namespace) -> int:
     settings = read_settings(options, AnimateOptions)
     choice = read_settings(options, ModelChoice)
 
-    from personalive.animate.job import animate, check_paths
-    from personalive.cli.progress import show
+    from personalive.animate.plan import check_inputs
+    from personalive.cli.inputs import open_input, temporary_folder
 
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
-    check_paths(options.ref_image, options.driving_video, output, settings)
-    source, remark = choice.resolved_source()
-    if remark:
-        logger.warning("%s", remark)
-    logger.info("loading the model %s on %s", source, choice.resolved_device())
-    model = choice.load()
-    show(animate(model, options.ref_image, options.driving_video, output, settings))
+    with temporary_folder() as folder:
+        reference = open_input(options.ref_image, "the reference", Path(folder))
+        driver = open_input(options.driving_video, "the driving video", Path(folder))
+        check_inputs(reference, driver, output, settings)
+
+        from personalive.animate.job import animate
+        from personalive.animate.track_cache import default_folder
+        from personalive.cli.progress import show
+
+        source, remark = choice.resolved_source()
+        if remark:
+            logger.warning("%s", remark)
+        logger.info("loading the model %s on %s", source, choice.resolved_device())
+        model = choice.load()
+        show(animate(model, reference, driver, output, settings, cache=default_folder()))
     print(output)
     return 0
 
 
+def serve_options(options: argparse.Namespace) -> ServeOptions:
+    """What the flags of `serve` and the environment say.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+    tokens = (*options.tokens, *tokens_of_environment())
+    return read_settings(options, ServeOptions, model=read_settings(options, ModelChoice), tokens=tokens)
+
+
 def _serve(options: argparse.Namespace) -> int:
-    settings = read_settings(options, ServeOptions, model=read_settings(options, ModelChoice))
+    settings = serve_options(options)
 
     from personalive.live.http.server import serve
+
+    serve(settings)
+    return 0
+
+
+def _cog(options: argparse.Namespace) -> int:
+    settings = read_settings(options, GatewayOptions)
+    require("cog")
+
+    from personalive.gateway.serve import serve
 
     serve(settings)
     return 0
@@ -153,7 +189,7 @@ def _doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-VERBS = {"animate": _animate, "serve": _serve, "download": _download, "doctor": _doctor}
+VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _download, "doctor": _doctor}
 
 
 def _configure(verbose: bool) -> None:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 from tqdm import tqdm
@@ -19,14 +19,16 @@ LINE_EVERY = 5.0
 def show(work: Generator[Progress, None, None]) -> Progress:
     """Run an animation to its end, or close it when something interrupts; returns its last progress."""
     with closing(work):
-        return _bar(work) if sys.stderr.isatty() else _lines(work)
+        return _bar(work) if sys.stderr.isatty() else show_lines(work)
 
 
 def _bar(work: Generator[Progress, None, None]) -> Progress:
     last = next(work)
     with tqdm(unit="frame", desc=last.stage, dynamic_ncols=True) as bar:
         for last in work:
-            bar.set_description(last.stage)
+            if bar.desc.removesuffix(": ") != last.stage:
+                bar.reset(last.frames_total)  # a stage counts from nothing again, and has a speed of its own
+                bar.set_description(last.stage)
             bar.total = last.frames_total
             bar.update(last.frames_done - bar.n)
             if last.message:
@@ -34,14 +36,33 @@ def _bar(work: Generator[Progress, None, None]) -> Progress:
     return last
 
 
-def _lines(work: Generator[Progress, None, None]) -> Progress:
-    begun = said = time.monotonic()
-    last = next(work)
+def show_lines(work: Generator[Progress, None, None], clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Log how far the work is: at the start of each stage, every few seconds, and at the end."""
+    begun = said = stage_begun = clock()
+    last = Progress("reading", 0, 0)
+    stage = ""
     for last in work:
-        now = time.monotonic()
+        now = clock()
         if last.message:
             logger.info("%s", last.message)
-        if last.stage == "done" or now - said >= LINE_EVERY:
-            said = now
-            logger.info("%s: %d of %d frames, %.0f s", last.stage, last.frames_done, last.frames_total, now - begun)
+        if last.stage != stage:
+            stage, stage_begun = last.stage, now
+        elif now - said < LINE_EVERY:
+            continue
+        said = now
+        if last.stage == "done":
+            logger.info("done: %d frames in %.0f s", last.frames_done, now - begun)
+        else:
+            logger.info("%s", _line(last, now - stage_begun))
     return last
+
+
+def _line(progress: Progress, seconds: float) -> str:
+    """For instance `animating: 40 of 100 frames, 5.2 a second, 12 s left`."""
+    if not progress.frames_total:
+        return f"{progress.stage} ..."
+    line = f"{progress.stage}: {progress.frames_done} of {progress.frames_total} frames"
+    if not progress.frames_done or seconds <= 0:
+        return line
+    rate = progress.frames_done / seconds
+    return f"{line}, {rate:.1f} a second, {(progress.frames_total - progress.frames_done) / rate:.0f} s left"

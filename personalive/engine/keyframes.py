@@ -5,17 +5,17 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-FIRST_CALL = 9
-"""Index of the first call, from 0, at which a keyframe may be made."""
+FIRST_STEP = 9
+"""Index of the first step, from 0, in which a keyframe may be made."""
 MAX_KEYFRAMES = 3
 
 
 @dataclass(frozen=True)
 class KeyframeTest:
-    """What a policy sees before the window of a call is denoised."""
+    """What a policy sees of a step."""
 
-    call: int
-    """Index of the call, from 0."""
+    step: int
+    """Index of the step, from 0."""
     motion: Tensor
     """Motion tokens of the window, [16, tokens, width], oldest frame first."""
     bank: Tensor
@@ -32,7 +32,7 @@ class KeyframeTest:
 
 
 class KeyframeDecision(NamedTuple):
-    """What to do about the window of this call."""
+    """What to do about the window of this step."""
 
     remember: int | None
     """Index of the frame whose motion goes into the bank."""
@@ -41,13 +41,13 @@ class KeyframeDecision(NamedTuple):
 
 
 class KeyframePolicy(Protocol):
-    """Decides, once a call."""
+    """Decides, once a step; again if the step has failed and is tried once more."""
 
     def __call__(self, test: KeyframeTest) -> KeyframeDecision: ...
 
 
 def keyframe_policy(test: KeyframeTest) -> KeyframeDecision:
     """The specified behaviour: the frame that is tested is the frame that is stored, and there are at most three."""
-    eligible = test.call >= FIRST_CALL and test.keyframes < MAX_KEYFRAMES
+    eligible = test.step >= FIRST_STEP and test.keyframes < MAX_KEYFRAMES
     new = eligible and test.distance(0) > test.threshold
     return KeyframeDecision(remember=0 if new else None, insert=new)

@@ -9,7 +9,8 @@ from torch import Tensor
 class NoiseSource(Protocol):
     """Gives Gaussian noise, draw by draw.
 
-    A stream draws [12, c, h, w] when it begins and [4, c, h, w] at every call (docs/reference/streaming.md section 11).
+    A stream draws [12, c, h, w] when it begins and [4, c, h, w] in every step (docs/reference/streaming.md section 11).
+    After a step that failed, it goes back to the `state_dict` from before.
     """
 
     def restart(self) -> None:

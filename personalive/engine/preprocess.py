@@ -2,11 +2,11 @@
 
 Two preparations exist, as in the published model. With face boxes found in the picture (a face mesh), everything is
 resized with Lanczos; without, the face is cut out by the keypoints that the motion extractor finds, and driving frames
-are resized bilinearly, which is faster and made for live frames. Their features can not be mixed within a stream.
+are resized bilinearly, which is faster and made for live frames. Their features cannot be mixed within a stream.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from personalive.accel.transfer import page_locked
 from personalive.config import ModelConfig
+from personalive.engine.cues import PLAIN, Cue
 from personalive.errors import InputError
 from personalive.types import Box, RGBArray
 
-PAGE_LOCKED = 64
-"""Frames of one preparation that get page-locked memory at most: a system has little of it."""
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -50,6 +48,8 @@ class DrivingFrames:
     """[n, 3, s, s] in [-1, 1]; None if they are to be cut out of `frames` by keypoints."""
     frames: Tensor | None
     """[n, 3, height, width] in [-1, 1]; given where `faces` is not."""
+    cues: Tensor | None = None
+    """How each frame's motion is taken, fp32 [n, 3]: the fields of `Cue`. None: all are `cues.PLAIN`."""
 
     def __post_init__(self) -> None:
         if (self.faces is None) == (self.frames is None):
@@ -59,7 +59,7 @@ class DrivingFrames:
         return len(self.pose_images)
 
     def __getitem__(self, frames: slice) -> "DrivingFrames":
-        return self._each(lambda part: part[frames])
+        return self.each(lambda part: part[frames])
 
     def join(self, later: "DrivingFrames") -> "DrivingFrames":
         """These frames, then `later`.
@@ -68,16 +68,25 @@ class DrivingFrames:
             InputError: one has face crops and the other whole frames.
         """
         if (self.faces is None) != (later.faces is None):
-            raise InputError("frames with face boxes and frames without can not be mixed in one animation")
-        pairs = [(getattr(self, field.name), getattr(later, field.name)) for field in fields(self)]
+            raise InputError("frames with face boxes and frames without cannot be mixed in one animation")
+        first, second = self, later
+        if (self.cues is None) != (later.cues is None):
+            first, second = (
+                replace(each, cues=cue_rows([each.cue(i) for i in range(len(each))])) for each in (self, later)
+            )
+        pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(self)]
         joined: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
         return DrivingFrames(*joined)
 
-    def page_locked(self) -> "DrivingFrames":
-        """These frames where a GPU fetches them by itself, so that the call which takes them need not copy them."""
-        return self._each(lambda part: page_locked([part]))
+    def cue(self, frame: int) -> Cue:
+        """How a frame's motion is taken."""
+        if self.cues is None:
+            return PLAIN
+        weight, neutral, anchor = self.cues[frame].tolist()
+        return Cue(weight, neutral, bool(anchor))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
+    def each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
+        """These frames, every tensor changed."""
         parts = [getattr(self, field.name) for field in fields(self)]
         changed: Any = [None if part is None else change(part) for part in parts]
         return DrivingFrames(*changed)
@@ -105,14 +114,21 @@ def bilinear(images: Tensor, size: int) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
+def cue_rows(cues: Sequence[Cue]) -> Tensor:
+    """Cues as `DrivingFrames` keeps them."""
+    return torch.tensor([[cue.weight, cue.neutral, float(cue.anchor)] for cue in cues], dtype=torch.float32)
+
+
 class Preprocessor:
     """Prepares pictures for one model at one output size. It keeps nothing and may be shared by threads."""
 
-    def __init__(self, config: ModelConfig, width: int, height: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, width: int, height: int, stage: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         """Prepare for outputs of `width` × `height` pixels.
 
         Args:
-            device: what runs the model; a GPU gets driving frames in memory from which it fetches them by itself.
+            stage: applied to every tensor of driving frames, see `Networks.stage`; default: nothing.
 
         Raises:
             InputError: a size that is not a positive multiple of the model's VAE factor.
@@ -122,7 +138,7 @@ class Preprocessor:
             if value <= 0 or value % factor:
                 raise InputError(f"{name} is {value}: it must be a positive multiple of {factor}")
         self.width, self.height = width, height
-        self._page_locks = device is not None and device.type == "cuda"
+        self._stage = stage
         self.pose_size = config.motion_extractor.image_size
         self.face_size = config.motion_encoder.image_size
         self.clip_size = config.image_encoder.image_size
@@ -148,12 +164,15 @@ class Preprocessor:
             face=self.faces([image], [face_box]) if face_box else None,
         )
 
-    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> DrivingFrames:
+    def driving(
+        self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
+    ) -> DrivingFrames:
         """Prepare driving frames.
 
         Args:
             images: one or more pictures, uint8 [h, w, 3] each, of any size.
             face_boxes: one box per picture, in its pixels; None to have faces cut out by keypoints.
+            cues: how each picture's motion is taken; None: as it is.
 
         Raises:
             InputError: no picture of that kind, or a box outside it.
@@ -166,7 +185,9 @@ class Preprocessor:
         else:
             pose_images = _unit([_resize(image, self.pose_size, self.pose_size, lanczos) for image in images])
             prepared = DrivingFrames(pose_images, self.faces(images, face_boxes), None)
-        return prepared.page_locked() if self._page_locks and len(images) <= PAGE_LOCKED else prepared
+        if self._stage is not None:
+            prepared = prepared.each(self._stage)
+        return prepared if cues is None or all(cue == PLAIN for cue in cues) else replace(prepared, cues=cue_rows(cues))
 
     def faces(self, images: Sequence[RGBArray], boxes: Sequence[Box]) -> Tensor:
         """Face crops for the motion encoder, [n, 3, s, s] in [-1, 1]: one box per picture, in its pixels.

@@ -1,7 +1,7 @@
 """The noise schedule and its steps, as pure functions (docs/reference/streaming.md section 6).
 
 A window has one frame group per slot, each at its own noise level: slot 0 is the cleanest and leaves, slot 3 is the
-noisiest and has just entered. With n steps in all, a slot takes n/4 of them per call.
+noisiest and has just entered. With n denoising steps in all, a slot takes n/4 of them in each step of the engine.
 """
 
 from dataclasses import dataclass
@@ -51,25 +51,25 @@ class InnerStep:
 
 
 def inner_steps(steps: int) -> list[InnerStep]:
-    """The steps of one call: with n steps, n/4 of them."""
+    """The denoising steps of one step of the engine: with n in all, n/4 of them."""
     path: list[int | None] = [*timesteps(steps), None]
-    per_call = steps // SLOTS
+    at_once = steps // SLOTS
     result = []
-    for inner in range(per_call):
-        # Slot s has (3 - s) calls behind it, so it enters a call at place (3 - s)·n/4 of the path.
-        places = [(SLOTS - 1 - slot) * per_call + inner for slot in range(SLOTS) for _ in range(WINDOW)]
+    for inner in range(at_once):
+        # Slot s has (3 - s) steps of the engine behind it, so it begins one at place (3 - s)·n/4 of the path.
+        places = [(SLOTS - 1 - slot) * at_once + inner for slot in range(SLOTS) for _ in range(WINDOW)]
         now = tuple(t for t in (path[place] for place in places) if t is not None)
         result.append(InnerStep(now, tuple(path[place + 1] for place in places)))
     return result
 
 
-def ramp_timesteps(steps: int) -> tuple[int, ...]:
-    """Levels to which the first 12 frames are noised: those at which the slots 0 to 2 enter a call."""
+def lead_in_timesteps(steps: int) -> tuple[int, ...]:
+    """Levels to which the first 12 frames are noised: those at which the slots 0 to 2 begin a step."""
     return inner_steps(steps)[0].timesteps[: (SLOTS - 1) * WINDOW]
 
 
 @lru_cache(maxsize=64)
-def _alphas(steps: "tuple[int | None, ...]", device: torch.device) -> Tensor:
+def _alphas(steps: tuple[int | None, ...], device: torch.device) -> Tensor:
     """ᾱ per frame as fp32 [n, 1, 1, 1]; None has 1. Do not write to it."""
     with torch.inference_mode(False):  # training may use what a preview asked for first
         table = alphas_cumprod()
@@ -91,7 +91,7 @@ def add_noise(latents: Tensor, noise: Tensor, at: tuple[int, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """Factors of one inner step, fp32 [16, 1, 1, 1] each, so that a call needs no table."""
+    """Factors of one inner step, fp32 [16, 1, 1, 1] each."""
 
     sqrt_alpha: Tensor
     sqrt_one_minus_alpha: Tensor
@@ -99,10 +99,12 @@ class StepCoefficients:
     next_sqrt_one_minus_alpha: Tensor
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, step: InnerStep, device: torch.device) -> "StepCoefficients":
-        """The factors of `step`, on `device`."""
-        now, after = _alphas(step.timesteps, device), _alphas(step.next_timesteps, device)
-        return cls(now.sqrt(), (1 - now).sqrt(), after.sqrt(), (1 - after).sqrt())
+        """The factors of `step`, on `device`. Do not write to them."""
+        with torch.inference_mode(False):  # training may use what a preview asked for first
+            now, after = _alphas(step.timesteps, device), _alphas(step.next_timesteps, device)
+            return cls(now.sqrt(), (1 - now).sqrt(), after.sqrt(), (1 - after).sqrt())
 
 
 def denoise_step(

@@ -1,50 +1,33 @@
-"""What an animation keeps between calls (docs/reference/streaming.md section 7), and how it becomes plain values."""
+"""What an animation keeps between steps (docs/reference/streaming.md section 7), and how it becomes plain values.
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass
+A state is a value: a step returns the next one and leaves the one that it was given as it is.
+"""
+
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from personalive.config import FRAMES, RAMP, WINDOW
-from personalive.engine.keypoints import HeadPose
+from personalive.config import FRAMES, LEAD_IN, WINDOW
+from personalive.engine.keyframes import KeyframePolicy
+from personalive.engine.motion import HeadPose, MotionChunk
+from personalive.engine.networks import Features, Networks
 from personalive.engine.preprocess import DrivingFrames
-from personalive.models.unet import Bank, ReferenceFeatures
 from personalive.types import Box
 
 
 @dataclass(frozen=True)
-class MotionChunk:
-    """The motion of n frames, as the reference takes it over."""
+class StepOptions:
+    """What a stream was asked for, as far as steps need it."""
 
-    keypoints: Tensor
-    """fp32 [n, 21, 3]"""
-    tokens: Tensor
-    """Motion tokens, [n, tokens, width]."""
-
-    def __len__(self) -> int:
-        return len(self.keypoints)
-
-    def __getitem__(self, frames: slice | Sequence[int]) -> "MotionChunk":
-        return MotionChunk(self.keypoints[frames], self.tokens[frames])
-
-    def join(self, later: "MotionChunk") -> "MotionChunk":
-        """This motion, then `later`."""
-        return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
-
-    def stretched(self, before: "MotionChunk | None", count: int) -> "MotionChunk":
-        """`count` frames, no fewer than these, that lead from the end of `before` through these in equal steps."""
-        path = (self[:1] if before is None else before[-1:]).join(self)
-        places = [len(self) * (step + 1) / count for step in range(count)]
-        starts = [math.ceil(place) - 1 for place in places]  # of the step from one frame to the next
-
-        def between(values: Tensor) -> Tensor:
-            pairs = zip(starts, places, strict=True)
-            return torch.stack([torch.lerp(values[start], values[start + 1], place - start) for start, place in pairs])
-
-        return MotionChunk(between(path.keypoints), between(path.tokens))
+    width: int
+    height: int
+    steps: int
+    """Denoising steps of a frame."""
+    keyframe_threshold: float
+    motion_strength: float
+    keyframes: KeyframePolicy
 
 
 @dataclass(frozen=True)
@@ -55,69 +38,74 @@ class ReferenceState:
     """Clean latents, [1, c, h, w]."""
     embedding: Tensor
     """Image embedding, [1, 1, e]."""
-    features: ReferenceFeatures
+    features: Features
     """What the denoising UNet attends to, without keyframes."""
     pose: HeadPose
     motion: Tensor
     """Motion tokens, [1, tokens, width]."""
 
 
-@dataclass
-class AnimationState:
-    """What has happened since the animation began."""
+@dataclass(frozen=True)
+class StreamState:
+    """Everything that the next step depends on, but for the driving frames and the noise."""
 
+    options: StepOptions
+    reference: ReferenceState
     latents: Tensor
     """Partly denoised latents of the frames under way, [12, c, h, w], oldest first."""
-    features: ReferenceFeatures
+    features: Features
     """The reference's features and those of its keyframes."""
     bank: Tensor
     """Motion that is remembered, fp32 [n, tokens·width]; the first is the reference's."""
-    calls: int = 0
-    keyframes: int = 0
+    keyframes: tuple[Tensor, ...] = ()
+    """Clean latents of the keyframes since the reference came, [1, c, h, w] each."""
+    step: int = 0
+    """Index of the next step, from 0."""
     frames_in: int = 0
     first: HeadPose | None = None
     """The driver's head at the beginning, from which its movement is measured."""
-    lead: MotionChunk | None = None
-    """The ramp of 12 frames to the first driving frame; known once that has come."""
+    lead_in: MotionChunk | None = None
+    """The 12 frames that lead to the first driving frame; known once that has come."""
     history: MotionChunk | None = None
     """Motion of the last frames, at most 16: the end of an animation mirrors them."""
     motion: Tensor | None = None
-    """Motion tokens of the last call's window, [16, tokens, width]."""
+    """Motion tokens of the last step's window, [16, tokens, width]."""
     pose_features: Tensor | None = None
-    """Pose features of the last call's window, [16, c₀, h, w]."""
+    """Pose features of the last step's window, [16, c₀, h, w]."""
     last_box: Box | None = None
     """The last usable face box that keypoints gave."""
     pending: DrivingFrames | None = None
     """Frames that do not fill a chunk yet."""
 
     @classmethod
-    def begin(cls, latents: Tensor, reference: ReferenceState) -> "AnimationState":
-        """The state before the first call."""
-        return cls(latents, reference.features, _bank(reference))
+    def begin(cls, options: StepOptions, reference: ReferenceState, latents: Tensor) -> "StreamState":
+        """The state before the first step."""
+        return cls(options, reference, latents, reference.features, _bank(reference))
 
-    def forget_keyframes(self, reference: ReferenceState) -> None:
+    def with_reference(self, reference: ReferenceState) -> "StreamState":
         """Go on with another reference and none of the keyframes."""
-        self.features, self.bank, self.keyframes = reference.features, _bank(reference), 0
+        return replace(self, reference=reference, features=reference.features, bank=_bank(reference), keyframes=())
 
-    def add_pending(self, frames: DrivingFrames) -> None:
-        """Queue driving frames."""
-        self.pending = frames if self.pending is None else self.pending.join(frames)
-        self.frames_in += len(frames)
+    def with_pending(self, frames: DrivingFrames) -> "StreamState":
+        """Driving frames queued."""
+        pending = frames if self.pending is None else self.pending.join(frames)
+        return replace(self, pending=pending if len(pending) else None, frames_in=self.frames_in + len(frames))
 
-    def take_pending(self, count: int) -> DrivingFrames:
-        """The oldest queued frames, `count` of them."""
+    @property
+    def queued(self) -> int:
+        """Driving frames that wait."""
+        return 0 if self.pending is None else len(self.pending)
+
+    def take_pending(self, count: int) -> tuple["StreamState", DrivingFrames]:
+        """The oldest queued frames, `count` of them, and the state without them."""
         assert self.pending is not None
         taken, rest = self.pending[:count], self.pending[count:]
-        self.pending = rest if len(rest) else None
-        return taken
+        return replace(self, pending=rest if len(rest) else None), taken
 
-    def moved(self, chunk: MotionChunk, stretch: bool) -> MotionChunk:
-        """The motion of the newest frames, with `stretch` four frames of it; the history keeps the last 16."""
-        if stretch and len(chunk) < WINDOW:
-            chunk = chunk.stretched(self.history, WINDOW)
+    def with_motion(self, chunk: MotionChunk) -> "StreamState":
+        """The newest frames' motion added to the history, which keeps the last 16."""
         joined = chunk if self.history is None else self.history.join(chunk)
-        self.history = joined[-FRAMES:]
-        return chunk
+        return replace(self, history=joined[-FRAMES:])
 
     def ending(self, queued: int) -> tuple[int, MotionChunk]:
         """What brings the last driving frame out when no more come.
@@ -129,22 +117,22 @@ class AnimationState:
             How many frames more than the driver's come out, and whole chunks: the queued frames, then the driver's last
             ones in reverse, which push the last driving frame through all slots.
         """
-        assert self.history is not None  # at least one frame has been observed
+        assert self.history is not None  # at least one frame has been encoded
         surplus = -self.frames_in % WINDOW
-        wanted = [*range(self.frames_in - queued, self.frames_in), *mirrored(self.frames_in, surplus + RAMP)]
+        wanted = [*range(self.frames_in - queued, self.frames_in), *mirrored(self.frames_in, surplus + LEAD_IN)]
         before = self.frames_in - len(self.history)
         return surplus, self.history[[index - before for index in wanted]]
 
     def entering(self, chunk: MotionChunk) -> MotionChunk:
-        """What is new to the window with this chunk: at the first call the ramp comes before it."""
-        return self.lead.join(chunk) if self.calls == 0 and self.lead is not None else chunk
+        """What is new to the window with this chunk: in the first step the lead-in comes before it."""
+        return self.lead_in.join(chunk) if self.step == 0 and self.lead_in is not None else chunk
 
-    def enter(self, tokens: Tensor, pose_features: Tensor) -> None:
-        """Move the window on by four frames; 16 fill it at the first call."""
+    def enter(self, tokens: Tensor, pose_features: Tensor) -> "StreamState":
+        """Move the window on by four frames; 16 fill it in the first step."""
         if self.motion is not None and self.pose_features is not None:
             tokens = torch.cat((self.motion[WINDOW:], tokens))
             pose_features = torch.cat((self.pose_features[WINDOW:], pose_features))
-        self.motion, self.pose_features = tokens, pose_features
+        return replace(self, motion=tokens, pose_features=pose_features)
 
 
 def _bank(reference: ReferenceState) -> Tensor:
@@ -158,41 +146,42 @@ def mirrored(length: int, count: int) -> list[int]:
     return [min(place, period - place) if length > 1 else 0 for place in places]
 
 
-def to_plain(value: Any) -> Any:
-    """Dataclasses, tuples and tensors → dicts, lists and CPU tensors, which a file can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+def to_plain(state: StreamState) -> dict[str, Any]:
+    """A state as dicts, lists and CPU tensors, which a file can hold.
+
+    Features are left out: `from_plain` makes them again, from latents of a hundredth of their size.
+    """
+    left_out = ("options", "reference", "features")
+    reference = {name: _plain(value) for name, value in vars(state.reference).items() if name not in left_out}
+    animation = {name: _plain(value) for name, value in vars(state).items() if name not in left_out}
+    return {"reference": reference, "animation": animation}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {name: _plain(item) for name, item in vars(value).items()}
     if isinstance(value, tuple):
-        return [to_plain(item) for item in value]
+        return [_plain(item) for item in value]
     return value.detach().cpu().clone() if isinstance(value, Tensor) else value
 
 
-def _moved(values: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
+def from_plain(plain: dict[str, Any], options: StepOptions, networks: Networks) -> StreamState:
+    """The opposite of `to_plain`, for networks with the same weights."""
+    device = networks.device
 
+    def moved(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
 
-def _features(plain: dict[str, Any], device: torch.device) -> ReferenceFeatures:
-    def moved(tensors: list[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(tensor.to(device) for tensor in tensors)
-
-    banks = tuple(Bank(moved(bank["keys"]), moved(bank["values"])) for bank in plain["banks"])
-    return ReferenceFeatures(moved(plain["context"]), banks)
-
-
-def reference_from_plain(plain: dict[str, Any], device: torch.device) -> ReferenceState:
-    """The opposite of `to_plain`."""
-    values = _moved(plain, device)
-    values["features"] = _features(plain["features"], device)
-    values["pose"] = HeadPose(**_moved(plain["pose"], device))
-    return ReferenceState(**values)
-
-
-def animation_from_plain(plain: dict[str, Any], device: torch.device) -> AnimationState:
-    """The opposite of `to_plain`."""
-    values = _moved(plain, device)
-    values["features"] = _features(plain["features"], device)
-    for name, kind in (("first", HeadPose), ("lead", MotionChunk), ("history", MotionChunk)):
-        values[name] = None if plain[name] is None else kind(**_moved(plain[name], device))
-    values["pending"] = None if plain["pending"] is None else DrivingFrames(**plain["pending"])
-    values["last_box"] = None if plain["last_box"] is None else tuple(plain["last_box"])
-    return AnimationState(**values)
+    known = moved(plain["reference"])
+    known["features"] = features = networks.encode_reference(known["latents"], known["embedding"])
+    known["pose"] = HeadPose(**moved(known["pose"]))
+    reference = ReferenceState(**known)
+    values = moved(plain["animation"])
+    values["keyframes"] = tuple(latents.to(device) for latents in values["keyframes"])
+    for latents in values["keyframes"]:
+        features = features.with_keyframe(networks.encode_reference(latents, reference.embedding))
+    for name, kind in (("first", HeadPose), ("lead_in", MotionChunk), ("history", MotionChunk)):
+        values[name] = None if values[name] is None else kind(**moved(values[name]))
+    values["pending"] = None if values["pending"] is None else DrivingFrames(**values["pending"])
+    values["last_box"] = None if values["last_box"] is None else tuple(values["last_box"])
+    return StreamState(options=options, reference=reference, features=features, **values)

@@ -1,41 +1,48 @@
 """One animation. An animation from files is a live stream that is fed from a file: there is no other engine.
 
-A driving frame takes part in four calls and leaves the sampler in the last (docs/reference/streaming.md sections 7 to
-11). The first three calls finish a ramp that leads from the reference to the first driving frame; `flush` brings out
-what is under way.
+A driving frame leaves the sampler four steps after it came in (docs/reference/streaming.md sections 7 to 11). The first
+three steps finish a lead-in, which goes from the reference to the first driving frame; `flush` brings out what is under
+way.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from personalive.accel.transfer import upload
-from personalive.config import MAX_KEYFRAME_THRESHOLD, MAX_MOTION_STRENGTH, MAX_SEED, RAMP, SLOTS, WINDOW
-from personalive.engine import schedule as sampler
-from personalive.engine import state as animation
-from personalive.engine import step as call
-from personalive.engine.batch import advance
+from personalive.config import LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_MOTION_STRENGTH, MAX_SEED, WINDOW
+from personalive.engine import schedule
 from personalive.engine.keyframes import KeyframePolicy, keyframe_policy
+from personalive.engine.networks import Networks
 from personalive.engine.noise import GaussianNoise, NoiseSource
 from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
-from personalive.engine.state import AnimationState, ReferenceState
+from personalive.engine.state import ReferenceState, StepOptions, StreamState, from_plain, to_plain
+from personalive.engine.step import (
+    LEAD_IN_STEPS,
+    Finished,
+    StepRecord,
+    denoise_window,
+    encode_driving,
+    encode_reference,
+)
 from personalive.errors import InputError
-
-if TYPE_CHECKING:
-    from personalive.pipeline import PersonaLive
+from personalive.types import RGBArray
 
 
 class Stream:
-    """All state of one animation, and no weights."""
+    """All state of one animation, and no weights.
+
+    Whatever is asked of it is all or nothing: if it fails, the stream is as it was before, and it may be tried again.
+    """
 
     def __init__(
         self,
-        model: "PersonaLive",
+        networks: Networks,
         *,
         width: int | None = None,
         height: int | None = None,
@@ -43,63 +50,70 @@ class Stream:
         seed: int = 42,
         keyframe_threshold: float | None = None,
         motion_strength: float = 1.0,
-        emit_ramp: bool = False,
+        emit_lead_in: bool = False,
         noise: NoiseSource | None = None,
         keyframes: KeyframePolicy = keyframe_policy,
-        observer: Callable[[call.CallRecord], None] | None = None,
+        observer: Callable[[StepRecord], None] | None = None,
     ) -> None:
         """Prepare an animation; `set_reference` begins it.
 
         Args:
-            model: the networks, which may be shared with other streams.
+            networks: a model's, which may be shared with other streams.
             width, height: of the output in pixels, multiples of the VAE's factor; default: the model's size.
             steps: denoising steps of a frame: 4, 8, 12 or 16.
             seed: of the default noise, from 0 to 2³² − 1.
             keyframe_threshold: from 0 to 1000; default: the model's.
             motion_strength: how far pose and expression go from the reference's (0) to the driver's (1); at most 2.
-            emit_ramp: give out the 12 frames that lead from the reference to the first driving frame, too.
+            emit_lead_in: return the 12 frames that lead from the reference to the first driving frame, too.
             noise: default: Gaussian noise by `seed`.
             keyframes: when a finished frame becomes a keyframe; default: the specified behaviour.
-            observer: is given what each call computed.
+            observer: is given what each step computed.
 
         Raises:
             InputError: a value that is not allowed.
         """
         if type(seed) is not int or not 0 <= seed <= MAX_SEED:
             raise InputError(f"seed is {seed!r}: it must be a whole number from 0 to {MAX_SEED}")
-        config = model.config
-        self.model, self.keyframes, self.observer, self.emit_ramp = model, keyframes, observer, emit_ramp
-        self.preprocessor = Preprocessor(config, width or config.size, height or config.size, model.device)
-        self.keyframe_threshold = config.keyframe_threshold if keyframe_threshold is None else keyframe_threshold
-        self.motion_strength = motion_strength
-        self.schedule = call.Schedule.of(model, steps)
+        schedule.check_steps(steps)
+        config = networks.config
+        self.networks, self.observer, self.emit_lead_in = networks, observer, emit_lead_in
+        self.preprocessor = Preprocessor(config, width or config.size, height or config.size, networks.stage)
+        threshold = config.keyframe_threshold if keyframe_threshold is None else keyframe_threshold
+        self._options = StepOptions(
+            width=self.preprocessor.width,
+            height=self.preprocessor.height,
+            steps=steps,
+            keyframe_threshold=_between("keyframe_threshold", threshold, MAX_KEYFRAME_THRESHOLD),
+            motion_strength=_between("motion_strength", motion_strength, MAX_MOTION_STRENGTH),
+            keyframes=keyframes,
+        )
         self._noise: NoiseSource = noise or GaussianNoise(seed)
-        self._reference: ReferenceState | None = None
-        self._state: AnimationState | None = None
+        self._state: StreamState | None = None
 
     @property
     def keyframe_threshold(self) -> float:
-        """Distance of motion from which a finished frame becomes a keyframe. May be changed between calls."""
-        return self._keyframe_threshold
+        """Distance of motion from which a finished frame becomes a keyframe. May be changed between steps."""
+        return self._options.keyframe_threshold
 
     @keyframe_threshold.setter
     def keyframe_threshold(self, value: float) -> None:
-        self._keyframe_threshold = _between("keyframe_threshold", value, MAX_KEYFRAME_THRESHOLD)
+        threshold = _between("keyframe_threshold", value, MAX_KEYFRAME_THRESHOLD)
+        self._options = replace(self._options, keyframe_threshold=threshold)
 
     @property
     def motion_strength(self) -> float:
-        """How far pose and expression go from the reference's to the driver's. May be changed between calls."""
-        return self._motion_strength
+        """How far pose and expression go from the reference's to the driver's. May be changed between steps."""
+        return self._options.motion_strength
 
     @motion_strength.setter
     def motion_strength(self, value: float) -> None:
-        self._motion_strength = _between("motion_strength", value, MAX_MOTION_STRENGTH)
-        self.strength = torch.full((1,), self._motion_strength, device=self.model.device)
+        strength = _between("motion_strength", value, MAX_MOTION_STRENGTH)
+        self._options = replace(self._options, motion_strength=strength)
 
     @property
     def steps(self) -> int:
         """Denoising steps of a frame."""
-        return len(self.schedule.steps) * SLOTS
+        return self._options.steps
 
     @property
     def frames_in(self) -> int:
@@ -109,7 +123,17 @@ class Stream:
     @property
     def keyframe_count(self) -> int:
         """Keyframes made since the animation began."""
-        return 0 if self._state is None else self._state.keyframes
+        return 0 if self._state is None else len(self._state.keyframes)
+
+    def require_state(self) -> StreamState:
+        """The state that the next step begins with.
+
+        Raises:
+            InputError: there is no reference.
+        """
+        if self._state is None:
+            raise InputError("the stream has no portrait yet: call set_reference first")
+        return replace(self._state, options=self._options)
 
     @torch.inference_mode()
     def set_reference(self, reference: Reference) -> None:
@@ -118,21 +142,19 @@ class Stream:
         Raises:
             InputError: it was prepared for another size.
         """
-        self._reference = self._encode(reference)
-        self.reset()
+        self._begin(self._encode(reference))
 
     @torch.inference_mode()
     def swap_reference(self, reference: Reference) -> None:
         """Take another portrait while the animation goes on.
 
-        Frames that are under way turn into the new identity within the next calls; keyframes of the old one go.
+        Frames that are under way turn into the new identity within the next steps; keyframes of the old one go.
 
         Raises:
             InputError: it was prepared for another size, or there was no portrait before.
         """
-        _, state = self.begun()
-        self._reference = self._encode(reference)
-        state.forget_keyframes(self._reference)
+        state = self.require_state()
+        self._state = state.with_reference(self._encode(reference))
 
     @torch.inference_mode()
     def reset(self) -> None:
@@ -141,31 +163,26 @@ class Stream:
         Raises:
             InputError: there is no reference.
         """
-        if self._reference is None:
-            raise InputError("the stream has no portrait yet: call set_reference first")
-        self._noise.restart()
-        levels = sampler.ramp_timesteps(self.steps)
-        latents = sampler.add_noise(self._reference.latents, self.draw(RAMP), levels)
-        self._state = AnimationState.begin(latents, self._reference)
+        self._begin(self.require_state().reference)
 
     def reanchor(self) -> None:
-        """Measure the driver's movement across the picture anew, from its next frame on."""
-        self.begun()[1].first = None
+        """Measure the driver's movement across the picture from its next frame on."""
+        self._state = replace(self.require_state(), first=None)
 
-    def push(self, driving: DrivingFrames) -> npt.NDArray[np.uint8]:
-        """Take any number of driving frames and give the frames that they finish.
+    def push(self, driving: DrivingFrames) -> RGBArray:
+        """Take any number of driving frames and return the frames that they finish.
 
         Returns:
-            uint8 [m, height, width, 3], m a multiple of 4. The first 12 driving frames finish none (with `emit_ramp`,
-            they finish the ramp).
+            uint8 [m, height, width, 3], m a multiple of 4. The first 12 driving frames finish none (with
+            `emit_lead_in`, they finish the lead-in).
 
         Raises:
             InputError: there is no reference, or the frames were prepared otherwise than those before.
         """
         return advance([self], [driving])[0]
 
-    def flush(self) -> npt.NDArray[np.uint8]:
-        """End the animation: give the frames under way, so that as many have come out as went in, and reset.
+    def flush(self) -> RGBArray:
+        """End the animation: return the frames under way, so that as many have come out as went in, and reset.
 
         The driver is continued by its last frames in reverse.
 
@@ -175,95 +192,192 @@ class Stream:
         Raises:
             InputError: there is no reference.
         """
-        return self.joined([*self.drain()])
+        return self._joined([*self.drain()])
 
     @torch.inference_mode()
-    def drain(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """What `flush` does, call by call: the frames of each. Whoever stops in between resets the stream to go on."""
-        _, state = self.begun()
-        if state.frames_in:
-            queued = 0 if state.pending is None else len(state.pending)
-            if queued:
-                call.observe([self], [state.take_pending(queued)])
-            surplus, tail = state.ending(queued)
-            for start in range(0, len(tail), WINDOW):
-                frames = call.denoise([self], [tail[start : start + WINDOW]])[0]
-                kept = WINDOW if start + WINDOW < len(tail) else WINDOW - surplus
-                yield from self.outgoing(frames[:kept])
-        self.reset()
+    def drain(self) -> Iterator[RGBArray]:
+        """What `flush` does, step by step: the frames of each. Stopped in between, the stream is as it was before."""
+        state = self.require_state()
+        with _noise_kept([self]):
+            if state.frames_in:
+                queued = state.queued
+                if queued:
+                    state, waiting = state.take_pending(queued)
+                    (state,), _ = encode_driving(self.networks, [state], [waiting])
+                surplus, tail = state.ending(queued)
+                for start in range(0, len(tail), WINDOW):
+                    chunk, noise = tail[start : start + WINDOW], self._draw(WINDOW)
+                    finished = denoise_window(self.networks, [state], [chunk], [noise])[0]
+                    state = finished.state
+                    self._show(finished.record)
+                    kept = WINDOW if start + WINDOW < len(tail) else WINDOW - surplus
+                    yield from (frames[:kept] for frames in self._outgoing(finished))
+            self.reset()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue in another process with the same model: plain values and CPU tensors."""
+        state = {"reference": None, "animation": None} if self._state is None else to_plain(self._state)
         return {
-            "size": [self.preprocessor.width, self.preprocessor.height],
+            "size": [self._options.width, self._options.height],
             "steps": self.steps,
-            "emit_ramp": self.emit_ramp,
+            "emit_lead_in": self.emit_lead_in,
             "keyframe_threshold": self.keyframe_threshold,
             "motion_strength": self.motion_strength,
             "noise": self._noise.state_dict(),
-            "reference": animation.to_plain(self._reference),
-            "animation": animation.to_plain(self._state),
+            **state,
         }
 
+    @torch.inference_mode()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken.
 
         Raises:
             InputError: the state belongs to another size, another number of steps, or another model.
         """
-        size, device = [self.preprocessor.width, self.preprocessor.height], self.model.device
+        size = [self._options.width, self._options.height]
         if state["size"] != size or state["steps"] != self.steps:
             raise InputError(
                 f"the saved state has size {state['size']} and {state['steps']} steps, "
                 f"this stream {size} and {self.steps}: make the stream with the same values"
             )
-        reference, begun = state["reference"], state["animation"]
-        if reference is not None and tuple(reference["latents"].shape) != self._latent_shape(1):
+        reference, shape = state["reference"], self._latent_shape(1)
+        if reference is not None and tuple(reference["latents"].shape) != shape:
             raise InputError(
-                f"the saved state has latents {list(reference['latents'].shape)}, this model makes "
-                f"{list(self._latent_shape(1))}: load it with the model it was saved with"
+                f"the saved state has latents {list(reference['latents'].shape)}, this model makes {list(shape)}: "
+                "load it with the model it was saved with"
             )
-        self.emit_ramp = state["emit_ramp"]
-        self.keyframe_threshold, self.motion_strength = state["keyframe_threshold"], state["motion_strength"]
-        self._noise.load_state_dict(state["noise"])
-        self._reference = None if reference is None else animation.reference_from_plain(reference, device)
-        if self._reference is not None:
-            self.model.prepare_decoder(self._reference.latents)
-        self._state = None if begun is None else animation.animation_from_plain(begun, device)
+        options = replace(
+            self._options,
+            keyframe_threshold=_between("keyframe_threshold", state["keyframe_threshold"], MAX_KEYFRAME_THRESHOLD),
+            motion_strength=_between("motion_strength", state["motion_strength"], MAX_MOTION_STRENGTH),
+        )
+        with _noise_kept([self]):
+            self._noise.load_state_dict(state["noise"])
+            self._state = None if reference is None else from_plain(state, options, self.networks)
+        self._options, self.emit_lead_in = options, state["emit_lead_in"]
 
-    def begun(self) -> tuple[ReferenceState, AnimationState]:
-        """The reference and the state of the animation.
-
-        Raises:
-            InputError: there is no reference.
-        """
-        if self._reference is None or self._state is None:
-            raise InputError("the stream has no portrait yet: call set_reference first")
-        return self._reference, self._state
-
-    def draw(self, frames: int) -> Tensor:
-        """The next noise of the stream, [frames, c, h, w]."""
-        return upload(self._noise.draw(*self._latent_shape(frames)), self.model.device).to(self.model.dtype)
-
-    def _latent_shape(self, frames: int) -> tuple[int, int, int, int]:
-        vae, size = self.model.config.vae, self.preprocessor
-        return frames, vae.latent_channels, size.height // vae.factor, size.width // vae.factor
+    def _begin(self, reference: ReferenceState) -> None:
+        with _noise_kept([self]):
+            self._noise.restart()
+            levels = schedule.lead_in_timesteps(self.steps)
+            latents = schedule.add_noise(reference.latents, self._draw(LEAD_IN), levels)
+            self._state = StreamState.begin(self._options, reference, latents)
 
     def _encode(self, reference: Reference) -> ReferenceState:
-        size = [self.preprocessor.height, self.preprocessor.width]
+        size = [self._options.height, self._options.width]
         given = list(reference.vae_image.shape[2:])
         if given != size:
             raise InputError(f"the portrait was prepared for {given} (height, width), this stream has {size}")
-        return call.encode_reference(self.model, reference)
+        return encode_reference(self.networks, reference)
 
-    def joined(self, parts: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-        """The frames of any number of calls, uint8 [m, height, width, 3]; those of one are not copied."""
-        none = np.empty((0, self.preprocessor.height, self.preprocessor.width, 3), dtype=np.uint8)
+    def _draw(self, frames: int) -> Tensor:
+        """The next noise of the stream, [frames, c, h, w]."""
+        noise = self._noise.draw(*self._latent_shape(frames))
+        return self.networks.upload([noise]).to(self.networks.dtype)
+
+    def _latent_shape(self, frames: int) -> tuple[int, int, int, int]:
+        vae, options = self.networks.config.vae, self._options
+        return frames, vae.latent_channels, options.height // vae.factor, options.width // vae.factor
+
+    def _outgoing(self, done: Finished) -> list[RGBArray]:
+        """The frames of a step that go out: none of the lead-in, unless it is wanted."""
+        return [done.pixels] if self.emit_lead_in or done.record.step >= LEAD_IN_STEPS else []
+
+    def _joined(self, parts: Sequence[RGBArray]) -> RGBArray:
+        """The frames of any number of steps, uint8 [m, height, width, 3]; those of one are not copied."""
+        none = np.empty((0, self._options.height, self._options.width, 3), dtype=np.uint8)
         return parts[0] if len(parts) == 1 else np.concatenate([none, *parts])
 
-    def outgoing(self, frames: npt.NDArray[np.uint8]) -> list[npt.NDArray[np.uint8]]:
-        """The frames of a call that go out: none of the ramp, unless it is wanted."""
-        return [frames] if self.emit_ramp or self.begun()[1].calls > call.CALLS_OF_RAMP else []
+    def _show(self, record: StepRecord) -> None:
+        if self.observer is not None:
+            self.observer(record)
+
+
+@torch.inference_mode()
+def advance(streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False) -> list[RGBArray]:
+    """Push frames into several streams of one model, computing together what they can share.
+
+    Args:
+        streams: with the same size and denoising steps, each with its own reference, keyframes and noise.
+        driving: the frames for each, any number.
+        stretch: make one step, whether it is given 4 frames or fewer: motion in between is interpolated from the last
+            frame on. With fewer frames to wait for, and more steps, the animation trails its driver less.
+
+    Returns:
+        What `push` would return for each; the frames in between come like others.
+
+    Raises:
+        InputError: the streams do not go together, one has no reference, or the frames do not stretch to four.
+    """
+    kinds = {(id(s.networks), s.preprocessor.width, s.preprocessor.height, s.steps) for s in streams}
+    if len(kinds) != 1 or len({id(stream) for stream in streams}) != len(streams):
+        raise InputError("streams that advance together must be different ones of one model, size and number of steps")
+    run = _Run(streams)
+    with _noise_kept(streams):
+        if stretch:
+            run.stretch(driving)
+        else:
+            run.push(driving)
+    return run.commit()
+
+
+class _Run:
+    """Steps of several streams, whose results they take only at the end."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams, self._states = streams, [stream.require_state() for stream in streams]
+        self._frames: list[list[RGBArray]] = [[] for _ in streams]
+        self._records: list[tuple[Stream, StepRecord]] = []
+
+    def push(self, driving: Sequence[DrivingFrames]) -> None:
+        """As many steps as there are whole chunks."""
+        states = [state.with_pending(frames) for state, frames in zip(self._states, driving, strict=True)]
+        self._states = states
+        while ready := [i for i, state in enumerate(states) if state.queued >= WINDOW]:
+            chunks = {}
+            for i in ready:
+                states[i], chunks[i] = states[i].take_pending(WINDOW)
+            self._step(chunks)
+
+    def stretch(self, driving: Sequence[DrivingFrames]) -> None:
+        """One step."""
+        if not all(1 <= len(frames) <= WINDOW for frames in driving) or any(state.queued for state in self._states):
+            raise InputError("only 1 to 4 frames stretch to a chunk of 4, and none may be waiting for others")
+        self._states = [replace(state, frames_in=state.frames_in + WINDOW) for state in self._states]
+        chunks = dict(zip(range(len(self._streams)), driving, strict=True))
+        self._step(chunks, stretch=True)
+
+    def _step(self, chunks: dict[int, DrivingFrames], *, stretch: bool = False) -> None:
+        """One step of the streams that have a chunk, by index."""
+        networks = self._streams[0].networks
+        states = [self._states[i] for i in chunks]
+        states, motion = encode_driving(networks, states, [*chunks.values()], stretch=stretch)
+        noise = [self._streams[i]._draw(WINDOW) for i in chunks]
+        for i, done in zip(chunks, denoise_window(networks, states, motion, noise), strict=True):
+            self._states[i] = done.state
+            self._frames[i] += self._streams[i]._outgoing(done)
+            if self._streams[i].observer is not None:
+                self._records.append((self._streams[i], done.record))
+
+    def commit(self) -> list[RGBArray]:
+        """Give every stream its state, and return what each has finished."""
+        for stream, state in zip(self._streams, self._states, strict=True):
+            stream._state = state
+        for stream, record in self._records:
+            stream._show(record)
+        return [stream._joined(frames) for stream, frames in zip(self._streams, self._frames, strict=True)]
+
+
+@contextmanager
+def _noise_kept(streams: Sequence[Stream]) -> Iterator[None]:
+    """Give the streams' noise back what was drawn if the work that it was drawn for fails."""
+    before = [stream._noise.state_dict() for stream in streams]
+    try:
+        yield
+    except BaseException:
+        for stream, state in zip(streams, before, strict=True):
+            stream._noise.load_state_dict(state)
+        raise
 
 
 def _between(name: str, value: float, most: float) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import ipaddress
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,14 @@ from personalive.errors import InputError
 from personalive.loading import ModelChoice
 from personalive.settings import AnimateOptions, Settings, Surface, same, setting
 from personalive.types import FaceBoxes, Latency
+
+TOKEN_VARIABLE = "PERSONALIVE_TOKEN"
+"""Environment variable with tokens, separated by commas: other users of the machine cannot see it, unlike flags."""
+
+
+def tokens_of_environment() -> tuple[str, ...]:
+    """The tokens of `TOKEN_VARIABLE`."""
+    return tuple(token.strip() for token in os.environ.get(TOKEN_VARIABLE, "").split(",") if token.strip())
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,12 @@ class ServeOptions(Settings):
     model: ModelChoice = Field(default_factory=ModelChoice)
     host: str = _server("127.0.0.1", "Address to listen on; 127.0.0.1: this machine only", metavar="ADDRESS")
     port: int = _server(7860, "Port to listen on", low=0, high=65535)
+    media_host: str | None = _server(
+        None,
+        "Address of this machine for WebRTC's media (UDP); behind a proxy on this machine: 0.0.0.0",
+        metavar="ADDRESS",
+        default_text="that of --host",
+    )
     max_sessions: int = _server(4, "People at once", low=1, high=64)
     latency: Latency = _server("balanced", "low: twice the calls for less delay")
     face_boxes: FaceBoxes = same(AnimateOptions, "face_boxes", group="server", on=Surface.CLI)
@@ -75,7 +90,11 @@ class ServeOptions(Settings):
     )
     audio: bool = _server(False, "Send the microphone back, delayed like the picture")
     tokens: tuple[str, ...] = _several(
-        "Secret that clients must send; may be given several times", flags=("--token",), metavar="SECRET"
+        "Secret that clients must send; may be given several times",
+        details=f"Other users of this machine can read it in the list of processes: better set {TOKEN_VARIABLE}, with "
+        "commas between several",
+        flags=("--token",),
+        metavar="SECRET",
     )
     tls_cert: Path | None = _server(None, "Certificate (PEM) for https")
     tls_key: Path | None = _server(None, "Its private key (PEM)")
@@ -112,7 +131,8 @@ class ServeOptions(Settings):
             raise InputError("a token must have 8 to 256 printable ASCII characters")
         if not self.is_local and not self.tokens and not self.insecure:
             raise InputError(
-                f"listening on {self.host} lets others in: give --token SECRET, or --insecure if the network is trusted"
+                f"listening on {self.host} lets others in: set {TOKEN_VARIABLE} or give --token SECRET, "
+                "or --insecure if the network is trusted"
             )
 
     @property

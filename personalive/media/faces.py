@@ -1,14 +1,16 @@
-"""Where the face is: boxes from mediapipe's face mesh, the same face from frame to frame, and crops around it."""
+"""Where faces are: boxes from mediapipe's face mesh, and the same face from frame to frame."""
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from personalive.errors import MissingExtraError, NoFaceError, first_line
+from personalive.errors import MissingExtraError, first_line
 from personalive.extras import require
-from personalive.types import Box, Crop, RGBArray
+from personalive.types import Box, RGBArray
 
 MESH_MARGIN = 1.1
 """Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""
@@ -18,16 +20,18 @@ MAX_FACES = 5
 """Faces that are looked for in one picture."""
 SEARCH_MARGIN = 2.0
 """Side of the region in which the mesh looks again for a small face, per side of the face."""
-CROP_MARGIN = 2.5
-"""Height of an automatic crop, in face boxes: head and shoulders."""
-CROP_CENTRE = 0.45
-"""Where an automatic crop has the middle of the face, as a fraction of its height from the top..."""
-HEADROOM = 0.6
-"""...but with so many face boxes above the face: the hair is not in the box..."""
-MOST_HEADROOM = 0.7
-"""...and with no more than this of the room that there is: the chin moves too."""
+NEAR_MARGIN = 3.0
+"""Side of the region in which the followed face is looked for, per side of the face."""
+MIN_TILE = 180
+"""Side in pixels of the smallest tiles that a picture without a found face is searched in."""
+TILE_LEVELS = 3
+"""How often tiles are halved at most, from the picture's shorter side on."""
 PATIENCE = 25
 """Frames without the followed face after which the largest one is taken instead."""
+TILES_EVERY = 5
+"""Of frames in a row without any face, one in so many is searched in tiles."""
+LEFT_EYE, RIGHT_EYE = 33, 263
+"""The mesh's points at the outer corners of the eyes, as they are seen in the picture."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,36 @@ class Face:
 
     box: Box
     """Left, top, right, bottom in pixels, ends exclusive: what the motion encoder is shown."""
+    roll: float = 0.0
+    """Degrees by which the line between the eyes is turned clockwise."""
+    yaw: float = 0.0
+    """Degrees by which the face looks to the side; 0: at the camera."""
 
     @property
     def area(self) -> int:
         """Square pixels of the box."""
         left, top, right, bottom = self.box
         return (right - left) * (bottom - top)
+
+    @property
+    def side(self) -> int:
+        """Pixels of the longer side of the box."""
+        return _side(self.box)
+
+
+def choose(faces: Sequence[Face], which: str) -> Face:
+    """One of several faces.
+
+    Args:
+        faces: at least one.
+        which: "largest", "left", "right", or a number: the how manyth from the left, the last if there are fewer.
+    """
+    from_left = sorted(faces, key=lambda face: face.box[0] + face.box[2])
+    if which == "largest":
+        return max(faces, key=lambda face: face.area)
+    if which in ("left", "right"):
+        return from_left[0 if which == "left" else -1]
+    return from_left[min(int(which), len(faces)) - 1]
 
 
 def load_mediapipe() -> Any:
@@ -64,11 +92,13 @@ def load_mediapipe() -> Any:
 class FaceTracker:
     """Finds faces in pictures, and follows one through a video. One thread at a time; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, which: str = "largest") -> None:
+        """Follow the face that `choose` takes in the first picture with one."""
         solutions = load_mediapipe()
         # Static mode: a result depends on its own picture alone, so that any frame can be repeated.
         self._mesh: Any = solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=MAX_FACES)
         self._detector: Any = solutions.face_detection.FaceDetection(model_selection=1)
+        self._which = which
         self.reset()
 
     def reset(self) -> None:
@@ -79,8 +109,16 @@ class FaceTracker:
         """Frames that were followed."""
         self.missing = 0
         """Of these, frames in which the face was not found."""
+        self.others = 0
+        """Of these, frames in which other faces were found instead."""
+        self.most = 0
+        """Faces in the picture that had most."""
         self._missing_now = 0
         self._alone = True
+
+    def start_scene(self, box: Box | None = None) -> None:
+        """Follow the face at `box`, or the chosen one of the next frame, wherever it is; the counts go on."""
+        self.box, self._missing_now, self._alone = box, 0, True
 
     def __enter__(self) -> Self:
         return self
@@ -95,73 +133,127 @@ class FaceTracker:
         self._mesh.close()
         self._detector.close()
 
-    def detect(self, image: RGBArray) -> list[Face]:
+    def detect(self, image: RGBArray, *, tiles: bool = True) -> list[Face]:
         """Every face in a picture, the largest first.
 
         Args:
             image: uint8 [height, width, 3], RGB.
+            tiles: whether a picture in which none is found is searched part by part, for small ones.
         """
         faces = self._near_faces(image)
-        for box in self._small_faces(image):
-            if all(_distance(face.box, box) > _side(face.box) / 2 for face in faces):
-                faces.append(Face(box))
+        for found in self._small_faces(image):
+            _add(faces, found)
+        if not faces and tiles:
+            for found in self._in_tiles(image):
+                _add(faces, found)
+        self.most = max(self.most, len(faces))
         return sorted(faces, key=lambda face: -face.area)
 
     def follow(self, image: RGBArray) -> Box | None:
         """The box of the followed face in the next frame of a video.
 
-        The first time this is the largest face; from then on the one that is where it was before.
+        The first time this is the chosen face; from then on the one that is where it was before.
 
         Returns:
             None: it is not in this frame, which is counted in `missing`; `box` still has where it was last.
         """
         self.frames += 1
         face = self._same(self._near_faces(image)) if self.box else None
-        face = face or self._same(self.detect(image))
+        if face is None and self.box:
+            face = self._same(self._around(image, self.box))
         if face is None:
-            self.missing += 1
-            self._missing_now += 1
-            return None
+            found = self.detect(image, tiles=self._missing_now % TILES_EVERY == 0)
+            face = self._same(found)
+            if face is None:
+                self.missing += 1
+                self.others += bool(found)
+                self._missing_now += 1
+                return None
         self.box, self._missing_now = face.box, 0
         return face.box
 
     def _same(self, faces: list[Face]) -> Face | None:
         self._alone = self._alone and len(faces) <= 1
-        if not faces or self.box is None or self._alone or self._missing_now >= PATIENCE:
-            return faces[0] if faces else None
+        if not faces:
+            return None
+        if self.box is None:
+            return choose(faces, self._which)
+        if self._alone or self._missing_now >= PATIENCE:
+            return faces[0]
         box = self.box
         nearest = min(faces, key=lambda face: _distance(face.box, box))
         return nearest if _distance(nearest.box, box) < _side(box) / 2 else None
 
     def _near_faces(self, image: RGBArray) -> list[Face]:
-        """Faces that the mesh finds by itself: near the camera, within some two metres."""
-        return sorted((Face(box) for box in self._mesh_boxes(image)), key=lambda face: -face.area)
-
-    def _mesh_boxes(self, image: RGBArray) -> list[Box]:
+        """Faces that the mesh finds by itself: near the camera, within some two metres. The largest first."""
         height, width = image.shape[:2]
         found = self._mesh.process(image).multi_face_landmarks or []
-        boxes = (mesh_box([(p.x, p.y) for p in face.landmark], width, height) for face in found)
-        return [box for box in boxes if min(box[2] - box[0], box[3] - box[1]) >= MIN_FACE]
+        faces = (mesh_face([(p.x, p.y, p.z) for p in face.landmark], width, height) for face in found)
+        return sorted((face for face in faces if _usable(face)), key=lambda face: -face.area)
 
-    def _small_faces(self, image: RGBArray) -> list[Box]:
+    def _small_faces(self, image: RGBArray) -> Iterator[Face]:
         """Faces that the mesh, made for faces near the camera, finds only when it is shown their surroundings alone."""
         height, width = image.shape[:2]
-        boxes = []
         for detection in self._detector.process(image).detections or []:
             region = detection.location_data.relative_bounding_box
+            x, y = (region.xmin + region.width / 2) * width, (region.ymin + region.height / 2) * height
             side = SEARCH_MARGIN * max(region.width * width, region.height * height)
-            left, top, right, bottom = _square(
-                (region.xmin + region.width / 2) * width,
-                (region.ymin + region.height / 2) * height,
-                side,
-                width,
-                height,
-            )
-            if min(right - left, bottom - top) < MIN_FACE:
-                continue
-            part = np.ascontiguousarray(image[top:bottom, left:right])
-            boxes += [(left + a, top + b, left + c, top + d) for a, b, c, d in self._mesh_boxes(part)[:1]]
-        return boxes
+            yield from self._in_part(image, _square(x, y, side, width, height))[:1]
+
+    def _around(self, image: RGBArray, box: Box) -> list[Face]:
+        """Faces near to where one was."""
+        height, width = image.shape[:2]
+        x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+        return self._in_part(image, _square(x, y, NEAR_MARGIN * _side(box), width, height))
+
+    def _in_tiles(self, image: RGBArray) -> Iterator[Face]:
+        """Faces in overlapping squares, the large ones first; smaller squares only where those show none."""
+        height, width = image.shape[:2]
+        for level in range(TILE_LEVELS):
+            side = min(height, width) >> level
+            if side < MIN_TILE and level:
+                return
+            found = False
+            for left, top in _corners(width, height, side):
+                for face in self._in_part(image, (left, top, left + side, top + side)):
+                    found = True
+                    yield face
+            if found:
+                return
+
+    def _in_part(self, image: RGBArray, part: Box) -> list[Face]:
+        """Faces that the mesh finds in a part of a picture, the largest first."""
+        left, top, right, bottom = part
+        if min(right - left, bottom - top) < MIN_FACE:
+            return []
+        shown = np.ascontiguousarray(image[top:bottom, left:right])
+        faces = self._near_faces(shown)
+        return [
+            Face((left + a, top + b, left + c, top + d), face.roll, face.yaw)
+            for face in faces
+            for a, b, c, d in [face.box]
+        ]
+
+
+def _corners(width: int, height: int, side: int) -> Iterator[tuple[int, int]]:
+    """Upper left corners of squares that overlap by half or more and cover a picture."""
+    rows, columns = (max(1, math.ceil(2 * length / side) - 1) for length in (height, width))
+    for row in range(rows):
+        for column in range(columns):
+            x = round(column * (width - side) / max(columns - 1, 1))
+            y = round(row * (height - side) / max(rows - 1, 1))
+            yield x, y
+
+
+def _add(faces: list[Face], found: Face) -> None:
+    """Append a face, unless it is one of those that are there."""
+    if all(_distance(face.box, found.box) > face.side / 2 for face in faces):
+        faces.append(found)
+
+
+def _usable(face: Face) -> bool:
+    left, top, right, bottom = face.box
+    return min(right - left, bottom - top) >= MIN_FACE
 
 
 def _side(box: Box) -> int:
@@ -171,6 +263,15 @@ def _side(box: Box) -> int:
 def _distance(a: Box, b: Box) -> float:
     """Between the middles of two boxes, along the axis on which they are further apart."""
     return max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
+
+
+def mesh_face(points: Sequence[tuple[float, float, float]], width: int, height: int) -> Face:
+    """The face of the mesh's 468 points: x and y from 0 to 1, z in the unit of x."""
+    (ax, ay, az), (bx, by, bz) = points[LEFT_EYE], points[RIGHT_EYE]
+    across, down, deep = (bx - ax) * width, (by - ay) * height, (bz - az) * width
+    roll = math.degrees(math.atan2(down, across))
+    yaw = math.degrees(math.atan2(deep, math.hypot(across, down)))
+    return Face(mesh_box([(x, y) for x, y, _ in points], width, height), roll, yaw)
 
 
 def mesh_box(points: list[tuple[float, float]], width: int, height: int) -> Box:
@@ -189,45 +290,3 @@ def _square(x: float, y: float, side: float, width: int, height: int) -> Box:
         int(min(width - 1, x + side / 2)),
         int(min(height - 1, y + side / 2)),
     )
-
-
-def crop_box(size: tuple[int, int], shape: tuple[int, int], crop: Crop, face: Box | None) -> Box:
-    """The part of a picture that is used for an output of another shape.
-
-    Args:
-        size: width and height of the picture.
-        shape: width and height of the output.
-        crop: "auto": around the face; "center": the largest part in the middle; "none": everything, which stretches.
-        face: needed for "auto".
-
-    Returns:
-        For "auto" and "center" a box of the output's aspect ratio, to the pixel.
-
-    Raises:
-        NoFaceError: "auto" without a face.
-    """
-    width, height = size
-    if crop == "none":
-        return 0, 0, width, height
-    ratio = shape[0] / shape[1]
-    x, y, part_height = width / 2, height / 2, min(float(height), width / ratio)
-    if crop == "auto":
-        if face is None:
-            raise NoFaceError("an automatic crop needs a face, and none was found; use --crop center")
-        left, top, right, bottom = face
-        wanted = CROP_MARGIN * max(right - left, (bottom - top), (right - left) / ratio)
-        part_height = min(part_height, wanted)
-        side = bottom - top
-        wished = max(HEADROOM * side, CROP_CENTRE * part_height - side / 2)
-        headroom = min(wished, MOST_HEADROOM * (part_height - side))
-        x, y = (left + right) / 2, top - headroom + part_height / 2
-    part = max(1, round(part_height * ratio)), max(1, round(part_height))
-    left = round(min(max(0, x - part[0] / 2), width - part[0]))
-    top = round(min(max(0, y - part[1] / 2), height - part[1]))
-    return left, top, left + part[0], top + part[1]
-
-
-def cut(image: RGBArray, box: Box) -> RGBArray:
-    """The part of a picture inside a box, as its own memory."""
-    left, top, right, bottom = box
-    return np.ascontiguousarray(image[top:bottom, left:right])

@@ -1,15 +1,25 @@
-"""Still pictures from files: checked by their header, turned upright, and given as RGB."""
+"""Still pictures from files: checked by their header, turned upright, and converted to sRGB.
 
+Pillow reads; pi-heif reads HEIC, which phones write.
+"""
+
+import logging
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from personalive.errors import InputError
+from personalive.media import colour
 from personalive.types import RGBArray
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+logger = logging.getLogger(__name__)
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP")
+"""Pillow's names."""
+FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, JPEG 2000, BMP or GIF"
+"""What people are told."""
 MAX_PIXELS = 80_000_000
 """Largest picture or video frame that is decoded (8K has 33 million pixels)."""
 MAX_SIDE = 2048
@@ -36,7 +46,7 @@ def require_file(path: Path, what: str) -> None:
         raise InputError(f"{what} {str(path)!r} can not be read: {error}") from error
 
 
-def check_size(width: int, height: int, name: str) -> None:
+def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
     """Refuse sizes that are not worth decoding, or that would fill the memory.
 
     Raises:
@@ -44,9 +54,9 @@ def check_size(width: int, height: int, name: str) -> None:
     """
     if min(width, height) < MIN_SIDE:
         raise InputError(f"{name} has {width}x{height} pixels; each side needs {MIN_SIDE} or more")
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise InputError(
-            f"{name} has {width}x{height} pixels, more than the {MAX_PIXELS // 1_000_000} million that are allowed; "
+            f"{name} has {width}x{height} pixels, more than the {max_pixels / 1e6:g} million that are allowed; "
             "scale it down first"
         )
 
@@ -60,8 +70,11 @@ def fit_side(width: int, height: int) -> tuple[int, int]:
 def is_image(path: Path) -> bool:
     """Whether the file starts like a picture of a known format (nothing is decoded)."""
     try:
-        with Image.open(path, formats=IMAGE_FORMATS):
-            return True
+        with path.open("rb") as file:
+            if _is_heif(file):
+                return True
+            with Image.open(file, formats=IMAGE_FORMATS):
+                return True
     except UnidentifiedImageError:
         return False
     except Image.DecompressionBombError:
@@ -81,11 +94,16 @@ def read_image(path: Path) -> RGBArray:
         return decode_image(file, f"the image {path}")
 
 
-def decode_image(file: BinaryIO, name: str) -> RGBArray:
-    """Read one picture: JPEG, PNG, WebP, GIF or BMP (of an animation, the first frame); `name` is for messages.
+def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> RGBArray:
+    """Read one picture in one of `FORMATS_TEXT`; of several in one file, the first.
 
-    The orientation stored by a camera is applied, transparent parts become white, palettes and greys become RGB, and
-    a picture with a side longer than `MAX_SIDE` is scaled down.
+    The orientation stored by a camera is applied, an ICC profile or HDR tags are converted to sRGB, transparent parts
+    become white, palettes and greys become RGB, and a picture with a side longer than `MAX_SIDE` is scaled down.
+
+    Args:
+        file: opened for reading bytes, seekable.
+        name: for messages.
+        max_pixels: larger pictures are not decoded.
 
     Returns:
         uint8 [height, width, 3].
@@ -94,29 +112,87 @@ def decode_image(file: BinaryIO, name: str) -> RGBArray:
         InputError: no picture, damaged, too small, or too large to decode safely.
     """
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as image:
-            check_size(image.width, image.height, name)
+        with _open(file) as image:
+            check_size(image.width, image.height, name, max_pixels)
             image.draft(image.mode, (MAX_SIDE, MAX_SIDE))  # JPEG decodes at a fraction of its size
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            shown = _to_rgb(_upright(image, name), name)
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{name} is not a picture that can be read (JPEG, PNG or WebP)") from error
+        raise InputError(f"{name} is not a picture that can be read ({FORMATS_TEXT})") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has far too many pixels ({error}); scale it down first") from error
-    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
+    except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise InputError(f"{name} is damaged: {error}") from error
-    size = fit_side(*upright.size)
-    if size != upright.size:
-        upright = upright.resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(upright)
+    size = fit_side(*shown.size)
+    if size != shown.size:
+        shown = shown.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(shown)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+def _is_heif(file: BinaryIO) -> bool:
+    """Whether a file is HEIC by its brand. The file is read from its start, and left there."""
+    file.seek(0)
+    head = file.read(64)
+    file.seek(0)
+    return head[4:8] == b"ftyp" and any(brand in head[8:] for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc"))
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """The picture, of which only the header has been read."""
+    if not _is_heif(file):
+        return Image.open(file, formats=IMAGE_FORMATS)
+    import pi_heif
+
+    # 8 bits a channel, of which `colour` makes sRGB. Turned upright by libheif, as the format wants.
+    image: Image.Image = pi_heif.HeifImageFile(file)
+    return image
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # EXIF is written by thousands of programs, and the picture is good without it
+        logger.warning("%s: its EXIF data cannot be read (%s), so it is taken as it lies", name, error)
+        return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _to_grey(image, name)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        layer.info = image.info  # conversions may drop the profile
+        rgb = _to_srgb(layer.convert("RGB") if image.mode != "LA" else image.getchannel("L"), image.info)
+        white = Image.new("RGB", layer.size, "white")
+        return Image.composite(rgb, white, layer.getchannel("A"))
+    if image.mode == "P":
+        return _to_srgb(image.convert("RGB"), image.info)
+    return _to_srgb(image, image.info)
+
+
+def _to_srgb(image: Image.Image, info: dict[Any, Any]) -> Image.Image:
+    """RGB in sRGB, of a picture without transparency that `info` describes."""
+    if info.get("icc_profile"):
+        image.info = info
+        image = colour.from_icc(image)
+    elif nclx := info.get("nclx_profile"):
+        table = colour.to_srgb(int(nclx["color_primaries"]), int(nclx["transfer_characteristics"]))
+        if table is not None:
+            return image.convert("RGB").filter(table)
     return image.convert("RGB")
+
+
+def _to_grey(image: Image.Image, name: str) -> Image.Image:
+    """A grey picture of 16 or 32 bits, which Pillow would clip at 255, in 8 bits."""
+    values = np.asarray(image)
+    if image.mode == "F":  # no standard says what is white
+        top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0 if values.max() <= 255.0 else 65535.0
+        logger.warning("%s holds fractions: %g is taken for white", name, top)
+        scaled = np.nan_to_num(values) * (255.0 / top)
+    else:
+        scaled = values / (257.0 if values.max(initial=0) <= 65535 else 2.0**24)
+    grey = Image.fromarray(np.clip(scaled + 0.5, 0, 255).astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return grey

@@ -4,22 +4,26 @@ PyAV reads. Only container formats on a list are opened, so that no playlist ins
 other files or addresses.
 """
 
+import itertools
+import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from personalive.errors import InputError
 from personalive.media.images import check_size, fit_side, require_file
+from personalive.media.video_frames import Orientation, shown
 from personalive.types import RGBArray
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+logger = logging.getLogger(__name__)
 
 # PyAV is imported where it is used: everything else of the package works without it.
 
@@ -28,7 +32,14 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 MIN_RATE, MAX_RATE = 1, 240
 """Frames a second that make sense for a driving video."""
 DEFAULT_RATE = Fraction(25)
-"""Used when a file says nothing about its rate."""
+"""Used for a single frame in a file that says nothing about its rate."""
+RATE_TOLERANCE = 1.5
+"""How many times longer the short times between frames, or shorter the usual ones, may be than at the file's rate."""
+GAP = 4
+"""A time between frames that is so many times longer than the usual one is a gap, which tells nothing of the rate."""
+JUMP = 10
+"""Seconds by which time stamps must leap ahead in a stream whose clock may restart, to be taken for another recording
+that was joined on; FFmpeg's own limit, which its copy of the sound follows."""
 CLOCK = 1_000_000
 """Units a second of FFmpeg's times of whole files."""
 
@@ -42,7 +53,7 @@ class VideoInfo:
     height: int
     """Pixels as shown: turned upright, with square pixels, and scaled down to `images.MAX_SIDE` where larger."""
     rate: Fraction
-    """Frames a second: that of the file, or the nominal one where the rate varies."""
+    """Frames a second: what the file names, where its time stamps agree; else what they say."""
     duration: Fraction
     """From the start of the first frame to the end of the last."""
     first: Fraction
@@ -69,15 +80,15 @@ def probe(path: Path) -> VideoInfo:
         check_size(codec.width, codec.height, f"the video {path}")
         scan = _scan(container, stream, path)
         _check_complete(container, stream, scan, path)
-        rate = _nominal_rate(stream)
-        last = Fraction(scan.last_duration) or 1 / rate
+        rate = _rate(stream, scan)
+        last = scan.last_duration or 1 / rate
         start = Fraction(container.start_time or 0, CLOCK)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         sound = container.streams.audio[0].codec_context.codec.canonical_name if container.streams.audio else None
-        shown = round(codec.width * aspect), codec.height
-    check_size(*shown, f"the video {path}")
-    width, height = fit_side(*shown)
-    if _first_rotation(path) % 180:
+        size = round(codec.width * aspect), codec.height
+    check_size(*size, f"the video {path}")
+    width, height = fit_side(*size)
+    if _first_orientation(path).transposed:
         width, height = height, width
     return VideoInfo(path, width, height, rate, scan.last - scan.first + last, scan.first, scan.first - start, sound)
 
@@ -121,12 +132,48 @@ def resample(timed: Iterable[tuple[Fraction, RGBArray]], rate: Fraction, duratio
 
 @dataclass
 class _Scan:
+    """What the packets of a file say. Times are in seconds."""
+
     packets: int
     first: Fraction
     last: Fraction
     last_duration: Fraction
     end: Fraction
     """Latest time stamp of any stream."""
+    steps: list[Fraction]
+    """Times from one frame to the next, in the order in which they are shown."""
+
+
+@dataclass
+class _Clock:
+    """Time stamps of one stream as one rising time, also where recordings were joined and their clocks start again."""
+
+    may_jump: bool
+    """Whether a leap ahead is a new clock too, as in broadcast formats; elsewhere it is a gap in the recording."""
+    offset: Fraction = Fraction(0)
+    jumps: int = 0
+    _before: Fraction | None = field(default=None, init=False)
+    _step: Fraction = field(default=Fraction(0), init=False)
+
+    def adjust(self, packet: "Packet[Any]") -> None:
+        """Write the time that counts into a packet. Packets must come in the order of the file."""
+        if packet.dts is None or packet.time_base is None:
+            return
+        time = packet.dts * packet.time_base + self.offset
+        if self._before is not None:
+            ahead = time - self._before
+            # Decoding times never fall within one recording.
+            if ahead < 0 or (self.may_jump and ahead > JUMP):
+                self.jumps += 1
+                self.offset += self._before + self._step - time
+                time = self._before + self._step
+            else:
+                self._step = (packet.duration or 0) * packet.time_base or ahead
+        self._before = time
+        if self.offset:
+            ticks = round(self.offset / packet.time_base)
+            packet.dts += ticks
+            packet.pts = None if packet.pts is None else packet.pts + ticks
 
 
 def _open(path: Path) -> "InputContainer":
@@ -154,10 +201,13 @@ def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Sc
     """Read every packet, decode none: headers do not always know counts and times, and a cut shows only here."""
     import av
 
-    times: dict[str, Fraction] = {}
+    times: list[Fraction] = []
     packets, last_duration, end = 0, Fraction(0), Fraction(0)
+    clock = _Clock(_may_jump(container))
     try:
         for packet in container.demux():
+            if packet.stream is stream:
+                clock.adjust(packet)
             if packet.pts is None or packet.time_base is None or packet.is_discard:
                 packets += packet.stream is stream and packet.size > 0
                 continue
@@ -167,16 +217,30 @@ def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Sc
             if packet.stream is not stream:
                 continue
             packets += 1
-            times["first"] = min(times.get("first", time), time)
-            if time >= times.get("last", time):
-                times["last"], last_duration = time, duration
+            if not times or time >= max(times[-8:]):
+                last_duration = duration
+            times.append(time)
     except (av.FFmpegError, IndexError) as error:  # PyAV: IndexError for a stream that only turns up inside the file
         raise InputError(f"the video {path} is damaged or cut off after {packets} frames: {error}") from error
     if packets == 0:
         raise InputError(f"the video {path} has no frames")
+    if clock.jumps:
+        logger.warning(
+            "the time stamps of %s start again %d time(s), as in joined recordings: the parts follow one another",
+            path,
+            clock.jumps,
+        )
+    times.sort()  # packets come in the order of decoding
     if not times:  # a format without time stamps: constant rate
-        times = {"first": Fraction(0), "last": (packets - 1) / _nominal_rate(stream)}
-    return _Scan(packets, times["first"], times["last"], last_duration, end)
+        times = [Fraction(0), (packets - 1) / (_named_rate(stream) or DEFAULT_RATE)]
+        return _Scan(packets, times[0], times[1], last_duration, end, [])
+    steps = [after - before for before, after in itertools.pairwise(times) if after > before]
+    return _Scan(packets, times[0], times[-1], last_duration, end, steps)
+
+
+def _may_jump(container: "InputContainer") -> bool:
+    """Whether the format belongs to broadcasts, whose clock may start again at any place."""
+    return bool({"mpegts", "mpeg"} & set(container.format.name.split(",")))
 
 
 def _check_complete(container: "InputContainer", stream: "VideoStream", scan: _Scan, path: Path) -> None:
@@ -197,31 +261,50 @@ def _check_complete(container: "InputContainer", stream: "VideoStream", scan: _S
         )
 
 
-def _nominal_rate(stream: "VideoStream") -> Fraction:
-    """The rate that the file names, the first of its three guesses that is sensible."""
-    for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate):
+def _named_rate(stream: "VideoStream") -> Fraction | None:
+    """The rate that the file names; None: none, or none that makes sense (browsers' recordings: 1000 a second)."""
+    average = stream.average_rate
+    if average and not MIN_RATE <= average <= MAX_RATE:
+        return None
+    for rate in (stream.guessed_rate, average, stream.base_rate):
         if rate and MIN_RATE <= rate <= MAX_RATE:
             return Fraction(rate)
-    return DEFAULT_RATE
+    return None
 
 
-def _first_rotation(path: Path) -> int:
+def _rate(stream: "VideoStream", scan: _Scan) -> Fraction:
+    """Frames a second: what the file names, unless its time stamps contradict it; else what they say."""
+    named = _named_rate(stream)
+    if not scan.steps:
+        return named or DEFAULT_RATE
+    steps = sorted(scan.steps)
+    short, usual = steps[len(steps) // 10], steps[len(steps) // 2]
+    if named and short <= RATE_TOLERANCE / named and usual >= 1 / (RATE_TOLERANCE * named):
+        return named
+    regular = [step for step in steps if step <= GAP * usual]
+    measured = len(regular) / sum(regular, Fraction(0))
+    return min(max(measured, Fraction(MIN_RATE)), Fraction(MAX_RATE)).limit_denominator(1001)
+
+
+def _first_orientation(path: Path) -> Orientation:
     with _open(path) as container:
         for frame in _frames(container, _video_stream(container, path)):
-            return int(frame.rotation)
+            return Orientation.of(frame)
     raise InputError(f"no frame of the video {path} can be decoded: it is damaged or its codec is not known")
 
 
 def _frames(container: "InputContainer", stream: "VideoStream") -> Iterator["VideoFrame"]:
-    """Every frame that can be decoded."""
+    """Every frame that can be decoded, with the times of `_Clock`."""
     import av
 
     packets = container.demux(stream)
+    clock = _Clock(_may_jump(container))
     while True:
         try:
             packet = next(packets, None)
             if packet is None:
                 return
+            clock.adjust(packet)
             yield from packet.decode()
         except av.EOFError:
             return
@@ -232,19 +315,11 @@ def _frames(container: "InputContainer", stream: "VideoStream") -> Iterator["Vid
 
 
 def _decode(container: "InputContainer", stream: "VideoStream", info: VideoInfo) -> Iterator[tuple[Fraction, RGBArray]]:
+    """Each frame as a player shows it, with its time from the first frame on."""
     time = Fraction(-1) / info.rate
-    for frame in _frames(container, stream):
-        stamp = time
-        if frame.pts is not None and frame.time_base is not None:
-            stamp = frame.pts * frame.time_base - info.first
-        time = stamp if stamp > time else time + 1 / info.rate
-        yield time, _upright(frame, info)
+    for stamp, image in shown(_frames(container, stream), info.width, info.height):
+        since = time if stamp is None else stamp - info.first
+        time = since if since > time else time + 1 / info.rate
+        yield time, image
     if time < 0:
         raise InputError(f"no frame of the video {info.path} can be decoded")
-
-
-def _upright(frame: "VideoFrame", info: VideoInfo) -> RGBArray:
-    quarter_turns = round(frame.rotation / 90) % 4
-    width, height = (info.height, info.width) if quarter_turns % 2 else (info.width, info.height)
-    image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-    return np.ascontiguousarray(np.rot90(image, quarter_turns))

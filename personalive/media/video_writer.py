@@ -182,6 +182,17 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
 
 
+def check_folder(path: Path) -> None:
+    """Refuse an output whose folder cannot be written, before any work is done for it.
+
+    Raises:
+        OutputError: it cannot be made, or nothing can be written there.
+    """
+    folder = next((each for each in path.absolute().parents if each.exists()), Path("/"))
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
+
+
 def find_ffmpeg() -> str:
     """The ffmpeg to use: the one that imageio-ffmpeg carries, or where it carries none, the system's.
 
@@ -213,8 +224,8 @@ def _make_part(path: Path) -> Path:
 def _encode_arguments(video: VideoFormat) -> list[str]:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{video.width}x{video.height}"]
     # Players take HD colours for granted, ffmpeg's default for RGB is SD: convert to HD and say so.
-    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv,format=yuv420p", "-colorspace", "bt709"]
-    colours += ["-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+    tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
+    colours = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"]
     return [
         *("-hide_banner", "-loglevel", "error", "-y"),
         *source,

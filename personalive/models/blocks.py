@@ -1,14 +1,24 @@
 """Layers that both UNets are built from (docs/reference/model.md section 1).
 
 Frames are folded into the batch everywhere: an image batch is [n, channels, h, w], its tokens are [n, h·w, channels],
-row-major. With the channels-last memory format the one is a view of the other.
+row-major.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def dense(x: Tensor) -> Tensor:
+    """The same values in the standard memory layout, copied only if need be.
+
+    Every network takes its inputs through this. PyTorch chooses kernels, and with them the rounding, by how a tensor
+    lies in memory; a network's result must depend on the values alone.
+    """
+    return x.contiguous()
 
 
 def to_tokens(image: Tensor) -> Tensor:
@@ -23,11 +33,15 @@ def to_image(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.reshape(n, like.shape[2], like.shape[3], c).permute(0, 3, 1, 2)
 
 
-class GroupNormSiLU(nn.GroupNorm):
-    """Group normalisation over each image, followed by SiLU."""
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation that is equally exact for every memory layout.
+
+    PyTorch's CPU kernel for channels-last images adds up one pixel after another in fp32, which costs one to two digits
+    where a group has many pixels.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.silu(super().forward(x))
+        return super().forward(dense(x))
 
 
 class PointwiseConv(nn.Conv2d):
@@ -40,8 +54,48 @@ class PointwiseConv(nn.Conv2d):
         return F.linear(tokens, self.weight[:, :, 0, 0], self.bias)
 
 
+class TimeEmbedding(nn.Module):
+    """Timesteps → time embedding (docs/reference/model.md section 1.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, out_channels)
+        self.linear_2 = nn.Linear(out_channels, out_channels)
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        """Timesteps [f] → [f, out channels]. The sinusoid is computed in fp32, cosines first."""
+        half = self.linear_1.in_features // 2
+        exponent = torch.arange(half, dtype=torch.float32, device=timesteps.device) * (-math.log(10000.0) / half)
+        angle = timesteps[:, None].float() * exponent.exp()
+        sinusoid = torch.cat((angle.cos(), angle.sin()), dim=-1).to(self.linear_1.weight.dtype)
+        out: Tensor = self.linear_2(F.silu(self.linear_1(sinusoid)))
+        return out
+
+
+class ResnetBlock(nn.Module):
+    """Two convolutions with the time embedding between them (docs/reference/model.md section 1.2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, time_channels: int, norm_groups: int) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(norm_groups, in_channels, eps=1e-5)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time_channels, out_channels)
+        self.norm2 = GroupNorm(norm_groups, out_channels, eps=1e-5)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
+
+    def forward(self, x: Tensor, t_emb: Tensor) -> Tensor:
+        """Image [n, in, h, w] and time embedding [n, time channels] → image [n, out, h, w]."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        hidden = hidden + self.time_emb_proj(F.silu(t_emb))[:, :, None, None]
+        hidden = self.conv2(F.silu(self.norm2(hidden)))
+        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        out: Tensor = shortcut + hidden
+        return out
+
+
 class Attention(nn.Module):
-    """Multi-head attention without a mask; heads are slices of the channels (docs/reference/model.md section 0)."""
+    """Multi-head attention without mask; heads are contiguous slices of the channels (docs/reference/model.md 0)."""
 
     def __init__(self, channels: int, heads: int, context_channels: int | None = None) -> None:
         super().__init__()
@@ -52,21 +106,15 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Tokens [n, l, c] look at `context` [n, m, context channels], or at themselves."""
-        context = x if context is None else context
-        return self.attend(self.to_q(x), self.to_k(context), self.to_v(context))
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Projected queries [n, l, c], keys and values [n, m, c] → output [n, l, c]."""
-        split = [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value)]
-        out = F.scaled_dot_product_attention(*split)
-        return self.project(out.transpose(1, 2).flatten(2))
-
-    def project(self, x: Tensor) -> Tensor:
-        """The output projection alone."""
-        out: Tensor = self.to_out[0](x)
-        return out
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Tokens [n, l, c] attend to `context` [n, m, context channels] → [n, l, c]."""
+        query, key, value = (
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for projected in (self.to_q(x), self.to_k(context), self.to_v(context))
+        )
+        out = F.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.to_out[0](out.transpose(1, 2).flatten(2))
+        return projected
 
 
 class GEGLU(nn.Module):
@@ -94,32 +142,6 @@ class FeedForward(nn.Module):
         return out
 
 
-class ResnetBlock(nn.Module):
-    """Two convolutions with the time embedding between them (docs/reference/model.md section 1.2)."""
-
-    def __init__(self, in_channels: int, out_channels: int, time_channels: int, norm_groups: int) -> None:
-        super().__init__()
-        self.norm1 = GroupNormSiLU(norm_groups, in_channels, eps=1e-5)
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.time_emb_proj = nn.Linear(time_channels, out_channels)
-        self.norm2 = GroupNormSiLU(norm_groups, out_channels, eps=1e-5)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
-
-    def embed_time(self, embedding: Tensor) -> Tensor:
-        """Time embedding [f, time channels] → what this block adds per frame [f, out channels]."""
-        out: Tensor = self.time_emb_proj(F.silu(embedding))
-        return out
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """Image [n, in, h, w] and `embed_time`'s result [n, out] → image [n, out, h, w]."""
-        hidden = self.conv1(self.norm1(x)) + time[:, :, None, None]
-        hidden = self.conv2(self.norm2(hidden))
-        shortcut = x if self.conv_shortcut is None else self.conv_shortcut(x)
-        out: Tensor = shortcut + hidden
-        return out
-
-
 class SpatialBlock(nn.Module):
     """The one transformer block of a spatial transformer: self-attention, image context, feed-forward."""
 
@@ -132,81 +154,40 @@ class SpatialBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def embed_image(self, embedding: Tensor) -> Tensor:
-        """Image embedding [n, 1, e] → the constant [n, 1, c] that `attn2` adds.
+    def forward(self, x: Tensor, embedding: Tensor, banks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokens [n, l, c] attend to themselves and to the banks, [n, m, c] each.
 
-        The context is one token, so its softmax is 1 whatever the query (docs/reference/model.md section 1.3): `norm2`,
-        `to_q` and `to_k` have no effect and exist for the published files alone.
+        The image context is one token, so its softmax is 1 whatever the query (docs/reference/model.md section 1.3):
+        `norm2`, `to_q` and `to_k` of `attn2` have no effect and exist for the published files alone.
+
+        Returns:
+            Tokens [n, l, c], and the input of the self-attention, of the same shape.
         """
-        return self.attn2.project(self.attn2.to_v(embedding))
+        normed = self.norm1(x)
+        x = x + self.attn1(normed, torch.cat((normed, *banks), dim=1))
+        x = x + self.attn2.to_out[0](self.attn2.to_v(embedding))
+        x = x + self.ff(self.norm3(x))
+        return x, normed
 
 
 class SpatialTransformer(nn.Module):
-    """Attention among the pixels of each frame, and to the reference (docs/reference/model.md sections 1.3 and 4)."""
+    """Attention among the pixels of each frame, and to other pictures (docs/reference/model.md sections 1.3 and 4).
+
+    What it attends to, and what becomes of its tokens, differs between the two UNets: they have a `forward` each.
+    """
 
     def __init__(self, channels: int, heads: int, context_channels: int, norm_groups: int) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.norm = GroupNorm(norm_groups, channels, eps=1e-6)
         self.proj_in = PointwiseConv(channels, channels)
         self.transformer_blocks = nn.ModuleList([SpatialBlock(channels, heads, context_channels)])
         self.proj_out = PointwiseConv(channels, channels)
 
-    @property
-    def block(self) -> SpatialBlock:
-        """The transformer block."""
-        block = self.transformer_blocks[0]
-        assert isinstance(block, SpatialBlock)
-        return block
-
-    def embed_image(self, embedding: Tensor) -> Tensor:
-        """Image embedding [n, 1, e] → the constant [n, 1, c] that every token gets."""
-        return self.block.embed_image(embedding)
-
-    def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
-        """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
-        attention = self.block.attn1
-        return attention.to_k(bank), attention.to_v(bank)
-
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each.
-
-        The normalised ones feed the self-attention; in the reference UNet they are what the denoising UNet will see.
-        """
+    def transform(self, x: Tensor, embedding: Tensor, banks: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
+        """Image [n, c, h, w] and image embedding [n, 1, e] → image, and the input of the self-attention [n, h·w, c]."""
         tokens = self.proj_in(to_tokens(self.norm(x)))
-        return tokens, self.block.norm1(tokens)
-
-    def attend_alone(self, x: Tensor, tokens: Tensor, normed: Tensor, context: Tensor) -> Tensor:
-        """The transformer without other sources, from `enter`'s results on; `context` is `embed_image`'s constant."""
-        return self._finish(x, tokens, self.block.attn1(normed), context)
-
-    def attend(self, x: Tensor, frames: int, sources: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """Each frame looks at itself and at its source.
-
-        Args:
-            x: image batch [b·frames, c, h, w].
-            frames: frames per window.
-            sources: context [k, 1, c], keys and values [k, m, c] of k windows each, b windows in all.
-
-        Returns:
-            [b·frames, c, h, w].
-        """
-        attention = self.block.attn1
-        tokens, normed = self.enter(x)
-        own = attention.to_q(normed), attention.to_k(normed), attention.to_v(normed)
-        counts = [len(context) * frames for context, _, _ in sources]
-        attended, contexts = [], []
-        for source, query, *pair in zip(sources, *(t.split(counts) for t in own), strict=True):
-            context, *banks = (t.repeat_interleave(frames, dim=0) for t in source)
-            key, value = (torch.cat(both, dim=1) for both in zip(pair, banks, strict=True))
-            attended.append(attention.attend(query, key, value))
-            contexts.append(context)
-        return self._finish(x, tokens, torch.cat(attended), torch.cat(contexts))
-
-    def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
-        block = self.block
-        tokens = tokens + attended + context
-        tokens = tokens + block.ff(block.norm3(tokens))
-        return x + to_image(self.proj_out(tokens), like=x)
+        tokens, normed = self.transformer_blocks[0](tokens, embedding, banks)
+        return x + to_image(self.proj_out(tokens), like=x), normed
 
 
 class Downsample(nn.Module):

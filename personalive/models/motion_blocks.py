@@ -1,13 +1,12 @@
 """Motion and temporal modules, which the denoising UNet alone has (docs/reference/model.md sections 5 and 6).
 
-Frames are folded into the batch, as in layers.py.
+Frames are folded into the batch, as in blocks.py.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalive.models.blocks import Attention, FeedForward, to_image, to_tokens
+from personalive.models.blocks import Attention, FeedForward, GroupNorm, to_image, to_tokens
 
 
 class MotionBlock(nn.Module):
@@ -51,15 +50,13 @@ class FrameAttention(Attention):
         super().__init__(channels, heads)
         self.pos_encoder = FramePositions(channels, max_frames)
 
-    def forward_frames(self, x: Tensor, frames: int) -> Tensor:
-        """Tokens [b·frames, l, c] → the same shape; every pixel looks at itself in all frames."""
-        x = x.unflatten(0, (-1, frames)) + self.pos_encoder(frames)
-        query, key, value = (
-            projection(x).unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1, 4)  # [b, l, heads, frames, width]
-            for projection in (self.to_q, self.to_k, self.to_v)
-        )
-        out = F.scaled_dot_product_attention(query, key, value)
-        return self.project(out.permute(0, 3, 1, 2, 4).flatten(3)).flatten(0, 1)
+    def over_frames(self, x: Tensor, frames: int) -> Tensor:
+        """Tokens [b·frames, l, c] → the same shape; every pixel attends to itself in all frames."""
+        positioned = x.unflatten(0, (-1, frames)) + self.pos_encoder(frames)  # [b, frames, l, c]
+        windows, pixels = positioned.shape[0], positioned.shape[2]
+        by_pixel = positioned.transpose(1, 2).flatten(0, 1)  # [b·l, frames, c]
+        out: Tensor = self(by_pixel, by_pixel).unflatten(0, (windows, pixels))
+        return out.transpose(1, 2).flatten(0, 1)
 
 
 class TemporalBlock(nn.Module):
@@ -75,7 +72,7 @@ class TemporalBlock(nn.Module):
     def forward(self, x: Tensor, frames: int) -> Tensor:
         for attention, norm in zip(self.attention_blocks, self.norms, strict=True):
             assert isinstance(attention, FrameAttention)
-            x = x + attention.forward_frames(norm(x), frames)
+            x = x + attention.over_frames(norm(x), frames)
         out: Tensor = x + self.ff(self.ff_norm(x))
         return out
 
@@ -85,7 +82,7 @@ class TokenTransformer(nn.Module):
 
     def __init__(self, channels: int, norm_groups: int, block: MotionBlock | TemporalBlock) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups, channels, eps=1e-6)
+        self.norm = GroupNorm(norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = nn.Linear(channels, channels)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.config import MotionEncoderConfig
-from personalive.models.blocks import Attention, FeedForward
+from personalive.models.blocks import Attention, FeedForward, GroupNorm, dense
 
 ATTENTION_NORM_GROUPS = 32
 
@@ -101,7 +101,8 @@ class PatchBlock(nn.Module):
         self.ff_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention_blocks[0](self.norms[0](x))
+        normed = self.norms[0](x)
+        x = x + self.attention_blocks[0](normed, normed)
         out: Tensor = x + self.ff(self.ff_norm(x))
         return out
 
@@ -112,7 +113,7 @@ class PatchAttention(nn.Module):
     def __init__(self, channels: int, width: int, heads: int, patch: int, grid: int) -> None:
         super().__init__()
         self.patch, self.grid = patch, grid
-        self.norm = nn.GroupNorm(ATTENTION_NORM_GROUPS, channels, eps=1e-6)
+        self.norm = GroupNorm(ATTENTION_NORM_GROUPS, channels, eps=1e-6)
         self.pos_embed = PatchEmbedding(channels, width, patch, grid)
         self.transformer_blocks = nn.ModuleList([PatchBlock(width, heads)])
         self.proj_out = nn.Linear(width // patch**2, channels)
@@ -173,5 +174,5 @@ class MotionEncoder(nn.Module):
 
     def forward(self, faces: Tensor) -> Tensor:
         """Face crops [n, 3, size, size] in [-1, 1] → motion tokens [n, tokens, token width]."""
-        out: Tensor = self.final_proj(self.model(faces)).unflatten(1, (self.tokens, -1)) + self.pe
+        out: Tensor = self.final_proj(self.model(dense(faces))).unflatten(1, (self.tokens, -1)) + self.pe
         return out

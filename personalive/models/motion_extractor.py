@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalive.accel.ops.reference import channel_shares
 from personalive.config import MotionExtractorConfig
+from personalive.models.blocks import dense
 
 
 class MotionHeads(NamedTuple):
@@ -49,7 +49,9 @@ class GlobalResponseNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, 1, 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.gamma * (x * channel_shares(x, pixels=(1, 2))) + self.beta + x
+        energy = x.norm(dim=(1, 2), keepdim=True)
+        share = energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
+        out: Tensor = self.gamma * (x * share) + self.beta + x
         return out
 
 
@@ -113,13 +115,13 @@ class MotionExtractor(nn.Module):
     def __init__(self, config: MotionExtractorConfig) -> None:
         super().__init__()
         self.detector = Detector(config)
-        # Part of the published file; the engine computes degrees in fp32 without it (keypoints.py).
+        # Part of the published file; the engine computes degrees in fp32 without it (engine/motion.py).
         self.register_buffer("idx_tensor", torch.arange(config.angle_bins, dtype=torch.float32, device="cpu"))
 
     def forward(self, images: Tensor) -> MotionHeads:
         """Images fp32 [n, 3, size, size] in [0, 1]."""
         with _full_float32():
-            heads: MotionHeads = self.detector(images)
+            heads: MotionHeads = self.detector(dense(images))
         return heads
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.config import PoseGuiderConfig
+from personalive.models.blocks import dense
 
 
 class PoseGuider(nn.Module):
@@ -23,7 +24,7 @@ class PoseGuider(nn.Module):
 
     def forward(self, raster: Tensor) -> Tensor:
         """Rasters [n, 3, H, W] in [0, 1] → features [n, output channels, H/factor, W/factor]."""
-        x = F.silu(self.conv_in(raster))
+        x = F.silu(self.conv_in(dense(raster)))
         for block in self.blocks:
             x = F.silu(block(x))
         out: Tensor = self.conv_out_modify(x)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from personalive.config import VAEConfig
-from personalive.models import libraries
+from personalive.models.libraries import libraries
 
 
 class TinyDecoder(nn.Module):
@@ -24,9 +24,3 @@ class TinyDecoder(nn.Module):
         """Latents [n, c, h, w], already divided by the scaling factor → image [n, 3, 8h, 8w], nominally in [-1, 1]."""
         out: Tensor = self.decoder(latents * self.scaling_factor)
         return out
-
-
-def replace_decoder(vae: Any, decoder: TinyDecoder) -> None:
-    """Give diffusers' AutoencoderKL another decoder, in place; its own is given up."""
-    vae.post_quant_conv = nn.Identity()
-    vae.decoder = decoder

@@ -26,7 +26,7 @@ FILES = Surface.CLI | Surface.HTTP
 MAX_FRAMES = 1_000_000
 MIN_FPS, MAX_FPS = 1, 120
 
-REFERENCE = "The portrait: PNG, JPEG or WebP, or a video whose first face is taken"
+REFERENCE = "The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken"
 DRIVER = "The video whose movement, rate and sound the result has"
 
 motion = partial(setting, group="motion", on=EVERYWHERE)
@@ -87,6 +87,15 @@ class AnimateOptions(MotionSettings, SizeSettings):
         "How faces are cut out: by a face mesh, or by the model's keypoints",
         group="motion",
         on=FILES,
+    )
+    face: str = setting(
+        "largest",
+        "Which of several faces: largest, left, right, or its number from the left",
+        group="picture",
+        on=FILES,
+        pattern="largest|left|right|[1-9][0-9]?",
+        pattern_text="largest, left, right or a number from 1 to 99",
+        metavar="WHICH",
     )
     crop: Crop = picture("auto", "auto: around the face; center: the middle; none: everything, stretched")
     fps: float | Fraction | None = picture(

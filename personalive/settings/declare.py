@@ -50,6 +50,10 @@ class About:
     low: float | None = None
     high: float | None = None
     multiple_of: int | None = None
+    pattern: str = ""
+    """Regular expression that a text must match from its first to its last character..."""
+    pattern_text: str = ""
+    """...and what that means, to be said after "must be"."""
     step: float | None = None
     """By which a slider on the live page moves; a number without it has a field to type into."""
     default_text: str = ""
@@ -84,6 +88,7 @@ def setting(default: Any, description: str, **about: Any) -> Any:
         ge=said.low,
         le=said.high,
         multiple_of=said.multiple_of,
+        pattern=f"^(?:{said.pattern})$" if said.pattern else None,
         json_schema_extra=said,
     )
 
@@ -132,6 +137,8 @@ class Setting:
         """What a value must be, to be said after "must be"."""
         words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
         what = words.get(self.kind, "several values")
+        if self.about.pattern_text:
+            return self.about.pattern_text
         return self.bounds if self.choices else f"{what} {self.bounds}".rstrip()
 
     @property

@@ -36,4 +36,4 @@ def make_small_model() -> PersonaLive:
     for name in NETWORKS:
         networks[name] = build_network(name, SMALL).eval()
         weight_rule.fill(networks[name], name)
-    return PersonaLive(SMALL, networks, torch.float32)
+    return PersonaLive.from_modules(SMALL, networks, torch.float32)

@@ -127,7 +127,7 @@ def autoencoder_psnr(model: PersonaLive, seed: int, count: int = 16) -> float:
     generator = torch.Generator().manual_seed(HELD_OUT + seed)
     drawn = render(sample_identities(count, generator), sample_motions(count, generator), model.config.size)
     with torch.inference_mode():
-        again = torch.cat([model.decode(model.encode_image(part)).cpu() for part in drawn.split(4)])
+        again = torch.cat([model.networks.decode(model.networks.encode_image(part)).cpu() for part in drawn.split(4)])
     square = ((again - (drawn / 2 + 0.5)) ** 2).mean(dim=(1, 2, 3))
     return float((-10 * square.log10()).mean())
 

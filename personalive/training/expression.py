@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
 from personalive.training.recorded import Tensors
 from personalive.training.shots import Shots, crop_faces, jitter_boxes, keypoint_boxes, roughen
 from personalive.training.sources import SIGNALS, Source, step_generator

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from personalive.config import SLOTS
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
+from personalive.engine import raster
 from personalive.engine import schedule as sampler
 from personalive.training.expression import directions, expression_error, face_crops
 from personalive.training.recorded import Tensors
@@ -68,7 +69,7 @@ class ImageStage(Stateless):
             "timesteps": self.levels[slot].timesteps,
             "coefficients": self.levels[slot].coefficients,
             "faces": face_crops(trainee, driving, random),
-            "rasters": kp.draw(kp.project(pose), *reversed(target.images.shape[-2:])),
+            "rasters": raster.draw(kp.project(pose), *reversed(target.images.shape[-2:])),
             "weight": focus_map(target, clean.shape[2:], FOCUS),
         }
         if driving.expression is not None:
@@ -79,7 +80,7 @@ class ImageStage(Stateless):
         trainee, portrait = self.trainee, inputs["portrait"]
         tokens = trainee.motion_tokens(inputs["faces"])
         embedding = trainee.embed_image(inputs["clip_images"])
-        features = trainee.reference(portrait, embedding).repeat(len(inputs["clean"]) // len(portrait))
+        features = trainee.reference(portrait, embedding)
         level = Level(inputs["timesteps"], inputs["coefficients"])
         _, output = trainee.predict(inputs["noisy"], level, tokens, trainee.guide(inputs["rasters"]), features)
         error = ((output - inputs["clean"]).abs() * inputs["weight"]).mean()

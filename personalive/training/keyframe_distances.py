@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from personalive.config import FRAMES, RAMP, WINDOW
-from personalive.engine.keyframes import FIRST_CALL, KeyframeTest, keyframe_policy
-from personalive.engine.preprocess import Preprocessor
+from personalive.config import FRAMES, LEAD_IN, WINDOW
+from personalive.engine.keyframes import FIRST_STEP, KeyframeTest, keyframe_policy
 from personalive.media.faces import FaceTracker
 from personalive.pipeline import PersonaLive
 from personalive.training.avatars import Motion
@@ -27,8 +26,8 @@ from personalive.training.evaluate import make_pair
 TRACKS, LENGTH = 12, 100
 """Tracks of four seconds."""
 SHARE = 0.5
-"""Fraction of the tracks in which the suggested threshold makes at least one keyframe."""
-LEAD = RAMP // WINDOW
+"""Part of the tracks in which the suggested threshold makes at least one keyframe."""
+LEAD = LEAD_IN // WINDOW
 """Calls between a chunk's first, as the newest of the window, and its last, as the oldest, in which it is tested."""
 
 Distances = npt.NDArray[np.float64]
@@ -47,7 +46,7 @@ def tokens_of_track(model: PersonaLive, tracker: FaceTracker, seed: int, length:
     tracker.reset()
     boxes = [tracker.follow(picture) or tracker.box or (0, 0, size, size) for picture in drawn]
     with torch.inference_mode():
-        tokens = model.encode_motion(Preprocessor(model.config, size, size).faces(drawn, boxes)).float().cpu()
+        tokens = model.networks.encode_motion(model.preprocessor().faces(drawn, boxes)).float().cpu()
     return tokens[:1], tokens[1:]
 
 
@@ -64,8 +63,8 @@ def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
 
 def suggest(tracks: Sequence[tuple[Tensor, Tensor]], share: float = SHARE) -> float:
     """The threshold at which `share` of the tracks have a keyframe."""
-    # A track has one if, of the frames that are tested, the one farthest from its reference is beyond the threshold.
-    farthest = [_distances(reference, driver[FIRST_CALL - LEAD :]).max() for reference, driver in tracks]
+    # A track has one if the frame that is farthest from its reference, of those that are tested, is beyond.
+    farthest = [_distances(reference, driver[FIRST_STEP - LEAD :]).max() for reference, driver in tracks]
     return round(float(np.quantile(farthest, 1 - share)), 1)
 
 

@@ -32,7 +32,7 @@ def save_preview(folder: Path, trainee: Trainee) -> None:
         truth, still = to_pixels(target.images), to_pixels(clips.reference.images)[:, 0]
         output = np.stack([_animate(model, clips.reference, driving, person) for person in range(PEOPLE)])
         pictures = target.images[:, 0]
-        again = to_pixels(model.decode(model.encode_image(pictures)) * 2 - 1)
+        again = to_pixels(model.networks.decode(model.networks.encode_image(pictures)) * 2 - 1)
     shown = np.linspace(0, LENGTH - 1, SHOWN).round().astype(int)
     rows = [
         row
@@ -58,7 +58,7 @@ def save_preview(folder: Path, trainee: Trainee) -> None:
 def _model(trainee: Trainee) -> PersonaLive:
     dtype = torch.float16 if trainee.device.type == "cuda" else torch.float32
     networks = {name: cast(copy.deepcopy(network).eval(), dtype) for name, network in trainee.average.items()}
-    return PersonaLive(trainee.config, networks, dtype)
+    return PersonaLive.from_modules(trainee.config, networks, dtype)
 
 
 def _animate(model: PersonaLive, reference: Shots, driving: Shots, person: int) -> Pictures:

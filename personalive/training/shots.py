@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from personalive.engine.keypoints import BOX_AFTER, BOX_BEFORE, BOX_SCALE, HeadPose, pixels
+from personalive.engine.motion import HeadPose
+from personalive.engine.raster import BOX_AFTER, BOX_BEFORE, BOX_SCALE, pixels
 from personalive.types import RGBArray
 
 MESH_MARGIN = 1.1

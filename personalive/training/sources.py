@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from personalive.config import RAMP
-from personalive.engine.keypoints import TRANSLATION_SCALE, HeadPose, ramp_weights
+from personalive.config import LEAD_IN
+from personalive.engine.motion import TRANSLATION_SCALE, HeadPose, lead_in_weights
 from personalive.training.avatars import (
     Identity,
     Motion,
@@ -157,13 +157,13 @@ class AvatarClips:
 
     def ramp(self) -> Tensor | None:
         """Pictures between the reference and the first target."""
-        weights = ramp_weights(self.source.device)
+        weights = lead_in_weights(self.source.device)
         values = {
             name: torch.lerp(getattr(self.rest, name)[:, None], getattr(self.track, name)[:, :1], weights)
             for name in vars(self.rest)
         }
-        pictures = self.source.draw(self.identity.repeat(RAMP), Motion(**values).flatten())
-        result: Tensor = pictures.unflatten(0, (self.people, RAMP))
+        pictures = self.source.draw(self.identity.repeat(LEAD_IN), Motion(**values).flatten())
+        result: Tensor = pictures.unflatten(0, (self.people, LEAD_IN))
         return result
 
     def frames(self, start: int, stop: int) -> tuple[Shots, Shots]:

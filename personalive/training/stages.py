@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
 from personalive.training.recorded import Tensors
 from personalive.training.shots import focus_map, roughen
 from personalive.training.sources import Source, step_generator
@@ -132,7 +132,7 @@ class VAEStage(Stateless):
         super().end()
         images = self.source.portraits(64, seed=1_000_003).images.flatten(0, 1)
         vae = self.trainee.average["vae"]
-        means = [vae.encode(part).latent_dist.mean for part in images.split(32)]
+        means = [vae.encode(part)[0] for part in images.split(32)]
         self.trainee.set_latent_scale(1 / float(torch.cat(means).std()))
 
 

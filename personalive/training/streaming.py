@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.config import FRAMES, RAMP, SLOTS, WINDOW
-from personalive.engine import keypoints as kp
+from personalive.config import FRAMES, LEAD_IN, SLOTS, WINDOW
+from personalive.engine import motion as kp
+from personalive.engine import raster
 from personalive.engine import schedule as sampler
-from personalive.engine.keypoints import HeadPose
+from personalive.engine.motion import HeadPose
 from personalive.training.expression import face_crops
 from personalive.training.image_stage import FOCUS
 from personalive.training.recorded import Tensors
@@ -120,10 +121,10 @@ class StreamingStage:
         self.clips = self._clips(seed)
         start = self._chunk(self.clips, 0, random)
         reference = self.trainee.latents(self.clips.reference.images.flatten(0, 1))
-        levels = sampler.ramp_timesteps(SLOTS) * len(reference)
-        base = reference.repeat_interleave(RAMP, 0)
+        levels = sampler.lead_in_timesteps(SLOTS) * len(reference)
+        base = reference.repeat_interleave(LEAD_IN, 0)
         noise = torch.randn(base.shape, generator=random, device=base.device)
-        carried = sampler.add_noise(base, noise, levels).unflatten(0, (len(reference), RAMP))
+        carried = sampler.add_noise(base, noise, levels).unflatten(0, (len(reference), LEAD_IN))
         self.window = self._lead(self.clips, start, carried).append(start)
 
     def _clips(self, seed: int) -> Clips:
@@ -158,19 +159,19 @@ class StreamingStage:
         """The 12 frames of the lead-in (docs/reference/model.md section 9.3)."""
         people, device = len(first.clean), first.clean.device
         pictures = clips.ramp()
-        weights = kp.ramp_weights(device)
+        weights = kp.lead_in_weights(device)
         reference = self.trainee.pose(clips.reference)
         own = kp.project(reference)[:, None]
         target = first.keypoints[:, :1]
         keypoints = torch.lerp(own, target, weights[None, :, None, None])
-        known = torch.zeros(people, RAMP, device=device)
+        known = torch.zeros(people, LEAD_IN, device=device)
         if pictures is None:
-            pictures = clips.reference.images.expand(-1, RAMP, -1, -1, -1)
+            pictures = clips.reference.images.expand(-1, LEAD_IN, -1, -1, -1)
         else:
             known = known + 1
         return Window(
-            clean=self.trainee.latents(pictures.flatten(0, 1)).unflatten(0, (people, RAMP)),
-            faces=first.faces[:, :1].expand(-1, RAMP, -1, -1, -1),
+            clean=self.trainee.latents(pictures.flatten(0, 1)).unflatten(0, (people, LEAD_IN)),
+            faces=first.faces[:, :1].expand(-1, LEAD_IN, -1, -1, -1),
             share=weights.expand(people, -1),
             keypoints=keypoints,
             known=known,
@@ -195,7 +196,7 @@ class StreamingStage:
             "coefficients": self.level.coefficients,
             "faces": torch.cat((reference.to(window.faces.dtype), window.faces.flatten(0, 1))),
             "share": window.share,
-            "rasters": kp.draw(window.keypoints.flatten(0, 1), size, size),
+            "rasters": raster.draw(window.keypoints.flatten(0, 1), size, size),
         }
         if self._draw < KEYFRAME_SHARE:
             # A keyframe is a finished frame: the truth, made as imperfect as the model's own frames are.
@@ -228,14 +229,14 @@ class StreamingStage:
         """What the call starts from, `[n·16, c, h, w]`."""
         people = len(window.clean)
         noise = torch.randn(window.clean.shape, generator=random, device=portrait.device)
-        levels = STEP.timesteps[RAMP:] * people
-        new = sampler.add_noise(portrait.repeat_interleave(WINDOW, 0), noise[:, RAMP:].flatten(0, 1), levels)
+        levels = STEP.timesteps[LEAD_IN:] * people
+        new = sampler.add_noise(portrait.repeat_interleave(WINDOW, 0), noise[:, LEAD_IN:].flatten(0, 1), levels)
         if self.own or self._call == 0:
             old = window.carried
         else:
-            levels = STEP.timesteps[:RAMP] * people
-            old = sampler.add_noise(window.clean[:, :RAMP].flatten(0, 1), noise[:, :RAMP].flatten(0, 1), levels)
-            old = old.unflatten(0, (people, RAMP))
+            levels = STEP.timesteps[:LEAD_IN] * people
+            old = sampler.add_noise(window.clean[:, :LEAD_IN].flatten(0, 1), noise[:, :LEAD_IN].flatten(0, 1), levels)
+            old = old.unflatten(0, (people, LEAD_IN))
         return torch.cat((old, new.unflatten(0, (people, WINDOW))), dim=1).flatten(0, 1)
 
     def _tokens(self, faces: Tensor, share: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from personalive.config import ModelConfig
 from personalive.engine import schedule as sampler
-from personalive.engine.keypoints import HeadPose, head_pose
+from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.preprocess import CLIP_MEAN, CLIP_STD
 from personalive.models import NETWORKS, build_network, cast
+from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.models.motion_extractor import MotionHeads
-from personalive.models.unet import ReferenceFeatures
 from personalive.training.flat import Chosen, FlatWeights
 from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots
@@ -107,10 +107,9 @@ class Trainee:
     def autoencode(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [n, 3, S, S] in [-1, 1] and noise for their latents → images again, mean and log of the variance."""
         vae = self.working["vae"]
-        parameters = vae.encode(self._take(images)).latent_dist.parameters.float()
-        mean, log_variance = parameters.chunk(2, dim=1)
+        mean, log_variance = (part.float() for part in vae.encode(self._take(images)))
         log_variance = log_variance.clamp(-30, 20)
-        output = vae.decode((mean + (0.5 * log_variance).exp() * noise).to(self.dtype)).sample
+        output = vae.decode((mean + (0.5 * log_variance).exp() * noise).to(self.dtype))
         return output.float(), mean, log_variance
 
     @torch.no_grad()
@@ -123,7 +122,7 @@ class Trainee:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents → images in [-1, 1]."""
-        image: Tensor = self.working["vae"].decode(self._take(latents / self.config.vae.scaling_factor)).sample
+        image: Tensor = self.working["vae"].decode(self._take(latents / self.config.vae.scaling_factor))
         return image.float()
 
     def heads(self, images: Tensor) -> MotionHeads:
@@ -161,26 +160,23 @@ class Trainee:
 
     def embed_image(self, clip_images: Tensor) -> Tensor:
         """`clip_images` → image embedding [n, 1, e]."""
-        embedding: Tensor = self.working["image_encoder"](clip_images.to(self.dtype)).image_embeds
-        return embedding[:, None]
+        embedding: Tensor = self.working["image_encoder"](clip_images.to(self.dtype))
+        return embedding
 
     def reference(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
         """Scaled latents [n, c, h, w] and embedding → what the denoising UNet attends to."""
-        banks = self.working["reference_unet"](self._take(latents), embedding)
-        features: ReferenceFeatures = self.working["denoising_unet"].project_reference(banks, embedding)
-        return features
+        return ReferenceFeatures(embedding, (self.working["reference_unet"](self._take(latents), embedding),))
 
     def predict(
         self, noisy: Tensor, level: Level, tokens: Tensor, pose: Tensor, reference: ReferenceFeatures
     ) -> tuple[Tensor, Tensor]:
         """One denoising step of b windows of f frames: latents of the next timestep and clean ones, fp32."""
-        unet = self.working["denoising_unet"]
-        output = unet(self._take(noisy), unet.embed_time(level.timesteps), tokens, pose, [reference])
+        output = self.working["denoising_unet"](self._take(noisy), level.timesteps, tokens, pose, reference)
         coefficients = sampler.StepCoefficients(*level.coefficients.unbind(0))
         return sampler.denoise_step(noisy, output, coefficients, self.config.prediction_type)
 
     def _run_encoder(self, inputs: Tensors) -> Tensors:
-        return {"mean": self.working["vae"].encode(inputs["images"]).latent_dist.mean.float()}
+        return {"mean": self.working["vae"].encode(inputs["images"])[0].float()}
 
     def _run_extractor(self, inputs: Tensors) -> Tensors:
         return vars(head_pose(self.heads(inputs["images"])))

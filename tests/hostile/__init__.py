@@ -1,0 +1,1 @@
+"""Clients that are broken, idle or hostile, against the real servers."""

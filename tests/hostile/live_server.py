@@ -7,8 +7,9 @@ a file with `PYTHONPATH` at the tree whose server is wanted, and may be an older
 import argparse
 import importlib
 import sys
+from typing import Any
 
-from benchmarks.echo import echo_factory
+from personalive.testing.echo import echo_factory
 
 
 def main() -> None:
@@ -16,11 +17,20 @@ def main() -> None:
         server = importlib.import_module("personalive.live.http.server")
     except ModuleNotFoundError:  # before the rooms
         server = importlib.import_module("personalive.live.server")
+    vars(server)["model_factory"] = lambda chosen: echo_factory(window=4, delay_frames=12)
+    server.serve(_options([*sys.argv[1:], "--face_boxes", "keypoints"]))
+
+
+def _options(flags: list[str]) -> Any:
+    """What the command reads from flags and environment."""
     options = importlib.import_module("personalive.live.options")
     parser = argparse.ArgumentParser()
-    options.add_arguments(parser)
-    server.model_factory = lambda chosen: echo_factory(window=4, delay_frames=12)
-    server.serve(options.from_arguments(parser.parse_args([*sys.argv[1:], "--face_boxes", "keypoints"])))
+    if hasattr(options, "add_arguments"):  # before settings were declared
+        options.add_arguments(parser)
+        return options.from_arguments(parser.parse_args(flags))
+    from personalive.cli.main import build_parser, serve_options
+
+    return serve_options(build_parser().parse_args(["serve", *flags]))
 
 
 if __name__ == "__main__":

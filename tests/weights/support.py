@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def assert_holds(source: WeightsSource, states: dict[str, State]) -> None:
             assert torch.equal(loaded[key], value), f"{network}: {key}"
 
 
-def edit(path: Path, change: Callable[[State], State | None]) -> None:
+def edit(path: Path, change: Callable[[State], Any]) -> None:
     """Rewrite a pickled state dict; `change` may alter it in place."""
     state = torch.load(path, weights_only=True)
     state = change(state) or state
@@ -49,7 +50,7 @@ def edit(path: Path, change: Callable[[State], State | None]) -> None:
     torch.save(state, path)
 
 
-def refused(*parts: str) -> "pytest.RaisesContext[WeightsError]":
+def refused(*parts: str) -> pytest.RaisesExc[WeightsError]:
     """The weights error whose message has these parts in this order."""
     return pytest.raises(WeightsError, match="(?s)" + ".*".join(re.escape(part) for part in parts))
 

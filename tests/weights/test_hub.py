@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ BASE = "unet/diffusion_pytorch_model.bin"
 BIG = "pretrained_weights/personalive/denoising_unet.pth"
 
 
-def resolve(hub: Hub, **options: object) -> weights.WeightsSource:
+def resolve(hub: Hub, **options: Any) -> weights.WeightsSource:
     return weights.resolve("personalive", hub=hub, config=SMALL, **options)
 
 

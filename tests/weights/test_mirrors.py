@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ INSIDE = "pretrained_weights/personalive"
 BIG = f"{INSIDE}/denoising_unet.pth"
 
 
-def resolve(hub: Hub, **options: object) -> weights.WeightsSource:
+def resolve(hub: Hub, **options: Any) -> weights.WeightsSource:
     return weights.resolve("personalive", hub=hub, config=SMALL, **options)
 
 

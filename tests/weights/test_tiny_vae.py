@@ -8,10 +8,10 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
 from personalive import weights
-from personalive.accel.accelerator import Acceleration
+from personalive.accel.accelerator import Accelerator
 from personalive.errors import WeightsError
-from personalive.models import build_network
-from personalive.models.tiny_vae import replace_decoder
+from personalive.models import NETWORKS, build_network
+from personalive.pipeline import PersonaLive
 from personalive.testing.weight_rule import normal_input
 from tests.published_layout import SMALL
 
@@ -38,11 +38,15 @@ def load(path):
 @pytest.mark.parametrize("name", ["", "diffusion_pytorch_model.safetensors"], ids=["folder", "file"])
 @pytest.mark.parametrize("accelerated", [False, True])
 def test_it_decodes_in_the_place_of_the_vae(folder, tiny, name, accelerated):
-    vae, latents = build_network("vae", SMALL), normal_input("vae_latents", (2, 4, 6, 5), 20)
-    replace_decoder(vae, load(folder / name))
-    decode = Acceleration(CPU, torch.float32).decoder(vae) if accelerated else lambda x: vae.decode(x).sample
-    image = decode(latents / SMALL.vae.scaling_factor)
-    expected = tiny.decode(latents).sample
+    modules, latents = (
+        {name: build_network(name, SMALL) for name in NETWORKS},
+        normal_input("vae_latents", (2, 4, 6, 5)),
+    )
+    modules["vae"].replace_decoder(load(folder / name))
+    accelerator = Accelerator(CPU, torch.float32) if accelerated else None
+    model = PersonaLive.from_modules(SMALL, modules, torch.float32, accelerator)
+    image = model.networks.decode(latents)
+    expected = (tiny.decode(latents).sample / 2 + 0.5).clamp(0, 1)
     assert image.shape == (2, 3, 48, 40) and expected.std() > 0.01
     torch.testing.assert_close(image, expected)
 

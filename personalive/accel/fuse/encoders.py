@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from personalive.accel.fuse.images import FusedGroupNorm, constant
-from personalive.accel.fuse.unet import FusedFeedForward
+from personalive.accel.fuse.transformers import FusedFeedForward
 from personalive.accel.ops.reference import Operations
 from personalive.models.blocks import to_image, to_tokens
 from personalive.models.motion_encoder import ConvBlock, FaceNetwork, PatchBlock
@@ -109,16 +109,16 @@ class FusedConvNeXtBlock(nn.Module):
     def __init__(self, block: ConvNeXtBlock, operations: Operations) -> None:
         super().__init__()
         self.operations, self.dwconv, self.norm = operations, block.dwconv, block.norm
-        self.enter, self.leave = block.pwconv1, block.pwconv2
+        self.fc1, self.fc2 = block.pwconv1, block.pwconv2
         constant(self, "gamma", block.grn.gamma.flatten(), block.grn.gamma.dtype)
-        bias = self.leave.weight.float() @ block.grn.beta.flatten().float() + self.leave.bias.float()
-        constant(self, "bias", bias, self.leave.bias.dtype)
+        bias = self.fc2.weight.float() @ block.grn.beta.flatten().float() + self.fc2.bias.float()
+        constant(self, "bias", bias, self.fc2.bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, enter = self.norm, self.enter
+        norm, fc1 = self.norm, self.fc1
         tokens = self.operations.layer_norm(to_tokens(self.dwconv(x)), norm.weight, norm.bias, norm.eps)
-        out = self.operations.response_network(
-            tokens, enter.weight, enter.bias, self.gamma, self.leave.weight, self.bias, to_tokens(x)
+        out = self.operations.grn_mlp(
+            tokens, fc1.weight, fc1.bias, self.gamma, self.fc2.weight, self.bias, to_tokens(x)
         )
         return to_image(out, like=x)
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from personalive.accel.fuse.images import constant
-from personalive.accel.fuse.unet import (
+from personalive.accel.fuse.transformers import (
     ROWS_AT_ONCE,
-    FusedEnd,
+    FusedFFNProjOut,
     FusedSpatialTransformer,
     FusedTokenTransformer,
 )
@@ -53,43 +53,43 @@ class Float8Weight(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
 
 
-class Float8End(nn.Module):
-    """A `FusedEnd` whose feed-forward is in fp8."""
+class Float8FFNProjOut(nn.Module):
+    """A `FusedFFNProjOut` whose feed-forward is in fp8."""
 
     bias: Tensor
-    enter_bias: Tensor
+    fc1_bias: Tensor
     input_scale: Tensor
     one: Tensor
 
-    def __init__(self, end: FusedEnd, norm: ScaledNorm, operations: Operations) -> None:
+    def __init__(self, end: FusedFFNProjOut, norm: ScaledNorm, operations: Operations) -> None:
         super().__init__()
         self.operations, self.proj_out = operations, end.proj_out
-        self.enter, self.leave = Float8Weight(end.enter.weight), Float8Weight(end.leave.weight)
-        device = end.enter.weight.device
+        self.fc1, self.fc2 = Float8Weight(end.fc1.weight), Float8Weight(end.fc2.weight)
+        device = end.fc1.weight.device
         constant(self, "bias", end.bias, end.bias.dtype)
-        constant(self, "enter_bias", end.enter.bias, end.enter.bias.dtype)
+        constant(self, "fc1_bias", end.fc1.bias, end.fc1.bias.dtype)
         constant(self, "input_scale", torch.tensor(norm.scale, device=device), torch.float32)
         constant(self, "one", torch.ones((), device=device), torch.float32)
 
     def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
-        """See `FusedEnd`; `normed` is a `ScaledNorm`'s output in fp8."""
-        multiply, enter, leave = self.operations.multiply_float8, self.enter, self.leave
+        """See `FusedFFNProjOut`; `normed` is a `ScaledNorm`'s output in fp8."""
+        multiply, fc1, fc2 = self.operations.multiply_float8, self.fc1, self.fc2
         rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
         for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
-            hidden = multiply(part, enter.values, self.input_scale, enter.scale, self.enter_bias, x.dtype)
+            hidden = multiply(part, fc1.values, self.input_scale, fc1.scale, self.fc1_bias, x.dtype)
             gated, scale = self.operations.geglu_float8(hidden)
-            branch = multiply(gated, leave.values, self.one, leave.scale, None, x.dtype)
+            branch = multiply(gated, fc2.values, self.one, fc2.scale, None, x.dtype)
             self.operations.add_scaled_(total, branch, scale)
         return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
 
 
 def to_float8(network: nn.Module, operations: Operations) -> None:
-    """Replace the feed-forwards of a merged UNet (fused.py), in place."""
+    """Replace the feed-forwards of a merged UNet, in place."""
     for child in list(network.modules()):
         if isinstance(child, FusedSpatialTransformer | FusedTokenTransformer):
             name = "norm3" if isinstance(child, FusedSpatialTransformer) else "ff_norm"
             layer: Any = child
             norm = ScaledNorm(getattr(layer, name))
             setattr(layer, name, norm)
-            layer.end = Float8End(layer.end, norm, operations)
+            layer.ffn_proj_out = Float8FFNProjOut(layer.ffn_proj_out, norm, operations)
             layer.normed_dtype = FLOAT8

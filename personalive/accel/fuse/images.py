@@ -1,4 +1,4 @@
-"""Layers of images with their weights merged, of the UNets and of the VAE's decoder; see fused.py."""
+"""Layers of images with their weights merged, of the UNets and of the VAE."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.accel.ops.reference import Operations
-from personalive.models.blocks import GroupNormSiLU, to_image, to_tokens
+from personalive.models.blocks import to_image, to_tokens
 
 
 def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
@@ -20,16 +20,18 @@ def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) ->
 
 
 class FusedGroupNorm(nn.Module):
-    """A GroupNorm, with SiLU if the layer had it."""
+    """A GroupNorm, with the SiLU behind it if `silu`."""
 
-    def __init__(self, norm: Any, operations: Operations, silu: bool | None = None) -> None:
+    def __init__(self, norm: nn.GroupNorm, operations: Operations, *, silu: bool = False) -> None:
         super().__init__()
         self.weight, self.bias, self.groups, self.eps = norm.weight, norm.bias, norm.num_groups, norm.eps
-        self.silu = isinstance(norm, GroupNormSiLU) if silu is None else silu
+        self.silu = silu
         self.operations = operations
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Image [n, c, h, w], plus `shift` [n, c] if given → normalised image."""
+        """Image [n, c, h, w] or tokens [n, c, l], plus `shift` [n, c] if given → the same, normalised."""
+        if x.dim() == 3:
+            return self.forward(x[..., None], shift)[..., 0]
         return self.operations.group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
 
 
@@ -54,7 +56,7 @@ class FusedResnetBlock(nn.Module):
         self.entering: Tensor | None = None
 
     def absorb(self, bias: Tensor) -> None:
-        """Take over a bias [i] that what comes in lacks in its first channels, from the layer before."""
+        """Add a bias [i], which the layer before has left out, to the first channels of what comes in."""
         channels = self.norm1.weight.numel()
         entering = F.pad(bias.detach().float(), (0, channels - bias.numel()))
         shortcut = entering if self.conv_shortcut is None else self.conv_shortcut.weight[:, :, 0, 0].float() @ entering
@@ -108,13 +110,17 @@ def doubling_weight(weight: Tensor) -> Tensor:
     return torch.einsum("oiyx,ty,ux->iotu", weight.float(), spread, spread)
 
 
-def hand_on_biases(layers: Sequence[nn.Module]) -> None:
+def fold_upsample_biases(layers: Sequence[nn.Module]) -> None:
     """Let every `FusedUpsample` leave its bias to the `FusedResnetBlock` behind it, in place."""
     for layer, following in itertools.pairwise(layers):
         if isinstance(layer, FusedUpsample) and isinstance(following, FusedResnetBlock):
             layer.give_bias(following)
 
 
-def way_up(network: Any) -> list[nn.Module]:
-    """Resnets and upsamplers of a merged UNet's second half, in the order in which an image passes them."""
-    return [layer for stage in network.up_blocks for layer in (*stage.resnets, *stage.upsamplers)]
+def fuse_group_norms(network: nn.Module, operations: Operations) -> None:
+    """Replace every GroupNorm of a network by a `FusedGroupNorm`, in place."""
+    for name, child in list(network.named_children()):
+        if isinstance(child, nn.GroupNorm):
+            setattr(network, name, FusedGroupNorm(child, operations))
+        else:
+            fuse_group_norms(child, operations)

@@ -1,298 +1,238 @@
-"""The layers of layers.py with their weights merged, for inference alone.
+"""Both UNets with their layers merged, for inference alone: the same results up to rounding.
 
-`fuse` replaces layers in place, with the same results up to rounding:
-
-* queries, keys and values are one product;
-* a batch norm in eval mode, the biases before a norm or a sum, and the positions of frames become constants;
-* the keys of a motion token are a matrix of rank 16 (the token's width), so the query projection and the key
-  projection merge into one to 16 values per head, and so do the value and the output projection;
-* doubling an image and convolving it is a transposed convolution with 4 taps per pixel instead of 9.
-
-Images must be channels-last in memory: then tokens are a view of them.
+What is the same in every step is computed once: what the timesteps and the image embedding add, and keys and values of
+the portrait and its keyframes. Images are channels-last in memory: then tokens are a view of them.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalive.accel.fuse.images import FusedGroupNorm, FusedResnetBlock, FusedUpsample, constant
+from personalive.accel.fuse.images import FusedGroupNorm, FusedResnetBlock, FusedUpsample, fold_upsample_biases
+from personalive.accel.fuse.transformers import (
+    FusedMotionTransformer,
+    FusedSpatialTransformer,
+    FusedTemporalTransformer,
+)
 from personalive.accel.ops.reference import Operations
-from personalive.models.blocks import ResnetBlock, SpatialTransformer, Upsample, to_image, to_tokens
-from personalive.models.motion_blocks import MotionBlock, TokenTransformer
-
-ROWS_AT_ONCE = 16384
-"""Tokens that a feed-forward takes at once. They fill a GPU, and what it holds between its layers, eight times the
-tokens' width at most, takes a quarter of the memory that all tokens of a 512×512 window would."""
-KEYS_AT_ONCE = 2**26
-"""Values of keys that are joined at once: more frames wait. The same numbers of values follow."""
+from personalive.models.blocks import dense
 
 
-class FusedFeedForward(nn.Module):
-    """A feed-forward whose gate is one pass over memory."""
+@dataclass(frozen=True)
+class ProjectedReference:
+    """What a fused denoising UNet attends to: one portrait and its keyframes."""
 
-    def __init__(self, layer: Any, operations: Operations) -> None:
-        super().__init__()
-        self.enter, self.leave = layer.net[0].proj, layer.net[2]
-        self.operations = operations
+    context: tuple[Tensor, ...]
+    """What the image embedding adds, per spatial transformer: [1, 1, c]."""
+    banks: tuple[tuple[Tensor, ...], ...]
+    """The portrait's, then those of its keyframes: keys of every spatial transformer, then values, [1, m, c] each."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.leave(self.operations.geglu(self.enter(x)))
-        return out
+    def with_keyframe(self, keyframe: "ProjectedReference") -> "ProjectedReference":
+        """These features with a keyframe's keys and values appended; the context stays."""
+        return ProjectedReference(self.context, self.banks + keyframe.banks)
 
+    def at(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Context, keys and values for the spatial transformer of that place, the banks one after another."""
+        keys = [bank[place] for bank in self.banks]
+        values = [bank[len(self.context) + place] for bank in self.banks]
+        if len(self.banks) == 1:
+            return self.context[place], keys[0], values[0]
+        return self.context[place], torch.cat(keys, dim=1), torch.cat(values, dim=1)
 
-class FusedEnd(nn.Module):
-    """The end of a transformer: feed-forward, output projection, and the sum with what entered it."""
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, those of a keyframe behind what was there before it."""
+        return sum(self.banks, self.context)
 
-    bias: Tensor
-
-    def __init__(self, ff: Any, proj_out: Any, operations: Operations) -> None:
-        super().__init__()
-        self.enter, self.leave, self.proj_out, self.operations = ff.net[0].proj, ff.net[2], proj_out, operations
-        weight = proj_out.weight.float().flatten(1)  # a 1×1 convolution or linear
-        constant(self, "bias", weight @ self.leave.bias.float() + proj_out.bias.float(), proj_out.weight.dtype)
-
-    def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
-        """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
-        rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
-        for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
-            gated = self.operations.gated_linear(part, self.enter.weight, self.enter.bias)
-            # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
-            total.addmm_(gated, self.leave.weight.t())
-        return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
-
-
-class FusedSpatialTransformer(nn.Module):
-    """A spatial transformer with one product for queries, keys and values."""
-
-    qkv: Tensor
-    normed_dtype: torch.dtype | None = None
-    """What the feed-forward takes if that is not the model's dtype."""
-
-    def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
-        super().__init__()
-        block: Any = layer.block
-        self.operations, self.heads = operations, block.attn1.heads
-        self.norm = FusedGroupNorm(layer.norm, operations)
-        self.proj_in = layer.proj_in
-        self.norm1, self.norm3 = block.norm1, block.norm3
-        self.attn_out = block.attn1.to_out[0]
-        self.context_value, self.context_out = block.attn2.to_v, block.attn2.to_out[0]
-        self.end = FusedEnd(block.ff, layer.proj_out, operations)
-        weights = [layer.weight for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
-        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
-
-    def embed_image(self, embedding: Tensor) -> Tensor:
-        """Image embedding [n, 1, e] → the constant [n, 1, c] that both attentions' ends add."""
-        out: Tensor = self.context_out(self.context_value(embedding)).float() + self.attn_out.bias.float()
-        return out.to(embedding.dtype)
-
-    def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
-        """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
-        channels = bank.shape[-1]
-        key, value = self.operations.linear(bank, self.qkv[channels:]).split(channels, dim=-1)
-        return key.contiguous(), value.contiguous()
-
-    def enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each."""
-        tokens = self.proj_in(to_tokens(self.norm(x)))
-        return tokens, self._norm(self.norm1, tokens)
-
-    def attend(self, x: Tensor, frames: int, sources: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-        """Image [n, c, h, w] → the same; see `SpatialTransformer.attend`."""
-        tokens, normed = self.enter(x)
-        qkv = self.operations.linear(normed, self.qkv)
-        del normed  # attention is where most memory is in use
-        attended, first = [], 0
-        for _, keys, values in sources:
-            for key, value in zip(keys.split(1), values.split(1), strict=True):
-                together = _frames_at_once(frames, qkv.shape[1] + key.shape[1], key.shape[2])
-                windows = qkv[first : first + frames].split(together)
-                attended += [self._attend(window, key, value, together) for window in windows]
-                first += frames
-        merged = attended[0] if len(attended) == 1 else torch.cat(attended)
-        return self._finish(x, tokens, merged, torch.cat([context for context, _, _ in sources])[:, 0])
-
-    def attend_alone(self, x: Tensor, tokens: Tensor, normed: Tensor, context: Tensor) -> Tensor:
-        """Self-attention without other sources, and what follows; `tokens` and `normed` are from `enter`."""
-        qkv = self.operations.linear(normed, self.qkv)
-        query, key, value = (self._heads(part) for part in qkv.chunk(3, dim=-1))
-        attended = self.operations.attention(query, key, value).transpose(1, 2).flatten(2)
-        return self._finish(x, tokens, attended, context[:, 0])
-
-    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
-        """Frames of a portrait, [frames, l, 3c], look at themselves and the portrait's [1, m, c]."""
-        query, key, value = qkv.chunk(3, dim=-1)
-        key = self.operations.append_bank(key, keys, frames)
-        value = self.operations.append_bank(value, values, frames)
-        out = self.operations.attention(self._heads(query), self._heads(key), self._heads(value))
-        return out.transpose(1, 2).flatten(2)
-
-    def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
-        branch, norm = self.operations.linear(attended, self.attn_out.weight), self.norm3
-        tokens, normed = self.operations.add_layer_norm(
-            tokens, branch, norm.weight, norm.bias, norm.eps, add=context, dtype=self.normed_dtype
-        )
-        out: Tensor = self.end(x, tokens, normed)
-        return out
-
-    def _heads(self, x: Tensor) -> Tensor:
-        heads: Tensor = x.unflatten(-1, (self.heads, -1))
-        return heads.transpose(1, 2)
-
-    def _norm(self, norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
-        return self.operations.layer_norm(tokens, norm.weight, norm.bias, norm.eps)
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], places: int) -> "ProjectedReference":
+        """The opposite of `tensors`, for that many spatial transformers."""
+        starts = range(places, len(tensors), 2 * places)
+        return cls(tuple(tensors[:places]), tuple(tuple(tensors[start : start + 2 * places]) for start in starts))
 
 
-def _frames_at_once(frames: int, keys: int, channels: int) -> int:
-    """The most frames, a divisor of `frames`, whose joined keys are within the limit."""
-    fitting = (n for n in range(frames, 0, -1) if frames % n == 0 and n * keys * channels <= KEYS_AT_ONCE)
-    return next(fitting, 1)
+class FusedStage(nn.Module):
+    """The layers of one resolution; it runs as one call, so that its weights may be elsewhere until then."""
 
+    first_resnet = first_attention = 0
+    """Places of its first layers among all of the UNet's."""
 
-class FusedTokenTransformer(nn.Module):
-    """What fused motion and temporal modules share."""
+    def __init__(self, stage: Any, operations: Operations, frames: int) -> None:
+        """Use up the layers of a plain stage.
 
-    attention_blocks: Any
-    normed_dtype: torch.dtype | None = None
-    """What the feed-forward takes if that is not the model's dtype."""
-
-    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
-        super().__init__()
-        block: Any = layer.transformer_blocks[0]
-        self.operations = operations
-        self.norm = FusedGroupNorm(layer.norm, operations)
-        self.proj_in = layer.proj_in
-        self.norms, self.ff_norm = block.norms, block.ff_norm
-        self.end = FusedEnd(block.ff, layer.proj_out, operations)
-
-    def run(self, x: Tensor, biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
-        """Image [n, c, h, w] → the same; `biases` are those of the two norms."""
-        operations, (first, second), last = self.operations, self.norms, self.ff_norm
-        attend = self.attention_blocks
-        tokens = self.proj_in(to_tokens(self.norm(x)))
-        normed = operations.layer_norm(tokens, first.weight, biases[0], first.eps)
-        branch = attend[0](normed, condition)
-        tokens, normed = operations.add_layer_norm(tokens, branch, second.weight, biases[1], second.eps)
-        branch = attend[1](normed, condition)
-        tokens, normed = operations.add_layer_norm(
-            tokens, branch, last.weight, last.bias, last.eps, dtype=self.normed_dtype
-        )
-        out: Tensor = self.end(x, tokens, normed)
-        return out
-
-
-class TokenAttention(nn.Module):
-    """Cross-attention to motion tokens with merged projections."""
-
-    query: Tensor
-    output: Tensor
-
-    def __init__(self, layer: Any, operations: Operations) -> None:
-        super().__init__()
-        self.operations, self.heads, self.bias = operations, layer.heads, layer.to_out[0].bias
-        query, key, value = (
-            projection.weight.float().unflatten(0, (layer.heads, -1))  # [heads, width, inputs]
-            for projection in (layer.to_q, layer.to_k, layer.to_v)
-        )
-        output = layer.to_out[0].weight.float().unflatten(1, (layer.heads, -1))  # [channels, heads, width]
-        scale = query.shape[1] ** -0.5
-        dtype = layer.to_q.weight.dtype
-        constant(self, "query", torch.einsum("hwt,hwc->htc", key, query).flatten(0, 1) * scale, dtype)
-        constant(self, "output", torch.einsum("chw,hwt->cht", output, value).flatten(1), dtype)
-
-    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
-        """Tokens [n, l, c] and motion tokens [n, t, w] → [n, l, c]."""
-        query = self.operations.linear(x, self.query)  # [n, l, heads·w]
-        rows = query.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # every head has the same keys: [n, l·heads, w]
-        attended = self.operations.token_attention(rows, motion).view_as(query)
-        return self.operations.linear(attended, self.output, self.bias)
-
-
-class FusedMotionTransformer(FusedTokenTransformer):
-    """Cross-attention to motion tokens: see `TokenAttention`."""
-
-    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
-        super().__init__(layer, operations)
-        block: Any = layer.transformer_blocks[0]
-        self.attention_blocks = nn.ModuleList(TokenAttention(item, operations) for item in block.attention_blocks)
-
-    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
-        return self.run(x, [norm.bias for norm in self.norms], motion)
-
-
-class FusedFrameAttention(nn.Module):
-    """Self-attention over frames with one product for queries, keys and values. Positions are in the norm's bias."""
-
-    qkv: Tensor
-    bias: Tensor
-
-    def __init__(self, layer: Any, norm: nn.LayerNorm, frames: int, operations: Operations) -> None:
-        super().__init__()
-        self.operations, self.heads, self.to_out = operations, layer.heads, layer.to_out[0]
-        weights = [projection.weight for projection in (layer.to_q, layer.to_k, layer.to_v)]
-        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
-        constant(self, "bias", norm.bias.float() + layer.pos_encoder.pe[0, :frames].float(), weights[0].dtype)
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """Tokens with positions [b·frames, l, c] → [b·frames, l, c]."""
-        qkv = self.operations.linear(x, self.qkv)
-        out: Tensor = self.to_out(self.operations.frame_attention(qkv, self.heads, frames))
-        return out
-
-
-class FusedTemporalTransformer(FusedTokenTransformer):
-    """Self-attention over a fixed number of frames."""
-
-    def __init__(self, layer: TokenTransformer, frames: int, operations: Operations) -> None:
-        super().__init__(layer, operations)
-        self.frames = frames
-        block: Any = layer.transformer_blocks[0]
-        self.attention_blocks = nn.ModuleList(
-            FusedFrameAttention(attention, norm, frames, operations)
-            for attention, norm in zip(block.attention_blocks, block.norms, strict=True)
-        )
-
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """Image [b·frames, c, h, w], oldest frame first → the same shape.
-
-        Raises:
-            ValueError: `frames` is not the number that the positions were merged for.
+        Args:
+            frames: frames per window.
         """
-        if frames != self.frames:
-            raise ValueError(f"this network was fused for {self.frames} frames per window, not {frames}")
-        return self.run(x, [block.bias for block in self.attention_blocks], frames)
+        super().__init__()
+        self.pushes, self.pops = hasattr(stage, "downsamplers"), hasattr(stage, "upsamplers")
+        self.resnets = nn.ModuleList(FusedResnetBlock(block, operations) for block in _taken(stage.resnets))
+        self.attentions = nn.ModuleList(
+            FusedSpatialTransformer(layer, operations) for layer in _taken(stage.attentions)
+        )
+        motion, temporal = (getattr(stage, name, ()) for name in ("motion_modules", "temporal_modules"))
+        self.motion_modules = nn.ModuleList(
+            FusedMotionTransformer(layer.temporal_transformer, operations) for layer in _taken(motion)
+        )
+        self.temporal_modules = nn.ModuleList(
+            FusedTemporalTransformer(layer.temporal_transformer, frames, operations) for layer in _taken(temporal)
+        )
+        self.downsamplers = nn.ModuleList(getattr(stage, "downsamplers", ()))
+        self.upsamplers = nn.ModuleList(FusedUpsample(layer) for layer in getattr(stage, "upsamplers", ()))
+
+    def run(self, x: Tensor, skips: list[Tensor], *conditions: Any) -> Tensor:
+        """Units, each with what it takes from or leaves to the skips, then what leads to the next resolution."""
+        for j in range(len(self.resnets)):
+            if self.pops:
+                x = torch.cat((x, skips.pop()), dim=1)
+            x = self.unit(j, x, *conditions)
+            if self.pushes:
+                skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        for upsample in self.upsamplers:
+            x = upsample(x, skips[-1].shape[2:])
+        return x
+
+    def unit(self, j: int, x: Tensor, *conditions: Any) -> Tensor:
+        """The layers of unit j."""
+        raise NotImplementedError
 
 
-def fuse(network: nn.Module, operations: Operations, frames: int) -> None:
-    """Replace every layer of `network` that has a merged form, in place.
+class FusedReferenceStage(FusedStage):
+    """A stage of the reference UNet."""
 
-    Args:
-        frames: frames per window.
-    """
-    for name, child in list(network.named_children()):
-        merged: nn.Module
-        if isinstance(child, ResnetBlock):
-            merged = FusedResnetBlock(child, operations)
-        elif isinstance(child, SpatialTransformer):
-            merged = FusedSpatialTransformer(child, operations)
-        elif isinstance(child, TokenTransformer):
-            is_motion = isinstance(child.transformer_blocks[0], MotionBlock)
-            merged = (
-                FusedMotionTransformer(child, operations)
-                if is_motion
-                else FusedTemporalTransformer(child, frames, operations)
-            )
-        elif isinstance(child, Upsample):
-            merged = FusedUpsample(child)
-        elif isinstance(child, nn.GroupNorm):
-            merged = FusedGroupNorm(child, operations)
-        else:
-            fuse(child, operations, frames)
-            continue
-        setattr(network, name, merged)
+    wanted = 0
+    """Spatial transformers of the whole UNet: what follows the last one is of no use."""
+
+    def forward(self, x: Tensor, skips: list[Tensor], t_emb: Tensor, embedding: Tensor, banks: list[Tensor]) -> Tensor:
+        """Image [n, c, h, w] → image of the next resolution; appends to `banks`."""
+        return self.run(x, skips, t_emb, embedding, banks)
+
+    def unit(self, j: int, x: Tensor, *conditions: Any) -> Tensor:
+        t_emb, embedding, banks = conditions
+        resnet: Any = self.resnets[j]
+        x = resnet(x, resnet.embed_time(t_emb))
+        if j < len(self.attentions):
+            attention: Any = self.attentions[j]
+            x = attention.write(x, embedding, banks, last=len(banks) + 1 == self.wanted)
+        return x
 
 
-BLOCKS = (FusedResnetBlock, FusedSpatialTransformer, FusedMotionTransformer, FusedTemporalTransformer)
-"""The blocks that repeat."""
+class FusedDenoisingStage(FusedStage):
+    """A stage of the denoising UNet."""
+
+    def forward(
+        self, x: Tensor, skips: list[Tensor], time: Sequence[Tensor], motion: Tensor, reference: ProjectedReference
+    ) -> Tensor:
+        """Image [n, c, h, w] → image of the next resolution; `time` has what the timesteps add to every resnet."""
+        return self.run(x, skips, time, motion, reference)
+
+    def unit(self, j: int, x: Tensor, *conditions: Any) -> Tensor:
+        time, motion, reference = conditions
+        x = self.resnets[j](x, time[self.first_resnet + j])
+        if j < len(self.attentions):
+            attention: Any = self.attentions[j]
+            x = attention.read(x, *reference.at(self.first_attention + j))
+        if j < len(self.motion_modules):
+            x = self.motion_modules[j](x, motion)
+            x = self.temporal_modules[j](x, len(x))
+        return x
+
+
+class FusedReferenceUNet(nn.Module):
+    """See `ReferenceUNet`."""
+
+    def __init__(self, unet: Any, operations: Operations, frames: int) -> None:
+        """Use up a plain one."""
+        super().__init__()
+        self.conv_in, self.time_embedding = unet.conv_in, unet.time_embedding
+        self.stages = _stages(unet, FusedReferenceStage, operations, frames)
+        wanted = sum(len(stage.attentions) for stage in self.stages)
+        for stage in self.stages:
+            stage.wanted = wanted
+
+    def forward(self, latents: Tensor, embedding: Tensor) -> tuple[Tensor, ...]:
+        """Latents [n, 4, h, w] and image embedding [n, 1, e] → one bank [n, tokens, c] per spatial transformer."""
+        embedding = dense(embedding)
+        t_emb = self.time_embedding(torch.zeros(len(latents), dtype=torch.long, device=latents.device))
+        banks: list[Tensor] = []
+        x = self.conv_in(latents.contiguous(memory_format=torch.channels_last))
+        skips = [x]
+        for stage in self.stages:
+            x = stage(x, skips, t_emb, embedding, banks)
+        return tuple(banks)
+
+
+class FusedDenoisingUNet(nn.Module):
+    """See `DenoisingUNet`; it takes one window at a time, of one portrait."""
+
+    def __init__(self, unet: Any, operations: Operations, frames: int) -> None:
+        """Use up a plain one."""
+        super().__init__()
+        self.conv_in, self.time_embedding, self.conv_out = unet.conv_in, unet.time_embedding, unet.conv_out
+        self.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, operations, silu=True)
+        self.stages = _stages(unet, FusedDenoisingStage, operations, frames)
+
+    @property
+    def attentions(self) -> list[FusedSpatialTransformer]:
+        """All spatial transformers, in the order in which an image passes them."""
+        return [layer for stage in self.stages for layer in stage.attentions]
+
+    def embed_time(self, timesteps: Tensor) -> tuple[Tensor, ...]:
+        """Timesteps [frames], 0 to 999 → what each resnet block adds, in their order: [frames, channels]."""
+        t_emb = self.time_embedding(timesteps)
+        return tuple(resnet.embed_time(t_emb) for stage in self.stages for resnet in stage.resnets)
+
+    def project_reference(self, banks: Sequence[Tensor], embedding: Tensor) -> ProjectedReference:
+        """Banks of the reference UNet and image embedding [1, 1, e] → features for any number of steps."""
+        pairs = [layer.project_bank(bank) for layer, bank in zip(self.attentions, banks, strict=True)]
+        keys, values = zip(*pairs, strict=True)
+        return ProjectedReference(tuple(layer.embed_image(embedding) for layer in self.attentions), ((*keys, *values),))
+
+    def forward(
+        self, latents: Tensor, time: Sequence[Tensor], motion: Tensor, pose: Tensor, reference: ProjectedReference
+    ) -> Tensor:
+        """Latents [f, 4, h, w] of a window, `embed_time`'s result, and the rest as in `DenoisingUNet`."""
+        motion, pose = dense(motion), pose.contiguous(memory_format=torch.channels_last)
+        x = self.conv_in(latents.contiguous(memory_format=torch.channels_last)) + pose
+        skips = [x]
+        for stage in self.stages:
+            x = stage(x, skips, time, motion, reference)
+        x = self.conv_norm_out(x)
+        return F.conv2d(x.float(), self.conv_out.weight.float(), self.conv_out.bias.float(), padding=1)
+
+
+def fold_decoder_path(unet: FusedReferenceUNet | FusedDenoisingUNet) -> None:
+    """Let the upsamplers of a UNet leave their biases to the resnet blocks behind them, in place."""
+    fold_upsample_biases(decoder_path(unet))
+
+
+def decoder_path(unet: Any) -> list[nn.Module]:
+    """Resnet blocks and upsamplers of a UNet's second half, in the order in which an image passes them."""
+    return [layer for stage in unet.stages if stage.pops for layer in (*stage.resnets, *stage.upsamplers)]
+
+
+def _stages(unet: Any, kind: type[FusedStage], operations: Operations, frames: int) -> Any:
+    """Fused stages in the order in which an image passes them, as a `ModuleList`."""
+    stages = nn.ModuleList()
+    resnets = attentions = 0
+    for plain in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        stage = kind(plain, operations, frames)
+        stage.first_resnet, stage.first_attention = resnets, attentions
+        resnets += len(stage.resnets)
+        attentions += len(stage.attentions)
+        stages.append(stage)
+    return stages
+
+
+def _taken(layers: Any) -> Any:
+    """Layers one by one. None is kept: what becomes of one frees its weights before the next is looked at."""
+    for index in range(len(layers)):
+        layer, layers[index] = layers[index], nn.Identity()
+        yield layer
+        del layer

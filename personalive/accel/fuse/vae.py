@@ -1,4 +1,4 @@
-"""The VAE's decoder with its weights merged, for inference alone: the same results as diffusers' up to rounding."""
+"""The VAE's decoder with its weights merged, for inference alone: the same results up to rounding."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class FusedImageAttention(nn.Module):
     def __init__(self, layer: Any, operations: Operations) -> None:
         super().__init__()
         self.operations, self.to_out = operations, layer.to_out[0]
-        self.norm = FusedGroupNorm(layer.group_norm, operations, silu=False)
+        self.norm = FusedGroupNorm(layer.group_norm, operations)
         parts = (layer.to_q, layer.to_k, layer.to_v)
         constant(self, "qkv", torch.cat([part.weight for part in parts]), layer.to_q.weight.dtype)
         constant(self, "qkv_bias", torch.cat([part.bias for part in parts]), layer.to_q.weight.dtype)
@@ -31,7 +31,7 @@ class FusedImageAttention(nn.Module):
 
 
 class FusedDecoder(nn.Module):
-    """Latents → image, from diffusers' AutoencoderKL, whose layers it takes over."""
+    """Latents → image, with the layers of a `VAE`."""
 
     def __init__(self, vae: Any, operations: Operations) -> None:
         super().__init__()

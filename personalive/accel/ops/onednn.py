@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalive.accel.fuse.unet import FusedEnd
+from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.ops import reference as operations
-from personalive.models.blocks import PointwiseConv, to_image
+from personalive.models.blocks import PointwiseConv, to_image, to_tokens
 
 ROWS = 2048
 """Rows of a feed-forward that are computed at once."""
@@ -33,9 +33,27 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tenso
 def group_norm(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False, shift: Tensor | None = None
 ) -> Tensor:
-    """See `operations.group_norm`."""
-    out = operations.group_norm(x, groups, weight, bias, eps, shift=shift)
-    return F.silu(out, inplace=True) if silu else out
+    """See `operations.group_norm`; the image is channels-last.
+
+    PyTorch's kernel for this layout adds up one pixel after another in fp32, which costs one to two digits. Here sums
+    are pairwise, and squares are those of differences from the channel's mean.
+    """
+    if x.dtype != torch.float32:  # then the image itself is rounded far more than these sums
+        out = operations.group_norm(x, groups, weight, bias, eps, shift=shift)
+        return F.silu(out, inplace=True) if silu else out
+    tokens = to_tokens(x)
+    mean = tokens.mean(dim=1, keepdim=True)
+    variance = (tokens - mean).square_().mean(dim=1).unflatten(1, (groups, -1))
+    mean = mean if shift is None else mean + shift[:, None]
+    channel_mean = mean.flatten(1).unflatten(1, (groups, -1))  # [n, groups, channels of a group]
+    group_mean = channel_mean.mean(dim=2, keepdim=True)
+    variance = (variance + (channel_mean - group_mean).square_()).mean(dim=2, keepdim=True)
+    scale = (variance + eps).rsqrt_() * weight.unflatten(0, (groups, -1))
+    addend = bias.unflatten(0, (groups, -1)) - group_mean * scale
+    if shift is not None:
+        addend = addend + shift.unflatten(1, (groups, -1)) * scale
+    out = torch.addcmul(addend.flatten(1)[:, None], tokens, scale.flatten(1)[:, None])
+    return to_image(F.silu(out, inplace=True) if silu else out, like=x)
 
 
 def geglu(x: Tensor) -> Tensor:
@@ -44,12 +62,12 @@ def geglu(x: Tensor) -> Tensor:
     return F.gelu(gate).mul_(value)
 
 
-def response_network(
-    x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
+def grn_mlp(
+    x: Tensor, fc1: Tensor, fc1_bias: Tensor, gamma: Tensor, fc2: Tensor, fc2_bias: Tensor, other: Tensor
 ) -> Tensor:
-    """See `operations.response_network`."""
-    hidden = _product(x, enter, enter_bias, "gelu")
-    return linear(hidden.mul_(operations.response_factors(hidden, gamma)), leave, leave_bias).add_(other)
+    """See `operations.grn_mlp`."""
+    hidden = _product(x, fc1, fc1_bias, "gelu")
+    return linear(hidden.mul_(operations.grn_scale(hidden, gamma)), fc2, fc2_bias).add_(other)
 
 
 def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
@@ -66,15 +84,15 @@ def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
     return out.transpose(1, 2).reshape(n, length, width // 3)
 
 
-def feed_forward(tokens: Tensor, normed: Tensor, enter: nn.Linear, leave: nn.Linear) -> None:
-    """Add a feed-forward of `normed` [r, c] to `tokens` [r, c], but for the last bias; `enter` has values, then gates.
+def feed_forward(tokens: Tensor, normed: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> None:
+    """Add a feed-forward of `normed` [r, c] to `tokens` [r, c], but for the last bias; `fc1` has values, then gates.
 
     Writes to `tokens`.
     """
-    (value_weight, gate_weight), (value_bias, gate_bias) = enter.weight.chunk(2), enter.bias.chunk(2)
+    (value_weight, gate_weight), (value_bias, gate_bias) = fc1.weight.chunk(2), fc1.bias.chunk(2)
     for part, total in zip(normed.split(ROWS), tokens.split(ROWS), strict=True):
         gated = _product(part, gate_weight, gate_bias, "gelu").mul_(linear(part, value_weight, value_bias))
-        total.add_(linear(gated, leave.weight))
+        total.add_(linear(gated, fc2.weight))
 
 
 class FastLinear(nn.Linear):
@@ -90,29 +108,29 @@ class FastLinear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-class FastEnd(nn.Module):
-    """See `FusedEnd`."""
+class FastFFNProjOut(nn.Module):
+    """See `FusedFFNProjOut`."""
 
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, end: FusedEnd) -> None:
+    def __init__(self, end: FusedFFNProjOut) -> None:
         super().__init__()
-        self.enter, self.leave = end.enter, end.leave
+        self.fc1, self.fc2 = end.fc1, end.fc2
         self.register_buffer("weight", end.proj_out.weight.detach().flatten(1).contiguous(), persistent=False)
         self.register_buffer("bias", end.bias, persistent=False)
 
     def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
         """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
-        feed_forward(tokens.flatten(0, 1), normed.flatten(0, 1), self.enter, self.leave)
+        feed_forward(tokens.flatten(0, 1), normed.flatten(0, 1), self.fc1, self.fc2)
         return to_image(linear(tokens, self.weight, self.bias), like=x).add_(x)
 
 
 def replace_layers(network: nn.Module) -> None:
     """Replace what has a faster form here among the merged layers of `network`, in place."""
     for name, child in list(network.named_children()):
-        if isinstance(child, FusedEnd):
-            setattr(network, name, FastEnd(child))
+        if isinstance(child, FusedFFNProjOut):
+            setattr(network, name, FastFFNProjOut(child))
         elif isinstance(child, nn.Linear | PointwiseConv):
             setattr(network, name, FastLinear(child))
         else:
@@ -123,7 +141,7 @@ OPERATIONS = operations.Operations(
     linear=linear,
     group_norm=group_norm,
     geglu=geglu,
-    response_network=response_network,
+    grn_mlp=grn_mlp,
     add_bias=add_bias,
     frame_attention=frame_attention,
 )

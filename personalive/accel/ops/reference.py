@@ -1,6 +1,6 @@
-"""The operations that the merged layers (fused.py) are made of, in plain PyTorch.
+"""The operations that the merged layers (accel/fuse) are made of, in plain PyTorch.
 
-`kernels` has the same functions for GPUs; `Operations` is the choice between them, made once per model.
+`ops.triton` has the same functions for GPUs, `ops.onednn` for CPUs; `Operations` is the choice, made once per model.
 """
 
 from collections.abc import Callable
@@ -145,31 +145,26 @@ def add_scaled_(total: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
     return total.add_((branch.float() * scale).to(total.dtype))
 
 
-def response_network(
-    x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
+def grn_mlp(
+    x: Tensor, fc1: Tensor, fc1_bias: Tensor, gamma: Tensor, fc2: Tensor, fc2_bias: Tensor, other: Tensor
 ) -> Tensor:
     """A linear layer, GELU, global response normalisation without its bias, another linear layer, and a sum.
 
     Args:
         x: tokens [n, l, c] of n images.
-        enter: [w, c], and its bias [w].
+        fc1: [w, c], and its bias [w].
         gamma: of the normalisation, [w].
-        leave: [o, w], and its bias [o].
+        fc2: [o, w], and its bias [o].
         other: what the result is added to, [n, l, o].
     """
-    hidden = F.gelu(F.linear(x, enter, enter_bias))
-    return other + F.linear(hidden * response_factors(hidden, gamma), leave, leave_bias)
+    hidden = F.gelu(F.linear(x, fc1, fc1_bias))
+    return other + F.linear(hidden * grn_scale(hidden, gamma), fc2, fc2_bias)
 
 
-def response_factors(hidden: Tensor, gamma: Tensor) -> Tensor:
+def grn_scale(hidden: Tensor, gamma: Tensor) -> Tensor:
     """What global response normalisation multiplies channels with: [n, l, w] and [w] → [n, 1, w]."""
-    return 1 + gamma * channel_shares(hidden, pixels=(1,))
-
-
-def channel_shares(x: Tensor, pixels: tuple[int, ...]) -> Tensor:
-    """Each channel's share of its image's energy: channels are the last axis, pixels the axes that are named."""
-    energy: Tensor = x.norm(dim=pixels, keepdim=True)
-    return energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
+    energy: Tensor = hidden.norm(dim=1, keepdim=True)
+    return 1 + gamma * energy / (energy.mean(dim=-1, keepdim=True) + 1e-6)
 
 
 def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
@@ -217,7 +212,7 @@ class Operations:
     geglu_float8: Callable[[Tensor], tuple[Tensor, Tensor]] = geglu_float8
     multiply_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor] = multiply_float8
     add_scaled_: Callable[[Tensor, Tensor, Tensor], Tensor] = add_scaled_
-    response_network: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = response_network
+    grn_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = grn_mlp
     add_bias: Callable[[Tensor, Tensor, Tensor], Tensor] = add_bias
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu
     frame_attention: Callable[[Tensor, int, int], Tensor] = frame_attention

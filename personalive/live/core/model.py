@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from personalive.config import RAMP, WINDOW
-from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
+from personalive.config import LEAD_IN, WINDOW
+from personalive.engine.preprocess import DrivingFrames, Reference
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.live.core.engine import Engine
@@ -25,13 +25,13 @@ class PersonaLiveEngine:
     """A loaded model at one output size; see `Engine`."""
 
     window = WINDOW
-    delay_frames = RAMP
+    delay_frames = LEAD_IN
 
     def __init__(self, model: PersonaLive, width: int | None = None, height: int | None = None) -> None:
         self.width = width or model.config.size
         self.height = height or model.config.size
         self._model = model
-        self._preprocessor = Preprocessor(model.config, self.width, self.height, model.device)
+        self._preprocessor = model.preprocessor(self.width, self.height)
 
     @property
     def keyframe_threshold(self) -> float:
@@ -54,7 +54,7 @@ class PersonaLiveEngine:
 
     def open(self, seed: int) -> Stream:
         """The state for a new session; it gives pictures from its first call on."""
-        return self._model.stream(width=self.width, height=self.height, seed=seed, emit_ramp=True)
+        return self._model.stream(width=self.width, height=self.height, seed=seed, emit_lead_in=True)
 
     def reference(self, image: RGBArray, face_box: Box | None) -> Reference:
         """Prepare a portrait, uint8 [h,w,3]."""

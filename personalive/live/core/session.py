@@ -97,9 +97,14 @@ class Session:
             self._ring.add(frame)
         self.wake()
 
-    def subscribe(self, on_ready: Callable[[], None]) -> Subscription:
-        """A reader of the pictures from now on; `on_ready` may be called from any thread."""
-        return self._subscriptions.add(on_ready)
+    def subscribe(self, on_ready: Callable[[], None], *, counts: bool = True) -> Subscription:
+        """A reader of the pictures from now on.
+
+        Args:
+            on_ready: called when there is something new, from any thread.
+            counts: whether what it shows and drops counts in the session's figures; a viewer's does not.
+        """
+        return self._subscriptions.add(on_ready, counts=counts)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a reader."""

@@ -1,6 +1,7 @@
 """Figures of one session: what the page shows, and what the metrics add up."""
 
 import threading
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 
@@ -8,6 +9,8 @@ RATE_SECONDS = 3.0
 """Span over which frame rates are counted."""
 DELAY_SECONDS, DELAYS = 10.0, 1024
 """The latest pictures whose delays count: so many seconds of them, and so many at most."""
+DELAY_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+"""Seconds up to which delays are counted together; the longest ones have no bound."""
 
 
 class Rate:
@@ -30,7 +33,8 @@ class Rate:
 class Delays:
     """Seconds from capture to show."""
 
-    count: int
+    counts: tuple[int, ...]
+    """Since the beginning: up to each of `DELAY_BOUNDS`, from the one before, and beyond the last."""
     total: float
     median: float
     slow: float
@@ -47,7 +51,7 @@ class SessionStatistics:
         self._in = Rate()
         self._out = Rate()
         self._delays: deque[tuple[float, float]] = deque(maxlen=DELAYS)
-        self._delay_count = 0
+        self._delay_counts = [0] * (len(DELAY_BOUNDS) + 1)
         self._delay_total = 0.0
         self._lock = threading.Lock()
 
@@ -69,7 +73,7 @@ class SessionStatistics:
             self._out.add(now)
             if delay is not None:
                 self._delays.append((now, delay))
-                self._delay_count += 1
+                self._delay_counts[bisect_left(DELAY_BOUNDS, delay)] += 1
                 self._delay_total += delay
 
     def rates(self, now: float) -> tuple[float, float]:
@@ -78,11 +82,11 @@ class SessionStatistics:
             return self._in.value(now), self._out.value(now)
 
     def delays(self) -> Delays:
-        """Delays: count and sum since the beginning, percentiles of the latest."""
+        """Delays: counts and sum since the beginning, percentiles of the latest."""
         with self._lock:
             since = self._delays[-1][0] - DELAY_SECONDS if self._delays else 0.0
             latest = sorted(delay for when, delay in self._delays if when > since)
-            count, total = self._delay_count, self._delay_total
+            counts, total = tuple(self._delay_counts), self._delay_total
         if not latest:
-            return Delays(count, total, 0.0, 0.0)
-        return Delays(count, total, latest[len(latest) // 2], latest[int(len(latest) * 0.95)])
+            return Delays(counts, total, 0.0, 0.0)
+        return Delays(counts, total, latest[len(latest) // 2], latest[int(len(latest) * 0.95)])

@@ -10,28 +10,34 @@ from personalive.live.core.statistics import SessionStatistics
 class Subscription:
     """A play-out of its own, and a call when something new is there. Any thread may push, pop and clear."""
 
-    def __init__(self, window: int, statistics: SessionStatistics, on_ready: Callable[[], None]) -> None:
+    def __init__(self, window: int, statistics: SessionStatistics | None, on_ready: Callable[[], None]) -> None:
+        """`statistics` counts what is shown; None for a reader that does not count."""
         self.playout = Playout(window)
         self.on_ready = on_ready
         self._statistics = statistics
         self._lock = threading.Lock()
 
+    @property
+    def counts(self) -> bool:
+        """Whether the session's figures are of this reader."""
+        return self._statistics is not None
+
     def push(self, pictures: list[Picture], now: float) -> None:
-        """Pass pictures on."""
+        """Hand pictures over."""
         with self._lock:
             self.playout.push(pictures, now)
         self.on_ready()
 
     def pop(self, now: float) -> tuple[Picture | None, float | None]:
-        """The picture that is due, and when the next one is."""
+        """The picture whose turn it is, and when the next one is due."""
         with self._lock:
             picture, due = self.playout.pop(now), self.playout.due()
-        if picture is not None:
+        if picture is not None and self._statistics is not None:
             self._statistics.shown(now - picture.captured if picture.driven else None, now)
         return picture, due
 
     def clear(self) -> None:
-        """Forget what is waiting."""
+        """Forget what waits."""
         with self._lock:
             self.playout.clear()
 
@@ -46,9 +52,9 @@ class Subscriptions:
         self._dropped = 0
         self._lock = threading.Lock()
 
-    def add(self, on_ready: Callable[[], None]) -> Subscription:
-        """A new reader of the pictures from now on."""
-        reader = Subscription(self._window, self._statistics, on_ready)
+    def add(self, on_ready: Callable[[], None], *, counts: bool = True) -> Subscription:
+        """A new reader of the pictures from now on; `counts` as for `Session.subscribe`."""
+        reader = Subscription(self._window, self._statistics if counts else None, on_ready)
         with self._lock:
             self._readers.append(reader)
         return reader
@@ -58,28 +64,28 @@ class Subscriptions:
         with self._lock:
             if reader in self._readers:
                 self._readers.remove(reader)
-                self._dropped += reader.playout.dropped
+                self._dropped += reader.playout.dropped * reader.counts
 
     def push(self, pictures: list[Picture], now: float) -> None:
-        """Pass pictures to every reader."""
+        """Hand pictures to every reader."""
         for reader in self._all():
             reader.push(pictures, now)
 
     def clear(self) -> None:
-        """Forget what is waiting."""
+        """Forget what waits."""
         for reader in self._all():
             reader.clear()
 
     @property
     def waiting(self) -> int:
-        """Pictures that are waiting for the slowest reader."""
-        return max((len(reader.playout) for reader in self._all()), default=0)
+        """Pictures that wait for the slowest reader that counts."""
+        return max((len(reader.playout) for reader in self._all() if reader.counts), default=0)
 
     @property
     def dropped(self) -> int:
         """Pictures that were dropped so far."""
         with self._lock:
-            return self._dropped + sum(reader.playout.dropped for reader in self._readers)
+            return self._dropped + sum(reader.playout.dropped for reader in self._readers if reader.counts)
 
     def _all(self) -> list[Subscription]:
         with self._lock:

@@ -13,6 +13,7 @@ from personalive.live.hub.connections import watched
 from personalive.live.hub.entries import Entry, SessionState, UnknownSessionError
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import PIPELINE
+from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
 
@@ -61,8 +62,15 @@ def give_cookie(request: Request, response: Response) -> str:
     return cookie
 
 
+def ice_of(request: Request) -> IceLimits:
+    """What the ICE agents of the server may do."""
+    limits: IceLimits = request.app.state.ice
+    return limits
+
+
 HubOf = Annotated[Hub, Depends(hub_of)]
 ClientOf = Annotated[Client, Depends(client_of)]
+IceOf = Annotated[IceLimits, Depends(ice_of)]
 
 
 def own_entry(session_id: SessionId, hub: HubOf, client: ClientOf) -> Entry:
@@ -131,7 +139,7 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
     "/api/v1/webrtc/offer",
     responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _503="Full, or not loaded")},
 )
-async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
+async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
     """Connect by WebRTC: opens a session, or goes on with one."""
     parameters = request.initialParameters or {}
     if request.sessionId:
@@ -139,12 +147,13 @@ async def offer(hub: HubOf, client: ClientOf, request: schemas.OfferRequest) -> 
         entry.session.change(parameters)
     else:
         entry = await hub.open(client, parameters)
-    sdp = await _connected(hub, entry, request.sdp, fresh=request.sessionId is None)
+    sdp = await _connected(
+        Peer(hub, entry, ice, viewer=False), hub, entry, request.sdp, fresh=request.sessionId is None
+    )
     return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
 
 
-async def _connected(hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
-    peer = Peer(hub, entry, viewer=False)
+async def _connected(peer: Peer, hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
     try:
         answer = await peer.answer(sdp)
         hub.connections.attach(entry, peer)
@@ -181,12 +190,12 @@ async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
     "/api/v1/watch/{watch_id}/offer",
     responses=_problems(_400="Bad SDP", _404="Nothing to watch now", _503="Enough viewers watch already"),
 )
-async def watch(watch_id: WatchId, hub: HubOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
+async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
     """Watch by WebRTC. Needs no token: the id, which cannot be guessed, is enough."""
     entry = watched(hub.entries.values(), watch_id)
     if entry is None:
         raise UnknownSessionError("there is nothing to watch now: ask again later")
-    peer = Peer(hub, entry, viewer=True)
+    peer = Peer(hub, entry, ice, viewer=True)
     try:
         hub.connections.watch(entry, peer)
         return schemas.WatchOfferAnswer(sdp=await peer.answer(request.sdp), type="answer")

@@ -1,14 +1,24 @@
 """Figures of the server for Prometheus, read from the hub when they are asked for."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterable
 
 import torch
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from personalive.live.core.statistics import DELAY_BOUNDS
+from personalive.live.http.waiting import WaitingRoom
+from personalive.live.hub.entries import Totals
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.messages import session_figures
 
@@ -16,14 +26,21 @@ from personalive.live.transport.messages import session_figures
 class HubCollector(Collector):
     """Turns the state of a hub into metrics."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, waiting_room: WaitingRoom) -> None:
         self._hub = hub
+        self._waiting_room = waiting_room
 
     def collect(self) -> Iterable[Metric]:
         """The metrics of this moment; to be called in the hub's event loop."""
         yield from self._sessions()
         yield from self._calls()
         yield from self._memory()
+        yield _gauge("waiting_connections", "Connections that wait for their clients", len(self._waiting_room))
+        yield CounterMetricFamily(
+            "personalive_displaced_connections",
+            "Connections that were ended because too many waited",
+            value=self._waiting_room.given_way,
+        )
         yield _gauge("tasks", "Tasks of the event loop, with that which answers this", len(asyncio.all_tasks()))
         yield _gauge("threads", "Threads of Python, with those of pools", threading.active_count())
 
@@ -47,12 +64,7 @@ class HubCollector(Collector):
         yield CounterMetricFamily("personalive_pictures", "Pictures sent", value=totals.pictures_shown)
         yield CounterMetricFamily("personalive_dropped_frames", "Camera frames not used", value=totals.dropped_in)
         yield CounterMetricFamily("personalive_dropped_pictures", "Pictures not sent", value=totals.dropped_out)
-        yield SummaryMetricFamily(
-            "personalive_delay_seconds",
-            "From the arrival of a camera frame to the picture that it drove",
-            count_value=totals.delays,
-            sum_value=totals.delay_seconds,
-        )
+        yield _delays(totals)
 
     def _calls(self) -> Iterable[Metric]:
         scheduler = self._hub.scheduler
@@ -69,14 +81,24 @@ class HubCollector(Collector):
             yield _gauge("device_memory_bytes", "Device memory reserved by PyTorch", torch.cuda.memory_reserved())
 
 
+def _delays(totals: Totals) -> HistogramMetricFamily:
+    bounds = [*map(str, DELAY_BOUNDS), "+Inf"]
+    return HistogramMetricFamily(
+        "personalive_delay_seconds",
+        "From the arrival of a camera frame to the picture that it drove",
+        buckets=list(zip(bounds, itertools.accumulate(totals.delay_counts), strict=True)),
+        sum_value=totals.delay_seconds,
+    )
+
+
 def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"personalive_{name}", help_text, value=value)
 
 
-def registry(hub: Hub) -> CollectorRegistry:
+def registry(hub: Hub, waiting_room: WaitingRoom) -> CollectorRegistry:
     """The metrics of one server, with memory and CPU time of its process."""
     result = CollectorRegistry()
-    result.register(HubCollector(hub))
+    result.register(HubCollector(hub, waiting_room))
     ProcessCollector(registry=result)
     return result
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from personalive.live.http.settings import LoadParams
 from personalive.live.hub.loader import LoadParameters
+from personalive.live.transport.offer import MAX_SDP
 
 EXAMPLE_SDP = "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n…"
 
@@ -54,7 +55,7 @@ class IceServersAnswer(BaseModel):
 class OfferRequest(BaseModel):
     """A WebRTC offer."""
 
-    sdp: str = Field(min_length=1, max_length=200_000, examples=[EXAMPLE_SDP])
+    sdp: str = Field(min_length=1, max_length=MAX_SDP, examples=[EXAMPLE_SDP])
     type: Literal["offer"]
     initialParameters: dict[str, Any] | None = Field(  # noqa: N815
         None, description="As sent later on the data channel", examples=[{"mirror": True}]

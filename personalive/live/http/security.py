@@ -2,7 +2,9 @@
 
 import asyncio
 import hmac
+import ipaddress
 import json
+import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -18,11 +20,13 @@ MAX_PICTURE = 20 * 1024 * 1024
 """Bytes of a portrait."""
 BODY_SECONDS = 30.0
 """Time that a client has to send a body."""
+MAX_WORKING = 64
+"""Requests with a body that are worked on at once."""
 OPEN_FOLDERS = ("/static/", "/api/v1/watch/")
 OPEN_PATHS = ("/", "/embed", "/health", "/openapi.json")
 """What is to be had without a token: the page itself, and the pictures of a session whose watch id the client knows."""
 SOCKET_TOKEN = "token."
-"""Prefix of the WebSocket subprotocol that carries the token, since browsers can not set headers there."""
+"""Prefix of the WebSocket subprotocol that carries the token, since browsers cannot set headers there."""
 
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' ws: wss:; "
@@ -45,6 +49,34 @@ class TokenCheck:
         return any(matches)
 
 
+class HostCheck:
+    """Which names this machine may be called by: against pages whose name is made to point here.
+
+    On the loopback address these are its own names. On others any address will do, as an address cannot be made to
+    point elsewhere, and the machine's own names; with a token, which such a page does not have, any name. In each case
+    those of `--allowed_host` too.
+    """
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._any_name = bool(options.tokens) and not options.is_local and not options.allowed_hosts
+        self._any_address = not options.is_local
+        own = (options.host, *options.allowed_hosts, *(_machine_names() if self._any_address else ()))
+        self._names = {"localhost", "127.0.0.1", "::1", *(name.lower() for name in own)}
+
+    def accepts(self, host: str) -> bool:
+        """Whether a `Host` header names this server."""
+        name = host_name(host)
+        return self._any_name or name in self._names or (self._any_address and _is_address(name))
+
+
+def host_name(host: str) -> str:
+    """The name in a `Host` header, without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
 def given_token(headers: Headers) -> str | None:
     """The token of a request: a bearer token, or a WebSocket subprotocol `token.SECRET`."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
@@ -54,35 +86,66 @@ def given_token(headers: Headers) -> str | None:
     return next((each.removeprefix(SOCKET_TOKEN) for each in offered if each.startswith(SOCKET_TOKEN)), None)
 
 
+def answer_headers(path: str) -> dict[str, str]:
+    """What browsers should know of the answer to a request for this path, be it what it may."""
+    ancestors = "*" if path == "/embed" else "'none'"
+    return {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": f"{CONTENT_POLICY}; frame-ancestors {ancestors}",
+    }
+
+
 class Gate:
     """ASGI middleware that turns away what may not come in, and bounds what does."""
 
     def __init__(self, app: ASGIApp, options: ServeOptions) -> None:
         self._app = app
         self._tokens = TokenCheck(options.tokens)
-        self._hosts = _hosts(options)
+        self._hosts = HostCheck(options)
+        self._working = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or socket."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        send = _described(scope, send)
         refused = self._refusal(scope)
         if refused is not None:
             await _refuse(scope, receive, send, *refused)
         elif scope["type"] == "websocket":
             await self._app(scope, receive, send)
         else:
-            await self._app(scope, _bounded(scope, receive), _described(scope, send))
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = Body(scope, receive)
+        counted = False
+
+        async def bounded() -> Message:
+            nonlocal counted
+            message = await body.receive()
+            if body.complete and body.size and not counted:
+                if self._working >= MAX_WORKING:
+                    raise HTTPException(503, f"{MAX_WORKING} requests are being worked on", {"Retry-After": "2"})
+                self._working += 1
+                counted = True
+            return message
+
+        try:
+            await self._app(scope, bounded, send)
+        finally:
+            self._working -= counted
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._hosts and _name(host) not in self._hosts:
-            return 400, f"the host name {_name(host)[:100]!r} is not served here; see --allowed_host"
+        if not self._hosts.accepts(host):
+            return 400, f"the host name {host_name(host)[:100]!r} is not served here; see --allowed_host"
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if changes and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if changes and origin is not None and _origin_host(origin) != host.lower():
             return 403, "requests from pages of other sites are not taken"
         path = scope["path"]
         if (
@@ -94,16 +157,57 @@ class Gate:
         return None
 
 
-def _hosts(options: ServeOptions) -> set[str]:
-    """Names by which this machine may be called: against pages whose name is made to point here."""
-    if not options.is_local and not options.allowed_hosts:
-        return set()
-    return {"localhost", "127.0.0.1", "::1", options.host, *options.allowed_hosts}
+class Body:
+    """A request's body, counted while it comes, and with a time for it."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.size = 0
+        self.complete = False
+        self._receive = receive
+        self._limit = MAX_PICTURE if scope["path"].endswith("/reference") else MAX_BODY
+        self._announced = Headers(scope=scope).get("content-length", "0")
+        self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+
+    async def receive(self) -> Message:
+        """The next part.
+
+        Raises:
+            HTTPException: it is too long, or takes too long.
+        """
+        if self.complete:  # what comes now is the end of the connection, which may take its time
+            return await self._receive()
+        if self._announced.isdecimal() and int(self._announced) > self._limit:
+            raise HTTPException(
+                413, f"the body has {self._announced} bytes, more than the {self._limit} that are taken"
+            )
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
+        self.size += len(message.get("body", b""))
+        if self.size > self._limit:
+            raise HTTPException(413, f"the body has more than the {self._limit} bytes that are taken")
+        self.complete = not message.get("more_body", False)
+        return message
 
 
-def _name(host: str) -> str:
+def _machine_names() -> set[str]:
+    name = socket.gethostname().lower()
+    return {name, f"{name}.local"} - {""}
+
+
+def _is_address(name: str) -> bool:
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _origin_host(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
     except ValueError:
         return ""
 
@@ -111,55 +215,34 @@ def _name(host: str) -> str:
 async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, detail: str) -> None:
     if scope["type"] == "websocket":
         await receive()
-        await send({"type": "websocket.close", "code": 1008, "reason": detail})
-        return
+    await _answer(scope, send, status, detail)
+
+
+async def _answer(scope: Scope, send: Send, status: int, detail: object) -> None:
+    kind = "websocket.http" if scope["type"] == "websocket" else "http"
     body = json.dumps({"detail": detail}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """Count a body while it comes, and give it a time."""
-    limit = MAX_PICTURE if scope["path"].endswith("/reference") else MAX_BODY
-    announced = Headers(scope=scope).get("content-length", "0")
-    left = limit
-    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
-    complete = False
-
-    async def bounded() -> Message:
-        nonlocal left, complete
-        if complete:  # what comes now is the end of the connection, which may take its time
-            return await receive()
-        if announced.isdecimal() and int(announced) > limit:
-            raise HTTPException(413, f"the body has {announced} bytes, more than the {limit} that are taken")
-        try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
-        except TimeoutError:
-            raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
-        left -= len(message.get("body", b""))
-        if left < 0:
-            raise HTTPException(413, f"the body has more than the {limit} bytes that are taken")
-        complete = not message.get("more_body", False)
-        return message
-
-    return bounded
+    await send({"type": f"{kind}.response.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})
 
 
 def _described(scope: Scope, send: Send) -> Send:
-    """Add what browsers should know of every answer."""
-    embeddable = scope["path"] == "/embed"
+    """Add what browsers should know of every answer; a socket that is refused without one gets an answer, too."""
+    accepted = False
 
     async def described(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        nonlocal accepted
+        kind = message["type"]
+        if kind == "websocket.close" and not accepted:
+            await _answer(scope, described, 403, message.get("reason") or "there is no such socket")
+            return
+        accepted = accepted or kind == "websocket.accept"
+        if kind in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
+            message.setdefault("headers", [])
             headers = MutableHeaders(scope=message)
-            headers["X-Content-Type-Options"] = "nosniff"
-            headers["Referrer-Policy"] = "no-referrer"
-            ancestors = "*" if embeddable else "'none'"
-            headers["Content-Security-Policy"] = f"{CONTENT_POLICY}; frame-ancestors {ancestors}"
+            headers.update(answer_headers(scope["path"]))
             headers.setdefault("Cache-Control", "no-cache")
         await send(message)
 

@@ -1,29 +1,32 @@
 """The live server: its FastAPI application, and the command that runs it."""
 
 import logging
+import resource
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import uvicorn
 from fastapi import FastAPI, Query, Request, WebSocket
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
+from personalive.errors import PersonaLiveError
 from personalive.extras import missing, pip_install
-from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
-from personalive.live.http import api, metrics, schemas
+from personalive.live.http import answers, api, metrics, presets
+from personalive.live.http.connection import ROOM, TLS, HttpConnection, SocketConnection
 from personalive.live.http.security import SOCKET_TOKEN, Gate, given_token
+from personalive.live.http.waiting import WaitingRoom
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
-from personalive.live.hub.entries import FullError, NotLoadedError, NotYoursError, UnknownSessionError
 from personalive.live.hub.hub import Hub
-from personalive.live.hub.loader import BusyError, EngineFactory
+from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
 from personalive.live.transport import aiortc_fixes
+from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
 
 logger = logging.getLogger(__name__)
@@ -32,16 +35,20 @@ STATIC = Path(__file__).parent / "static"
 PRESETS = STATIC / "presets"
 PROTOCOL = "personalive"
 """WebSocket subprotocol."""
-ANSWERS: dict[type[PersonaLiveError], int] = {
-    FullError: 503,
-    DeviceMemoryError: 503,
-    UnknownSessionError: 404,
-    SessionEndedError: 404,
-    NotYoursError: 403,
-    BusyError: 409,
-    InputError: 400,
-    PersonaLiveError: 400,
+MAX_FILES = 8192
+"""Open files, sockets among them, that the process asks for."""
+UVICORN: dict[str, Any] = {
+    "http": HttpConnection,
+    "ws": SocketConnection,
+    "ws_max_size": MAX_MESSAGE_BYTES,
+    "timeout_keep_alive": 15,
+    "backlog": 1024,
+    "proxy_headers": False,
+    "server_header": False,
+    "access_log": False,
+    "log_level": "error",
 }
+"""How uvicorn is run. It logs defects only: a line for each request would be one more thing to flood."""
 
 
 def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | None) -> FastAPI:
@@ -55,39 +62,29 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     aiortc_fixes.apply()
     hub = Hub(options, factory, faces)
 
+    waiting_room = WaitingRoom()
+
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await hub.start()
-        yield
+        yield {ROOM: waiting_room, TLS: _tls_context(options)}
         await hub.stop()
 
     # The stock documentation pages load their scripts from other hosts; the description itself stays.
     app = FastAPI(title="PersonaLive live", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.hub = hub
-    app.state.metrics = metrics.registry(hub)
-    for kind in ANSWERS:
-        app.add_exception_handler(kind, _answer_error)
-    app.add_exception_handler(NotLoadedError, _answer_not_loaded)
+    app.state.ice = IceLimits(options.media_host or options.host)
+    app.state.metrics = metrics.registry(hub, waiting_room)
+    answers.add_handlers(app)
     app.include_router(api.router)
-    _add_pages(app, options.presets or PRESETS)
+    app.include_router(presets.router(options.presets or PRESETS))
+    _add_pages(app)
     _add_socket(app)
     app.add_middleware(Gate, options=options)
     return app
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    status = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
-    headers = {"Retry-After": "10"} if status == 503 else None
-    return JSONResponse({"detail": str(error)}, status, headers)
-
-
-async def _answer_not_loaded(request: Request, error: Exception) -> Response:
-    # Clients of this interface expect 400 where they send a portrait before anything is loaded.
-    status = 400 if request.url.path.endswith("/reference") else 503
-    return JSONResponse({"detail": str(error)}, status, {"Retry-After": "5"})
-
-
-def _add_pages(app: FastAPI, presets: Path) -> None:
+def _add_pages(app: FastAPI) -> None:
     def page(request: Request, name: str) -> Response:
         response = FileResponse(STATIC / name)
         if COOKIE not in request.cookies:
@@ -102,14 +99,6 @@ def _add_pages(app: FastAPI, presets: Path) -> None:
     async def embed(request: Request) -> Response:
         return page(request, "embed.html")
 
-    @app.get("/api/v1/presets")
-    async def list_presets() -> list[schemas.Preset]:
-        """Portraits that the page offers."""
-        files = sorted(path for path in presets.glob("*") if path.suffix in (".png", ".jpg", ".webp"))
-        return [schemas.Preset(name=path.stem, url=f"/static/presets/{path.name}") for path in files]
-
-    if presets.is_dir():
-        app.mount("/static/presets", StaticFiles(directory=presets), name="presets")
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
@@ -159,18 +148,22 @@ def serve(options: ServeOptions) -> None:
         )
         options = options.replace(face_boxes="keypoints")
     app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
+    _allow_many_files()
     logger.info("the page is at %s", options.page_url)
-    uvicorn.run(
-        app,
-        host=options.host,
-        port=options.port,
-        ssl_certfile=options.tls_cert,
-        ssl_keyfile=options.tls_key,
-        ws_max_size=MAX_MESSAGE_BYTES,
-        ws_max_queue=8,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=5,
-        limit_concurrency=256,
-        proxy_headers=False,
-        server_header=False,
-    )
+    uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5, **UVICORN)
+
+
+def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+    if options.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(options.tls_cert, options.tls_key)
+    return context
+
+
+def _allow_many_files() -> None:
+    """Take as many open files as the system allows: a crowd that connects at once needs them for a moment."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -104,6 +104,8 @@ class Connections:
         """Change a session's state unless it has ended, and tell its viewers whether its pictures flow."""
         if state is entry.state or entry.state is SessionState.CLOSING:
             return
+        was_live, is_live = entry.state is SessionState.CONNECTED, state is SessionState.CONNECTED
         entry.move_to(state, self._clock())
-        for viewer in entry.viewers:
-            viewer.send({"type": "stream", "live": state is SessionState.CONNECTED})
+        if was_live != is_live:
+            for viewer in entry.viewers:
+                viewer.send({"type": "stream", "live": is_live})

@@ -8,6 +8,7 @@ from typing import Protocol
 from personalive.errors import PersonaLiveError
 from personalive.live.core.frames import Message
 from personalive.live.core.session import Session
+from personalive.live.core.statistics import DELAY_BOUNDS
 from personalive.live.hub.clients import Client
 
 
@@ -96,7 +97,8 @@ class Totals:
     pictures_shown: int = 0
     dropped_in: int = 0
     dropped_out: int = 0
-    delays: int = 0
+    delay_counts: tuple[int, ...] = (0,) * (len(DELAY_BOUNDS) + 1)
+    """As in `Delays`."""
     delay_seconds: float = 0.0
 
     def plus(self, session: Session) -> "Totals":
@@ -107,6 +109,6 @@ class Totals:
             self.pictures_shown + figures.pictures_shown,
             self.dropped_in + dropped[0],
             self.dropped_out + dropped[1],
-            self.delays + delays.count,
+            tuple(a + b for a, b in zip(self.delay_counts, delays.counts, strict=True)),
             self.delay_seconds + delays.total,
         )

@@ -9,7 +9,7 @@ from personalive.errors import DeviceMemoryError, NoFaceError
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import Faces
-from personalive.live.core.pictures import crop, crop_window, decode, shrink
+from personalive.live.core.pictures import crop, crop_window, decode
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.types import Box, RGBArray
@@ -32,7 +32,7 @@ class Portraits:
         """
 
         def run() -> tuple[RGBArray, Any]:
-            image = read(data)
+            image = decode(data)
             return image, prepare(image, engine, self._faces)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
@@ -74,15 +74,6 @@ async def show(reference: Any, sessions: Sequence[Session]) -> int:
             f"sessions could not show it: {failures[0]}"
         ) from failures[0]
     return shown
-
-
-def read(data: bytes) -> RGBArray:
-    """The picture in a request's body, at a size that is worth keeping.
-
-    Raises:
-        InputError: no picture, damaged, or too large.
-    """
-    return shrink(decode(data))
 
 
 def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:

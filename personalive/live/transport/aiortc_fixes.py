@@ -6,18 +6,24 @@
    FFmpeg's decoders that the stream has ended, and H.264 never recovers from it.
 3. Its video encoders are capped at 1.5 Mbit/s (VP8) and 3 Mbit/s (H.264), too little for 512×512 at 25 frames a second
    without visible blocks.
+4. Its ICE agents use every address of the machine but the loopback one, and send seven packets from each of them to
+   each address that a client names.
 
-`apply` is to be called once before the first connection; other versions than 1.16 are left as they are. To be deleted
-when a release of aiortc has the same.
+`apply` is to be called once before the first connection; other versions than 1.16 are left as they are. `limit_ice`
+is for each connection. To be deleted when a release of aiortc has the same.
 """
 
 import logging
 from importlib import metadata
 
-from aiortc import jitterbuffer
+from aioice import Candidate, Connection, stun
+from aioice.ice import StunProtocol
+from aiortc import RTCIceTransport, RTCPeerConnection, jitterbuffer
 from aiortc.codecs import h264, vpx
 from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtp import RtpPacket
+
+from personalive.live.transport.ice import IceLimits
 
 logger = logging.getLogger(__name__)
 
@@ -83,3 +89,55 @@ def _payload(packet: RtpPacket) -> bytes:
     """What the receiver left with the packet after it took the codec's header off."""
     data: bytes = vars(packet)["_data"]
     return data
+
+
+def limit_ice(connection: RTCPeerConnection, limits: IceLimits) -> None:
+    """Hold a connection to limits; after its remote description is set, before its local one, which opens sockets."""
+    for transport in ice_transports(connection):
+        _limit_agent(transport.iceGatherer._connection, limits)
+
+
+def ice_transports(connection: RTCPeerConnection) -> set[RTCIceTransport]:
+    """The ways by which a connection's parts travel: one, where all are bundled."""
+    parts = [each.receiver for each in connection.getTransceivers()]
+    return {each.transport.transport for each in (*parts, connection.sctp) if each is not None and each.transport}
+
+
+def _limit_agent(agent: Connection, limits: IceLimits) -> None:
+    gather, check_incoming = agent.get_component_candidates, agent.check_incoming
+
+    async def gather_within(component: int, addresses: list[str], timeout: int = 5) -> list[Candidate]:
+        found = await gather(component, addresses if limits.addresses is None else limits.addresses, timeout)
+        for protocol in agent._protocols:
+            _limit_sending(protocol, limits)
+        return found
+
+    def check_heard(message: stun.Message, address: tuple[str, int], protocol: StunProtocol) -> None:
+        limits.heard_from(address[0])
+        check_incoming(message, address, protocol)
+
+    vars(agent).update(get_component_candidates=gather_within, check_incoming=check_heard)
+
+
+def _limit_sending(protocol: StunProtocol, limits: IceLimits) -> None:
+    send, ask = protocol.send_stun, protocol.request
+
+    def send_within(message: stun.Message, address: tuple[str, int]) -> None:
+        if message.message_class is not stun.Class.REQUEST or limits.may_send(address[0]):
+            send(message, address)
+
+    async def ask_and_note(
+        request: stun.Message,
+        address: tuple[str, int],
+        integrity_key: bytes | None = None,
+        retransmissions: int | None = None,
+    ) -> tuple[stun.Message, tuple[str, int]]:
+        try:
+            answer = await ask(request, address, integrity_key, retransmissions)
+        except stun.TransactionFailed:  # which is an answer, too: its author knows the key
+            limits.answered(address[0])
+            raise
+        limits.answered(answer[1][0])
+        return answer
+
+    vars(protocol).update(send_stun=send_within, request=ask_and_note)

@@ -31,16 +31,15 @@ from personalive.live.hub.entries import Entry
 from personalive.live.hub.eviction import CONNECT_SECONDS
 from personalive.live.hub.hub import Hub
 from personalive.live.options import IceServer
+from personalive.live.transport.aiortc_fixes import ice_transports, limit_ice
 from personalive.live.transport.audio import DelayedAudio
+from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import handle, session_figures
+from personalive.live.transport.offer import Candidates, checked
 from personalive.types import RGBArray
 
 logger = logging.getLogger(__name__)
 
-MAX_SECTIONS = 8
-"""Media sections of an offer: two are needed, browsers send few more."""
-MAX_CANDIDATES = 128
-"""Addresses that one client may name."""
 KEEP_ALIVE = 1.0
 """Seconds after which a picture is sent again if there is no new one, so that latecomers see something."""
 BIG_FRAME = 1920 * 1088
@@ -57,7 +56,8 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, counts: bool) -> None:
+        """`counts` as for `Session.subscribe`."""
         super().__init__()
         loop = asyncio.get_running_loop()
         self._session = session
@@ -65,7 +65,7 @@ class PictureTrack(MediaStreamTrack):
         self._began = time.monotonic()
         self._last: RGBArray | None = None
         self._sent = 0.0
-        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set))
+        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set), counts=counts)
 
     @property
     def delay(self) -> float:
@@ -85,9 +85,9 @@ class PictureTrack(MediaStreamTrack):
                 return self._frame(picture.image, now)
             if self._last is not None and now - self._sent >= KEEP_ALIVE:
                 return self._frame(self._last, now)
-            wait = KEEP_ALIVE if due is None else min(KEEP_ALIVE, due - now)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ready.wait(), max(0.0, wait))
+                async with asyncio.timeout(KEEP_ALIVE if due is None else min(KEEP_ALIVE, due - now)):
+                    await self._ready.wait()
 
     def stop(self) -> None:
         """End the track."""
@@ -106,19 +106,23 @@ class PictureTrack(MediaStreamTrack):
 class Peer:
     """One WebRTC connection of a session: its driver, or a viewer that only watches."""
 
-    def __init__(self, hub: Hub, entry: Entry, *, viewer: bool) -> None:
+    def __init__(self, hub: Hub, entry: Entry, limits: IceLimits, *, viewer: bool) -> None:
         self._hub = hub
         self._entry = entry
         self._session = entry.session
         self._viewer = viewer
         self._loop = asyncio.get_running_loop()
-        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=_servers(hub.options.ice_servers)))
+        self._limits = limits
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=_servers(hub.options.ice_servers, limits)))
         self._channel: RTCDataChannel | None = None
         self._unsent: list[Message] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._candidates = 0
+        self._cameras: list[MediaStreamTrack] = []
+        self._work: asyncio.Task[None] | None = None
+        self._end: asyncio.Task[None] | None = None
+        """Closes a connection that broke."""
+        self._candidates = Candidates(local_only=limits.local_only)
         self._closed = False
-        self._picture = PictureTrack(self._session)
+        self._picture = PictureTrack(self._session, counts=not viewer)
         self._connection.on("track", self._on_track)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
@@ -130,18 +134,17 @@ class Peer:
             InputError: no usable offer.
         """
         try:
-            if sdp.count("\nm=") > MAX_SECTIONS:
-                raise InputError(f"the offer has more than {MAX_SECTIONS} media sections")
-            await self._connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            offered = checked(sdp, self._candidates)
+            await self._connection.setRemoteDescription(RTCSessionDescription(offered, "offer"))
             self._add_tracks()
+            limit_ice(self._connection, self._limits)
             await self._connection.setLocalDescription(await self._connection.createAnswer())
         except InputError:
             raise
         except Exception as error:  # aiortc trusts the shape of what it parses
             logger.info("an offer was refused: %s: %s", type(error).__name__, error)
-            raise InputError("the offer's SDP can not be used: it must offer to send or receive one video") from error
-        self._start(self._send_statistics())
-        self._start(self._notice_silence())
+            raise InputError("the offer's SDP cannot be used: it must offer to send or receive one video") from error
+        self._work = asyncio.create_task(self._run())
         return self._connection.localDescription.sdp
 
     async def add_candidates(self, candidates: list[dict[str, Any]]) -> None:
@@ -150,9 +153,6 @@ class Peer:
         Raises:
             InputError: one that can not be read, or too many.
         """
-        self._candidates += len(candidates)
-        if self._candidates > MAX_CANDIDATES:
-            raise InputError(f"more than {MAX_CANDIDATES} candidates")
         for given in candidates:
             await self._add_candidate(given)
 
@@ -174,10 +174,32 @@ class Peer:
             await asyncio.sleep(GOODBYE_SECONDS)
         self._hub.connections.detach(self._entry, self)
         self._picture.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._connection.close()
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait([self._work])
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Free what the connection holds, even where aiortc cannot be brought to do it."""
+        try:
+            await self._connection.close()
+        except Exception as error:
+            logger.warning("a connection could not be closed, its sockets are: %s: %s", type(error).__name__, error)
+            for transport in ice_transports(self._connection):
+                with contextlib.suppress(Exception):
+                    await transport.stop()
+
+    async def _run(self) -> None:
+        """Read the camera and tell figures until the connection is closed."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send_statistics())
+                tasks.create_task(self._notice_silence())
+                for camera in self._cameras:
+                    tasks.create_task(self._read_video(camera))
+        except* Exception:
+            logger.exception("a WebRTC connection broke")
+            self._end = asyncio.create_task(self.close())
 
     def _add_tracks(self) -> None:
         kinds = {each.kind for each in self._connection.getTransceivers()}
@@ -193,21 +215,24 @@ class Peer:
 
     async def _add_candidate(self, given: dict[str, Any]) -> None:
         text = given.get("candidate") or ""
+        line = text.removeprefix("candidate:")
+        if text and not self._candidates.admit(line):
+            return
         try:
             if not text:
                 await self._connection.addIceCandidate(None)
                 return
-            candidate = candidate_from_sdp(text.removeprefix("candidate:"))
+            candidate = candidate_from_sdp(line)
             candidate.sdpMid, candidate.sdpMLineIndex = given.get("sdpMid"), given.get("sdpMLineIndex")
             await self._connection.addIceCandidate(candidate)
         except Exception as error:  # as above: whatever a malformed line makes aiortc stumble over
-            raise InputError(f"the candidate {text[:200]!r} can not be used") from error
+            raise InputError(f"the candidate {text[:200]!r} cannot be used") from error
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if self._viewer:
             return
         if track.kind == "video":
-            self._start(self._read_video(track))
+            self._cameras.append(track)
         elif self._hub.options.audio:
             self._connection.addTrack(DelayedAudio(track, lambda: self._picture.delay))
 
@@ -267,14 +292,11 @@ class Peer:
         elif self._channel.readyState == "open" and self._channel.bufferedAmount < 65536:
             self._channel.send(json.dumps(message))
 
-    def _start(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
-
-def _servers(servers: tuple[IceServer, ...]) -> list[RTCIceServer]:
-    return [RTCIceServer(urls=each.urls, username=each.username, credential=each.credential) for each in servers]
+def _servers(servers: tuple[IceServer, ...], limits: IceLimits) -> list[RTCIceServer]:
+    # From the loopback address only a relay helps: a STUN server cannot be reached, and would be waited for.
+    useful = (each for each in servers if not limits.local_only or each.urls.startswith("turn"))
+    return [RTCIceServer(urls=each.urls, username=each.username, credential=each.credential) for each in useful]
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: Any) -> None:

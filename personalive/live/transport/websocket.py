@@ -1,4 +1,4 @@
-"""The same session over a WebSocket, for networks where WebRTC can not pass.
+"""The same session over a WebSocket, for networks where WebRTC cannot pass.
 
 Binary messages both ways: eight bytes, the client's time stamp as a little-endian double, then a JPEG or WebP picture.
 A picture comes back with the stamp of the camera frame that drove it (NaN for the first ones, which nothing drove).
@@ -8,13 +8,14 @@ Text messages are those of the data channel.
 import asyncio
 import contextlib
 import json
+import logging
 import math
 import struct
 import time
 from functools import partial
 from typing import Literal
 
-from fastapi import WebSocket
+from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
 
 from personalive.live.core.frames import CameraFrame, Message, Picture
@@ -23,6 +24,8 @@ from personalive.live.core.subscription import Subscription
 from personalive.live.hub.entries import Entry
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.messages import handle, session_figures
+
+logger = logging.getLogger(__name__)
 
 STAMP = struct.Struct("<d")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -33,10 +36,21 @@ TEXTS_PER_SECOND = 50
 FLOOD_SECONDS = 2.0
 SEND_SECONDS = 10.0
 """A client that reads nothing for so long is let go."""
+GOODBYE_SECONDS = 1.0
+"""Time for the last messages to leave."""
 STATISTICS_SECONDS = 0.5
-GOING_AWAY = 1001
+GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 
 PictureFormat = Literal["jpeg", "webp"]
+
+
+class Ended(Exception):  # noqa: N818  not an error: what ends the tasks of a connection
+    """A connection is over."""
+
+    def __init__(self, code: int = GOING_AWAY, reason: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
 
 
 class Socket:
@@ -51,7 +65,8 @@ class Socket:
         self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
         self._messages: asyncio.Queue[Message] = asyncio.Queue(maxsize=32)
-        self._work: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._closed = asyncio.Event()
 
     @property
     def connected(self) -> bool:
@@ -60,9 +75,25 @@ class Socket:
 
     async def run(self) -> None:
         """Serve until either side ends it."""
-        self._work = asyncio.ensure_future(self._serve())
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._work
+        subscription = self._session.subscribe(self._wake_from_thread)
+        end = Ended()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive())
+                tasks.create_task(self._send_pictures(subscription))
+                tasks.create_task(self._send_messages())
+                tasks.create_task(self._wait_for_close())
+        except* Ended as ends:
+            end = next(each for each in ends.exceptions if isinstance(each, Ended))
+        except* (WebSocketDisconnect, TimeoutError):
+            pass  # a client that vanished, or does not read
+        except* Exception:
+            logger.exception("a WebSocket broke")
+        finally:
+            self._session.unsubscribe(subscription)
+            self._hub.connections.detach(self._entry, self)
+            await self._hang_up(end)
+            self._closed.set()
 
     def send(self, message: Message) -> None:
         """Tell the client something; any thread."""
@@ -71,37 +102,26 @@ class Socket:
 
     async def close(self) -> None:
         """End the connection, after the messages that wait."""
-        if self._work is not None and not self._work.done():
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(1.0):
-                    while not self._messages.empty():
-                        await self._socket.send_text(json.dumps(self._messages.get_nowait()))
-            self._work.cancel()
+        self._closing.set()
+        await self._closed.wait()
 
     def _queue(self, message: Message) -> None:
         with contextlib.suppress(asyncio.QueueFull):  # a client that does not read misses messages
             self._messages.put_nowait(message)
 
-    async def _serve(self) -> None:
-        subscription = self._session.subscribe(self._wake_from_thread)
-        works = (self._receive(), self._send_pictures(subscription), self._send_messages())
-        sides = [asyncio.ensure_future(work) for work in works]
-        try:
-            done, _ = await asyncio.wait(sides, return_when=asyncio.FIRST_COMPLETED)
-            for side in done:
-                side.exception()  # seen: a connection that broke is the usual end
-        finally:
-            for side in sides:
-                side.cancel()
-            await asyncio.gather(*sides, return_exceptions=True)
-            self._session.unsubscribe(subscription)
-            self._hub.connections.detach(self._entry, self)
-            await self._hang_up()
+    async def _wait_for_close(self) -> None:
+        await self._closing.wait()
+        raise Ended
 
-    async def _hang_up(self) -> None:
-        if self._socket.application_state is WebSocketState.CONNECTED:
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(self._socket.close(GOING_AWAY), 1.0)
+    async def _hang_up(self, end: Ended) -> None:
+        if self._socket.application_state is not WebSocketState.CONNECTED:
+            return
+        # It may be gone already, or its buffers full.
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                while not self._messages.empty():
+                    await self._socket.send_text(json.dumps(self._messages.get_nowait()))
+                await self._socket.close(end.code, end.reason)
 
     def _wake_from_thread(self) -> None:
         with contextlib.suppress(RuntimeError):
@@ -112,7 +132,7 @@ class Socket:
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
-                return
+                raise Ended
             data, text = message.get("bytes"), message.get("text")
             if data is not None:
                 self._take_frame(data)
@@ -121,8 +141,9 @@ class Socket:
                 handle(self._session, text, self._queue)
                 within = await texts.wait()
             if not within:
-                self._queue({"type": "error", "error_message": "more messages came than a camera can send"})
-                return
+                reason = "more messages came than a camera can send"
+                self._queue({"type": "error", "error_message": reason})
+                raise Ended(POLICY_VIOLATION, reason)
 
     def _take_frame(self, data: bytes) -> None:
         if len(data) <= STAMP.size:
@@ -139,11 +160,12 @@ class Socket:
             picture, due = subscription.pop(now)
             if picture is not None:
                 data = await self._loop.run_in_executor(None, self._encoded, picture)
-                await asyncio.wait_for(self._socket.send_bytes(data), SEND_SECONDS)
+                async with asyncio.timeout(SEND_SECONDS):
+                    await self._socket.send_bytes(data)
                 continue
-            wait = None if due is None else max(0.0, due - now)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ready.wait(), wait)
+                async with asyncio.timeout(None if due is None else due - now):
+                    await self._ready.wait()
 
     def _encoded(self, picture: Picture) -> bytes:
         stamp = math.nan if picture.client_stamp is None else picture.client_stamp
@@ -152,14 +174,16 @@ class Socket:
     async def _send_messages(self) -> None:
         while True:
             try:
-                message = await asyncio.wait_for(self._messages.get(), STATISTICS_SECONDS)
+                async with asyncio.timeout(STATISTICS_SECONDS):
+                    message = await self._messages.get()
             except TimeoutError:
                 message = {"type": "stats", **session_figures(self._session)}
-            await asyncio.wait_for(self._socket.send_text(json.dumps(message)), SEND_SECONDS)
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._socket.send_text(json.dumps(message))
 
 
 class Pace:
-    """Lets things pass at a rate, by making whoever asks wait: bursts of a second's worth pass at once.
+    """Lets things pass at a rate, by making the caller wait: bursts of a second's worth pass at once.
 
     Waiting also holds the sender up, since its messages are not read meanwhile. One that does not take the hint for
     `FLOOD_SECONDS` is to be let go, or reading what it has sent would keep the session open long after it has left.

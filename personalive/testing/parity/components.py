@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
-from personalive.engine import keypoints as kp
+from personalive.engine import motion as kp
+from personalive.engine import raster
 from personalive.engine import schedule as sampler
 from personalive.engine.preprocess import Preprocessor
 from personalive.models.motion_blocks import MotionModule, TemporalModule
@@ -48,7 +49,7 @@ def motion_extractor(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
     poses = kp.head_pose(driving)
     own, later, anchor = kp.head_pose(reference), kp.head_pose(second), poses[:1]
     target = kp.retarget(own, poses, anchor)
-    first_call = torch.cat((kp.project(kp.ramp(own, target[:1])), kp.project(target)))
+    first_call = torch.cat((kp.project(kp.lead_in(own, target[:1])), kp.project(target)))
     computed: Computed = {
         "get_kp_driving": (kp.project(poses), tolerances.KEYPOINTS),
         "interp_online_kps": (first_call, tolerances.KEYPOINTS),
@@ -99,22 +100,22 @@ def keypoint_rasters(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
     for key, array in golden.items():
         if key.startswith("raster_"):
             height, width = array.shape[2:]
-            raster = (kp.draw(points, width, height) * 255).round().to(torch.uint8)
-            computed[key] = (raster, tolerances.EXACT)
+            drawn = (raster.draw(points, width, height) * 255).round().to(torch.uint8)
+            computed[key] = (drawn, tolerances.EXACT)
             boxes = f"boxes_{key.removeprefix('raster_').removesuffix('_u8')}"
-            computed[boxes] = (np.array(kp.face_boxes(points, width, height)), tolerances.EXACT)
+            computed[boxes] = (np.array(raster.face_boxes(points, width, height)), tolerances.EXACT)
     return computed
 
 
 def pose_guider(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
     """Pose features of small rasters, and of two that are drawn at 512 × 512."""
     guider = network("pose_guider", ModelConfig(), case["seed"])
-    raster = torch.from_numpy(golden["raster_128_u8"])
+    stored = torch.from_numpy(golden["raster_128_u8"])
     points = torch.from_numpy(np.load(folder / "components/keypoint_rasters.npz")["keypoints"])[:2]
-    small, large = guider(raster.float() / 255), guider(kp.draw(points, 512, 512))
+    small, large = guider(stored.float() / 255), guider(raster.draw(points, 512, 512))
     statistics = _statistics(large, (2, 3)).transpose(1, 2)
     return {
-        "raster_128_u8": (raster, tolerances.EXACT),
+        "raster_128_u8": (stored, tolerances.EXACT),
         "out_128": (small.transpose(0, 1)[None], tolerances.POSE_FEATURES),
         "out_512_sub": (large.transpose(0, 1)[None, ::8, :, ::2, ::2], tolerances.POSE_FEATURES),
         "out_512_channel_mean": (statistics[0][None], tolerances.POSE_FEATURES),
@@ -171,7 +172,7 @@ def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
     vae: Any = network("vae", REDUCED, seed)
     latents = rule.normal_input("vae_latents", (2, 4, 12, 16), 20.0, seed=seed) / REDUCED.vae.scaling_factor
     with one_thread():
-        encoded = vae.encode(offline.vae_image).latent_dist.mean * REDUCED.vae.scaling_factor
+        encoded = vae.encode(offline.vae_image)[0] * REDUCED.vae.scaling_factor
     pose = (offline.pose_image * 2 - 1)[:, :, ::2, ::2]
     return {
         "ref_image_u8": (image, tolerances.EXACT),
@@ -179,8 +180,8 @@ def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
         "pose_pixels_256_sub": (pose, tolerances.PIXELS),
         "clip_pixels_offline": (offline.clip_image[:, :, ::2, ::2], tolerances.PIXELS),
         "clip_pixels_online": (online.clip_image[:, :, ::2, ::2], tolerances.PIXELS),
-        "clip_embeds_offline": (clip(offline.clip_image).image_embeds, tolerances.HEADS),
-        "clip_embeds_online": (clip(online.clip_image).image_embeds, tolerances.HEADS),
+        "clip_embeds_offline": (clip(offline.clip_image)[:, 0], tolerances.HEADS),
+        "clip_embeds_online": (clip(online.clip_image)[:, 0], tolerances.HEADS),
         "vae_ref_latents": (encoded, tolerances.UNET),
-        "vae_decoded": (vae.decode(latents).sample, tolerances.UNET),
+        "vae_decoded": (vae.decode(latents), tolerances.UNET),
     }

@@ -5,7 +5,6 @@ policy, a noise source, or how frames are pushed; the engine is the same.
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from personalive import models
-from personalive.accel.accelerator import Acceleration, AccelerationName, QuantizeName
-from personalive.config import RAMP, WINDOW, ModelConfig
-from personalive.engine import keypoints as kp
-from personalive.engine.keyframes import FIRST_CALL, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
+from personalive.config import LEAD_IN, WINDOW
+from personalive.engine import motion as kp
+from personalive.engine import raster
+from personalive.engine.keyframes import FIRST_STEP, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
+from personalive.engine.networks import Networks
 from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
-from personalive.engine.step import CallRecord
+from personalive.engine.step import StepRecord
 from personalive.engine.stream import Stream
-from personalive.models.unet import ReferenceFeatures
 from personalive.pipeline import PersonaLive
 from personalive.testing import weight_rule as rule
 from personalive.testing.parity import report as tolerances
 from personalive.testing.parity.components import Computed, Golden
-from personalive.testing.parity.networks import SIZES, network, one_thread
-from personalive.types import Box
+from personalive.testing.parity.networks import SIZES, network
+from personalive.types import AccelerationName, Box, QuantizeName
 
 REFERENCE_BANK_SIZE = 4
 """Entries of the motion bank at which the published offline mode stops testing."""
@@ -49,13 +48,13 @@ class LoggedPolicy:
         decision = self.decide(test)
         if self.tests(test):
             added = decision.remember is not None
-            self.checks.append((test.call, int(added), len(test.bank) + added))
+            self.checks.append((test.step, int(added), len(test.bank) + added))
             self.distances.append(test.distance(self.tested_frame))
         return decision
 
     def tests(self, test: KeyframeTest) -> bool:
         """Whether the distance is looked at in this call."""
-        return test.call >= FIRST_CALL and test.keyframes < MAX_KEYFRAMES
+        return test.step >= FIRST_STEP and test.keyframes < MAX_KEYFRAMES
 
     def decide(self, test: KeyframeTest) -> KeyframeDecision:
         return keyframe_policy(test)
@@ -64,14 +63,14 @@ class LoggedPolicy:
 class ReferenceOffline(LoggedPolicy):
     """D1 and D2: tests the newest chunk but stores the oldest frame, and never stops once the bank is full."""
 
-    tested_frame = RAMP
+    tested_frame = LEAD_IN
 
     def __init__(self) -> None:
         super().__init__()
         self.flag = False
 
     def tests(self, test: KeyframeTest) -> bool:
-        return test.call >= FIRST_CALL and len(test.bank) < REFERENCE_BANK_SIZE
+        return test.step >= FIRST_STEP and len(test.bank) < REFERENCE_BANK_SIZE
 
     def decide(self, test: KeyframeTest) -> KeyframeDecision:
         if not self.tests(test):
@@ -84,7 +83,7 @@ class ReferenceOnline(LoggedPolicy):
     """D3: keeps testing and remembering after the third keyframe."""
 
     def tests(self, test: KeyframeTest) -> bool:
-        return test.call >= FIRST_CALL
+        return test.step >= FIRST_STEP
 
     def decide(self, test: KeyframeTest) -> KeyframeDecision:
         new = self.tests(test) and test.distance(0) > test.threshold
@@ -118,19 +117,16 @@ class RuleNoise:
         self.draws = state["draws"]
 
 
-class LoggedModel(PersonaLive):
-    """Keeps what goes through functions that a call's record does not show, and encodes equal faces once."""
+class LoggedNetworks:
+    """Networks that keep what a step's record does not show, and encode equal faces once."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        networks: Mapping[str, nn.Module],
-        dtype: torch.dtype,
-        acceleration: Acceleration | None = None,
-    ) -> None:
-        super().__init__(config, networks, dtype, acceleration)
+    def __init__(self, networks: Networks) -> None:
+        self._networks = networks
         self.motion_memory: dict[str, Tensor] = {}
         self.forget()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._networks, name)
 
     def forget(self) -> None:
         """Start a new log; the memory of faces stays."""
@@ -139,28 +135,27 @@ class LoggedModel(PersonaLive):
         self.encoded: list[Tensor] = []
         self.sources: list[Tensor] = []
 
-    def extract_pose(self, pixels: Tensor) -> kp.HeadPose:
-        self.poses.append(super().extract_pose(pixels))
+    def extract_pose(self, images: Tensor) -> kp.HeadPose:
+        self.poses.append(self._networks.extract_pose(images))
         return self.poses[-1]
 
-    def embed_image(self, pixels: Tensor) -> Tensor:
-        self.embeddings.append(super().embed_image(pixels))
+    def embed_image(self, images: Tensor) -> Tensor:
+        self.embeddings.append(self._networks.embed_image(images))
         return self.embeddings[-1]
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        with one_thread():
-            self.encoded.append(super().encode_image(pixels))
+    def encode_image(self, images: Tensor) -> Tensor:
+        self.encoded.append(self._networks.encode_image(images))
         return self.encoded[-1]
 
     def encode_motion(self, faces: Tensor) -> Tensor:
         key = hashlib.sha256(faces.contiguous().cpu().numpy().tobytes()).hexdigest()
         if key not in self.motion_memory:
-            self.motion_memory[key] = super().encode_motion(faces)
+            self.motion_memory[key] = self._networks.encode_motion(faces)
         return self.motion_memory[key]
 
-    def reference_features(self, latents: Tensor, embedding: Tensor) -> ReferenceFeatures:
+    def encode_reference(self, latents: Tensor, embedding: Tensor) -> Any:
         self.sources.append(latents)
-        return super().reference_features(latents, embedding)
+        return self._networks.encode_reference(latents, embedding)
 
 
 def _whole(image: npt.NDArray[np.uint8]) -> Box:
@@ -190,25 +185,28 @@ class EndToEnd:
     ) -> None:
         """Run on a device, in a dtype; without `accelerate`, the networks run as they are."""
         self.device, self.dtype, self.accelerate, self.quantize = torch.device(device), dtype, accelerate, quantize
-        self._models: dict[tuple[str, int], LoggedModel] = {}
+        self._models: dict[tuple[str, int], LoggedNetworks] = {}
 
-    def model(self, size: str, seed: int) -> LoggedModel:
+    def model(self, size: str, seed: int) -> LoggedNetworks:
         """The model of a case."""
         if (size, seed) not in self._models:
             config = SIZES[size]
             networks = {name: network(name, config, seed) for name in models.NETWORKS}
             ready = {name: models.cast(net, self.dtype).to(self.device) for name, net in networks.items()}
-            choice = None
+            accelerator = None
             if self.accelerate is not None:
-                choice = Acceleration(self.device, self.dtype, self.accelerate, quantize=self.quantize)
-            self._models[size, seed] = LoggedModel(config, ready, self.dtype, choice)
+                from personalive.accel.accelerator import Accelerator
+
+                accelerator = Accelerator(self.device, self.dtype, self.accelerate, quantize=self.quantize)
+            model = PersonaLive.from_modules(config, ready, self.dtype, accelerator)
+            self._models[size, seed] = LoggedNetworks(model.networks)
         return self._models[size, seed]
 
     def run(self, case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
         """Animate as the case says and collect everything that its file may hold."""
         model, inputs = self.model(case["size"], case["seed"]), np.load(folder / case["inputs"])
         model.forget()
-        records: list[CallRecord] = []
+        records: list[StepRecord] = []
         kind, policy = case["kind"], POLICIES[case["keyframe_policy"]]()
         nonstream = kind == "offline_nonstream"
         stream = Stream(
@@ -216,7 +214,7 @@ class EndToEnd:
             width=case["width"],
             height=case["height"],
             steps=case.get("steps", WINDOW),
-            noise=RuleNoise(case["seed"], len(inputs["driving_u8"]) + RAMP if nonstream else None),
+            noise=RuleNoise(case["seed"], len(inputs["driving_u8"]) + LEAD_IN if nonstream else None),
             keyframes=policy,
             observer=records.append,
         )
@@ -228,7 +226,7 @@ class EndToEnd:
         stream.set_reference(reference)
         stream.push(driving)
         if nonstream:  # this mode repeats the last frame where the engine would mirror the last frames
-            for _ in range(RAMP):
+            for _ in range(LEAD_IN):
                 stream.push(driving[-1:])
         elif kind == "offline":
             stream.flush()
@@ -236,7 +234,7 @@ class EndToEnd:
 
 
 def _collect(
-    golden: Golden, records: list[CallRecord], policy: LoggedPolicy, model: LoggedModel, online: bool
+    golden: Golden, records: list[StepRecord], policy: LoggedPolicy, model: LoggedNetworks, online: bool
 ) -> Computed:
     """What was computed, in the layout of the files. Light files hold the last calls or the first frames only."""
 
@@ -254,11 +252,11 @@ def _collect(
     if online:
         frames = frames.permute(0, 1, 3, 4, 2)
     else:
-        frames = frames[RAMP // WINDOW :].flatten(0, 1).transpose(0, 1)[None]
+        frames = frames[LEAD_IN // WINDOW :].flatten(0, 1).transpose(0, 1)[None]
     keypoints = torch.cat([record.keypoints for record in records])
     motion = torch.cat([record.motion if i == 0 else record.motion[-WINDOW:] for i, record in enumerate(records)])
     pose = records[0].pose_features
-    inserted = [record.call for record in records if record.inserted]
+    inserted = [record.step for record in records if record.inserted]
     clean = torch.stack([record.clean for record in records])
     computed: Computed = {
         "noise_pred": (
@@ -285,8 +283,8 @@ def _collect(
         width, height = frames.shape[3], frames.shape[2]
         driver = torch.cat([kp.project(pose) for pose in model.poses[1:]])
         computed["keypoints_driving"] = (driver, tolerances.KEYPOINTS)
-        computed["boxes"] = (np.array(kp.face_boxes(driver, width, height)), tolerances.EXACT)
-        computed["ref_box"] = (np.array(kp.face_boxes(kp.project(model.poses[0]), width, height)), tolerances.EXACT)
+        computed["boxes"] = (np.array(raster.face_boxes(driver, width, height)), tolerances.EXACT)
+        computed["ref_box"] = (np.array(raster.face_boxes(kp.project(model.poses[0]), width, height)), tolerances.EXACT)
     return computed
 
 

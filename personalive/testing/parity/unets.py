@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from personalive.config import ModelConfig
-from personalive.models.unet import DenoisingUNet, ReferenceFeatures, ReferenceUNet
+from personalive.models.denoising_unet import DenoisingUNet, ReferenceFeatures
+from personalive.models.reference_unet import ReferenceUNet
 from personalive.testing import weight_rule as rule
 from personalive.testing.parity import report as tolerances
 from personalive.testing.parity.components import Computed, Golden, _statistics
@@ -33,9 +34,9 @@ def _banks(case: dict[str, Any], sources: tuple[str, ...]) -> list[tuple[Tensor,
 def block_names(config: ModelConfig) -> list[str]:
     """Published names of the spatial transformer blocks, in the order of banks."""
     with torch.device("meta"):
-        unet = ReferenceUNet(config.unet)
+        unet = DenoisingUNet(config.unet)
     names = {module: name for name, module in unet.named_modules()}
-    return [names[attention.block] for attention in unet.attentions]
+    return [names[spatial.transformer_blocks[0]] for spatial in unet.spatial_transformers]
 
 
 def reference_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
@@ -51,8 +52,8 @@ def reference_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Comput
     return computed
 
 
-def _project(unet: DenoisingUNet, banks: tuple[Tensor, ...], embedding: Tensor, rounded: bool) -> ReferenceFeatures:
-    return unet.project_reference([bank.half().float() if rounded else bank for bank in banks], embedding)
+def _features(banks: tuple[Tensor, ...], embedding: Tensor, rounded: bool) -> ReferenceFeatures:
+    return ReferenceFeatures(embedding, (tuple(bank.half().float() if rounded else bank for bank in banks),))
 
 
 def denoising_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
@@ -71,26 +72,25 @@ def denoising_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Comput
     tokens = (1, frames, config.motion_encoder.tokens, c.motion_token_width)
     inputs = (
         folded("latents", c.latent_channels),
-        unet.embed_time(steps),
+        steps,
         rule.normal_input("motion", tokens, 2.0, seed=seed)[0],
         folded("pose", c.block_channels[0]),
     )
 
     def predict(keyframes: int, rounded: bool) -> Tensor:
-        features = _project(unet, sources[0], embedding, rounded)
+        features = _features(sources[0], embedding, rounded)
         for keyframe in sources[1 : 1 + keyframes]:
-            features = features.with_keyframe(_project(unet, keyframe, embedding, rounded))
-        predicted: Tensor = unet(*inputs, [features])
+            features = features.with_keyframe(_features(keyframe, embedding, rounded))
+        predicted: Tensor = unet(*inputs, features)
         return predicted.transpose(0, 1)[None]
 
     computed: Computed = {"timesteps": (steps, tolerances.EXACT)}
     variants = {"out": (0, False), "out_kv1": (1, False), "out_kv2": (2, False)}
     variants |= {"out_fp16bank": (0, True), "out_fp16bank_kv1": (1, True)}
-    stages = {name: module for name, module in unet.named_modules() if name in _stage_names(unet)}
     maps: dict[str, Tensor] = {}
     hooks = [
         stage.register_forward_hook(lambda module, given, output, name=name: maps.__setitem__(name, output))
-        for name, stage in stages.items()
+        for name, stage in _last_layers(unet).items()
     ]
     for name, (keyframes, rounded) in variants.items():
         if name in golden:
@@ -106,6 +106,11 @@ def denoising_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Comput
     return computed
 
 
-def _stage_names(unet: DenoisingUNet) -> set[str]:
-    downs, ups = range(len(unet.down_blocks)), range(len(unet.up_blocks))
-    return {"conv_in", "mid_block", *(f"down_blocks.{i}" for i in downs), *(f"up_blocks.{i}" for i in ups)}
+def _last_layers(unet: DenoisingUNet) -> dict[str, nn.Module]:
+    """By the name of the first layer or a stage, the layer that the stage ends with."""
+    last: dict[str, Any] = {"conv_in": unet.conv_in, "mid_block": unet.mid_block.resnets[1]}
+    for kind, stages in (("down", unet.down_blocks), ("up", unet.up_blocks)):
+        for index, stage in enumerate(stages):
+            layers: Any = [*stage.temporal_modules, *getattr(stage, f"{kind}samplers")]
+            last[f"{kind}_blocks.{index}"] = layers[-1]
+    return last

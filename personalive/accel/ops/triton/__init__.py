@@ -1,11 +1,11 @@
 """Triton kernels for what PyTorch runs far over the time that its bytes need.
 
-The same functions as in `personalive.accel.ops.reference`. Importing this package needs `triton`; whoever wants the
-kernels asks `personalive.accel.accelerator`, which tries them on the device first.
+The same functions as in `personalive.accel.ops.reference`. Importing this package needs `triton`; those who want the
+kernels ask `personalive.accel.kernels`, which tries them on the device first.
 """
 
 from personalive.accel.ops.triton.attention import frame_attention, token_attention
-from personalive.accel.ops.triton.full_precision import response_network
+from personalive.accel.ops.triton.grn_mlp import grn_mlp
 from personalive.accel.ops.triton.norms import add_layer_norm, group_norm, layer_norm
 from personalive.accel.ops.triton.pointwise import (
     add_bias,
@@ -24,9 +24,9 @@ __all__ = [
     "frame_attention",
     "geglu",
     "geglu_float8",
+    "grn_mlp",
     "group_norm",
     "layer_norm",
-    "response_network",
     "scale_relu",
     "token_attention",
 ]

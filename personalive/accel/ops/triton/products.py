@@ -1,7 +1,7 @@
 """Products whose result is used up before it reaches memory, for GPUs.
 
-They can load with the copy engine that GPUs from Hopper on have. It takes addresses from a descriptor, so that fewer
-registers go to them and two programs fit on a multiprocessor: one multiplies while the other ends.
+They can load by TMA, which GPUs from Hopper on have. It takes addresses from a descriptor, so that fewer registers go
+to them and two programs fit on a multiprocessor: one multiplies while the other ends.
 """
 
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ except ImportError:  # older than Triton 3.4
 
 DEPTH = 64
 """Inputs that are multiplied at a time; layers must have a multiple of it."""
-COPY_ENGINE = (9, 0)
-"""The compute capability from which GPUs have the copy engine."""
+TMA_CAPABILITY = (9, 0)
+"""The compute capability from which GPUs have TMA."""
 
 
 class Tile(NamedTuple):
@@ -32,15 +32,15 @@ class Tile(NamedTuple):
     warps: int
     stages: int
     """How many steps ahead it loads."""
-    described: bool = False
-    """Whether `gated_linear` loads with the copy engine."""
+    use_tma: bool = False
+    """Whether `gated_linear` loads by TMA."""
 
 
 TILES = {
     "wide": Tile(128, 128, 8, 3),
     "narrow": Tile(128, 64, 8, 3),
-    "described": Tile(128, 64, 4, 2, described=True),
-    "described, ahead": Tile(128, 64, 4, 3, described=True),
+    "TMA": Tile(128, 64, 4, 2, use_tma=True),
+    "TMA, ahead": Tile(128, 64, 4, 3, use_tma=True),
 }
 """For `gated_linear`: which is the fastest depends on the layer."""
 SUM_TILES = {
@@ -48,7 +48,7 @@ SUM_TILES = {
     "wide": Tile(128, 128, 4, 3),
     "small": Tile(64, 64, 4, 4),
 }
-"""For `linear_add`, likewise; it always loads with the copy engine."""
+"""For `linear_add`, likewise; it always loads by TMA."""
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _gated_product(
 
 
 @triton.jit
-def _gated_product_described(
+def _gated_product_tma(
     x, weight, bias, y, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -115,7 +115,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
 
     Raises:
         ValueError: the layer is no whole number of tiles.
-        RuntimeError: the tile is described, and the GPU has no copy engine or Triton no descriptors.
+        RuntimeError: the tile is for TMA, which the GPU or Triton lacks.
     """
     width, depth = weight.shape[0] // 2, weight.shape[1]
     if depth % DEPTH or width % tile.columns:
@@ -126,10 +126,10 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
     grid = (triton.cdiv(rows, tile.rows) * (width // tile.columns),)
     sizes = {"BLOCK_R": tile.rows, "BLOCK_C": tile.columns, "BLOCK_K": DEPTH}
     options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    if tile.described:
-        inputs = _described(x.view(rows, depth), tile.rows), _described(weight, tile.columns)
-        output = _described(y.view(rows, width), tile.rows, tile.columns)
-        _gated_product_described[grid](*inputs, bias, output, width, depth, **sizes, **options)
+    if tile.use_tma:
+        inputs = _descriptor(x.view(rows, depth), tile.rows), _descriptor(weight, tile.columns)
+        output = _descriptor(y.view(rows, width), tile.rows, tile.columns)
+        _gated_product_tma[grid](*inputs, bias, output, width, depth, **sizes, **options)
     else:
         _gated_product[grid](x, weight, bias, y, rows, width, depth, **sizes, **options)
     return y
@@ -166,7 +166,7 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor, tile: Til
 
     Raises:
         ValueError: the layer is no whole number of steps.
-        RuntimeError: the GPU has no copy engine, or Triton no descriptors.
+        RuntimeError: the GPU or Triton has no TMA.
     """
     width, depth = weight.shape
     if depth % DEPTH or width % 8:
@@ -174,18 +174,18 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor, tile: Til
     x, weight, other = x.contiguous(), weight.contiguous(), other.contiguous()
     rows = x.numel() // depth
     y = torch.empty_like(other)
-    ends = [_described(tensor.view(rows, width), tile.rows, tile.columns) for tensor in (other, y)]
+    ends = [_descriptor(tensor.view(rows, width), tile.rows, tile.columns) for tensor in (other, y)]
     _product_and_sum[(triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)](
-        _described(x.view(rows, depth), tile.rows), _described(weight, tile.columns), bias, *ends, width, depth,
+        _descriptor(x.view(rows, depth), tile.rows), _descriptor(weight, tile.columns), bias, *ends, width, depth,
         BLOCK_R=tile.rows, BLOCK_C=tile.columns, BLOCK_K=DEPTH, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return y
 
 
-def _described(matrix: Tensor, rows: int, columns: int = DEPTH) -> Any:
+def _descriptor(matrix: Tensor, rows: int, columns: int = DEPTH) -> Any:
     """A descriptor of a matrix, which is read or written in blocks of that size."""
     if TensorDescriptor is None:
         raise RuntimeError(f"Triton {triton.__version__} has no descriptors")
-    if matrix.device.type == "cuda" and torch.cuda.get_device_capability(matrix.device) < COPY_ENGINE:
-        raise RuntimeError("this GPU has no copy engine")
+    if matrix.device.type == "cuda" and torch.cuda.get_device_capability(matrix.device) < TMA_CAPABILITY:
+        raise RuntimeError("this GPU has no TMA")
     return TensorDescriptor.from_tensor(matrix, [rows, columns])

@@ -9,8 +9,8 @@ from personalive.accel.ops.reference import Operations
 
 EXACT = 1e-5
 """Relative error that fp32 may have: a product of fewer bits has a hundred times as much."""
-RESPONSE_NETWORK = ((2, 64, 96), (384, 96), (384,), (384,), (96, 384), (96,), (2, 64, 96))
-"""Shapes of the arguments of `response_network`."""
+GRN_MLP = ((2, 64, 96), (384, 96), (384,), (384,), (96, 384), (96,), (2, 64, 96))
+"""Shapes of the arguments of `grn_mlp`."""
 
 
 def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool) -> None:
@@ -37,7 +37,7 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
         ("scale_relu", (image, scale, bias)),
         ("frame_attention", (random(16, 4, 960), 8, 16)),
         ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
-        ("response_network", tuple(torch.randn(s, generator=draw, device=device) for s in RESPONSE_NETWORK)),
+        ("grn_mlp", tuple(torch.randn(s, generator=draw, device=device) for s in GRN_MLP)),
         ("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2)),
     ]
     if float8:

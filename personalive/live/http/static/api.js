@@ -12,8 +12,8 @@ function readToken() {
 
 export const token = readToken();
 
-/** One request; returns the JSON answer, and throws an Error with the server's reason. */
-export async function request(method, path, { json, body, type } = {}) {
+/** One request; returns the answer, and throws an Error with the server's reason. */
+async function send(method, path, { json, body, type } = {}) {
   const headers = {};
   if (token) headers.Authorization = `Bearer ${token}`;
   if (json !== undefined) headers["Content-Type"] = "application/json";
@@ -26,10 +26,15 @@ export async function request(method, path, { json, body, type } = {}) {
   } catch {
     throw new Error("The server does not answer. Is it running?");
   }
-  if (answer.status === 204) return null;
-  const content = await answer.json().catch(() => ({}));
-  if (!answer.ok) throw Object.assign(new Error(reason(answer.status, content.detail)), { status: answer.status });
-  return content;
+  if (answer.ok) return answer;
+  const { detail } = await answer.json().catch(() => ({}));
+  throw Object.assign(new Error(reason(answer.status, detail)), { status: answer.status });
+}
+
+/** One request; returns what the answer says as JSON. */
+export async function request(method, path, options) {
+  const answer = await send(method, path, options);
+  return answer.status === 204 ? null : answer.json().catch(() => ({}));
 }
 
 function reason(status, detail) {
@@ -42,6 +47,8 @@ function reason(status, detail) {
 export const status = () => request("GET", "/api/v1/pipeline/status");
 export const health = () => request("GET", "/health");
 export const presets = () => request("GET", "/api/v1/presets");
+/** A preset's picture: with a token, which an address in the page could not have. */
+export const picture = async (url) => (await send("GET", url)).blob();
 export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
 export const schemas = () => request("GET", "/api/v1/pipelines/schemas");
 export const setPortrait = (blob) =>

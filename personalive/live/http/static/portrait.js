@@ -43,16 +43,17 @@ export class PortraitChooser {
   /** Show the server's portraits. */
   async showPresets() {
     const list = await api.presets();
-    this.presets.replaceChildren(...list.map((preset) => this.#button(preset)));
+    this.presets.replaceChildren(...(await Promise.all(list.map((preset) => this.#button(preset)))));
   }
 
-  #button({ name, url }) {
+  async #button({ name, url }) {
+    const blob = await api.picture(url);
     const button = document.createElement("button");
-    const image = Object.assign(document.createElement("img"), { src: url, alt: name });
+    const image = Object.assign(document.createElement("img"), { src: URL.createObjectURL(blob), alt: name });
     button.append(image);
     button.title = name;
     button.setAttribute("aria-pressed", "false");
-    button.addEventListener("click", async () => this.take(await (await fetch(url)).blob(), button));
+    button.addEventListener("click", () => this.take(blob, button));
     return button;
   }
 }

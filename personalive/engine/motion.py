@@ -1,29 +1,23 @@
-"""Head pose and keypoints: from the extractor's heads to rasters and face boxes, as pure functions in fp32.
+"""How heads move: from the extractor's scores to the poses that a portrait takes, as pure functions in fp32.
 
-Sources: docs/reference/model.md section 9, docs/reference/streaming.md sections 4 and 5. Half precision
-cannot hold a pixel, so everything here is fp32 whatever the model's dtype.
+Sources: docs/reference/model.md section 9. Half precision cannot hold a pixel, so everything here is fp32 whatever the
+model's dtype.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from personalive.config import RAMP
+from personalive.config import LEAD_IN
+from personalive.engine.cues import Cue
 from personalive.models.motion_extractor import MotionHeads
-from personalive.types import Box
 
-DRAWN = (1, 2, 3, 4, 12, 15, 20)
-"""Keypoints that are drawn, and that face boxes are made of."""
-COLOURS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 85))
-DISC_RADIUS = 4
-"""In pixels, at every image size."""
 DEGREES_PER_BIN, FIRST_BIN = 3.0, -97.5
 TRANSLATION_SCALE = 0.5
-"""How much of the driver's movement across the picture is taken over."""
-BOX_SCALE, BOX_BEFORE, BOX_AFTER = 1.7, 0.95, 1.05
+"""How much of the driver's movement across the picture the portrait makes."""
 
 
 @dataclass(frozen=True)
@@ -94,64 +88,74 @@ def retarget(reference: HeadPose, driving: HeadPose, first: HeadPose, strength: 
     )
 
 
-def ramp_weights(device: torch.device) -> Tensor:
+def lead_in_weights(device: torch.device) -> Tensor:
     """Weights of the first driving frame in the 12 frames that lead to it: 0, 1/12, … 11/12."""
-    return torch.linspace(0, 1, RAMP + 1, dtype=torch.float32, device=device)[:-1]
+    return torch.linspace(0, 1, LEAD_IN + 1, dtype=torch.float32, device=device)[:-1]
 
 
-def ramp(reference: HeadPose, first: HeadPose) -> HeadPose:
+def lead_in(reference: HeadPose, first: HeadPose) -> HeadPose:
     """The 12 poses that lead from the reference to the first retargeted one."""
-    weights = ramp_weights(first.angles.device)[:, None]
+    weights = lead_in_weights(first.angles.device)[:, None]
     return HeadPose(
         torch.lerp(reference.angles, first.angles, weights),
         torch.lerp(reference.translation, first.translation, weights),
-        reference.scale.expand(RAMP, -1),
-        reference.canonical.expand(RAMP, -1, -1),
+        reference.scale.expand(LEAD_IN, -1),
+        reference.canonical.expand(LEAD_IN, -1, -1),
     )
 
 
-def pixels(keypoints: Tensor, width: int, height: int) -> Tensor:
-    """Drawn keypoints as whole pixels, int64 [n, 7, 2]: truncated toward zero, also where they are off the canvas."""
-    # Neither an index nor a size is copied to the device: a GPU would have to finish everything else first.
-    drawn = torch.stack([keypoints[:, index, :2] for index in DRAWN], dim=1).float() * 0.5 + 0.5
-    return torch.stack((drawn[..., 0] * width, drawn[..., 1] * height), dim=-1).trunc().long()
+@dataclass(frozen=True)
+class MotionChunk:
+    """The motion of n frames, retargeted to the portrait."""
 
+    keypoints: Tensor
+    """fp32 [n, 21, 3]"""
+    tokens: Tensor
+    """Motion tokens, [n, tokens, width]."""
 
-def draw(keypoints: Tensor, width: int, height: int) -> Tensor:
-    """Raster [n, 3, height, width] in [0, 1], fp32: a coloured disc for each drawn keypoint.
+    def __len__(self) -> int:
+        return len(self.keypoints)
 
-    Discs that overlap add up, and the sum is clamped to 1.
-    """
-    device = keypoints.device
-    x, y = pixels(keypoints, width, height).unbind(-1)
-    dx = torch.arange(width, device=device) - x[..., None]
-    dy = torch.arange(height, device=device) - y[..., None]
-    inside = dx[:, :, None, :] ** 2 + dy[:, :, :, None] ** 2 <= DISC_RADIUS**2  # [n, 7, height, width]
-    return torch.einsum("nkhw,kc->nchw", inside.float(), _colours(device)).clamp(max=1)
+    def __getitem__(self, frames: slice | Sequence[int]) -> "MotionChunk":
+        return MotionChunk(self.keypoints[frames], self.tokens[frames])
 
+    def join(self, later: "MotionChunk") -> "MotionChunk":
+        """This motion, then `later`."""
+        return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
 
-@lru_cache(maxsize=8)
-def _colours(device: torch.device) -> Tensor:
-    """[7, 3] in [0, 1]. Do not write to it."""
-    with torch.inference_mode(False):
-        return torch.tensor(COLOURS, dtype=torch.float32, device=device) / 255
+    def eased(self, before: "MotionChunk", rest: "MotionChunk", cues: Sequence[Cue]) -> "MotionChunk":
+        """These frames, each only as far as its cue says from the one before, and from there to `rest`.
 
+        Args:
+            before: motion of one frame, the last before these.
+            rest: the portrait's own motion, of one frame.
+            cues: one for each frame.
+        """
+        moved = before
+        frames = []
+        for index, cue in enumerate(cues):
+            moved = moved.towards(self[index : index + 1], cue.weight).towards(rest, cue.neutral)
+            frames.append(moved)
+        return MotionChunk(
+            torch.cat([frame.keypoints for frame in frames]), torch.cat([frame.tokens for frame in frames])
+        )
 
-def face_boxes(keypoints: Tensor, width: int, height: int) -> list[Box]:
-    """A box around the face of each keypoint set, clamped to the picture (docs/reference/streaming.md section 5).
+    def towards(self, other: "MotionChunk", share: float) -> "MotionChunk":
+        """From this motion (0) to another (1)."""
+        if share in (0.0, 1.0):
+            return other if share else self
+        return MotionChunk(
+            torch.lerp(self.keypoints, other.keypoints, share), torch.lerp(self.tokens, other.tokens, share)
+        )
 
-    A box may be empty where the keypoints are off the picture: see `usable`.
-    """
-    points = pixels(keypoints, width, height).float()
-    centre, top = points.mean(dim=1), points[:, :, 1].amin(dim=1)
-    half = (centre[:, 1] - top) * BOX_SCALE  # half of the side
-    limit = torch.tensor((width - 1, height - 1), dtype=torch.float32, device=keypoints.device)
-    before = torch.minimum((centre - BOX_BEFORE * half[:, None]).clamp(min=0), limit)
-    after = torch.minimum((centre + BOX_AFTER * half[:, None]).clamp(min=0), limit)
-    corners = torch.cat((before, after), dim=-1).trunc().long().tolist()
-    return [(left, upper, right, lower) for left, upper, right, lower in corners]
+    def stretched(self, before: "MotionChunk | None", count: int) -> "MotionChunk":
+        """`count` frames, no fewer than these, that lead from the end of `before` through these in equal steps."""
+        path = (self[:1] if before is None else before[-1:]).join(self)
+        places = [len(self) * (step + 1) / count for step in range(count)]
+        starts = [math.ceil(place) - 1 for place in places]  # of the step from one frame to the next
 
+        def between(values: Tensor) -> Tensor:
+            pairs = zip(starts, places, strict=True)
+            return torch.stack([torch.lerp(values[start], values[start + 1], place - start) for start, place in pairs])
 
-def usable(box: Box, least: int = 8) -> bool:
-    """Whether a box is at least `least` pixels wide and high."""
-    return box[2] - box[0] >= least and box[3] - box[1] >= least
+        return MotionChunk(between(path.keypoints), between(path.tokens))

@@ -1,7 +1,7 @@
-"""Linear layers in fp32 on the units that multiply half precision, for GPUs.
+"""The motion extractor's GRN MLP in fp32 by 3×TF32 products, for GPUs.
 
-Each number is taken as the sum of two with 11 bits, and three of the four products are added up: the result is as exact
-as fp32 multiplied by itself, and comes in two thirds of the time.
+Each number is taken as the sum of two in TF32, and three of the four products are added up: the result is as exact as
+fp32 multiplied by itself, and comes in two thirds of the time.
 """
 
 import torch
@@ -17,12 +17,12 @@ ROWS, DEPTH = 64, 32
 """Tokens of a tile, and inputs that are multiplied at a time."""
 _FILLED = 264
 """Tiles from which wide ones fill a GPU."""
-_TENSOR_FLOAT = (8, 0)
-"""The compute capability from which GPUs multiply numbers of 11 bits with the range of fp32."""
+_TF32_CAPABILITY = (8, 0)
+"""The compute capability from which GPUs multiply TF32."""
 
 
 @triton.jit
-def _enter(
+def _fc1(
     x, weight, bias, y, squares, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -42,7 +42,7 @@ def _enter(
 
 
 @triton.jit
-def _response_factors(squares, gamma, factors, tiles, width, BLOCK: tl.constexpr):
+def _grn_scale(squares, gamma, factors, tiles, width, BLOCK: tl.constexpr):
     """What the global response normalisation multiplies each channel of one image with."""
     n = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, BLOCK)
@@ -57,7 +57,7 @@ def _response_factors(squares, gamma, factors, tiles, width, BLOCK: tl.constexpr
 
 
 @triton.jit
-def _leave(
+def _fc2(
     x, factors, weight, bias, other, y, length, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -78,31 +78,29 @@ def _leave(
     tl.store(y + place, total + tl.load(bias + c)[None, :] + tl.load(other + place))
 
 
-def response_network(
-    x: Tensor, enter: Tensor, enter_bias: Tensor, gamma: Tensor, leave: Tensor, leave_bias: Tensor, other: Tensor
+def grn_mlp(
+    x: Tensor, fc1: Tensor, fc1_bias: Tensor, gamma: Tensor, fc2: Tensor, fc2_bias: Tensor, other: Tensor
 ) -> Tensor:
-    """See `operations.response_network`; what is no whole number of tiles goes there, and all of it on old GPUs."""
+    """See `operations.grn_mlp`; what is no whole number of tiles goes there, and all of it on old GPUs."""
     n, length, channels = x.shape
-    width = enter.shape[0]
-    old = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < _TENSOR_FLOAT
+    width = fc1.shape[0]
+    old = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < _TF32_CAPABILITY
     if old or length % ROWS or channels % DEPTH or width % DEPTH:
-        return operations.response_network(x, enter, enter_bias, gamma, leave, leave_bias, other)
+        return operations.grn_mlp(x, fc1, fc1_bias, gamma, fc2, fc2_bias, other)
     x, other, rows = x.contiguous(), other.contiguous(), n * length
     hidden = torch.empty((n, length, width), dtype=torch.float32, device=x.device)
     squares = torch.empty((rows // ROWS, width), dtype=torch.float32, device=x.device)
     columns = _columns(rows, width)
-    _enter[(rows // ROWS * (width // columns),)](
-        x, enter, enter_bias, hidden, squares, width, channels,
+    _fc1[(rows // ROWS * (width // columns),)](
+        x, fc1, fc1_bias, hidden, squares, width, channels,
         BLOCK_R=ROWS, BLOCK_C=columns, BLOCK_K=DEPTH, num_warps=4, num_stages=3,
     )  # fmt: skip
     factors = torch.empty((n, width), dtype=torch.float32, device=x.device)
-    _response_factors[(n,)](
-        squares, gamma, factors, length // ROWS, width, BLOCK=triton.next_power_of_2(width), num_warps=8
-    )
+    _grn_scale[(n,)](squares, gamma, factors, length // ROWS, width, BLOCK=triton.next_power_of_2(width), num_warps=8)
     y = torch.empty_like(other)
     columns = _columns(rows, channels)
-    _leave[(rows // ROWS * (channels // columns),)](
-        hidden, factors, leave, leave_bias, other, y, length, channels, width,
+    _fc2[(rows // ROWS * (channels // columns),)](
+        hidden, factors, fc2, fc2_bias, other, y, length, channels, width,
         BLOCK_R=ROWS, BLOCK_C=columns, BLOCK_K=DEPTH, num_warps=4, num_stages=3,
     )  # fmt: skip
     return y

@@ -1,0 +1,266 @@
+"""The transformers of the UNets with their weights merged, for inference alone: the same results up to rounding.
+
+* queries, keys and values are one product;
+* the biases before a norm or a sum, and the positions of frames become constants;
+* the keys of a motion token are a matrix of rank 16 (the token's width), so the query projection and the key
+  projection merge into one to 16 values per head, and so do the value and the output projection.
+
+Images must be channels-last in memory: then tokens are a view of them.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from personalive.accel.fuse.images import FusedGroupNorm, constant
+from personalive.accel.ops.reference import Operations
+from personalive.models.blocks import SpatialTransformer, to_image, to_tokens
+from personalive.models.motion_blocks import TokenTransformer
+
+ROWS_AT_ONCE = 16384
+"""Tokens that a feed-forward takes at once. They fill a GPU, and what it holds between its layers, eight times the
+tokens' width at most, takes a quarter of the memory that all tokens of a 512×512 window would."""
+KEYS_AT_ONCE = 2**26
+"""Values of keys that are joined at once: more frames wait. The same numbers of values follow."""
+
+
+class FusedFeedForward(nn.Module):
+    """A feed-forward whose gate is one pass over memory."""
+
+    def __init__(self, layer: Any, operations: Operations) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = layer.net[0].proj, layer.net[2]
+        self.operations = operations
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(self.operations.geglu(self.fc1(x)))
+        return out
+
+
+class FusedFFNProjOut(nn.Module):
+    """What ends a transformer: feed-forward, output projection, and the sum with what entered it."""
+
+    bias: Tensor
+
+    def __init__(self, ff: Any, proj_out: Any, operations: Operations) -> None:
+        super().__init__()
+        self.fc1, self.fc2, self.proj_out, self.operations = ff.net[0].proj, ff.net[2], proj_out, operations
+        weight = proj_out.weight.float().flatten(1)  # a 1×1 convolution or linear
+        constant(self, "bias", weight @ self.fc2.bias.float() + proj_out.bias.float(), proj_out.weight.dtype)
+
+    def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
+        """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
+        rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
+        for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
+            gated = self.operations.gated_linear(part, self.fc1.weight, self.fc1.bias)
+            # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
+            total.addmm_(gated, self.fc2.weight.t())
+        return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
+
+
+class FusedSpatialTransformer(nn.Module):
+    """A spatial transformer with one product for queries, keys and values."""
+
+    qkv: Tensor
+    normed_dtype: torch.dtype | None = None
+    """What the feed-forward takes if that is not the model's dtype."""
+
+    def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
+        super().__init__()
+        block: Any = layer.transformer_blocks[0]
+        self.operations, self.heads = operations, block.attn1.heads
+        self.norm = FusedGroupNorm(layer.norm, operations)
+        self.proj_in = layer.proj_in
+        self.norm1, self.norm3 = block.norm1, block.norm3
+        self.attn_out = block.attn1.to_out[0]
+        self.context_value, self.context_out = block.attn2.to_v, block.attn2.to_out[0]
+        self.ffn_proj_out = FusedFFNProjOut(block.ff, layer.proj_out, operations)
+        weights = [layer.weight for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
+        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
+
+    def embed_image(self, embedding: Tensor) -> Tensor:
+        """Image embedding [n, 1, e] → the constant [n, 1, c] that both attentions' ends add."""
+        out: Tensor = self.context_out(self.context_value(embedding)).float() + self.attn_out.bias.float()
+        return out.to(embedding.dtype)
+
+    def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
+        """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
+        channels = bank.shape[-1]
+        key, value = self.operations.linear(bank, self.qkv[channels:]).split(channels, dim=-1)
+        return key.contiguous(), value.contiguous()
+
+    def read(self, x: Tensor, context: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Frames of one portrait [f, c, h, w] attend to themselves and to it.
+
+        Args:
+            context: `embed_image` of it, [1, 1, c].
+            keys: of the portrait and its keyframes, [1, m, c], and their values.
+        """
+        tokens, normed = self._enter(x)
+        qkv = self.operations.linear(normed, self.qkv)
+        del normed  # attention is where most memory is in use
+        frames = _frames_at_once(len(qkv), qkv.shape[1] + keys.shape[1], keys.shape[2])
+        attended = [self._attend(part, keys, values, frames) for part in qkv.split(frames)]
+        return self._finish(x, tokens, attended[0] if len(attended) == 1 else torch.cat(attended), context)
+
+    def write(self, x: Tensor, embedding: Tensor, banks: list[Tensor], last: bool) -> Tensor:
+        """Images [n, c, h, w] attend to themselves; appends what their self-attention sees to `banks`.
+
+        Args:
+            last: nothing else is wanted of it: what follows is not computed.
+        """
+        tokens, normed = self._enter(x)
+        banks.append(normed)
+        if last:
+            return x
+        qkv = self.operations.linear(normed, self.qkv)
+        query, key, value = (self._heads(part) for part in qkv.chunk(3, dim=-1))
+        attended = self.operations.attention(query, key, value).transpose(1, 2).flatten(2)
+        return self._finish(x, tokens, attended, self.embed_image(embedding))
+
+    def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each."""
+        tokens, norm = self.proj_in(to_tokens(self.norm(x))), self.norm1
+        return tokens, self.operations.layer_norm(tokens, norm.weight, norm.bias, norm.eps)
+
+    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
+        """Frames of a portrait, [frames, l, 3c], look at themselves and the portrait's [1, m, c]."""
+        query, key, value = qkv.chunk(3, dim=-1)
+        key = self.operations.append_bank(key, keys, frames)
+        value = self.operations.append_bank(value, values, frames)
+        out = self.operations.attention(self._heads(query), self._heads(key), self._heads(value))
+        return out.transpose(1, 2).flatten(2)
+
+    def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
+        branch, norm = self.operations.linear(attended, self.attn_out.weight), self.norm3
+        tokens, normed = self.operations.add_layer_norm(
+            tokens, branch, norm.weight, norm.bias, norm.eps, add=context[:, 0], dtype=self.normed_dtype
+        )
+        out: Tensor = self.ffn_proj_out(x, tokens, normed)
+        return out
+
+    def _heads(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(-1, (self.heads, -1))
+        return heads.transpose(1, 2)
+
+
+def _frames_at_once(frames: int, keys: int, channels: int) -> int:
+    """The most frames, a divisor of `frames`, whose joined keys are within the limit."""
+    fitting = (n for n in range(frames, 0, -1) if frames % n == 0 and n * keys * channels <= KEYS_AT_ONCE)
+    return next(fitting, 1)
+
+
+class FusedTokenTransformer(nn.Module):
+    """What fused motion and temporal modules share."""
+
+    attention_blocks: Any
+    normed_dtype: torch.dtype | None = None
+    """What the feed-forward takes if that is not the model's dtype."""
+
+    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
+        super().__init__()
+        block: Any = layer.transformer_blocks[0]
+        self.operations = operations
+        self.norm = FusedGroupNorm(layer.norm, operations)
+        self.proj_in = layer.proj_in
+        self.norms, self.ff_norm = block.norms, block.ff_norm
+        self.ffn_proj_out = FusedFFNProjOut(block.ff, layer.proj_out, operations)
+
+    def run(self, x: Tensor, biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
+        """Image [n, c, h, w] → the same; `biases` are those of the two norms."""
+        operations, (first, second), last = self.operations, self.norms, self.ff_norm
+        attend = self.attention_blocks
+        tokens = self.proj_in(to_tokens(self.norm(x)))
+        normed = operations.layer_norm(tokens, first.weight, biases[0], first.eps)
+        branch = attend[0](normed, condition)
+        tokens, normed = operations.add_layer_norm(tokens, branch, second.weight, biases[1], second.eps)
+        branch = attend[1](normed, condition)
+        tokens, normed = operations.add_layer_norm(
+            tokens, branch, last.weight, last.bias, last.eps, dtype=self.normed_dtype
+        )
+        out: Tensor = self.ffn_proj_out(x, tokens, normed)
+        return out
+
+
+class TokenAttention(nn.Module):
+    """Cross-attention to motion tokens with merged projections."""
+
+    query: Tensor
+    output: Tensor
+
+    def __init__(self, layer: Any, operations: Operations) -> None:
+        super().__init__()
+        self.operations, self.heads, self.bias = operations, layer.heads, layer.to_out[0].bias
+        query, key, value = (
+            projection.weight.float().unflatten(0, (layer.heads, -1))  # [heads, width, inputs]
+            for projection in (layer.to_q, layer.to_k, layer.to_v)
+        )
+        output = layer.to_out[0].weight.float().unflatten(1, (layer.heads, -1))  # [channels, heads, width]
+        scale = query.shape[1] ** -0.5
+        dtype = layer.to_q.weight.dtype
+        constant(self, "query", torch.einsum("hwt,hwc->htc", key, query).flatten(0, 1) * scale, dtype)
+        constant(self, "output", torch.einsum("chw,hwt->cht", output, value).flatten(1), dtype)
+
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        """Tokens [n, l, c] and motion tokens [n, t, w] → [n, l, c]."""
+        query = self.operations.linear(x, self.query)  # [n, l, heads·w]
+        rows = query.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # every head has the same keys: [n, l·heads, w]
+        attended = self.operations.token_attention(rows, motion).view_as(query)
+        return self.operations.linear(attended, self.output, self.bias)
+
+
+class FusedMotionTransformer(FusedTokenTransformer):
+    """Cross-attention to motion tokens: see `TokenAttention`."""
+
+    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
+        super().__init__(layer, operations)
+        block: Any = layer.transformer_blocks[0]
+        self.attention_blocks = nn.ModuleList(TokenAttention(item, operations) for item in block.attention_blocks)
+
+    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
+        return self.run(x, [norm.bias for norm in self.norms], motion)
+
+
+class FusedFrameAttention(nn.Module):
+    """Self-attention over frames with one product for queries, keys and values. Positions are in the norm's bias."""
+
+    qkv: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: Any, norm: nn.LayerNorm, frames: int, operations: Operations) -> None:
+        super().__init__()
+        self.operations, self.heads, self.to_out = operations, layer.heads, layer.to_out[0]
+        weights = [projection.weight for projection in (layer.to_q, layer.to_k, layer.to_v)]
+        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
+        constant(self, "bias", norm.bias.float() + layer.pos_encoder.pe[0, :frames].float(), weights[0].dtype)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Tokens with positions [b·frames, l, c] → [b·frames, l, c]."""
+        qkv = self.operations.linear(x, self.qkv)
+        out: Tensor = self.to_out(self.operations.frame_attention(qkv, self.heads, frames))
+        return out
+
+
+class FusedTemporalTransformer(FusedTokenTransformer):
+    """Self-attention over a fixed number of frames."""
+
+    def __init__(self, layer: TokenTransformer, frames: int, operations: Operations) -> None:
+        super().__init__(layer, operations)
+        self.frames = frames
+        block: Any = layer.transformer_blocks[0]
+        self.attention_blocks = nn.ModuleList(
+            FusedFrameAttention(attention, norm, frames, operations)
+            for attention, norm in zip(block.attention_blocks, block.norms, strict=True)
+        )
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """Image [b·frames, c, h, w], oldest frame first → the same shape.
+
+        Raises:
+            ValueError: `frames` is not the number that the positions were merged for.
+        """
+        if frames != self.frames:
+            raise ValueError(f"this network was fused for {self.frames} frames per window, not {frames}")
+        return self.run(x, [block.bias for block in self.attention_blocks], frames)

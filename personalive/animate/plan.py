@@ -1,0 +1,192 @@
+"""What an animation is made of, found out before any model is needed: the portrait, and the part of the driver."""
+
+import itertools
+from collections.abc import Generator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from personalive.animate.track_cache import read_track, track_path, write_track
+from personalive.errors import InputError, NoFaceError, OutputError
+from personalive.extras import missing, pip_install
+from personalive.media.crop import crop_box, cut, within
+from personalive.media.face_track import FaceTrack, crop_path, track_face
+from personalive.media.faces import FaceTracker
+from personalive.media.images import FORMATS_TEXT, is_image, read_image, require_file
+from personalive.media.portrait import Portrait, find_portrait
+from personalive.media.video_reader import VideoInfo, probe, read_frames
+from personalive.media.video_writer import check_folder, check_output
+from personalive.settings import AnimateOptions
+from personalive.types import Box
+
+NO_FACES = (
+    "mediapipe is not installed, so faces are cut out by the model's keypoints, and nothing is cropped around a face; "
+    f"this installs it: {pip_install('faces')}."
+)
+SIDE = 512
+"""Pixels of an output whose size the model will choose: only its shape counts before there is one."""
+CHECKED = 4
+"""One driving frame in so many is looked at until the first face is found."""
+
+
+@dataclass(frozen=True)
+class DrivingPlan:
+    """Which part of a driving video is used, in time and in the picture."""
+
+    info: VideoInfo
+    rate: Fraction
+    """Frames a second of the result."""
+    frames: int
+    """Frames that are used, as far as the file tells beforehand."""
+    crops: tuple[Box, ...]
+    """The part of each frame that is used; the last one stays."""
+    track: FaceTrack | None = None
+    """Where the face is in each frame; None: nobody looked, and motion is taken from every frame."""
+    mesh: bool = True
+    """Whether faces are cut out where the mesh finds them, not by keypoints."""
+
+    def crop(self, frame: int) -> Box:
+        """The part of a frame that is used."""
+        return self.crops[min(frame, len(self.crops) - 1)]
+
+    def box(self, frame: int) -> Box | None:
+        """Where the face is in that part, as the pass found it; None: it is not there."""
+        if self.track is None or frame >= len(self.track.boxes):
+            return None
+        box = self.track.boxes[frame]
+        return None if box is None else within(box, self.crop(frame))
+
+
+def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -> Portrait:
+    """Read the reference: a picture, or the first frame with a face of a video.
+
+    Args:
+        path: of the picture or video.
+        shape: width and height of the output.
+
+    Raises:
+        InputError: it cannot be read.
+        NoFaceError: it shows no face.
+    """
+    images = iter([read_image(path)]) if is_image(path) else read_frames(_probe_reference(path))
+    if options.face_boxes == "keypoints" and options.crop != "auto":
+        image = next(images)
+        return Portrait(cut(image, crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)), None)
+    found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
+    return found if options.face_boxes == "mesh" else Portrait(found.image, None, found.remarks)
+
+
+def plan_driving(
+    path: Path, shape: tuple[int, int], options: AnimateOptions, cache: Path | None
+) -> Generator[tuple[int, int], None, DrivingPlan]:
+    """Look through the part of a driving video that will be used, and find the face in it.
+
+    Args:
+        path: of the video.
+        shape: width and height of the output.
+        cache: folder in which tracks of faces are kept; None: they are not.
+
+    Yields:
+        Frames that have been searched, and their number.
+
+    Raises:
+        InputError: it cannot be read.
+        NoFaceError: none of the frames that would be used shows a face.
+    """
+    info = probe_driver(path)
+    rate = options.rate or info.rate
+    frames = min(info.frames_at(rate), options.max_frames or info.frames_at(rate))
+    size = info.width, info.height
+    whole = None if options.crop == "auto" else crop_box(size, shape, options.crop, None)
+    if options.face_boxes == "keypoints" and whole is not None:
+        return DrivingPlan(info, rate, frames, (whole,), mesh=False)
+    kept = None if cache is None else track_path(cache, path, f"{rate} {frames} {options.face} {whole}")
+    track = None if kept is None else read_track(kept)
+    if track is None:
+        track = yield from _search(info, rate, frames, whole, options.face)
+        if kept is not None:
+            write_track(kept, track)
+    if not track.seen:
+        raise NoFaceError(f"no face was found in the {frames} frames of the driving video {path} that would be used")
+    crops = tuple(crop_path(track, size, shape, rate)) if whole is None else (whole,)
+    return DrivingPlan(info, rate, frames, crops, track, mesh=options.face_boxes == "mesh")
+
+
+def _search(
+    info: VideoInfo, rate: Fraction, frames: int, whole: Box | None, which: str
+) -> Generator[tuple[int, int], None, FaceTrack]:
+    with FaceTracker(which) as tracker:
+        images = itertools.islice(read_frames(info, rate), frames)
+        shown = images if whole is None else (cut(image, whole) for image in images)
+        for found in track_face(shown, tracker):
+            if isinstance(found, FaceTrack):
+                return found if whole is None else found.moved(whole[0], whole[1])
+            yield found, frames
+    raise AssertionError("a search ends with a track")
+
+
+def probe_driver(path: Path) -> VideoInfo:
+    """Look through a driving video without decoding it.
+
+    Raises:
+        InputError: it is no video that can be read; the message says what it is.
+    """
+    if is_image(path) and path.suffix.lower() != ".gif":
+        raise InputError(
+            f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of somebody talking"
+        )
+    return probe(path)
+
+
+def possible_here(options: AnimateOptions) -> tuple[AnimateOptions, str]:
+    """The options as they can be followed here, and a sentence for the user if those are others."""
+    if not missing("faces") or (options.face_boxes == "keypoints" and options.crop != "auto"):
+        return options, ""
+    crop = "center" if options.crop == "auto" else options.crop
+    return options.replace(face_boxes="keypoints", crop=crop), NO_FACES
+
+
+def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
+    """Refuse files that are not there and an output that may not be made.
+
+    Raises:
+        InputError: an input is no file that can be read.
+        OutputError: the output exists, is an input, or has a name that cannot be used.
+    """
+    require_file(ref_image, "the reference")
+    require_file(driving_video, "the driving video")
+    check_output(output, options.overwrite)
+    for source in (ref_image, driving_video):
+        if output.exists() and output.samefile(source):
+            raise OutputError(f"the output {output} is one of the inputs; choose another name")
+
+
+def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
+    """Refuse, before a model is loaded, whatever can be known to fail without one.
+
+    Both inputs are looked through, and a face is looked for in the portrait and in the driver until the first is found.
+
+    Raises:
+        InputError, NoFaceError: an input cannot be used.
+        OutputError: the output cannot be written.
+    """
+    check_paths(ref_image, driving_video, output, options)
+    check_folder(output)
+    options, _ = possible_here(options)
+    shape = options.width or SIDE, options.height or SIDE
+    info = probe_driver(driving_video)
+    read_portrait(ref_image, shape, options)
+    if options.face_boxes == "keypoints" and options.crop != "auto":
+        return
+    rate = options.rate or info.rate
+    frames = itertools.islice(read_frames(info, rate), options.max_frames or None)
+    with FaceTracker(options.face) as tracker:
+        if not any(tracker.detect(image) for image in itertools.islice(frames, 0, None, CHECKED)):
+            raise NoFaceError(f"no face was found in the driving video {driving_video}, as far as it would be used")
+
+
+def _probe_reference(path: Path) -> VideoInfo:
+    try:
+        return probe(path)
+    except InputError as error:
+        raise InputError(f"the reference is neither a picture ({FORMATS_TEXT}) nor a video: {error}") from error

@@ -1,0 +1,77 @@
+"""What the search for faces found in a video, kept for the next run with it, beside nothing of the user's."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from personalive.media.face_track import FaceTrack
+
+VERSION = 1
+"""Of what is stored and of how faces are searched; tracks of other versions are not read."""
+KEPT = 200
+"""Tracks that are kept; the oldest go."""
+SAMPLE = 1 << 20
+"""Bytes at both ends of a video that tell it from others."""
+
+
+def default_folder() -> Path:
+    """Where tracks are kept: with the other files that this package can make again."""
+    cache = (
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
+    )
+    return Path(cache) / "personalive" / "faces"
+
+
+def track_path(folder: Path, video: Path, search: str) -> Path:
+    """Where the track of a video is kept.
+
+    Args:
+        folder: of the cache.
+        video: its file; another one of the same name is told from it.
+        search: what else the track depends on: the frames that are used, and which face.
+    """
+    return folder / f"{_key(video, search)}.json"
+
+
+def _key(video: Path, search: str) -> str:
+    digest = hashlib.sha256(f"{VERSION} {video.stat().st_size} {video.stat().st_mtime_ns} {search}".encode())
+    with video.open("rb") as file:
+        digest.update(file.read(SAMPLE))
+        if video.stat().st_size > SAMPLE:
+            file.seek(-SAMPLE, os.SEEK_END)
+            digest.update(file.read(SAMPLE))
+    return digest.hexdigest()[:40]
+
+
+def read_track(path: Path) -> FaceTrack | None:
+    """The track that is kept there, or None."""
+    try:
+        stored = json.loads(path.read_text())
+        boxes = tuple(None if box is None else (box[0], box[1], box[2], box[3]) for box in stored["boxes"])
+        absences = {int(frame): reason for frame, reason in stored["absences"].items()}
+        track = FaceTrack(boxes, absences, tuple(stored["cuts"]), int(stored["most_faces"]))
+        os.utime(path)
+    except (OSError, ValueError, TypeError, LookupError):  # none, or a damaged one
+        return None
+    return track
+
+
+def write_track(path: Path, track: FaceTrack) -> None:
+    """Keep a track, if that is possible; nothing depends on it."""
+    stored = {
+        "boxes": track.boxes,
+        "absences": track.absences,
+        "cuts": track.cuts,
+        "most_faces": track.most_faces,
+    }
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".new", delete=False) as file:
+            json.dump(stored, file)
+        Path(file.name).replace(path)
+        kept = sorted(path.parent.glob("*.json"), key=lambda each: each.stat().st_mtime)
+        for old in kept[:-KEPT]:
+            old.unlink(missing_ok=True)

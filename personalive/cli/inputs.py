@@ -1,0 +1,59 @@
+"""Files as people name them on a command line: paths of this system, of Windows in WSL, and addresses."""
+
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from personalive.errors import InputError
+from personalive.media.url_fetch import fetch
+
+logger = logging.getLogger(__name__)
+
+ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+WINDOWS = re.compile(r"^([A-Za-z]):[\\/](.*)$")
+
+
+def open_input(text: str, what: str, folder: Path) -> Path:
+    """The file that a user named; one on the web is fetched, with the guard that requests from outside have.
+
+    Args:
+        text: as it was typed.
+        what: it is, for messages.
+        folder: for what is fetched.
+
+    Raises:
+        InputError: an address that may not be fetched, or cannot be.
+    """
+    if text.lower().startswith(("http://", "https://")):
+        logger.info("fetching %s", text)
+        allowed = os.environ.get("PERSONALIVE_ALLOW_PRIVATE_URLS") == "1"
+        return fetch(text, folder / what.replace(" ", "_"), allow_private=allowed)
+    if ADDRESS.match(text):
+        scheme = text.split(":", 1)[0]
+        raise InputError(f"{what} {text!r}: {scheme} addresses are not read here; give a path, or an http(s) address")
+    return from_windows(text, what)
+
+
+def from_windows(text: str, what: str) -> Path:
+    """A path, which may be written as Windows does if it is seen in WSL.
+
+    Raises:
+        InputError: it is one of Windows that is not seen here.
+    """
+    found = WINDOWS.match(text)
+    if found is None or Path(text).exists():
+        return Path(text)
+    mounted = Path("/mnt", found[1].lower(), *re.split(r"[\\/]+", found[2]))
+    if mounted.exists():
+        return mounted
+    raise InputError(
+        f"{what} {text!r} is a Windows path, which is not seen here; in WSL, files of drive {found[1].upper()}: "
+        f"lie under /mnt/{found[1].lower()} (this one would be {mounted})"
+    )
+
+
+def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    """For what is fetched; gone when it is closed."""
+    return tempfile.TemporaryDirectory(prefix="personalive-inputs-")

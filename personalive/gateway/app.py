@@ -1,0 +1,228 @@
+"""The interface: Cog's paths, answered here and by Cog's own server behind."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from personalive.gateway.bodies import Bodies
+from personalive.gateway.cog_server import CogServer, NotReadyError
+from personalive.gateway.json_pieces import json_pieces
+from personalive.gateway.openapi import SLOT_TAKEN, describe
+from personalive.gateway.predictions import BusyError, Prediction, Predictions
+from personalive.gateway.requests import (
+    MAX_BODY,
+    InvalidError,
+    PredictionRequest,
+    check_addresses,
+    check_id,
+    complaint,
+    parse,
+)
+from personalive.net.addresses import private_addresses_allowed
+
+JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
+MAX_CHECKS = 4
+"""Requests whose addresses are looked up at once: a name server of a client's choice may take its time."""
+TRACE_HEADERS = ("traceparent", "tracestate")
+"""Headers that go on to webhooks, as with Cog."""
+TRACE_VALUE = re.compile(r"[\x21-\x7e ]{1,512}")
+
+
+def create_app(cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> Starlette:
+    """The public application."""
+    interface = _Interface(cog, predictions, cog_schema)
+    one = "/predictions/{prediction_id:path}"
+    return Starlette(
+        routes=[
+            Route("/", interface.index),
+            Route("/openapi.json", interface.openapi),
+            Route("/health-check", interface.health),
+            Route("/predictions", interface.begin, methods=["POST"]),
+            Route(f"{one}/cancel", interface.cancel, methods=["POST"]),
+            Route(one, interface.begin, methods=["PUT"]),
+        ],
+        exception_handlers={
+            HTTPException: _answer_exception,
+            InvalidError: _answer_invalid,
+            BusyError: _answer_busy,
+            NotReadyError: _answer_not_ready,
+            ClientDisconnect: _answer_nobody,
+        },
+    )
+
+
+class _Interface:
+    """What stands behind each path."""
+
+    def __init__(self, cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> None:
+        self._cog = cog
+        self._predictions = predictions
+        self._description = describe(cog_schema)
+        self._inputs = cog_schema["components"]["schemas"]["Input"]["properties"]
+        self._bodies = Bodies()
+        self._checks = 0
+
+    async def index(self, request: Request) -> Response:
+        """What there is."""
+        return JSONResponse(
+            {
+                "openapi_url": "/openapi.json",
+                "healthcheck_url": "/health-check",
+                "predictions_url": "/predictions",
+                "predictions_idempotent_url": "/predictions/{prediction_id}",
+                "predictions_cancel_url": "/predictions/{prediction_id}/cancel",
+            }
+        )
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(self._description)
+
+    async def health(self, request: Request) -> Response:
+        """Always 200, as with Cog; what counts is the status."""
+        health = self._cog.health
+        if health["status"] in ("READY", "BUSY"):
+            health = {**health, "status": "READY" if self._predictions.current is None else "BUSY"}
+        return JSONResponse(health)
+
+    async def begin(self, request: Request) -> Response:
+        """A prediction: POST, or PUT with its id in the path, which may be repeated while it runs."""
+        path_id = _checked_id(request) if request.method == "PUT" else None
+        if not JSON_TYPE.fullmatch(request.headers.get("content-type", "")):
+            raise HTTPException(415, "the body must be JSON, and be called so: Content-Type: application/json")
+        current = self._predictions.current
+        if current is not None:
+            await self._bodies.skip(request, MAX_BODY)
+            if current.id == path_id:
+                return _json(current.state, 202)
+            raise BusyError
+        async with self._bodies.read(request, MAX_BODY) as body:
+            prediction = await self._start(request, body, path_id)
+        if _asynchronous(request):
+            return _json({"id": prediction.id, "status": "starting"}, 202)
+        await self._wait(request, prediction)
+        return _json(prediction.state, 200)
+
+    async def _start(self, request: Request, body: bytes, path_id: str | None) -> Prediction:
+        wanted = parse(body, self._inputs)
+        if path_id is not None:
+            if wanted.id not in (None, path_id):
+                raise InvalidError(422, [complaint(("body", "id"), "it must be the id in the URL, or be left out")])
+            wanted.id = path_id
+        await self._check_addresses(wanted)
+        trace = {name: request.headers[name] for name in TRACE_HEADERS if name in request.headers}
+        return await self._predictions.start(
+            wanted, {name: value for name, value in trace.items() if TRACE_VALUE.fullmatch(value)}
+        )
+
+    async def _check_addresses(self, wanted: PredictionRequest) -> None:
+        if wanted.webhook is None and wanted.output_file_prefix is None:
+            return
+        if self._checks == MAX_CHECKS:
+            raise HTTPException(503, "too many addresses are being looked up", {"Retry-After": "10"})
+        self._checks += 1
+        try:
+            await asyncio.to_thread(check_addresses, wanted, allow_private=private_addresses_allowed())
+        finally:
+            self._checks -= 1
+
+    async def _wait(self, request: Request, prediction: Prediction) -> None:
+        """Until it has ended. A client who leaves cancels it."""
+        gone = asyncio.create_task(_disconnected(request))
+        done = asyncio.create_task(prediction.done.wait())
+        try:
+            await asyncio.wait([gone, done], return_when="FIRST_COMPLETED")
+            if not done.done():
+                await self._predictions.cancel(prediction)
+                raise ClientDisconnect
+        finally:
+            gone.cancel()
+            done.cancel()
+
+    async def cancel(self, request: Request) -> Response:
+        identifier = _checked_id(request)
+        current = self._predictions.current
+        if current is None or current.id != identifier:
+            raise HTTPException(404, f"no prediction {identifier} is running")
+        await self._predictions.cancel(current)
+        return JSONResponse({})
+
+
+def _checked_id(request: Request) -> str:
+    # Not from `path_params`: the router takes no notice of a newline at the end.
+    identifier = str(request.scope["path"]).removeprefix("/predictions/")
+    if request.method == "POST":
+        identifier = identifier.removesuffix("/cancel")
+    check_id(identifier)
+    return identifier
+
+
+def _asynchronous(request: Request) -> bool:
+    """Whether `Prefer` asks for an answer at once; preferences that are not known are no error (RFC 7240)."""
+    preferences = ",".join(request.headers.getlist("prefer")).split(",")
+    return any(each.partition(";")[0].strip().lower() == "respond-async" for each in preferences)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _json(values: dict[str, Any], status: int) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in json_pieces(values):
+            yield piece
+            await asyncio.sleep(0)
+
+    return StreamingResponse(pieces(), status, media_type="application/json")
+
+
+async def _answer_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 503:
+        return _failure(error.detail, 503, error.headers)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidError)
+    return JSONResponse({"detail": error.detail}, error.status)
+
+
+async def _answer_busy(request: Request, error: Exception) -> Response:
+    return JSONResponse(SLOT_TAKEN, 409)
+
+
+async def _answer_not_ready(request: Request, error: Exception) -> Response:
+    return _failure(str(error), 503, {"Retry-After": "5"})
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+def _failure(error: str, status: int, headers: Any) -> Response:
+    return JSONResponse({"error": error, "status": "failed"}, status, headers)
+
+
+def create_events_app(predictions: Predictions, secret: str) -> Starlette:
+    """The application that only Cog's server calls, on loopback, with what happens in a prediction.
+
+    Args:
+        secret: the first part of the path; other processes of the machine do not know it.
+    """
+
+    async def take(request: Request) -> Response:
+        with contextlib.suppress(ValueError):
+            predictions.on_event(request.path_params["cog_id"], from_json(await request.body()))
+        return Response()
+
+    return Starlette(routes=[Route(f"/{secret}/{{cog_id}}", take, methods=["POST"])])

@@ -1,0 +1,164 @@
+"""What is sent to addresses that clients named: events to webhooks, results to where they asked for them.
+
+Cog would send both itself, to any address, and looks it up again after any check of ours. So it sends its events here
+only, and they go on from here through the guard in `personalive.net`.
+"""
+
+import asyncio
+import base64
+import http.client
+import logging
+import mimetypes
+import os
+from collections import deque
+from collections.abc import Coroutine, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from personalive.errors import InputError, PersonaLiveError, first_line
+from personalive.gateway.json_pieces import json_pieces
+from personalive.net.outbound import request
+from personalive.net.pace import Pace
+
+logger = logging.getLogger(__name__)
+
+MAX_DELIVERIES = 32
+"""Webhooks and uploads at once. Beyond them, the oldest gives way."""
+ATTEMPTS = 8
+"""For the last event; the others are sent once."""
+ATTEMPT_SECONDS = 60.0
+UPLOAD_SECONDS = 300.0
+LEAST_RATE = 64 * 1024
+REPEATED = (408, 425, 429)
+"""Statuses below 500 after which it makes sense to ask again."""
+
+
+class UploadError(PersonaLiveError):
+    """A result could not be sent where it was asked for."""
+
+
+class Deliveries:
+    """Sends requests in threads, each of which ends in time."""
+
+    def __init__(self, *, allow_private: bool) -> None:
+        self._allow_private = allow_private
+        self._threads = ThreadPoolExecutor(MAX_DELIVERIES, "delivery")
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        """With the oldest first."""
+
+    async def send(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str], pace: Pace, *, trusted: bool = False
+    ) -> int:
+        """Send a body; returns the answer's status.
+
+        Args:
+            trusted: the address is the operator's, who may name any.
+
+        Raises:
+            InputError: the address is not allowed.
+            OSError, http.client.HTTPException, ValueError: it did not arrive.
+        """
+        allowed = trusted or self._allow_private
+
+        def send() -> int:
+            with request(method, url, pace=pace, allow_private=allowed, headers=headers, body=body) as answer:
+                return answer.status
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, send)
+        except asyncio.CancelledError:
+            pace.stop()
+            raise
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that sends; when there is too much of it, the oldest is given up."""
+        task = asyncio.create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+        if len(self._tasks) > MAX_DELIVERIES:
+            logger.warning("more than %d webhooks and uploads at once: the oldest is given up", MAX_DELIVERIES)
+            next(iter(self._tasks)).cancel()
+        return task
+
+    async def close(self, seconds: float) -> None:
+        """Wait so long for what is on its way, and give up the rest."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=seconds)
+        for task in list(self._tasks):
+            task.cancel()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def upload(self, result: str, prefix: str, *, trusted: bool) -> str:
+        """Send a result, which is a data: URL, to a name under the prefix; returns its address there.
+
+        Raises:
+            UploadError: it did not get there.
+        """
+        head, _, content = result.partition(",")
+        kind = head.removeprefix("data:").partition(";")[0]
+        url = f"{prefix.rstrip('/')}/output{mimetypes.guess_extension(kind) or ''}"
+        pace = Pace(seconds=UPLOAD_SECONDS, rate=LEAST_RATE)
+        try:
+            body = await asyncio.to_thread(base64.b64decode, content)
+            status = await self.send("PUT", url, body, {"Content-Type": kind}, pace, trusted=trusted)
+        except (InputError, OSError, http.client.HTTPException, ValueError) as error:
+            raise UploadError(f"the result cannot be sent to {url[:200]}: {error}") from error
+        if status >= 300:
+            raise UploadError(f"the result cannot be sent to {url[:200]}: the server answers {status}")
+        return url
+
+
+class Webhook:
+    """A client's address for events. They arrive in order: each once at most, and the last with several attempts.
+
+    Args:
+        deliveries: sends them.
+        url: where to.
+        events: which of start, output, logs and completed.
+        headers: what goes with them.
+    """
+
+    def __init__(self, deliveries: Deliveries, url: str, events: Set[str], headers: Mapping[str, str]) -> None:
+        self._deliveries = deliveries
+        self._url = url
+        self._events = events
+        self._headers = {"Content-Type": "application/json", **headers}
+        if token := os.environ.get("WEBHOOK_AUTH_TOKEN"):
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque()
+        self._something = asyncio.Event()
+
+    def tell(self, event: str, payload: dict[str, Any]) -> None:
+        """Send an event, after those before. Logs that wait are replaced by longer ones."""
+        if self._waiting and self._waiting[-1][0] == event == "logs":
+            self._waiting.pop()
+        self._waiting.append((event, payload))
+        self._something.set()
+
+    async def run(self) -> None:
+        """Send what there is to tell, until the prediction is completed."""
+        event = ""
+        while event != "completed":
+            await self._something.wait()
+            event, payload = self._waiting.popleft()
+            if not self._waiting:
+                self._something.clear()
+            if event in self._events:
+                await self._send(payload, ATTEMPTS if event == "completed" else 1)
+
+    async def _send(self, payload: dict[str, Any], attempts: int) -> None:
+        body = await asyncio.to_thread(lambda: b"".join(json_pieces(payload)))
+        for attempt in range(attempts):
+            if attempt:
+                await asyncio.sleep(min(5.0, 0.1 * 2**attempt))
+            pace = Pace(seconds=ATTEMPT_SECONDS, rate=LEAST_RATE)
+            try:
+                status = await self._deliveries.send("POST", self._url, body, self._headers, pace)
+            except InputError as error:
+                logger.warning("a webhook is not called: %s", error)
+                return
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                logger.info("a webhook did not answer: %s", first_line(error))
+                continue
+            if status < 500 and status not in REPEATED:
+                return

@@ -1,0 +1,87 @@
+"""What the ICE agents of a server may do: from which addresses they send, and how much to one that never answers.
+
+A client names the addresses under which it may be reached, and the server tries them all. Without bounds it would send
+hundreds of packets to whatever address somebody likes to name.
+"""
+
+import ipaddress
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from personalive.errors import InputError
+
+MAX_UNANSWERED = 20
+"""Packets in `WINDOW_SECONDS` that go to one address, over all connections, before it has answered."""
+WINDOW_SECONDS = 60.0
+MAX_ADDRESSES = 4096
+"""Addresses that are remembered."""
+
+
+@dataclass
+class _Traffic:
+    since: float
+    sent: int = 0
+    allowed: int = MAX_UNANSWERED
+    has_answered: bool = False
+
+
+class IceLimits:
+    """Bounds that all connections of one server share."""
+
+    def __init__(self, host: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """`host`: where media is sent from and received; `0.0.0.0` or `::` stands for every address.
+
+        Raises:
+            InputError: it is no address.
+        """
+        self.addresses = _addresses(host)
+        """Of this machine, to send from and receive at; None: all."""
+        self._clock = clock
+        self._traffic: OrderedDict[str, _Traffic] = OrderedDict()
+
+    @property
+    def local_only(self) -> bool:
+        """Whether only this machine can be reached."""
+        return self.addresses is not None and all(ipaddress.ip_address(each).is_loopback for each in self.addresses)
+
+    def may_send(self, address: str) -> bool:
+        """Count a check that is to go to an address; False: it has had enough."""
+        traffic = self._of(address)
+        if traffic.has_answered:
+            return True
+        if traffic.sent == traffic.allowed:
+            return False
+        traffic.sent += 1
+        return True
+
+    def heard_from(self, address: str) -> None:
+        """A check came from an address, which may be forged: one more may go there in return."""
+        self._of(address).allowed += 1
+
+    def answered(self, address: str) -> None:
+        """An address has answered a check: what goes there is wanted."""
+        traffic = self._of(address)
+        traffic.has_answered, traffic.since = True, self._clock()
+
+    def _of(self, address: str) -> _Traffic:
+        now = self._clock()
+        traffic = self._traffic.get(address)
+        if traffic is None or now - traffic.since > WINDOW_SECONDS:
+            traffic = self._traffic[address] = _Traffic(now)
+            self._traffic.move_to_end(address)
+            if len(self._traffic) > MAX_ADDRESSES:
+                self._traffic.popitem(last=False)
+        return traffic
+
+
+def _addresses(host: str) -> list[str] | None:
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)}
+    except OSError as error:
+        raise InputError(f"{host!r} is not an address of this machine: {error}") from error
+    if any(ipaddress.ip_address(each).is_unspecified for each in found):
+        return None
+    return sorted(found)

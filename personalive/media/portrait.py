@@ -1,0 +1,188 @@
+"""The portrait: its face found, turned upright, cropped, and judged by what will come of it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+from personalive.errors import NoFaceError
+from personalive.media.crop import crop_box, cut, within
+from personalive.media.faces import Face, FaceTracker, choose, load_mediapipe
+from personalive.types import Box, Crop, RGBArray
+
+UPRIGHT_SCORE = 0.85
+"""The detector's confidence from which a face whose eyes are level is upright. Of upright faces, drawn and
+photographed, it was 0.92 and more; of faces upside down, in which the mesh finds a face too, 0.73 at most."""
+MUCH_BETTER = 0.1
+"""By so much another turn's confidence must be higher for it to be taken."""
+MAX_ROLL = 35.0
+"""Degrees by which a head may be tilted without being turned upright."""
+MAX_YAW = 40.0
+"""Degrees from which a face is in profile: what is not seen of it has to be made up."""
+SMALL_FACE = 64
+"""Pixels of a face's side below which the result is soft."""
+BLURRED = 3.0
+"""Sharpness (see `sharpness`) below which a face is blurred."""
+ROLL_WEIGHT = 300.0
+"""Degrees of tilt that count as much as all of the detector's confidence."""
+DETECTOR_MARGIN = 2.0
+"""Side of what the detector is shown, per side of the face."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """The picture that is to be animated, cropped."""
+
+    image: RGBArray
+    """uint8 [h, w, 3]"""
+    box: Box | None
+    """The face in it; None: nobody looked for it."""
+    remarks: tuple[str, ...] = ()
+    """What its owner should know: what was chosen or turned, and what will not look well."""
+
+
+class PortraitFinder:
+    """Finds the face in portraits. One thread at a time; a context manager."""
+
+    def __init__(self, which: str = "largest") -> None:
+        """`which` of several faces: as in `faces.choose`."""
+        self._which = which
+        self._tracker = FaceTracker()
+        self._detector: Any = load_mediapipe().face_detection.FaceDetection(model_selection=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tracker.close()
+        self._detector.close()
+
+    def find(self, image: RGBArray, shape: tuple[int, int], crop: Crop) -> Portrait | None:
+        """The portrait in a picture, or None where it shows no face.
+
+        Args:
+            image: uint8 [h, w, 3].
+            shape: width and height of the output.
+            crop: see `crop.crop_box`.
+        """
+        searched = image if crop == "auto" else cut(image, _part(image, shape, crop, None))
+        turned, remarks, faces = self._upright(searched)
+        if not faces:
+            return None
+        face = choose(faces, self._which)
+        part = _part(turned, shape, crop, face.box) if crop == "auto" else (0, 0, turned.shape[1], turned.shape[0])
+        if turned is not searched and crop != "auto":  # the output's shape again
+            part = _part(turned, shape, crop, None)
+        remarks += _choice(faces, face, self._which) + _warnings(turned, face, shape)
+        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks))
+
+    def _upright(self, image: RGBArray) -> tuple[RGBArray, list[str], list[Face]]:
+        """The picture turned so that its face is upright, what was done, and the faces in it."""
+        faces = self._tracker.detect(image)
+        if faces and self._is_upright(image, faces):
+            return image, [], faces
+        candidates = [(self._score(image, faces), image, faces, "")]
+        for quarters, words in ((2, "half a turn"), (1, "a quarter turn"), (3, "a quarter turn")):
+            turned = np.ascontiguousarray(np.rot90(image, quarters))
+            found = self._tracker.detect(turned)
+            candidates.append((self._score(turned, found) - MUCH_BETTER, turned, found, words))
+        _, best, faces, words = max(candidates, key=lambda candidate: candidate[0])
+        remarks = [f"the portrait's face is not upright: the picture was turned by {words}"] if words else []
+        if faces and abs(choose(faces, self._which).roll) > MAX_ROLL:
+            roll = choose(faces, self._which).roll
+            levelled = _rotated(best, roll)
+            found = self._tracker.detect(levelled)
+            if found:
+                best, faces = levelled, found
+                remarks.append(
+                    f"the portrait's face is tilted by {abs(roll):.0f} degrees: the picture was turned upright"
+                )
+        return best, remarks, faces
+
+    def _is_upright(self, image: RGBArray, faces: Sequence[Face]) -> bool:
+        face = choose(faces, self._which)
+        return abs(face.roll) <= MAX_ROLL and self._confidence(image, face) >= UPRIGHT_SCORE
+
+    def _score(self, image: RGBArray, faces: Sequence[Face]) -> float:
+        """How sure it is that the face in a picture is upright; tilted faces are less so."""
+        if not faces:
+            return -1.0
+        face = choose(faces, self._which)
+        return self._confidence(image, face) - abs(face.roll) / ROLL_WEIGHT
+
+    def _confidence(self, image: RGBArray, face: Face) -> float:
+        """The detector's confidence in a face, from 0 to 1."""
+        height, width = image.shape[:2]
+        x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+        reach = DETECTOR_MARGIN * face.side / 2
+        left, top, right, bottom = int(max(0, x - reach)), int(max(0, y - reach)), int(x + reach), int(y + reach)
+        part = np.ascontiguousarray(image[top : min(bottom, height), left : min(right, width)])
+        found = self._detector.process(part).detections or []
+        return max((float(detection.score[0]) for detection in found), default=0.0)
+
+
+def find_portrait(images: Iterable[RGBArray], shape: tuple[int, int], crop: Crop, which: str, name: str) -> Portrait:
+    """The first of some pictures that shows a face; see `PortraitFinder.find`.
+
+    Args:
+        name: of the pictures, for the message.
+
+    Raises:
+        NoFaceError: none does.
+    """
+    with PortraitFinder(which) as finder:
+        found: Iterator[Portrait] = (each for image in images if (each := finder.find(image, shape, crop)) is not None)
+        portrait = next(found, None)
+    if portrait is None:
+        raise NoFaceError(f"no face was found in {name}; use a picture of one face that looks at the camera")
+    return portrait
+
+
+def sharpness(image: RGBArray, box: Box) -> float:
+    """Mean absolute Laplacian of a face, scaled to 128 pixels: how much fine detail it has, in levels."""
+    face = Image.fromarray(cut(image, box)).convert("L").resize((128, 128), Image.Resampling.BILINEAR)
+    grey = np.asarray(face, dtype=np.float32)
+    inner = grey[1:-1, 1:-1] * 4 - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return float(np.abs(inner).mean())
+
+
+def _part(image: RGBArray, shape: tuple[int, int], crop: Crop, face: Box | None) -> Box:
+    return crop_box((image.shape[1], image.shape[0]), shape, crop, face)
+
+
+def _choice(faces: Sequence[Face], face: Face, which: str) -> list[str]:
+    if len(faces) < 2:
+        return []
+    place = sorted(each.box[0] + each.box[2] for each in faces).index(face.box[0] + face.box[2]) + 1
+    return [
+        f"the portrait shows {len(faces)} faces: number {place} from the left ({which}) is animated; "
+        "choose another with --face left, right or a number"
+    ]
+
+
+def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
+    remarks = []
+    if abs(face.yaw) > MAX_YAW:
+        remarks.append(
+            f"the portrait's face looks {abs(face.yaw):.0f} degrees to the side: the other half of it will be made up; "
+            "a picture from the front looks better"
+        )
+    if face.side < SMALL_FACE:
+        remarks.append(f"the portrait's face is small ({face.side} pixels of {min(shape)}): the result will be soft")
+    elif sharpness(image, face.box) < BLURRED:
+        remarks.append("the portrait's face is blurred, and the result will be")
+    return remarks
+
+
+def _rotated(image: RGBArray, degrees: float) -> RGBArray:
+    """The picture turned counter-clockwise; what comes in at the corners mirrors the border."""
+    height, width = image.shape[:2]
+    pad = max(height, width) // 2
+    wide = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric" if pad <= min(height, width) else "edge")
+    turned = Image.fromarray(wide).rotate(degrees, Image.Resampling.BICUBIC)
+    return np.asarray(turned)[pad : pad + height, pad : pad + width].copy()

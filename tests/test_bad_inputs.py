@@ -1,0 +1,133 @@
+"""A hundred bad files and commands: refused with one line that names the reason, before any weights are touched."""
+
+import random
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from personalive.animate.plan import check_inputs
+from personalive.errors import PersonaLiveError
+from personalive.settings import AnimateOptions
+from personalive.testing.pictures import faceless, moving_face, numbered, photograph, run_ffmpeg, save_video
+from tests.brought import save_still
+
+STILLS = ("png", "jpg", "webp", "heic", "avif", "tiff", "jp2", "bmp", "gif")
+VIDEOS = ("mp4", "mov", "mkv", "webm", "avi", "ts")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A portrait and a driver that would do."""
+    folder = tmp_path_factory.mktemp("good")
+    Image.fromarray(photograph()).save(folder / "portrait.png")
+    save_video(folder / "driver.mp4", moving_face(6), sound=True)
+    return folder / "portrait.png", folder / "driver.mp4"
+
+
+@pytest.fixture(scope="module")
+def bad_references(tmp_path_factory):
+    """Damaged, empty, tiny, huge and faceless pictures, and what is none: (file, word of the reason)."""
+    folder, chance = tmp_path_factory.mktemp("references"), random.Random(1)
+    bad = []
+    for suffix in STILLS:
+        whole = save_still(folder / f"whole.{suffix}", photograph()[:256, :256]).read_bytes()
+        for name, data in (
+            ("empty", b""),
+            ("cut", whole[: len(whole) // 3]),
+            ("head", whole[:24]),
+            ("noise", whole[:8] + chance.randbytes(4000)),
+        ):
+            path = folder / f"{name}.{suffix}"
+            path.write_bytes(data)
+            bad.append((path, ""))
+        bad.append((save_still(folder / f"tiny.{suffix}", faceless(12, 8)), "pixels"))
+        bad.append((save_still(folder / f"faceless.{suffix}", faceless()), "no face"))
+    texts = {"page.html": b"<!doctype html><html>", "doc.pdf": b"%PDF-1.7", "archive.zip": b"PK\3\4", "note.txt": b"hi"}
+    for name, data in texts.items():
+        (folder / name).write_bytes(data + bytes(200))
+        bad.append((folder / name, "neither"))
+    huge = folder / "huge.bmp"
+    huge.write_bytes(b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 60000, 60000, 1, 24, 0, 0, 0, 0, 0, 0))
+    bad += [(huge, "pixels"), (folder, "not a file"), (folder / "missing.png", "does not exist")]
+    return bad
+
+
+@pytest.fixture(scope="module")
+def bad_drivers(tmp_path_factory):
+    """Damaged, empty, silent-movie-less and faceless videos, and what is none: (file, word of the reason)."""
+    folder, chance = tmp_path_factory.mktemp("drivers"), random.Random(2)
+    source = save_video(folder / "source.mp4", moving_face(8))
+    bad = []
+    for suffix in VIDEOS:
+        path = folder / f"whole.{suffix}"
+        run_ffmpeg("-i", str(source), *(("-c:v", "libvpx") if suffix == "webm" else ()), str(path))
+        whole = path.read_bytes()
+        for name, data in (
+            ("empty", b""),
+            ("head", whole[:40]),
+            ("noise", chance.randbytes(3000)),
+            ("zeros", bytes(5000)),
+        ):
+            (folder / f"{name}.{suffix}").write_bytes(data)
+            bad.append((folder / f"{name}.{suffix}", ""))
+    bad.append((save_video(folder / "faceless.mp4", numbered(8)), "no face"))
+    bad.append((save_video(folder / "black.mp4", [np.zeros((64, 64, 3), np.uint8)] * 4), "no face"))
+    run_ffmpeg("-f", "lavfi", "-i", "sine=duration=1", str(folder / "sound.m4a"))
+    bad.append((folder / "sound.m4a", "no video"))
+    for suffix in STILLS[:-1]:
+        bad.append((save_still(folder / f"photo.{suffix}", photograph()), "is a picture"))
+    bad += [(folder, "not a file"), (folder / "missing.mp4", "does not exist")]
+    return bad
+
+
+def refused(reference, driver, output, word):
+    with pytest.raises(PersonaLiveError) as caught:
+        check_inputs(reference, driver, output, AnimateOptions())
+    message = str(caught.value)
+    assert "\n" not in message.strip() and word in message, message
+    assert " object at 0x" not in message
+
+
+def test_bad_files_are_refused_by_name_before_a_model_is_needed(
+    good, bad_references, bad_drivers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("personalive.weights.resolve", lambda *_, **__: pytest.fail("weights were asked for"))
+    assert len(bad_references) + len(bad_drivers) >= 95
+    before = sorted(path for path in tmp_path.rglob("*"))
+    for path, word in bad_references:
+        refused(path, good[1], tmp_path / "out.mp4", word)
+    for path, word in bad_drivers:
+        refused(good[0], path, tmp_path / "out.mp4", word)
+    assert sorted(path for path in tmp_path.rglob("*")) == before, "nothing is left behind"
+
+
+def test_bad_outputs_are_refused(good, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "there.mp4").write_text("")
+    for output in ("out.avi", "file/out.mp4", "there.mp4", "."):
+        refused(*good, tmp_path / output, "")
+    refused(*good, good[1], "")
+
+
+COMMANDS = [
+    (["--driving_video", "ftp://host/a.mp4"], "ftp addresses"),
+    (["--driving_video", r"C:\Users\me\a.mp4"], "/mnt/c"),
+    (["--driving_video", "http://127.0.0.1:9/a.mp4"], "127.0.0.1"),
+    (["--face", "nobody"], "face is 'nobody'"),
+    (["--width", "300"], "width is 300"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), COMMANDS)
+def test_bad_commands_leave_one_line(tmp_path, arguments, word):
+    command = [sys.executable, "-m", "personalive.cli.main", "animate", "-o", str(tmp_path / "out.mp4"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("INFO")]
+    assert done.returncode != 0 and word in lines[-1] and "Traceback" not in done.stderr
+    assert len(lines) == 1, lines
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,129 @@
+"""What a network says depends on the values that it is given, not on how they lie in memory."""
+
+import copy
+
+import pytest
+import torch
+
+from personalive.accel.accelerator import Accelerator
+from personalive.engine.networks import PlainNetworks
+from personalive.models import NETWORKS, build_network
+from tests import weight_rule
+from tests.published_layout import SMALL
+from tests.weight_rule import normal_input
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+TIMESTEPS = (0,) * 4 + (333,) * 4 + (666,) * 4 + (999,) * 4
+SIZE = 128
+"""Of pictures, in pixels."""
+
+
+def contiguous(x):
+    return x.contiguous()
+
+
+def channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.transpose(-1, -2).contiguous().mT
+
+
+def sliced(x):
+    larger = torch.full([2 * size for size in x.shape], torch.nan, device=x.device)
+    view = larger[tuple(slice(None, None, 2) for _ in x.shape)]
+    view.copy_(x)
+    return view
+
+
+def expanded(x):
+    """The first of the batch in the place of all, with one copy of it in memory."""
+    return x[:1].expand_as(x)
+
+
+LAYOUTS = [channels_last, sliced, expanded]
+
+
+def filled(dtype=torch.float32):
+    modules = {name: build_network(name, SMALL) for name in NETWORKS}
+    for name, module in modules.items():
+        weight_rule.fill(module, name)
+    return {name: module.to(dtype) for name, module in modules.items()}
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def device(request):
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="module", params=["plain", "accelerated"])
+def networks(request, device):
+    modules = {name: module.to(device) for name, module in filled().items()}
+    if request.param == "plain":
+        return PlainNetworks(SMALL, modules, torch.float32)
+    return Accelerator(device, torch.float32).accelerate(SMALL, modules)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """The same networks in fp64, from which fp32 differs by its own rounding alone."""
+    return PlainNetworks(SMALL, filled(torch.float64), torch.float64)
+
+
+def features(networks, latents, embedding):
+    return networks.encode_reference(latents, embedding)
+
+
+def banks(networks, latents, embedding):
+    module = networks.modules["reference_unet"]
+    return torch.cat([bank.flatten() for bank in module(latents, embedding)])
+
+
+def denoised(networks, latents, motion, pose):
+    reference = networks.encode_reference(*(x.to(latents) for x in (PORTRAIT, EMBEDDING)))
+    return networks.denoise(latents, TIMESTEPS, motion, pose, reference)
+
+
+def posed(networks, images):
+    if networks.dtype == torch.float64:  # the engine's own fp32 would hide what the network does
+        heads = copy.deepcopy(networks.modules["motion_extractor"])(images)
+        return heads.keypoints
+    return networks.extract_pose(images).canonical.flatten(1)
+
+
+PORTRAIT = normal_input("ref_latents", (1, 4, 16, 16))
+EMBEDDING = normal_input("image_embeds", (1, 1, SMALL.unet.cross_attention_dim))
+FACE, POSE = SMALL.motion_encoder.image_size, SMALL.motion_extractor.image_size
+WINDOW = (
+    normal_input("latents", (16, 4, 16, 16)),
+    normal_input("motion", (16, SMALL.motion_encoder.tokens, SMALL.unet.motion_token_width), 2.0),
+    normal_input("pose", (16, SMALL.unet.block_channels[0], 16, 16)),
+)
+CASES = {
+    "VAE, encoder": (lambda n, x: n.encode_image(x), (normal_input("images", (2, 3, SIZE, SIZE)).clamp(-1, 1),)),
+    "VAE, decoder": (lambda n, x: n.decode(x), (normal_input("vae_latents", (2, 4, 16, 16), 0.5),)),
+    "image encoder": (lambda n, x: n.embed_image(x), (normal_input("clip", (2, 3, 224, 224)),)),
+    "reference UNet": (banks, (PORTRAIT.expand(2, -1, -1, -1) + 0.1, EMBEDDING.expand(2, -1, -1))),
+    "denoising UNet": (denoised, WINDOW),
+    "motion encoder": (lambda n, x: n.encode_motion(x), (normal_input("faces", (2, 3, FACE, FACE)),)),
+    "motion extractor": (posed, (normal_input("faces", (2, 3, POSE, POSE)).sigmoid(),)),
+    "pose guider": (
+        lambda n, x: n.modules["pose_guider"](x),
+        (normal_input("rasters", (2, 3, SIZE, SIZE)).sigmoid(),),
+    ),
+}
+
+
+def difference(actual, expected):
+    return ((actual.double().cpu() - expected.double().cpu()).abs().max() / expected.abs().max().cpu()).item()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", CASES)
+def test_a_result_does_not_depend_on_the_memory_format(networks, device, exact, name):
+    run, inputs = CASES[name]
+    inputs = [tensor.to(device) for tensor in inputs]
+    for layout in LAYOUTS:
+        given = [layout(tensor) for tensor in inputs]
+        expected = run(networks, *(contiguous(tensor) for tensor in given))
+        assert difference(run(networks, *given), expected) < 1e-5, layout.__name__
+        if device.type == "cpu":  # and it is right, not only the same everywhere
+            truth = run(exact, *(contiguous(tensor).double() for tensor in given))
+            assert difference(expected, truth) < 2e-5, layout.__name__
