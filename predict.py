@@ -52,7 +52,9 @@ class Predictor(BasePredictor):
     def predict(
         self,
         # Written by scripts/write_settings.py from personalive/settings:
-        ref_image: Upload = Input(description="The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken."),
+        ref_image: Upload = Input(
+            description="The portrait: a picture (JPEG, PNG, HEIC and others), or a video whose first face is taken."
+        ),
         driving_video: Upload = Input(description="The video whose movement, rate and sound the result has."),
         width: int | None = Input(
             description="Width in pixels. Default: the model's, 512 for personalive.",

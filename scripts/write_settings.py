@@ -53,11 +53,24 @@ def live(text: str) -> str:
 def predictor(text: str) -> str:
     """predict.py with the inputs of `predict`."""
     lines = [
-        f"        {name}: Upload = Input(description={_literal(f'{said}.')}),"
+        line
         for name, said in (("ref_image", REFERENCE), ("driving_video", DRIVER))
+        for line in _upload(name, f"{said}.")
     ]
     lines += [line for each in AnimateOptions.declared(Surface.HTTP) for line in cog_input(each)]
     return _between(text, *INPUTS, "\n".join(lines))
+
+
+def _upload(name: str, description: str) -> list[str]:
+    """A file of `predict`, on one line if it fits, as ruff formats it."""
+    line = f"        {name}: Upload = Input(description={_literal(description)}),"
+    if len(line) <= 120:
+        return [line]
+    return [
+        f"        {name}: Upload = Input(",
+        f"            description={_literal(description)}",
+        "        ),",
+    ]
 
 
 def schema() -> str:

@@ -226,9 +226,9 @@ def test_every_answer_has_its_guard_rails(guarded, kind):
 def test_a_defect_is_answered_with_its_guard_rails_and_without_its_reason(tmp_path):
     from fastapi.testclient import TestClient
 
-    from personalive.testing.echo import echo_factory
     from personalive.live.http.server import create_app
     from personalive.live.options import ServeOptions
+    from personalive.testing.echo import echo_factory
 
     app = create_app(ServeOptions(), echo_factory(), None)
 
