@@ -30,7 +30,7 @@ def pins(name: str) -> dict[str, str]:
         if text and not text.startswith("-r "):
             requirement = Requirement(text)
             (specifier,) = requirement.specifier
-            assert specifier.operator == "==" and "*" not in specifier.version, f"{name}: {text} is no exact pin"
+            assert specifier.operator == "==" and "*" not in specifier.version, f"{name}: {text} is not an exact pin"
             found[canonicalize_name(requirement.name)] = specifier.version
     return found
 

@@ -1,4 +1,4 @@
-"""README: its examples run, and what it says of options and weights is what the program says."""
+"""README: its examples run, and what it says about options and weights is what the program says."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def examples(how: str) -> list[ParameterSet]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like a checkout in which nothing was run yet; the environment is the one of the tests."""
+    """A folder that looks like a new checkout; the environment is that of the tests."""
     for name in ("demo", "weights", "predict.py", "cog.yaml", ".cog"):
         (tmp_path / name).symlink_to(ROOT / name)
     script = tmp_path / "predict.sh"

@@ -37,7 +37,7 @@ def frames_of(path):
 
 
 def test_published_weights_are_downloaded_loaded_and_used(tmp_path, monkeypatch, portrait, driver, capsys):
-    """The command as it is called for the published model; only the hub's address and the sizes are replaced."""
+    """The command as for the published model; only the hub's address and the sizes are replaced."""
     write_layout(tmp_path / "layout", random_states(ONE_HEAD), ONE_HEAD)
     with HubStandIn(as_repositories(tmp_path / "layout", tmp_path / "repositories")) as server:
         hub = weights.Hub(server.url, home=tmp_path / "home")

@@ -68,7 +68,7 @@ def motion_extractor(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
 
 
 def motion_encoder(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
-    """Motion tokens and maps on the way."""
+    """Motion tokens and intermediate maps."""
     encoder = network("motion_encoder", ModelConfig(), case["seed"])
     assert isinstance(encoder, MotionEncoder)
     maps: dict[str, Tensor] = {}
@@ -162,7 +162,7 @@ def blocks(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
 
 
 def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
-    """Preparation of a portrait that is not square, and the small VAE and CLIP on it."""
+    """Preparing a portrait that is not square, and the small VAE and CLIP on it."""
     seed, image = case["seed"], golden["ref_image_u8"]
     height, width = golden["vae_pixels_128"].shape[2:]
     preprocessor = Preprocessor(REDUCED, width, height)

@@ -80,7 +80,7 @@ class ReferenceOffline(LoggedPolicy):
 
 
 class ReferenceOnline(LoggedPolicy):
-    """D3: goes on testing and remembering after the third keyframe."""
+    """D3: keeps testing and remembering after the third keyframe."""
 
     def tests(self, test: KeyframeTest) -> bool:
         return test.step >= FIRST_STEP
@@ -94,7 +94,7 @@ POLICIES = {"specified": LoggedPolicy, "reference_offline": ReferenceOffline, "r
 
 
 class RuleNoise:
-    """The stored noise: a draw of its own for each call, or one for all calls together."""
+    """The stored noise: one draw for each call, or one for all calls together."""
 
     def __init__(self, seed: int, frames_at_once: int | None) -> None:
         self.seed, self.frames_at_once = seed, frames_at_once
@@ -129,7 +129,7 @@ class LoggedNetworks:
         return getattr(self._networks, name)
 
     def forget(self) -> None:
-        """Begin a new log; the memory of faces stays."""
+        """Start a new log; the memory of faces stays."""
         self.poses: list[kp.HeadPose] = []
         self.embeddings: list[Tensor] = []
         self.encoded: list[Tensor] = []
@@ -296,6 +296,6 @@ def comparable(golden: Golden) -> Golden:
     """The golden arrays in the units and shapes of what is computed."""
     arrays = {key: golden[key] for key in golden}
     arrays["frames_u16"] = arrays["frames_u16"].astype(np.float32) / 65535
-    if "motion_bank_min_dist" in arrays:  # of the frames listed, only the first is ever tested
+    if "motion_bank_min_dist" in arrays:  # only the first of the frames listed is ever tested
         arrays["motion_bank_min_dist"] = arrays["motion_bank_min_dist"][:, 0]
     return arrays
