@@ -342,6 +342,7 @@ def test_result_that_cannot_be_sent_is_a_failure_and_says_so(trusting, inputs):
     assert answer["status"] == "failed" and "answers 403" in answer["error"] and "output" not in answer
 
 
+@pytest.mark.slow
 def test_same_id_while_it_runs(trusting, inputs, long):
     """PUT says how it is, POST is refused, and neither begins another."""
     with receiver() as web:
@@ -360,6 +361,7 @@ def test_same_id_while_it_runs(trusting, inputs, long):
     assert trusting.cancel("twice").status_code == 200, "that it has ended meanwhile is no error"
 
 
+@pytest.mark.slow
 def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
     with receiver() as web:
         answers = []
@@ -380,6 +382,7 @@ def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
         assert web.statuses().count("canceled") == 1
 
 
+@pytest.mark.slow
 def test_client_who_leaves_cancels(trusting, inputs, long):
     with receiver() as web:
         with pytest.raises(httpx.ReadTimeout):
@@ -395,6 +398,7 @@ def folders_of(server):
     return [COG_FOLDERS / name for name in names if (COG_FOLDERS / name).exists()]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     """After success, failure and cancellation, in Cog's folder and ours."""
 
@@ -415,6 +419,7 @@ def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     assert left() == []
 
 
+@pytest.mark.slow
 def test_sigterm_while_busy_tells_the_webhook_and_leaves_nothing(trusting, long):
     processes = trusting.processes()
     with receiver() as web:
