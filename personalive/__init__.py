@@ -25,7 +25,7 @@ _HOMES = {
 }
 
 
-# The package `animate` is bound to its name when it is first imported. That is now, so that the name stays the function's.
+# The package `animate` takes its name when it is first imported. That is now, so that the name is the function's.
 importlib.import_module("personalive.animate")
 del globals()["animate"]
 
