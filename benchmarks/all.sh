@@ -11,7 +11,7 @@ mkdir -p "$folder"
 # Neither is part of an installation of this package, and where they are, importing diffusers takes seconds longer.
 export USE_FLAX=0 USE_TF=0
 steps=("$@")
-[ $# -gt 0 ] || steps=(graphs warm tests memory streams none kernels low_memory bf16 compile sizes endurance max)
+[ $# -gt 0 ] || steps=(graphs warm tests memory streams none kernels low_memory bf16 sizes endurance)
 
 # measure NAME SECONDS MODULE ARGUMENTS...
 measure() {
@@ -28,8 +28,8 @@ for step in "${steps[@]}"; do
     case $step in
     tests)
         # In an environment that has no more than PyTorch and pytest: without the project's settings.
-        PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} timeout 100 python3 -X faulthandler -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
-            tests/test_kernels.py tests/test_cuda_graphs.py tests/test_training_parts.py tests/test_transfer.py >"$folder/tests.log" 2>&1
+        PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} timeout 150 python3 -X faulthandler -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+            tests/test_kernels.py tests/test_cuda_graphs.py tests/test_training_parts.py tests/test_transfer.py tests/test_layouts.py >"$folder/tests.log" 2>&1
         tail -n 15 "$folder/tests.log" | cut -c1-260
         ;;
     graphs) measure graphs 200 benchmarks.gpu ;;
@@ -38,8 +38,6 @@ for step in "${steps[@]}"; do
     kernels) measure kernels 120 benchmarks.kernels ;;
     low_memory) measure low_memory 60 benchmarks.gpu --low_memory --keyframes 0 3 --skip parts profile agreement ;;
     bf16) measure bf16 90 benchmarks.gpu --dtype bfloat16 --keyframes 0 3 --skip profile ;;
-    compile) measure compile 150 benchmarks.gpu --accelerate compile --keyframes 0 3 --skip agreement ;;
-    max) measure max 400 benchmarks.gpu --accelerate max --keyframes 0 3 ;;
     fp8) measure fp8 90 benchmarks.gpu --quantize fp8 --keyframes 0 3 ;;
     tiny_vae) measure tiny_vae 60 benchmarks.gpu --tiny_vae --keyframes 0 --skip profile agreement ;;
     fp8_tiny_vae) measure fp8_tiny_vae 60 benchmarks.gpu --quantize fp8 --tiny_vae --keyframes 0 3 --skip profile agreement ;;

@@ -236,7 +236,7 @@ def held() -> dict[str, float]:
 
 
 def model_free(model: PersonaLive) -> None:
-    """Give the GPU's memory back, whoever still knows the model."""
+    """Give the GPU's memory back, no matter who still knows the model."""
     vars(model.networks).clear()
     gc.collect()
     torch.cuda.empty_cache()

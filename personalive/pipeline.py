@@ -9,9 +9,10 @@ from torch import nn
 
 from personalive import models, weights
 from personalive.config import ModelConfig
+from personalive.engine.advance import advance
 from personalive.engine.networks import Networks, PlainNetworks
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
-from personalive.engine.stream import Stream, advance
+from personalive.engine.stream import Stream
 from personalive.errors import InputError
 from personalive.models.vae import VAE
 from personalive.types import AccelerationName, AttentionName, QuantizeName, RGBArray
@@ -142,7 +143,7 @@ class PersonaLive:
     def advance(
         self, streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False
     ) -> list[RGBArray]:
-        """Push frames into several streams of this model at once; see `personalive.engine.stream.advance`."""
+        """Push frames into several streams of this model at once; see `personalive.engine.advance.advance`."""
         return advance(streams, driving, stretch=stretch)
 
 

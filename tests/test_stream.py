@@ -106,6 +106,20 @@ def test_the_end_comes_call_by_call_and_may_be_broken_off(model):
     assert np.array_equal(np.concatenate([early, first]), expected[:4])
 
 
+def test_an_end_that_is_dropped_late_does_not_disturb_what_has_begun_since(model):
+    expected = begin(model, emit_lead_in=True)
+    expected = [expected.push(frames(expected, 4, start=start)) for start in (0, 4)]
+    stream = begin(model, emit_lead_in=True)
+    stream.push(frames(stream, 10))
+    ends = stream.drain()
+    next(ends)
+    stream.reset()
+    pushed = [stream.push(frames(stream, 4))]
+    ends.close()
+    pushed.append(stream.push(frames(stream, 4, start=4)))
+    assert np.array_equal(pushed, expected)
+
+
 def test_the_beginning_does_not_depend_on_how_long_the_driver_goes_on(model):
     long = animate(model, 40)
     assert np.array_equal(animate(model, 28)[:16], long[:16])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from personalive.training.captured import Captured
 from personalive.training.expression import GAIN, directions, expression_error
 from personalive.training.flat import ALIGNMENT, FlatWeights, clear_gradients, collect_gradients, publish
-from personalive.training.recorded import Recorded
 from personalive.training.sources import SIGNALS, Avatars
 from tests.training_worker import SMALL, small_trainee
 
@@ -75,29 +75,29 @@ def test_gradients_in_long_tensors_are_the_gradients():
         torch.testing.assert_close(ours.grad, theirs.grad)
 
 
-def test_on_a_cpu_a_recorded_function_is_the_function():
-    recorded = Recorded("the sum", lambda tensors: {"sum": tensors["a"] + tensors["b"]})
-    assert torch.equal(recorded({"a": torch.ones(2), "b": torch.ones(2)})["sum"], torch.full((2,), 2.0))
+def test_on_a_cpu_a_captured_function_is_the_function():
+    captured = Captured("the sum", lambda tensors: {"sum": tensors["a"] + tensors["b"]})
+    assert torch.equal(captured({"a": torch.ones(2), "b": torch.ones(2)})["sum"], torch.full((2,), 2.0))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_inputs_that_come_and_go_are_recorded_once_each():
+def test_inputs_that_come_and_go_are_captured_once_each():
     runs = []
 
     def run(tensors):
         runs.append(tuple(tensors))
         return {"sum": sum(tensor.float().sum() for tensor in tensors.values())}
 
-    recorded = Recorded("the sum", run)
+    captured = Captured("the sum", run)
     a, flag = torch.ones(3, device="cuda"), torch.ones(2, dtype=torch.bool, device="cuda")
     for _ in range(3):
-        assert recorded({"a": a, "flag": flag})["sum"] == 5
-        assert recorded({"a": a, "b": 2 * a, "flag": flag})["sum"] == 11
+        assert captured({"a": a, "flag": flag})["sum"] == 5
+        assert captured({"a": a, "b": 2 * a, "flag": flag})["sum"] == 11
     assert len(runs) == 4  # each once before its capture and once for it
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_recorded_gradients_are_the_gradients():
+def test_captured_gradients_are_the_gradients():
     weight = torch.full((3,), 2.0, device="cuda", requires_grad=True)
 
     def run(inputs):
@@ -106,9 +106,9 @@ def test_recorded_gradients_are_the_gradients():
         loss.backward()
         return {"loss": loss}
 
-    recorded = Recorded("the gradients", run)
+    captured = Captured("the gradients", run)
     for scale in (1.0, 3.0, 0.5):
-        loss = recorded({"x": torch.full((3,), scale, device="cuda")})["loss"]
+        loss = captured({"x": torch.full((3,), scale, device="cuda")})["loss"]
         assert loss.item() == 12 * scale**2 and not loss.requires_grad
         assert torch.equal(weight.grad, torch.full_like(weight, 4 * scale**2))
 

@@ -25,7 +25,7 @@ def alphas_cumprod() -> Tensor:
 
 
 def check_steps(steps: int) -> None:
-    """Refuse a number of steps that the slots can not share.
+    """Refuse a number of steps that the slots cannot share.
 
     Raises:
         InputError: `steps` is not one of 4, 8, 12 and 16.

@@ -1,7 +1,7 @@
 """One step: four driving frames of each of several streams → four finished frames of each.
 
 The algorithm is that of docs/reference/streaming.md sections 8 and 9. Every function takes states and returns the next
-ones. A step is all or nothing: whoever made it takes the new states only when there are frames.
+ones. A step is all or nothing: the caller takes the new states only when there are frames.
 
 The encoders take the frames of all streams together; windows are denoised one by one, as each fills a device.
 """

@@ -7,7 +7,6 @@ way.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from personalive.config import LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_MOTION_STRENGTH, MAX_SEED, WINDOW
 from personalive.engine import schedule
+from personalive.engine.advance import advance, all_or_nothing
 from personalive.engine.keyframes import KeyframePolicy, keyframe_policy
 from personalive.engine.networks import Networks
 from personalive.engine.noise import GaussianNoise, NoiseSource
@@ -87,7 +87,7 @@ class Stream:
             motion_strength=_between("motion_strength", motion_strength, MAX_MOTION_STRENGTH),
             keyframes=keyframes,
         )
-        self._noise: NoiseSource = noise or GaussianNoise(seed)
+        self.noise: NoiseSource = noise or GaussianNoise(seed)
         self._state: StreamState | None = None
 
     @property
@@ -124,6 +124,11 @@ class Stream:
     def keyframe_count(self) -> int:
         """Keyframes made since the animation began."""
         return 0 if self._state is None else len(self._state.keyframes)
+
+    @property
+    def state(self) -> StreamState | None:
+        """What steps have led to so far; None before there is a reference."""
+        return self._state
 
     def require_state(self) -> StreamState:
         """The state that the next step begins with.
@@ -192,13 +197,13 @@ class Stream:
         Raises:
             InputError: there is no reference.
         """
-        return self._joined([*self.drain()])
+        return self.joined([*self.drain()])
 
     @torch.inference_mode()
     def drain(self) -> Iterator[RGBArray]:
         """What `flush` does, step by step: the frames of each. Stopped in between, the stream is as it was before."""
         state = self.require_state()
-        with _noise_kept([self]):
+        with all_or_nothing([self]):
             if state.frames_in:
                 queued = state.queued
                 if queued:
@@ -206,12 +211,12 @@ class Stream:
                     (state,), _ = encode_driving(self.networks, [state], [waiting])
                 surplus, tail = state.ending(queued)
                 for start in range(0, len(tail), WINDOW):
-                    chunk, noise = tail[start : start + WINDOW], self._draw(WINDOW)
+                    chunk, noise = tail[start : start + WINDOW], self.draw(WINDOW)
                     finished = denoise_window(self.networks, [state], [chunk], [noise])[0]
                     state = finished.state
                     self._show(finished.record)
                     kept = WINDOW if start + WINDOW < len(tail) else WINDOW - surplus
-                    yield from (frames[:kept] for frames in self._outgoing(finished))
+                    yield from (frames[:kept] for frames in self.outgoing(finished))
             self.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -223,7 +228,7 @@ class Stream:
             "emit_lead_in": self.emit_lead_in,
             "keyframe_threshold": self.keyframe_threshold,
             "motion_strength": self.motion_strength,
-            "noise": self._noise.state_dict(),
+            "noise": self.noise.state_dict(),
             **state,
         }
 
@@ -251,16 +256,16 @@ class Stream:
             keyframe_threshold=_between("keyframe_threshold", state["keyframe_threshold"], MAX_KEYFRAME_THRESHOLD),
             motion_strength=_between("motion_strength", state["motion_strength"], MAX_MOTION_STRENGTH),
         )
-        with _noise_kept([self]):
-            self._noise.load_state_dict(state["noise"])
+        with all_or_nothing([self]):
+            self.noise.load_state_dict(state["noise"])
             self._state = None if reference is None else from_plain(state, options, self.networks)
         self._options, self.emit_lead_in = options, state["emit_lead_in"]
 
     def _begin(self, reference: ReferenceState) -> None:
-        with _noise_kept([self]):
-            self._noise.restart()
+        with all_or_nothing([self]):
+            self.noise.restart()
             levels = schedule.lead_in_timesteps(self.steps)
-            latents = schedule.add_noise(reference.latents, self._draw(LEAD_IN), levels)
+            latents = schedule.add_noise(reference.latents, self.draw(LEAD_IN), levels)
             self._state = StreamState.begin(self._options, reference, latents)
 
     def _encode(self, reference: Reference) -> ReferenceState:
@@ -270,20 +275,26 @@ class Stream:
             raise InputError(f"the portrait was prepared for {given} (height, width), this stream has {size}")
         return encode_reference(self.networks, reference)
 
-    def _draw(self, frames: int) -> Tensor:
+    def draw(self, frames: int) -> Tensor:
         """The next noise of the stream, [frames, c, h, w]."""
-        noise = self._noise.draw(*self._latent_shape(frames))
+        noise = self.noise.draw(*self._latent_shape(frames))
         return self.networks.upload([noise]).to(self.networks.dtype)
 
     def _latent_shape(self, frames: int) -> tuple[int, int, int, int]:
         vae, options = self.networks.config.vae, self._options
         return frames, vae.latent_channels, options.height // vae.factor, options.width // vae.factor
 
-    def _outgoing(self, done: Finished) -> list[RGBArray]:
+    def outgoing(self, done: Finished) -> list[RGBArray]:
         """The frames of a step that go out: none of the lead-in, unless it is wanted."""
         return [done.pixels] if self.emit_lead_in or done.record.step >= LEAD_IN_STEPS else []
 
-    def _joined(self, parts: Sequence[RGBArray]) -> RGBArray:
+    def take(self, state: StreamState, records: Sequence[StepRecord]) -> None:
+        """Go on from a state that steps have led to."""
+        self._state = state
+        for record in records:
+            self._show(record)
+
+    def joined(self, parts: Sequence[RGBArray]) -> RGBArray:
         """The frames of any number of steps, uint8 [m, height, width, 3]; those of one are not copied."""
         none = np.empty((0, self._options.height, self._options.width, 3), dtype=np.uint8)
         return parts[0] if len(parts) == 1 else np.concatenate([none, *parts])
@@ -291,93 +302,6 @@ class Stream:
     def _show(self, record: StepRecord) -> None:
         if self.observer is not None:
             self.observer(record)
-
-
-@torch.inference_mode()
-def advance(streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False) -> list[RGBArray]:
-    """Push frames into several streams of one model, computing together what they can share.
-
-    Args:
-        streams: with the same size and denoising steps, each with its own reference, keyframes and noise.
-        driving: the frames for each, any number.
-        stretch: make one step, whether it is given 4 frames or fewer: motion in between is interpolated from the last
-            frame on. With fewer frames to wait for, and more steps, the animation trails its driver less.
-
-    Returns:
-        What `push` would return for each; the frames in between come like others.
-
-    Raises:
-        InputError: the streams do not go together, one has no reference, or the frames do not stretch to four.
-    """
-    kinds = {(id(s.networks), s.preprocessor.width, s.preprocessor.height, s.steps) for s in streams}
-    if len(kinds) != 1 or len({id(stream) for stream in streams}) != len(streams):
-        raise InputError("streams that advance together must be different ones of one model, size and number of steps")
-    run = _Run(streams)
-    with _noise_kept(streams):
-        if stretch:
-            run.stretch(driving)
-        else:
-            run.push(driving)
-    return run.commit()
-
-
-class _Run:
-    """Steps of several streams, whose results they take only at the end."""
-
-    def __init__(self, streams: Sequence[Stream]) -> None:
-        self._streams, self._states = streams, [stream.require_state() for stream in streams]
-        self._frames: list[list[RGBArray]] = [[] for _ in streams]
-        self._records: list[tuple[Stream, StepRecord]] = []
-
-    def push(self, driving: Sequence[DrivingFrames]) -> None:
-        """As many steps as there are whole chunks."""
-        states = [state.with_pending(frames) for state, frames in zip(self._states, driving, strict=True)]
-        self._states = states
-        while ready := [i for i, state in enumerate(states) if state.queued >= WINDOW]:
-            chunks = {}
-            for i in ready:
-                states[i], chunks[i] = states[i].take_pending(WINDOW)
-            self._step(chunks)
-
-    def stretch(self, driving: Sequence[DrivingFrames]) -> None:
-        """One step."""
-        if not all(1 <= len(frames) <= WINDOW for frames in driving) or any(state.queued for state in self._states):
-            raise InputError("only 1 to 4 frames stretch to a chunk of 4, and none may be waiting for others")
-        self._states = [replace(state, frames_in=state.frames_in + WINDOW) for state in self._states]
-        chunks = dict(zip(range(len(self._streams)), driving, strict=True))
-        self._step(chunks, stretch=True)
-
-    def _step(self, chunks: dict[int, DrivingFrames], *, stretch: bool = False) -> None:
-        """One step of the streams that have a chunk, by index."""
-        networks = self._streams[0].networks
-        states = [self._states[i] for i in chunks]
-        states, motion = encode_driving(networks, states, [*chunks.values()], stretch=stretch)
-        noise = [self._streams[i]._draw(WINDOW) for i in chunks]
-        for i, done in zip(chunks, denoise_window(networks, states, motion, noise), strict=True):
-            self._states[i] = done.state
-            self._frames[i] += self._streams[i]._outgoing(done)
-            if self._streams[i].observer is not None:
-                self._records.append((self._streams[i], done.record))
-
-    def commit(self) -> list[RGBArray]:
-        """Give every stream its state, and return what each has finished."""
-        for stream, state in zip(self._streams, self._states, strict=True):
-            stream._state = state
-        for stream, record in self._records:
-            stream._show(record)
-        return [stream._joined(frames) for stream, frames in zip(self._streams, self._frames, strict=True)]
-
-
-@contextmanager
-def _noise_kept(streams: Sequence[Stream]) -> Iterator[None]:
-    """Give the streams' noise back what was drawn if the work that it was drawn for fails."""
-    before = [stream._noise.state_dict() for stream in streams]
-    try:
-        yield
-    except BaseException:
-        for stream, state in zip(streams, before, strict=True):
-            stream._noise.load_state_dict(state)
-        raise
 
 
 def _between(name: str, value: float, most: float) -> float:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive.engine import motion as kp
-from personalive.training.recorded import Tensors
+from personalive.training.captured import Tensors
 from personalive.training.shots import Shots, crop_faces, jitter_boxes, keypoint_boxes, roughen
 from personalive.training.sources import SIGNALS, Source, step_generator
 from personalive.training.stages import Batch, Stateless

@@ -9,8 +9,8 @@ from personalive.config import SLOTS
 from personalive.engine import motion as kp
 from personalive.engine import raster
 from personalive.engine import schedule as sampler
+from personalive.training.captured import Tensors
 from personalive.training.expression import directions, expression_error, face_crops
-from personalive.training.recorded import Tensors
 from personalive.training.shots import Shots, focus_map, jitter_pose
 from personalive.training.sources import Source, step_generator
 from personalive.training.stages import Batch, Stateless

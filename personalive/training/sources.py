@@ -22,7 +22,7 @@ from personalive.training.avatars import (
     sample_motions,
     sample_tracks,
 )
-from personalive.training.recorded import Recorded, Tensors
+from personalive.training.captured import Captured, Tensors
 from personalive.training.shots import Shots, mesh_boxes
 
 FOCUS = ((0, 1), (2, 3), (5, 6), (7, 8))
@@ -75,7 +75,7 @@ class Avatars:
     def __init__(self, size: int, device: torch.device) -> None:
         """Draw `size` x `size` pictures on `device`."""
         self.size, self.device = size, device
-        self._render = Recorded("the renderer", self._draw)
+        self._render = Captured("the renderer", self._draw)
 
     def portraits(self, count: int, seed: int) -> Shots:
         """Unrelated people in unrelated poses."""

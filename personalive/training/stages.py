@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive.engine import motion as kp
-from personalive.training.recorded import Tensors
+from personalive.training.captured import Tensors
 from personalive.training.shots import focus_map, roughen
 from personalive.training.sources import Source, step_generator
 from personalive.training.trainee import Trainee

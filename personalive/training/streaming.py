@@ -16,9 +16,9 @@ from personalive.engine import motion as kp
 from personalive.engine import raster
 from personalive.engine import schedule as sampler
 from personalive.engine.motion import HeadPose
+from personalive.training.captured import Tensors
 from personalive.training.expression import face_crops
 from personalive.training.image_stage import FOCUS
-from personalive.training.recorded import Tensors
 from personalive.training.shots import Shots, jitter_pose, to_bytes, weight_map
 from personalive.training.sources import Clips, Source, step_generator
 from personalive.training.stages import Batch, picture_loss

@@ -16,8 +16,8 @@ from personalive.engine.preprocess import CLIP_MEAN, CLIP_STD
 from personalive.models import NETWORKS, build_network, cast
 from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.models.motion_extractor import MotionHeads
+from personalive.training.captured import Captured, Tensors
 from personalive.training.flat import Chosen, FlatWeights
-from personalive.training.recorded import Recorded, Tensors
 from personalive.training.shots import Shots
 
 ENCODED_AT_ONCE = 16
@@ -67,8 +67,8 @@ class Trainee:
         if self.dtype != torch.float32:
             self.working = {name: _lower(network, self.dtype) for name, network in self.networks.items()}
         self.weights = FlatWeights(self.networks, self.average, self.working)
-        self._encode = Recorded("the motion encoder", self._run_encoder)
-        self._heads = Recorded("the motion extractor", self._run_extractor)
+        self._encode = Captured("the motion encoder", self._run_encoder)
+        self._heads = Captured("the motion extractor", self._run_extractor)
 
     def choose(self, names: Sequence[str]) -> list[Chosen]:
         """Train some networks, or parts of them ("vae.decoder"), and no others, from the weights of `networks`."""

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from personalive.training.captured import Captured, Tensors
 from personalive.training.flat import Chosen, clear_gradients, collect_gradients, publish
 from personalive.training.processes import Processes
-from personalive.training.recorded import Recorded, Tensors
 from personalive.training.stages import Stage
 
 WARM_UP = 100
@@ -32,7 +32,7 @@ class Update:
         self.parameters = [stretch.parameter for stretch in chosen]
         fused = self.parameters[0].is_cuda or None
         self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.98), weight_decay=0.01, fused=fused)
-        self._gradients = Recorded("the gradients", self._run)
+        self._gradients = Captured("the gradients", self._run)
 
     def run(self, step: int, inputs: Tensors, progress: float, late: bool) -> tuple[float, bool, dict[str, float]]:
         """Update the weights.

@@ -23,7 +23,7 @@ ROWS_AT_ONCE = 16384
 """Tokens that a feed-forward takes at once. They fill a GPU, and what it holds between its layers, eight times the
 tokens' width at most, takes a quarter of the memory that all tokens of a 512×512 window would."""
 KEYS_AT_ONCE = 2**26
-"""Values of keys that are joined at once: more frames wait. The same numbers of values follow."""
+"""Elements of keys that are concatenated at once: more frames wait. Their values take as many again."""
 
 
 class FusedFeedForward(nn.Module):

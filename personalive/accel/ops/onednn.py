@@ -39,7 +39,7 @@ def group_norm(
     are pairwise, and squares are those of differences from the channel's mean.
     """
     if x.dtype != torch.float32:  # then the image itself is rounded far more than these sums
-        out = operations.group_norm(x, groups, weight, bias, eps, shift=shift)
+        out = F.group_norm(x if shift is None else x + shift[:, :, None, None], groups, weight, bias, eps)
         return F.silu(out, inplace=True) if silu else out
     tokens = to_tokens(x)
     mean = tokens.mean(dim=1, keepdim=True)

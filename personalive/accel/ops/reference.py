@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from personalive.models.blocks import dense
+
 FLOAT8 = torch.float8_e4m3fn
 LARGEST = 448.0
 """The largest number of `FLOAT8`."""
@@ -64,7 +66,9 @@ def group_norm(
     """GroupNorm of image `x + shift` [n, c, h, w], then SiLU if asked for; `shift` is [n, c] or [1, c]."""
     if shift is not None:
         x = x + shift[:, :, None, None]
-    x = F.group_norm(x, groups, weight, bias, eps)
+    x = F.group_norm(
+        dense(x), groups, weight, bias, eps
+    )  # equally exact for every layout, see `models.blocks.GroupNorm`
     return F.silu(x) if silu else x
 
 

@@ -10,7 +10,7 @@ from personalive.accel.cuda_graphs import CapturedFunction, GraphMemory
 Tensors: TypeAlias = dict[str, Tensor]
 
 
-class Recorded:
+class Captured:
     """A function of tensors by name. On a GPU it is captured once for each set of shapes, and replayed from then on.
 
     The function must not depend on anything else that changes, and must not wait for the GPU. On a CPU it simply runs.
