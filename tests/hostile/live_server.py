@@ -9,15 +9,15 @@ import importlib
 import sys
 from typing import Any
 
-from personalive.testing.echo import echo_factory
-
 
 def main() -> None:
     try:
         server = importlib.import_module("personalive.live.http.server")
+        echo = importlib.import_module("personalive.testing.echo")
     except ModuleNotFoundError:  # before the rooms
         server = importlib.import_module("personalive.live.server")
-    vars(server)["model_factory"] = lambda chosen: echo_factory(window=4, delay_frames=12)
+        echo = importlib.import_module("benchmarks.echo")
+    vars(server)["model_factory"] = lambda chosen: echo.echo_factory(window=4, delay_frames=12)
     server.serve(_options([*sys.argv[1:], "--face_boxes", "keypoints"]))
 
 

@@ -77,7 +77,7 @@ class Connections:
         entry.viewers.append(transport)
 
     def end(self, entry: Entry) -> None:
-        """The session has ended: its viewers are told, and all of its connections are closed."""
+        """The session has ended: its viewers hear of it, and all of its connections are closed."""
         entry.move_to(SessionState.CLOSING, self._clock())
         for viewer in entry.viewers:
             viewer.send(STREAM_STOPPED)
@@ -101,7 +101,7 @@ class Connections:
             await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _move(self, entry: Entry, state: SessionState) -> None:
-        """Change a session's state unless it has ended, and tell its viewers whether its pictures flow."""
+        """Change a session's state unless it has ended, and let its viewers know whether pictures flow."""
         if state is entry.state or entry.state is SessionState.CLOSING:
             return
         was_live, is_live = entry.state is SessionState.CONNECTED, state is SessionState.CONNECTED

@@ -151,7 +151,7 @@ class Peer:
         """Take addresses of the client.
 
         Raises:
-            InputError: one that can not be read, or too many.
+            InputError: one that cannot be read, or too many.
         """
         for given in candidates:
             await self._add_candidate(given)
