@@ -100,4 +100,7 @@ class Bodies:
         reader.held += size
         self._held += size
         if self._held > self._max_held:
-            next((each for each in self._readers if not each.gave_way), reader).give_way()
+            oldest = next((each for each in self._readers if not each.gave_way), reader)
+            oldest.give_way()
+            self._held -= oldest.held
+            oldest.held = 0
