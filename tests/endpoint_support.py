@@ -153,6 +153,8 @@ class Receiver:
 
     url: str
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of each request."""
 
     def events(self) -> list[dict[str, Any]]:
         """What came to /webhook."""
@@ -175,6 +177,7 @@ def receiver(content: bytes = b"", status: int = 200, location: str | None = Non
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             keeper.requests.append((self.command, self.path, body))
+            keeper.headers.append(dict(self.headers))
             self.send_response(status)
             if location is not None:
                 self.send_header("Location", location)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,6 +29,8 @@ from personalive.gateway.requests import (
     parse,
 )
 from personalive.net.addresses import private_addresses_allowed
+from personalive.net.connection import ROOM, TLS
+from personalive.net.waiting import WaitingRoom
 
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 MAX_CHECKS = 4
@@ -57,7 +60,14 @@ def create_app(cog: CogServer, predictions: Predictions, cog_schema: dict[str, A
             NotReadyError: _answer_not_ready,
             ClientDisconnect: _answer_nobody,
         },
+        lifespan=_lifespan,
     )
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    """What the connections need: `bodies` counts what they hold, and there is no TLS."""
+    yield {ROOM: WaitingRoom(max_held=sys.maxsize), TLS: None}
 
 
 class _Interface:
@@ -225,4 +235,4 @@ def create_events_app(predictions: Predictions, secret: str) -> Starlette:
             predictions.on_event(request.path_params["cog_id"], from_json(await request.body()))
         return Response()
 
-    return Starlette(routes=[Route(f"/{secret}/{{cog_id}}", take, methods=["POST"])])
+    return Starlette(routes=[Route(f"/{secret}/{{cog_id}}", take, methods=["POST"])], lifespan=_lifespan)

@@ -89,6 +89,8 @@ class Bodies:
                     if reader is not None:
                         pieces.append(piece)
                         self._hold(reader, len(piece))
+                        if reader.gave_way:  # for itself: there is no other
+                            raise TimeoutError
         except TimeoutError as error:
             if reader is not None and reader.gave_way:
                 raise HTTPException(503, "too much is being sent to this server", {"Retry-After": "10"}) from None
@@ -98,4 +100,7 @@ class Bodies:
         reader.held += size
         self._held += size
         if self._held > self._max_held:
-            next((each for each in self._readers if not each.gave_way), reader).give_way()
+            oldest = next((each for each in self._readers if not each.gave_way), reader)
+            oldest.give_way()
+            self._held -= oldest.held
+            oldest.held = 0

@@ -8,21 +8,22 @@ import secrets
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from starlette.applications import Starlette
 
 from personalive.errors import PersonaLiveError
 from personalive.gateway.app import create_app, create_events_app
+from personalive.gateway.bodies import SECONDS as BODY_SECONDS
 from personalive.gateway.cog_server import CogServer
 from personalive.gateway.deliveries import Deliveries
 from personalive.gateway.options import GatewayOptions
 from personalive.gateway.predictions import Predictions
 from personalive.net.addresses import private_addresses_allowed
-from personalive.net.inbound import MAX_HEAD, BoundedProtocol
+from personalive.net.connection import HttpConnection, Stage
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,22 @@ SCHEMA = Path(".cog", "openapi_schema.json")
 CANCEL_SECONDS = 3.5
 """Time for a prediction to stop when the service is stopped, then for its webhook, then for Cog's server."""
 DELIVERY_SECONDS = 2.0
+MAX_HEAD = 32 * 1024
+"""Bytes of a request's line and headers."""
 
 
 class ServiceError(PersonaLiveError):
     """The service cannot run, or cannot run on."""
+
+
+class GatewayConnection(HttpConnection):
+    """HTTP/1.1 for large files and slow lines: how fast a body has to come, `bodies` says."""
+
+    seconds: ClassVar[Mapping[Stage, float]] = {
+        **HttpConnection.seconds,
+        Stage.BODY: BODY_SECONDS + 10.0,
+        Stage.ANSWER: 30.0,
+    }
 
 
 class _Server(uvicorn.Server):
@@ -107,10 +120,9 @@ def _server(app: Starlette) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=GatewayConnection,
             h11_max_incomplete_event_size=MAX_HEAD,
             ws="none",
-            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -17,10 +17,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from personalive.live.core.statistics import DELAY_BOUNDS
-from personalive.live.http.waiting import WaitingRoom
 from personalive.live.hub.entries import Totals
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.messages import session_figures
+from personalive.net.waiting import WaitingRoom
 
 
 class HubCollector(Collector):

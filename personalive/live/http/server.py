@@ -18,9 +18,8 @@ from personalive.extras import missing, pip_install
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
 from personalive.live.http import answers, api, metrics, presets
-from personalive.live.http.connection import ROOM, TLS, HttpConnection, SocketConnection
+from personalive.live.http.connection import LiveConnection, SocketConnection
 from personalive.live.http.security import SOCKET_TOKEN, Gate, given_token
-from personalive.live.http.waiting import WaitingRoom
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import EngineFactory
@@ -28,6 +27,8 @@ from personalive.live.options import ServeOptions
 from personalive.live.transport import aiortc_fixes
 from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
+from personalive.net.connection import ROOM, TLS
+from personalive.net.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ PROTOCOL = "personalive"
 MAX_FILES = 8192
 """Open files, sockets among them, that the process asks for."""
 UVICORN: dict[str, Any] = {
-    "http": HttpConnection,
+    "http": LiveConnection,
     "ws": SocketConnection,
     "ws_max_size": MAX_MESSAGE_BYTES,
     "timeout_keep_alive": 15,
