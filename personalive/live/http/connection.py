@@ -299,6 +299,8 @@ class SocketConnection(WebSocketsSansIOProtocol):
         if self.close_sent:
             raise ClientDisconnected
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":  # a refusal; uvicorn would report it as a defect
+            self.handshake_complete = self.close_sent
 
     def handle_ping(self) -> None:
         """The pong is ready to go."""
