@@ -1,4 +1,4 @@
-"""Puts the demo into wheels; everything else about the package is in pyproject.toml."""
+"""Puts the demo into wheels. Everything else about the package is in pyproject.toml."""
 
 import shutil
 from pathlib import Path

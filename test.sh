@@ -1,23 +1,31 @@
 #!/usr/bin/env bash
 # Linters, types and tests, in an environment of its own that it makes where there is none.
 #   ./test.sh                 what CI runs
-#   ./test.sh --all           slow tests, full-size parity and the container too
+#   ./test.sh --quick         in under a minute: Python's linters, types, and the tests of `quick_tests` below
+#   ./test.sh --all           slow tests, full-size parity, the wheel and the container too
 #   ./test.sh [--all] ARGS    ARGS go to pytest, for instance: ./test.sh tests/test_stream.py -k flush
 set -euo pipefail
 exec </dev/null
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/venv.sh"
 cd "$root"
 
-all=
-if [ "${1:-}" = --all ]; then
-    all=yes
+# Files whose tests need no network, server, browser, process or ffmpeg, and together a few seconds of one core.
+quick_tests=(tests/test_{config,cuda_graphs,docs,keypoints,pins,sampler,settings,transfer,weight_rule}.py)
+
+tier=
+case ${1:-} in
+--quick | --all)
+    tier=$1
     shift
-fi
+    ;;
+esac
 
 make_venv requirements.txt requirements-dev.txt
 make_libraries
 # The browser tests skip, and say so, where there is no Chromium.
-command -v chromium >/dev/null || install_packages chromium || say "no Chromium: the browser tests will be skipped"
+if [ "$tier" != --quick ] && ! command -v chromium >/dev/null; then
+    install_packages chromium || say "no Chromium: the browser tests will be skipped"
+fi
 export PATH="$root/.venv/bin:$PATH"
 export HF_HUB_DISABLE_TELEMETRY=1
 
@@ -26,6 +34,25 @@ check() {
     printf '== %s\n' "$*"
     "$@" || failed+=("$*")
 }
+finish() {
+    [ ${#failed[@]} -eq 0 ] && exit
+    printf 'FAILED: %s\n' "${failed[@]}"
+    exit 1
+}
+
+if [ "$tier" = --quick ]; then
+    report=$(mktemp)
+    trap 'rm -f "$report"' EXIT
+    OMP_NUM_THREADS=1 pytest "${quick_tests[@]}" "$@" >"$report" 2>&1 & # beside mypy, which has one core
+    tests=$!
+    check ruff check --quiet .
+    check ruff format --quiet --check .
+    check lint-imports --no-logo --no-cache
+    check mypy
+    wait "$tests" || failed+=("pytest")
+    cat "$report"
+    finish
+fi
 
 mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run)
 mapfile -t yaml < <(git ls-files -co --exclude-standard -- '*.yaml' '*.yml')
@@ -44,7 +71,7 @@ workers=$(($(nproc) + 1))
 export OMP_NUM_THREADS=1
 # Files in the order of tests/conftest.py: the ones with few tests are slow, and would be left for the end.
 pytest_arguments=(--durations=10 --numprocesses "$((workers < 4 ? workers : 4))" --dist loadfile --no-loadscope-reorder)
-if [ -n "$all" ]; then
+if [ "$tier" = --all ]; then
     reference=${PERSONALIVE_REFERENCE:-../shared/reference}
     if [ -d "$reference" ]; then
         check python -m tests.parity "$reference"
@@ -59,10 +86,5 @@ if [ -n "$all" ]; then
     pytest_arguments+=(-m "slow or not slow")
 fi
 
-status=0
-pytest "${pytest_arguments[@]}" "$@" || status=$?
-if [ ${#failed[@]} -gt 0 ]; then
-    printf 'FAILED: %s\n' "${failed[@]}"
-    exit 1
-fi
-exit "$status"
+pytest "${pytest_arguments[@]}" "$@" || failed+=("pytest")
+finish

@@ -16,11 +16,11 @@ class Run:
 
     seconds: float
     peak_mib: float
-    """Most memory that the process held at once, without that of the encoder and decoder it starts."""
+    """The most memory that the process held at once, not counting the encoder and decoder that it starts."""
 
 
 def inputs(folder: Path, frames: int) -> tuple[Path, Path]:
-    """A portrait and a driving video of some frames, in which a face goes back and forth."""
+    """A portrait and a driving video of some frames, in which a face moves back and forth."""
     portrait = save_image(folder / "portrait.png", photograph())
     there = moving_face(min(frames, 20))
     pictures = (there + there[::-1]) * (frames // (2 * len(there)) + 1)

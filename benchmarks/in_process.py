@@ -19,7 +19,7 @@ from personalive.live.core.session import MARGIN, Session
 from personalive.types import Box, Latency, RGBArray
 
 WARM_SECONDS = 4.0
-"""Not counted: the pipe fills, and the play-out learns its delay."""
+"""Seconds that are not counted: the pipe fills, and the play-out learns its delay."""
 
 
 def driver_pictures(size: int, count: int = 50) -> list[RGBArray]:
@@ -43,7 +43,7 @@ class Setting:
 
 
 class StillFace:
-    """A tracker that always finds the face in the middle: the model is given boxes, as the face mesh gives them."""
+    """A tracker that always finds the face in the middle: the model is given boxes, as from the face mesh."""
 
     def __init__(self, size: int) -> None:
         edge = size // 8
@@ -70,7 +70,7 @@ class Person:
     shown: int = 0
 
     def start(self, phase: float) -> list[threading.Thread]:
-        """Begin to film and to look; `phase` seconds later than others."""
+        """Start filming and watching, `phase` seconds later than others."""
         threads = [threading.Thread(target=self._film, args=(phase,)), threading.Thread(target=self._look)]
         for thread in threads:
             thread.start()
@@ -104,7 +104,7 @@ def measure(engine: Engine, setting: Setting) -> dict[str, Any]:
 
     Returns:
         Median and 95th percentile of the delay from frame in to picture out in ms, and the delay that `expected_delay`
-        gives; camera frames and pictures left out; pictures a second per session; keyframes of the first session; the
+        returns; camera frames and pictures dropped; pictures a second per session; keyframes of the first session; the
         time of a call in ms.
     """
     scheduler = Scheduler(engine, max_batch=setting.max_batch)
@@ -155,8 +155,8 @@ def expected_delay(engine: Engine, setting: Setting, call: float, prepare: float
 
     A chunk comes every `period`: the time that its camera frames take, or the device, if that takes longer. The chunk's
     first picture waits for its last frame; then the frames are prepared; three further chunks push it out of the
-    sampler (`delay_frames`), and the last of these calls has to end. The device that takes longer than the camera
-    does not start at a frame's arrival, but up to one camera interval later.
+    sampler (`delay_frames`), and the last of these calls has to finish. A device that takes longer than the camera
+    does not start when a frame arrives, but up to one camera interval later.
     """
     wanted = engine.window // 2 if setting.latency == "low" else engine.window
     rounds = -(-setting.people // setting.max_batch)
@@ -182,7 +182,7 @@ def _keyframes(session: Session) -> int:
 
 
 def capacity(run: Callable[[int], dict[str, Any]], most: int, fps: float) -> tuple[int, list[dict[str, Any]]]:
-    """How many sessions keep up: no camera frame is left out, and as many pictures come. Gives the runs, too."""
+    """How many sessions keep up: no camera frame is dropped, and as many pictures come. Returns the runs as well."""
     runs, carried = [], 0
     for people in range(1, most + 1):
         result = run(people)

@@ -24,7 +24,7 @@ from personalive.accel.ops import triton as kernels
 from personalive.accel.ops.triton import products
 
 CACHE = 256 * 2**20
-"""Bytes that a measurement goes through, so that the GPU's cache can not hold them."""
+"""Bytes that a measurement goes through, so that the GPU's cache cannot hold them."""
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))
 """Channels and side of the four resolutions at 512×512."""
 
@@ -73,7 +73,7 @@ class Bench:
         return replay_milliseconds([lambda arguments=arguments: run(*arguments) for arguments in sets])
 
     def compare(self, name: str, make: Callable[[], tuple[Any, ...]], runs: dict[str, Callable[..., Any]]) -> None:
-        """Time each of `runs`; the error of each is against the last of them in float32."""
+        """Time each of `runs`; errors are relative to the last of them in float32."""
         with self.results.attempt(name):
             sets = self.sets(make)
             tensors = [t for t in sets[0] if isinstance(t, Tensor)]
@@ -192,7 +192,7 @@ def large_attention(bench: Bench) -> None:
 
 def phase_weight(transposed: Tensor) -> Tensor:
     """Kernel of a transposed convolution [in, out, 4, 4] → of a convolution to four phases, [4·out, in, 2, 2]."""
-    taps = ((3, 1), (2, 0))  # for even and odd rows: the taps that meet the pixel before and the pixel behind
+    taps = ((3, 1), (2, 0))  # for even and odd rows: the taps that meet the pixel before and the pixel after
     parts = [transposed[:, :, list(y)][:, :, :, list(x)].transpose(0, 1) for y in taps for x in taps]
     return torch.cat(parts)
 
@@ -234,7 +234,7 @@ def convolutions(bench: Bench) -> None:
         bench.race(
             f"convolution {n}x{i}x{s}x{s} to {o}", work, {"with bias": (with_bias, sets), "without": (without, sets)}
         )
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # cuDNN tries its kernels, not its guess
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # cuDNN times its kernels instead of guessing
             bench.race(f"convolution {n}x{i}x{s}x{s} to {o}, searched", dict(work), {"without": (without, sets)})
 
 
@@ -263,7 +263,7 @@ def linears(bench: Bench) -> None:
 
 
 def feed_forwards(bench: Bench) -> None:
-    """From normalised tokens to the sum with the others, in parts as the model takes them."""
+    """From normalised tokens to the sum with the others, in the parts that the model uses."""
     for rows, c in ((16384, 320), (16384, 640), (4096, 1280), (1024, 1280)):
         enter, bias = bench.tensor(8 * c, c) * c**-0.5, bench.tensor(8 * c)
         leave = bench.tensor(c, 4 * c) * (4 * c) ** -0.5

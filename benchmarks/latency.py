@@ -5,11 +5,11 @@
     python -m benchmarks.latency --call_ms 320 --seconds 600  # a model of half the camera's rate, for ten minutes
     python -m benchmarks.latency --in_process --model rule --people 3   # one GPU: no network, no browser
 
-In process, sessions are added until one camera frame is left out: that is how many the device carries. Each mode is
-measured without keyframes and with three, which is as many as there can be, and which make calls slower.
+In process, sessions are added until a camera frame is dropped; that is how many the device can run. Each mode is
+measured without keyframes and with three, the most that there can be, which make calls slower.
 
 The driver carries a number in black and white fields. With the echo model the number is read from the picture that
-comes back. Another model does not hand numbers through: then the time stamps of the session tell the delay.
+comes back. Another model does not pass numbers through; then the session's time stamps tell the delay.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def in_process(options: argparse.Namespace, results: Results) -> None:
         carried, runs = capacity(run, options.people, options.fps)
         name = f"{latency}, {keyframes} keyframes, batches of {max_batch}"
         results.add(f"{name}: runs", runs)
-        results.add(f"{name}: sessions carried at {options.fps:g} fps", carried)
+        results.add(f"{name}: sessions at {options.fps:g} fps", carried)
 
 
 @contextlib.contextmanager
@@ -156,7 +156,7 @@ def report(found: dict[str, Any], memory: list[float], options: argparse.Namespa
 
 
 class MemoryWatch:
-    """Resident memory of a process, at regular times."""
+    """Resident memory of a process, at regular intervals."""
 
     def __init__(self, pid: int) -> None:
         import psutil

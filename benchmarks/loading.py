@@ -2,7 +2,7 @@
 
     python -m benchmarks.loading --size full --stored float32 --dtype float16 --out loading.json
 
-Makes weights of the published sizes (their values do not matter) in a temporary hub cache, and starts from it in fresh
+Makes weights of the published sizes (their values do not matter) in a temporary hub cache, and starts from it in new
 processes. `cold` starts read from the disk, `warm` ones from the system's file cache. `--size full` needs 20 GB of disk
 and 5 GB of memory.
 """
@@ -56,9 +56,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--stored", choices=("float32", "float16"), default="float32", help="dtype of published files")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float16", help="of the model")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--folder", type=Path, help="where the temporary cache lies; default: the system's place")
+    parser.add_argument("--folder", type=Path, help="where to put the temporary cache (default: the system's place)")
     parser.add_argument("--out", type=Path, default=Path("loading.json"))
-    parser.add_argument("--start", help=argparse.SUPPRESS)  # a fresh process that loads from this cache
+    parser.add_argument("--start", help=argparse.SUPPRESS)  # a new process that loads from this cache
     parser.add_argument("--converted", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -89,10 +89,10 @@ def _run(home: Path, arguments: argparse.Namespace, *options: str) -> dict[str, 
 
 
 def _start(home: Path, config: ModelConfig, arguments: argparse.Namespace) -> None:
-    """What a process does at its start, the imports left out."""
+    """What a process does at its start, imports excluded."""
     dtype, device = getattr(torch, arguments.dtype), torch.device(arguments.device)
     if device.type == "cuda":
-        torch.zeros(1, device=device)  # making the context is no part of loading
+        torch.zeros(1, device=device)  # creating the context is not part of loading
     begin, busy = time.perf_counter(), time.process_time()
     source = weights.resolve(
         hub=weights.Hub(home=home), config=config, download=False, dtype=dtype if arguments.converted else None
@@ -112,7 +112,7 @@ def _start(home: Path, config: ModelConfig, arguments: argparse.Namespace) -> No
 
 
 def make_cache(hub: weights.Hub, config: ModelConfig, dtype: torch.dtype) -> None:
-    """Fill a hub cache as a download does, but with weights that mean nothing."""
+    """Fill a hub cache as a download does, but with meaningless weights."""
     for network in NETWORKS:
         files = [file for file in published().files if (file.network, file.kind) == (network, "weights")]
         for file, state in zip(files, _states(network, config, dtype, len(files)), strict=True):
@@ -153,7 +153,7 @@ def _size(folder: Path) -> int:
 
 
 def _forget(folder: Path) -> None:
-    """Take files out of the system's file cache."""
+    """Evict files from the system's file cache."""
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:

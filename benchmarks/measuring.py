@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing on a GPU, the machine's description, and results that are written as they come."""
+"""What the benchmarks share: timing on a GPU, the machine's description, and results written as they arrive."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def milliseconds(run: Callable[[], Any], repeats: int = 20) -> float:
 
 
 def replay_milliseconds(runs: Sequence[Callable[[], Any]], repeats: int = 10) -> float:
-    """Mean time of `runs` within one CUDA graph, so that launching is not measured; median over replays.
+    """Mean time of `runs` within one CUDA graph, so launching is not measured; the median over replays.
 
     Give runs over different tensors, so that the cache does not hold all of them.
     """
@@ -51,7 +51,7 @@ def replay_milliseconds(runs: Sequence[Callable[[], Any]], repeats: int = 10) ->
 
 
 def wall_milliseconds(run: Callable[[], Any], repeats: int) -> list[float]:
-    """Times of `run` on the host's clock, the GPU's work included."""
+    """Times of `run` on the host's clock, including the GPU's work."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -103,7 +103,7 @@ class Results:
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
-        """A part whose failure is written down and does not stop the others."""
+        """A part whose failure is noted and does not stop the others."""
         try:
             yield
         except Exception as error:

@@ -3,8 +3,8 @@
     python -m benchmarks.precision ../shared/reference --device cuda --output benchmarks/results/precision.json
 
 The relative L2 error of every emitted frame, and its mean per golden: of each run against the golden, which was
-computed in fp32, and of accelerated runs against the same dtype without acceleration. Besides, how far keypoints are
-from the golden's, in pixels: they are truncated, so that a small error moves a disc by a whole pixel now and then.
+computed in fp32, and of accelerated runs against the same dtype without acceleration. It also says how far keypoints
+are from the golden's, in pixels: they are truncated, so a small error moves a disc by a whole pixel now and then.
 Random weights magnify rounding more than trained ones do.
 """
 
@@ -70,7 +70,7 @@ def choices(names: list[str]) -> list[tuple[str, AccelerationName | None, Quanti
 
 
 class Comparison:
-    """Every combination that is asked for, written down as it comes."""
+    """Every combination that is asked for, noted as it comes."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.folder, self.device, self.output = options.folder, options.device, options.output
@@ -111,7 +111,7 @@ class Comparison:
 
 
 def main() -> None:
-    """Compare as the command line says."""
+    """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda")

@@ -1,10 +1,10 @@
-"""Which network's fp16 moves the pictures how far: the end-to-end goldens on a CPU, one network at a time in fp16.
+"""How far each network's rounding in fp16 moves the pictures: the end-to-end goldens on a CPU, one network at a time.
 
     python -m benchmarks.rounding ../shared/reference --output benchmarks/results/rounding.json
 
 A network in fp16 computes as on a GPU: every operation in fp32 inside, its result rounded to fp16. The others stay in
-fp32. Per golden: the mean of all frames' relative L2 error, and the median, which frames do not move whose keypoints
-came to lie on another pixel.
+fp32. For each golden: the mean of all frames' relative L2 error, and the median, which ignores the few frames whose
+keypoints moved to another pixel.
 """
 
 import argparse
@@ -49,7 +49,7 @@ class RoundedOperations(TorchDispatchMode):
         if aliases or "dtype" in kwargs or not any(t.dtype == torch.float16 for t in tensors):
             return func(*args, **kwargs)
         args, kwargs = tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.float16 else t, (args, kwargs))
-        # What mixes fp16 with fp32 gives fp32, if both have dimensions.
+        # Mixing fp16 with fp32 yields fp32, if both have dimensions.
         if any(t.dtype == torch.float32 and t.dim() for t in tensors):
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
@@ -69,7 +69,7 @@ def in_half(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _cast(values: Any, before: torch.dtype, after: torch.dtype) -> Any:
-    if hasattr(values, "pooler_output"):  # what transformers' network gives; only this is used
+    if hasattr(values, "pooler_output"):  # what transformers' network returns; only this is used
         values.pooler_output = values.pooler_output.to(after)
         return values
     if isinstance(values, ReferenceFeatures):
@@ -78,7 +78,7 @@ def _cast(values: Any, before: torch.dtype, after: torch.dtype) -> Any:
 
 
 def remembering(function: Callable[..., Any], memory: dict[Any, Any]) -> Callable[..., Any]:
-    """The function, which computes for equal input once: the largest networks see the same pictures in all runs."""
+    """The function, memoised: the largest networks see the same pictures in all runs."""
 
     def run(images: Tensor) -> Any:
         key = images.shape, hash(images.numpy().tobytes())

@@ -2,7 +2,7 @@
 
     python -m benchmarks.screenshots [--model demo] [--folder docs/images]
 
-The demo's driver sits before the camera; the portraits are those that the page offers.
+The demo's driver is in front of the camera; the portraits are those that the page offers.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PORT = 7869
 
 
 def take(page: Page, folder: Path, seconds: float) -> None:
-    """Use the page as a new user would, and keep what is seen."""
+    """Use the page as a new user would, and save what it looks like."""
     page.get_by_role("button", name="Start").wait_for()
     page.get_by_role("button", name="Carla", exact=True).click()
     page.get_by_role("button", name="Start").click()

@@ -1,4 +1,4 @@
-"""A portrait that takes over the movements of a face in a video or at a webcam."""
+"""A portrait that moves like the face in a video or at a webcam."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,16 +1,16 @@
 """The errors that this package raises on purpose.
 
 Every message says what was wrong, with which value, and what to do about it. An adapter (command line, Cog, live
-server) may show the message to its user as it stands; whatever else escapes is a defect.
+server) may show the message to its user as it is. Any other error that escapes is a defect.
 """
 
 
 class PersonaLiveError(Exception):
-    """Base of every error that a user can cause or mend."""
+    """Base of every error that a user can cause or fix."""
 
 
 class InputError(PersonaLiveError):
-    """An image, a video or a parameter can not be used."""
+    """An image, a video or a parameter cannot be used."""
 
 
 class NoFaceError(InputError):
@@ -18,7 +18,7 @@ class NoFaceError(InputError):
 
 
 class OutputError(PersonaLiveError):
-    """The result can not be written where it was asked for."""
+    """The result cannot be written where it was asked for."""
 
 
 class WeightsError(PersonaLiveError):
@@ -30,7 +30,7 @@ class DeviceMemoryError(PersonaLiveError):
 
 
 class MissingExtraError(PersonaLiveError):
-    """Something was asked for whose packages are not installed."""
+    """Something was requested whose packages are not installed."""
 
 
 class CancelledError(PersonaLiveError):
@@ -38,5 +38,5 @@ class CancelledError(PersonaLiveError):
 
 
 def first_line(error: BaseException) -> str:
-    """What any error says, for a message of ours: one line, 200 characters at most, or its name if it says nothing."""
+    """An error's text for a message of ours: one line of at most 200 characters, or its name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

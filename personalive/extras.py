@@ -1,4 +1,4 @@
-"""Packages that an extra of pyproject.toml installs, and that the engine works without."""
+"""Packages that the extras in pyproject.toml install, and that the engine works without."""
 
 from importlib.util import find_spec
 
@@ -18,10 +18,10 @@ def missing(extra: str) -> list[str]:
 
 
 def require(extra: str) -> None:
-    """Refuse to go on without an extra.
+    """Refuse to continue without an extra.
 
     Raises:
-        MissingExtraError: a package of it is not installed; says how to install it.
+        MissingExtraError: a package of it is not installed; the message says how to install it.
     """
     absent = missing(extra)
     if absent:

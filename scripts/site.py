@@ -18,7 +18,7 @@ OUTSIDE = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
-    "SECURITY.md": "security.md",
+    "SECURITY.md": "reporting.md",
     "weights/demo/README.md": "demo_model.md",
 }
 """Path in the repository → path in the site."""

@@ -1,4 +1,4 @@
-"""Writes what is made from the declared settings: tables in README and docs, Cog's inputs in predict.py, its schema.
+"""Writes what is generated from the declared settings: tables in README and docs, Cog's inputs and schema.
 
     python -m scripts.write_settings
 
@@ -53,11 +53,24 @@ def live(text: str) -> str:
 def predictor(text: str) -> str:
     """predict.py with the inputs of `predict`."""
     lines = [
-        f"        {name}: Upload = Input(description={_literal(f'{said}.')}),"
+        line
         for name, said in (("ref_image", REFERENCE), ("driving_video", DRIVER))
+        for line in _upload(name, f"{said}.")
     ]
     lines += [line for each in AnimateOptions.declared(Surface.HTTP) for line in cog_input(each)]
     return _between(text, *INPUTS, "\n".join(lines))
+
+
+def _upload(name: str, description: str) -> list[str]:
+    """A file of `predict`, on one line if it fits, as ruff formats it."""
+    line = f"        {name}: Upload = Input(description={_literal(description)}),"
+    if len(line) <= 120:
+        return [line]
+    return [
+        f"        {name}: Upload = Input(",
+        f"            description={_literal(description)}",
+        "        ),",
+    ]
 
 
 def schema() -> str:
@@ -70,7 +83,7 @@ def _between(text: str, begin: str, end: str, content: str) -> str:
     before, found, rest = text.partition(f"{begin}\n")
     _, found_too, after = rest.partition(f"{end}\n")
     if not found or not found_too:
-        raise SystemExit(f"there is no place for what is written: it belongs between\n{begin}\n{end}")
+        raise SystemExit(f"there is no place for the generated text: it belongs between\n{begin}\n{end}")
     return f"{before}{begin}\n{content}\n{end}\n{after}"
 
 

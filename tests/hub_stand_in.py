@@ -1,8 +1,8 @@
-"""A hub on loopback: enough of its protocol for `huggingface_hub`, and the faults that networks and disks have.
+"""A hub on loopback: enough of its protocol for `huggingface_hub`, with the faults of networks and disks.
 
 It serves repositories out of folders, at one revision each. Files of `LARGE` bytes or more are answered as the hub
-answers what git LFS keeps: with a redirect, a sha256 as ETag, and ranges. It can also be a file server with nothing but
-the same paths, or answer as ModelScope's published client expects.
+answers for files in git LFS: with a redirect, a sha256 as ETag, and ranges. It can also be a file server with nothing
+but the same paths, or answer as ModelScope's published client expects.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Faults:
     """What goes wrong; may be changed while the server runs."""
 
     cuts: list[int] = field(default_factory=list)
-    """Bytes after which the connection breaks while a large file is sent: one number for each time that it does."""
+    """Bytes after which the connection breaks while a large file is sent, one number for each time."""
     cut_path: str = ""
     """The file that is cut."""
     corrupt: set[str] = field(default_factory=set)

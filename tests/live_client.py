@@ -148,6 +148,12 @@ class LiveClient:
         if self.peer is not None:
             await self.peer.close()
 
+    def cut(self) -> None:
+        """Be gone without a word, as when a cable is cut."""
+        assert self.peer is not None and self.peer.sctp is not None
+        for protocol in self.peer.sctp.transport.transport._connection._protocols:
+            protocol.transport.abort()
+
     def _on_track(self, track: MediaStreamTrack) -> None:
         self._tasks.append(asyncio.ensure_future(self._read(track)))
 

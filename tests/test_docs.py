@@ -105,3 +105,43 @@ def test_every_link_leads_somewhere(document: Path) -> None:
         if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
             broken.append(target)
     assert broken == []
+
+
+EXPLAINING = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *(f"docs/{name}.md" for name in ("architecture", "decisions")),
+)
+NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|sh|toml|cff))`")
+
+
+@pytest.mark.parametrize("document", [*EXPLAINING, "docs/live.md", "docs/speed.md", "docs/cpu.md"])
+def test_every_file_that_is_named_exists(document: str) -> None:
+    """Paths are those of the repository or of the package, depending on what the text is about."""
+    stands_for_another = re.compile("OWNER|STEP|TIMESTAMP")
+    named = {name for name in NAMED_FILE.findall((ROOT / document).read_text()) if not stands_for_another.search(name)}
+    made = {"outputs/"}
+    exists = {name: any((ROOT / start / name).exists() for start in (".", "personalive")) for name in named - made}
+    assert [name for name in sorted(exists) if not exists[name]] == []
+
+
+def test_every_module_that_is_named_exists() -> None:
+    module = re.compile(r"python3? -m ((?:personalive|benchmarks|tests)(?:\.\w+)*)")
+    for path in DOCUMENTS:
+        for name in module.findall(path.read_text()):
+            file = ROOT / name.replace(".", "/")
+            assert file.with_suffix(".py").exists() or (file / "__main__.py").exists(), f"{path.name}: {name}"
+
+
+def test_every_file_in_the_drawing_exists() -> None:
+    drawing = (ROOT / "docs" / "images" / "architecture.svg").read_text()
+    files = re.findall(r"\b(?:models|engine)/\w+\.py", drawing)
+    assert files
+    assert [name for name in files if not (ROOT / "personalive" / name).exists()] == []
+
+
+def test_the_citation_names_the_packages_version() -> None:
+    from personalive import __version__
+
+    assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == __version__

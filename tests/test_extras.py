@@ -1,4 +1,4 @@
-"""What the package does where the packages of an extra are not installed."""
+"""What the package does if the packages of an extra are not installed."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Portraits of every kind come in upright and as RGB; what is no picture is refused with a reason."""
+"""Portraits of every kind are read upright and as RGB; what is not a picture is refused with a reason."""
 
 import struct
 import zlib
@@ -13,7 +13,7 @@ from personalive.testing.pictures import photograph
 
 
 def quarters():
-    """Red, green, blue and white quarters: which way is up shows."""
+    """Red, green, blue and white quarters: so it shows which way is up."""
     picture = np.zeros((64, 96, 3), np.uint8)
     picture[:32, :48], picture[:32, 48:], picture[32:, :48], picture[32:, 48:] = (
         (255, 0, 0),

@@ -8,7 +8,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
 from personalive.accel.ops import reference as operations  # noqa: E402
-from personalive.accel.ops.triton import attention, grn_mlp, norms, pointwise, products  # noqa: E402
+from personalive.accel.ops.triton import attention, grn, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
@@ -124,14 +124,14 @@ def test_without_descriptors_these_tiles_are_refused(monkeypatch):
 @pytest.mark.parametrize("shape", [(2, 256, 96), (3, 64, 64), (2, 49, 64), (1, 64, 80)], ids=str)
 def test_grn_mlp_is_as_exact_as_fp32(shape, filled, monkeypatch):
     """With tiles of both widths, and by PyTorch's operations where no tile fits."""
-    monkeypatch.setattr(grn_mlp, "_FILLED", filled)
+    monkeypatch.setattr(grn, "_FILLED", filled)
     channels, width = shape[-1], 4 * shape[-1]
     x, other = draw(*shape, dtype=torch.float32), draw(*shape, dtype=torch.float32, offset=1)
     fc1, fc2 = (draw(o, i, dtype=torch.float32) * i**-0.5 for o, i in ((width, channels), (channels, width)))
     biases = [draw(size, dtype=torch.float32, offset=0.2) for size in (width, width, channels)]
     arguments = [x, fc1, *biases[:2], fc2, biases[2], other]
     expected = operations.grn_mlp(*(argument.double() for argument in arguments))
-    error = (grn_mlp.grn_mlp(*arguments).double() - expected).norm() / expected.norm()
+    error = (grn.grn_mlp(*arguments).double() - expected).norm() / expected.norm()
     assert error < 1e-6
 
 

@@ -1,17 +1,34 @@
 """What a network says depends on the values that it is given, not on how they lie in memory."""
 
-import copy
-
 import pytest
 import torch
 
 from personalive.accel.accelerator import Accelerator
+from personalive.config import (
+    ImageEncoderConfig,
+    ModelConfig,
+    MotionEncoderConfig,
+    MotionExtractorConfig,
+    PoseGuiderConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from personalive.engine.networks import PlainNetworks
 from personalive.models import NETWORKS, build_network
 from personalive.testing import weight_rule
 from personalive.testing.weight_rule import normal_input
-from tests.published_layout import SMALL
 
+SMALL = ModelConfig(
+    name="small",
+    unet=UNetConfig(block_channels=(16, 32), heads=2, norm_groups=8, layers_per_block=1, cross_attention_dim=16),
+    vae=VAEConfig(block_channels=(16,) * 4, layers_per_block=1, norm_groups=8),
+    image_encoder=ImageEncoderConfig(
+        hidden_size=16, intermediate_size=32, layers=1, heads=2, patch_size=32, projection_dim=16
+    ),
+    motion_encoder=MotionEncoderConfig(image_size=112, channels=64, attention_width=64, tokens=4, hourglass_depth=2),
+    motion_extractor=MotionExtractorConfig(image_size=64, depths=(1, 1, 1, 1), channels=(8, 16, 32, 64)),
+    pose_guider=PoseGuiderConfig(channels=(8,) * 4, output_channels=16),
+)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 TIMESTEPS = (0,) * 4 + (333,) * 4 + (666,) * 4 + (999,) * 4
 SIZE = 128
@@ -67,10 +84,6 @@ def exact():
     return PlainNetworks(SMALL, filled(torch.float64), torch.float64)
 
 
-def features(networks, latents, embedding):
-    return networks.encode_reference(latents, embedding)
-
-
 def banks(networks, latents, embedding):
     module = networks.modules["reference_unet"]
     return torch.cat([bank.flatten() for bank in module(latents, embedding)])
@@ -83,8 +96,7 @@ def denoised(networks, latents, motion, pose):
 
 def posed(networks, images):
     if networks.dtype == torch.float64:  # the engine's own fp32 would hide what the network does
-        heads = copy.deepcopy(networks.modules["motion_extractor"])(images)
-        return heads.keypoints
+        return networks.modules["motion_extractor"](images).keypoints
     return networks.extract_pose(images).canonical.flatten(1)
 
 

@@ -12,7 +12,7 @@ MODES = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGAT
 
 
 def fuzz(examples: int) -> int:
-    """Send what the description allows and what it forbids; gives the number of requests."""
+    """Send what the description allows and what it forbids; return the number of requests."""
     sent = 0
     with live_server(EchoEngine(256, 256, window=4), max_sessions=8) as server:
         schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
@@ -43,7 +43,7 @@ def ask(operation, mode, examples: int) -> int:
         nonlocal sent
         sent += 1
         answer = case.call(timeout=20)
-        # 503 with its reason is what a server answers that is full, or loads what the last request asked for.
+        # A server that is full, or is loading what the last request asked for, answers 503 with a reason.
         assert answer.status_code < 500 or answer.status_code == 503, (case.as_curl_command(), answer.text)
 
     # An operation without parameters has nothing that could be wrong about it.

@@ -71,7 +71,7 @@ def test_loading_is_told_with_its_stage_and_sessions_wait():
 
 @pytest.mark.parametrize(
     ("body", "reason"),
-    [(b"", "empty"), (b"no picture at all", "cannot be read"), (picture()[:60], "cannot be read")],
+    [(b"", "empty"), (b"no picture at all", "not a picture"), (picture()[:60], "damaged")],
 )
 def test_bodies_that_are_no_picture_are_refused_with_the_reason(client, body, reason):
     answer = client.post("/api/v1/personalive/reference", content=body, headers={"Content-Type": "image/png"})
@@ -92,7 +92,7 @@ def test_a_body_of_100_mb_is_refused_announced_or_not(client):
         for content in (bytes(100 * 1024 * 1024), endless()):
             try:
                 answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
-            except httpx.TransportError:  # the server hung up before everything was sent, which is as good
+            except httpx.TransportError:  # the server closed the connection early, which is just as good
                 continue
             assert answer.status_code == 413
     assert client.get("/health").status_code == 200

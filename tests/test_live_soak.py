@@ -1,126 +1,223 @@
-"""Sessions that come and go for a long time: the server's memory, tasks and threads stay as they are."""
+"""Sessions that come, stall, vanish and flood: the server's memory, files and tasks stay as they are.
+
+SOAK_SESSIONS=2000 python -m pytest -m slow -s tests/test_live_soak.py
+"""
 
 import asyncio
 import contextlib
 import dataclasses
+import json
 import os
-import socket
-import subprocess
-import sys
 import time
+from pathlib import Path
 
-import httpx
-import psutil
 import pytest
+import websockets
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.hostile.live_process import LiveProcess, served
 from tests.live_client import Camera, LiveClient, grey
 from tests.live_support import BLUE, GREEN, RED, picture, until
 
-MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
-WARM_UP = max(30.0, MINUTES * 60 * 0.1)
-"""Seconds of visits before the first look: codecs, thread pools and allocators are created when first used."""
-CROWD = 3
+SESSIONS = int(os.environ.get("SOAK_SESSIONS", "2000"))
+WARM_UP = SESSIONS // 10
+"""Sessions before the first look: codecs, pools of threads and allocators are made when first used."""
+CROWD = 6
 """Visitors at once."""
-PAUSE = 0.5
-"""Seconds between one crowd and the next, so that the machine can do other work."""
 SIZE = 256
 """Width and height of the portrait's pictures."""
+COLOURS = (RED, GREEN, BLUE)
+FRAME = bytes(8) + picture((90, 90, 90), (128, 128), "JPEG")
 
 
-@dataclasses.dataclass
-class Server:
-    """A server in another process, seen as its operator sees it."""
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a server holds while nobody uses it."""
 
-    url: str
-    process: psutil.Process
-
-    def figure(self, name: str) -> float:
-        families = text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=20).text)
-        return next(sample.value for family in families for sample in family.samples if sample.name == name)
-
-    def memory(self) -> float:
-        """Resident memory in MiB."""
-        return self.process.memory_info().rss / 2**20
-
-    def at_rest(self) -> tuple[float, float, int]:
-        """Memory in MiB, tasks and threads once everyone has left."""
-        until(lambda: self.figure("personalive_sessions") == 0, 40)
-        time.sleep(3)
-        memory, tasks, threads = self.memory(), self.figure("personalive_tasks"), self.process.num_threads()
-        opened = self.figure("personalive_sessions_opened_total")
-        print(f"{memory:.1f} MiB, {tasks:.0f} tasks, {threads} threads after {opened:.0f} sessions", flush=True)
-        return memory, tasks, threads
+    sessions: int
+    memory: float
+    """Resident, MiB."""
+    files: int
+    tasks: int
+    threads: int
 
 
-@contextlib.contextmanager
-def other_process():
-    """The server in a process of its own, with the model loaded."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-m", "tests.soak_server", str(port)])
+def figures(server: LiveProcess) -> Figures:
+    """Once everybody has left."""
+    with server.client() as client:
 
-    def is_up() -> bool:
-        assert process.poll() is None, "the server ended"
-        with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"{url}/health").json()["status"] == "healthy"
-        return False
+        def metric(name: str) -> int:
+            families = text_string_to_metric_families(client.get("/metrics").text)
+            found = (each.value for family in families for each in family.samples if each.name == name)
+            return int(next(found))
 
-    try:
-        until(is_up, 60)
-        parameters = {"pipeline_id": "personalive", "load_params": {"width": SIZE, "height": SIZE}}
-        httpx.post(f"{url}/api/v1/pipeline/load", json=parameters).raise_for_status()
-        until(lambda: httpx.get(f"{url}/health").json()["pipeline"] == "loaded", 60)
-        yield Server(url, psutil.Process(process.pid))
-    finally:
-        process.terminate()
-        process.wait(20)
+        until(lambda: metric("personalive_sessions") == 0, 90)
+        tasks = min(metric("personalive_tasks") for _ in range(20) if not time.sleep(0.5))
+        opened = metric("personalive_sessions_opened_total")
+    process = server.process
+    result = Figures(opened, process.memory_info().rss / 2**20, process.num_fds(), tasks, process.num_threads())
+    print(result, flush=True)
+    return result
 
 
-async def visit(url: str, index: int) -> None:
-    """One of many ways in which somebody uses the server for a moment."""
-    async with LiveClient(url) as client:
-        await client.reference(picture((RED, GREEN, BLUE)[index % 3]))
-        answer = await client.offer(Camera(grey(size=(128 + 32 * (index % 5), 160))))
-        if answer.status_code == 503:
+# ---- ways to use the server for a moment ----
+
+
+@contextlib.asynccontextmanager
+async def over_webrtc(server: LiveProcess, index: int):
+    """Somebody whose pictures come; nobody if there was no room."""
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(COLOURS[index % 3]))
+        camera = Camera(grey(size=(128 + 32 * (index % 5), 160)))
+        answer = await client.offer(camera)
+        if answer.status_code == 200:
+            await client.watch(5, 60)
+            yield client, camera
+        else:
+            assert answer.status_code == 503
+            yield None, camera
+
+
+@contextlib.asynccontextmanager
+async def over_socket(server: LiveProcess, index: int):
+    """The same without WebRTC: the socket, or None if there was no room."""
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(COLOURS[index % 3]))
+        cookie = "; ".join(f"{name}={value}" for name, value in client.http.cookies.items())
+        url = server.url.replace("http", "ws") + "/api/v1/ws"
+        async with websockets.connect(url, additional_headers={"Cookie": cookie}, close_timeout=1) as socket:
+            first = json.loads(await socket.recv())
+            yield socket if first["type"] == "session" else None
+
+
+async def come_and_go(server: LiveProcess, index: int) -> None:
+    async with over_webrtc(server, index) as (client, _):
+        if client is None:
             return
-        await client.watch(5, 30)
+        path = f"/api/v1/sessions/{client.session_id}"
         if index % 2:
-            await client.http.post(f"/api/v1/sessions/{client.session_id}/snapshot")
+            await client.http.post(f"{path}/snapshot")
             await client.send(reset_cache=True, mirror=True)
-            await client.watch(3, 30)
+            await client.watch(3, 60)
         if index % 3:
+            await client.http.delete(path)
+
+
+async def come_with_a_viewer(server: LiveProcess, index: int) -> None:
+    async with over_webrtc(server, index) as (client, _), LiveClient(server.url) as viewer:
+        if client is not None and (await viewer.look_on(await client.watch_id())).status_code == 200:
+            await viewer.watch(3, 60)
             await client.http.delete(f"/api/v1/sessions/{client.session_id}")
 
 
-def visits(server: Server, seconds: float) -> None:
-    """A few at a time come and go for that long; prints the memory every minute."""
+async def stall(server: LiveProcess, index: int) -> None:
+    """The camera stops: the server lets the session go."""
+    async with over_webrtc(server, index) as (client, camera):
+        if client is not None:
+            camera.stop()
+            await client.until_message(lambda each: each["type"] == "stream_stopped", 60)
 
-    async def crowd() -> None:
-        began = shown = time.monotonic()
-        index = 0
-        while time.monotonic() < began + seconds:
-            await asyncio.gather(*(visit(server.url, index + each) for each in range(CROWD)))
-            index += CROWD
-            await asyncio.sleep(PAUSE)
-            if time.monotonic() > shown + 60:
-                shown = time.monotonic()
-                print(f"after {shown - began:.0f} s: {server.memory():.1f} MiB", flush=True)
 
-    asyncio.run(crowd())
+async def vanish(server: LiveProcess, index: int) -> None:
+    """As if the cable were cut."""
+    async with over_webrtc(server, index) as (client, _):
+        if client is not None:
+            client.cut()
+
+
+async def stall_over_socket(server: LiveProcess, index: int) -> None:
+    """Reads nothing and sends nothing more; then the socket is cut."""
+    async with over_socket(server, index) as socket:
+        if socket is not None:
+            for _ in range(4):
+                await socket.send(FRAME)
+            await asyncio.sleep(1)
+            socket.transport.abort()
+
+
+async def flood_frames(server: LiveProcess, index: int) -> None:
+    async with over_socket(server, index) as socket:
+        if socket is None:
+            return
+        with contextlib.suppress(websockets.ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(3):
+                while True:
+                    await socket.send(FRAME)
+        socket.transport.abort()
+
+
+async def flood_changes(server: LiveProcess, index: int) -> None:
+    async with over_webrtc(server, index) as (client, _):
+        if client is not None:
+            for seed in range(300):
+                await client.send(seed=seed, motion_strength=1.0)
+                await asyncio.sleep(0)
+            await client.http.delete(f"/api/v1/sessions/{client.session_id}")
+
+
+async def flood_offers(server: LiveProcess, index: int) -> None:
+    """Ten sessions that nobody connects to, and ten offers to watch one."""
+    async with over_webrtc(server, index) as (client, _), LiveClient(server.url) as flooder:
+        if client is None:
+            return
+        offer = {"sdp": client.peer.localDescription.sdp, "type": "offer"}
+        watch = f"/api/v1/watch/{await client.watch_id()}/offer"
+        for path in ("/api/v1/webrtc/offer", watch):
+            for _ in range(10):
+                await flooder.http.post(path, json=offer)
+        await client.http.delete(f"/api/v1/sessions/{client.session_id}")
+
+
+VISITS = (
+    come_and_go,
+    come_with_a_viewer,
+    stall,
+    come_and_go,
+    vanish,
+    stall_over_socket,
+    flood_frames,
+    come_and_go,
+    flood_changes,
+    flood_offers,
+)
+
+
+def visits(server: LiveProcess, first: int, sessions: int) -> int:
+    """A few at a time come and go until so many sessions were opened; the number of the next visit."""
+
+    async def crowd() -> int:
+        index, shown = first, 0
+        async with LiveClient(server.url) as operator:
+
+            async def opened() -> int:
+                text = (await operator.http.get("/metrics")).text
+                return int(float(text.split("\npersonalive_sessions_opened_total ")[1].split()[0]))
+
+            while (now := await opened()) < sessions:
+                if now >= shown + SESSIONS // 20:
+                    shown = now
+                    print(f"{now} sessions: {server.process.memory_info().rss / 2**20:.1f} MiB", flush=True)
+                visitors = range(index, index + CROWD)
+                await asyncio.gather(*(VISITS[each % len(VISITS)](server, each) for each in visitors))
+                index += CROWD
+        return index
+
+    return asyncio.run(crowd())
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 * (MINUTES + 8))
-def test_sessions_that_come_and_go_leave_nothing_behind():
-    """Half an hour by default; SOAK_MINUTES changes that."""
-    with other_process() as server:
-        visits(server, WARM_UP)
-        memory, tasks, threads = server.at_rest()
-        visits(server, MINUTES * 60 - WARM_UP)
-        memory_after, tasks_after, threads_after = server.at_rest()
-    assert memory_after < 1.05 * memory
-    assert tasks_after == tasks
-    assert threads_after <= threads + 8
+@pytest.mark.timeout(7200)
+def test_sessions_that_come_stall_vanish_and_flood_leave_nothing_behind(tmp_path: Path):
+    with served(tmp_path, "--max_sessions", "24", "--idle_seconds", "5") as server:
+        with server.client() as client:
+            client.post("/api/v1/pipeline/load", json={"load_params": {"width": SIZE, "height": SIZE}})
+            until(lambda: client.get("/health").json()["pipeline"] == "loaded", 60)
+        start = figures(server)
+        index = visits(server, 0, WARM_UP)
+        before = figures(server)
+        visits(server, index, SESSIONS)
+        after = figures(server)
+        assert not server.defects()
+    assert after.memory < 1.05 * before.memory
+    assert after.tasks <= start.tasks and after.files <= start.files
+    assert after.threads <= before.threads + 8

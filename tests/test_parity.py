@@ -1,4 +1,4 @@
-"""A small set of the numerical goldens, and that the runner can fail. All of them: `python -m tests.parity DIR`."""
+"""A small set of the numerical goldens, and a check that the runner can fail. All: `python -m tests.parity DIR`."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 @pytest.fixture(scope="module")
 def whole() -> EndToEnd:
-    """Networks that are built once, and a memory of faces that are encoded once."""
+    """Networks that are built once, and faces that are encoded once."""
     return EndToEnd()
 
 

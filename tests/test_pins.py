@@ -30,7 +30,7 @@ def pins(name: str) -> dict[str, str]:
         if text and not text.startswith("-r "):
             requirement = Requirement(text)
             (specifier,) = requirement.specifier
-            assert specifier.operator == "==" and "*" not in specifier.version, f"{name}: {text} is no exact pin"
+            assert specifier.operator == "==" and "*" not in specifier.version, f"{name}: {text} is not an exact pin"
             found[canonicalize_name(requirement.name)] = specifier.version
     return found
 
@@ -107,9 +107,7 @@ def test_check_pins_tells_a_wrong_environment(tmp_path: Path) -> None:
     def check(text: str) -> subprocess.CompletedProcess[str]:
         path = tmp_path / "requirements.txt"
         path.write_text(text)
-        return subprocess.run(
-            [sys.executable, ROOT / "scripts/check_pins.py", path], capture_output=True, text=True, timeout=60
-        )
+        return subprocess.run([sys.executable, ROOT / "scripts/check_pins.py", path], capture_output=True, text=True)
 
     assert check(f"# a comment\npytest=={pytest.__version__}  # another\n").returncode == 0
     wrong = check("pytest==0.1\nno-such-package-here==1.0\n")
@@ -123,7 +121,7 @@ def test_the_containers_pins_resolve() -> None:
     """Against the package index, without installing: needs the network."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     result = subprocess.run(
-        [*command, "--requirement", ROOT / "requirements-container.txt"], capture_output=True, text=True, timeout=900
+        [*command, "--requirement", ROOT / "requirements-container.txt"], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     resolved = yaml.safe_load(result.stdout)["install"]

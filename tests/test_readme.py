@@ -1,4 +1,4 @@
-"""README: its examples run, and what it says of options and weights is what the program says."""
+"""README: its examples run, and what it says about options and weights is what the program says."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def examples(how: str) -> list[ParameterSet]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder that looks like a checkout in which nothing was run yet; the environment is the one of the tests."""
+    """A folder that looks like a new checkout; the environment is that of the tests."""
     for name in ("demo", "weights", "predict.py", "cog.yaml", ".cog"):
         (tmp_path / name).symlink_to(ROOT / name)
     script = tmp_path / "predict.sh"
@@ -49,7 +49,7 @@ def run(language: str, code: str, folder: Path) -> subprocess.CompletedProcess[s
     """Run an example in the folder; its first failing command ends it."""
     command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
     return subprocess.run(
-        command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
+        command, cwd=folder, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True
     )
 
 
@@ -79,7 +79,7 @@ def server(checkout: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     (start,) = SERVER.finditer(README)
-    command = ["bash", "-c", start["code"].replace(PORT, port)]
+    command = ["bash", "-c", f"{start['code']} --port {port}"]
     with (checkout / "server.log").open("w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment(), stdout=log, stderr=log, process_group=0)
     try:
@@ -87,20 +87,19 @@ def server(checkout: Path) -> Iterator[str]:
         yield port
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait()
 
 
 def wait_until_ready(port: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
+    while process.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health-check", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health-check") as answer:
                 if json.load(answer)["status"] == "READY":
                     return
         except OSError:
             pass
         time.sleep(0.3)
-    raise AssertionError("the server of README's example does not become ready")
+    raise AssertionError("the server of README's example ended")
 
 
 def test_the_examples_for_the_server(server: str, checkout: Path) -> None:

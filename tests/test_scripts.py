@@ -75,7 +75,6 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
         )
 
     def calls(self, name: str, *prefix: str) -> list[list[str]]:

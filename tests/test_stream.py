@@ -1,5 +1,6 @@
 """One animation: how many frames come out, that splitting pushes changes nothing, swapping, saving, keyframes."""
 
+import copy
 import io
 import itertools
 
@@ -19,6 +20,7 @@ from personalive.config import (
     VAEConfig,
 )
 from personalive.engine.keyframes import MAX_KEYFRAMES, KeyframeDecision
+from personalive.engine.networks import PlainNetworks
 from personalive.errors import InputError
 from personalive.models import NETWORKS, build_network
 from personalive.pipeline import PersonaLive
@@ -99,7 +101,7 @@ def test_the_end_comes_call_by_call_and_may_be_broken_off(model):
     first = next(ends)
     assert len(first) == 4 and len(records) < 5  # no more calls have been made than this chunk needs
     ends.close()
-    stream.reset()
+    assert np.array_equal(np.concatenate([early, *stream.drain()]), expected)  # as if it had not been begun
     assert np.array_equal(np.concatenate([stream.push(driving), *stream.drain()]), expected)
     assert np.array_equal(np.concatenate([early, first]), expected[:4])
 
@@ -157,6 +159,122 @@ def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
         single = stream.push(its_frames)
         assert part.shape == single.shape
         assert np.abs(part.astype(int) - single).max() <= 1  # batches of other sizes round differently
+
+
+class Failing:
+    """Networks of which one function fails once, at its nth call from now on."""
+
+    def __init__(self, networks, function, calls):
+        self._networks, self._function, self._calls = networks, function, calls
+
+    def __getattr__(self, name):
+        found = getattr(self._networks, name)
+        if name != self._function:
+            return found
+
+        def call(*arguments):
+            self._calls -= 1
+            if self._calls == 0:
+                raise torch.OutOfMemoryError("not enough memory")
+            return found(*arguments)
+
+        return call
+
+
+class BrokenCopy:
+    """Pixels whose copy to the host fails, as errors of a GPU come late."""
+
+    def result(self):
+        raise torch.OutOfMemoryError("not enough memory")
+
+
+FUNCTIONS = ["upload", "extract_pose", "encode_motion", "guide", "denoise", "decode", "encode_reference", "download"]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("mesh", [True, False])
+def test_a_push_that_fails_changes_nothing_and_may_be_tried_again(model, function, mesh):
+    """In its second step, and for all streams that advance together."""
+
+    def streams():
+        made = [begin(model, name, mesh, seed=seed, keyframe_threshold=0) for seed, name in enumerate("ab")]
+        model.advance(made, [frames(stream, 43, mesh=mesh) for stream in made])
+        return made
+
+    undisturbed, disturbed = streams(), streams()
+    before = [copy.deepcopy(stream.state_dict()) for stream in disturbed]
+    driving = [frames(stream, 9, start=43, mesh=mesh) for stream in disturbed]
+    calls = {"encode_reference": 1, "upload": 5, "denoise": 4, "decode": 4, "download": 4}.get(function, 2)
+    networks = Failing(model.networks, function, calls)
+    for stream in disturbed:
+        stream.networks = networks
+    with pytest.raises(torch.OutOfMemoryError):
+        model.advance(disturbed, driving)
+    assert networks._calls == 0
+    assert all(same(stream.state_dict(), saved) for stream, saved in zip(disturbed, before, strict=True))
+    for expected, actual in zip(model.advance(undisturbed, driving), model.advance(disturbed, driving), strict=True):
+        assert len(actual) == 12 and np.array_equal(actual, expected)
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def test_an_error_that_comes_with_the_pixels_changes_nothing_either(model, monkeypatch):
+    stream = begin(model, emit_lead_in=True)
+    stream.push(frames(stream, 6))
+    before = copy.deepcopy(stream.state_dict())
+    with monkeypatch.context() as patch:
+        patch.setattr(PlainNetworks, "download", lambda self, pixels: BrokenCopy())
+        with pytest.raises(torch.OutOfMemoryError):
+            stream.push(frames(stream, 4, start=6))
+    assert same(stream.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("function", "action"),
+    [
+        ("encode_image", "set"),
+        ("encode_motion", "set"),
+        ("encode_reference", "swap"),
+        ("upload", "reset"),
+        ("decode", "flush"),
+        ("encode_reference", "load"),
+    ],
+)
+def test_whatever_else_fails_changes_nothing(model, function, action):
+    stream, image = begin(model, keyframe_threshold=0), picture("b")
+    stream.push(frames(stream, 50))
+    saved = copy.deepcopy(stream.state_dict())
+    reference = stream.preprocessor.reference(image, whole(image))
+    actions = {
+        "set": lambda: stream.set_reference(reference),
+        "swap": lambda: stream.swap_reference(reference),
+        "reset": stream.reset,
+        "flush": stream.flush,
+        "load": lambda: stream.load_state_dict(begin(model, "c", seed=9).state_dict()),
+    }
+    stream.networks = Failing(model.networks, function, 3 if action == "flush" else 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        actions[action]()
+    assert same(stream.state_dict(), saved)
+
+
+def test_an_observer_sees_only_what_has_been_finished(model):
+    records = []
+    stream = begin(model, observer=records.append)
+    stream.networks = Failing(model.networks, "decode", 3)
+    with pytest.raises(torch.OutOfMemoryError):
+        stream.push(frames(stream, 16))
+    assert records == []
+    stream.push(frames(stream, 16))
+    assert [record.step for record in records] == [0, 1, 2, 3]
 
 
 def test_streams_that_do_not_go_together_are_refused(model):

@@ -1,4 +1,4 @@
-"""The rule that fills networks must give the recorded values, else no golden means anything."""
+"""The rule that fills networks must yield the recorded values; otherwise no golden means anything."""
 
 import json
 import zlib

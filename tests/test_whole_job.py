@@ -37,7 +37,7 @@ def frames_of(path):
 
 
 def test_published_weights_are_downloaded_loaded_and_used(tmp_path, monkeypatch, portrait, driver, capsys):
-    """The command as it is called for the published model; only the hub's address and the sizes are replaced."""
+    """The command as for the published model; only the hub's address and the sizes are replaced."""
     write_layout(tmp_path / "layout", random_states(ONE_HEAD), ONE_HEAD)
     with HubStandIn(as_repositories(tmp_path / "layout", tmp_path / "repositories")) as server:
         hub = weights.Hub(server.url, home=tmp_path / "home")
@@ -54,7 +54,7 @@ def test_published_weights_are_downloaded_loaded_and_used(tmp_path, monkeypatch,
     # The second time, nothing is left to ask the hub for.
     monkeypatch.setattr(
         "personalive.pipeline.weights.resolve",
-        partial(weights.resolve, hub=weights.Hub("http://127.0.0.1:9", tmp_path / "home"), config=ONE_HEAD),
+        partial(weights.resolve, hub=weights.Hub("http://127.0.0.1:9", home=tmp_path / "home"), config=ONE_HEAD),
     )
     assert cli.main([*map(str, arguments), "-L", "1", "-o", str(tmp_path / "again.mp4")]) == 0
 

@@ -62,8 +62,8 @@ class GraphMemory:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        self.stream = torch.cuda.Stream(self.device)
         self.lock = threading.RLock()
         self.renew()
 

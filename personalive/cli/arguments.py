@@ -12,7 +12,7 @@ METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 
 def add_settings(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
-    """Give a parser a flag for each setting that has one, under the heading of its group."""
+    """Add a flag to a parser for each setting that has one, under the heading of its group."""
     for each in settings.declared(Surface.CLI):
         if each.kind is bool:
             name = f"--no_{each.name}" if each.default else f"--{each.name}"
@@ -28,7 +28,7 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Settings]) -> N
 
 
 def _options_of_a_value(each: Setting) -> dict[str, Any]:
-    if each.kind is tuple:  # what is given is checked when the settings are made
+    if each.kind is tuple:  # values are checked when the settings are made
         return {"dest": each.name, "action": "append", "default": [], "metavar": each.about.metavar}
     options: dict[str, Any] = {"dest": each.name, "type": each.kind, "default": each.default}
     if each.kind is str and each.choices:
@@ -37,7 +37,7 @@ def _options_of_a_value(each: Setting) -> dict[str, Any]:
 
 
 def read_settings(options: argparse.Namespace, settings: type[S], /, **more: Any) -> S:
-    """The settings that the flags of `add_settings` say; `more` gives those that have no flag.
+    """The settings that the flags of `add_settings` set; `more` has those without a flag.
 
     Raises:
         InputError: a value that is not allowed.
@@ -48,14 +48,14 @@ def read_settings(options: argparse.Namespace, settings: type[S], /, **more: Any
 
 
 def group(parser: argparse.ArgumentParser, title: str) -> "argparse._ArgumentGroup":
-    """The group of a parser with this title, which is made if it is not there."""
+    """The group of a parser with this title, created if it is missing."""
     return next((each for each in parser._action_groups if each.title == title), None) or parser.add_argument_group(
         title
     )
 
 
 def help_of(each: Setting) -> str:
-    """What the command's help says of a setting: description, bounds and default."""
+    """What the command's help says about a setting: description, bounds and default."""
     about = each.about
     said = about.off if about.off and each.default else about.description
     allowed = each.bounds if each.kind in (int, float) else ""

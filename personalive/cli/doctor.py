@@ -19,7 +19,7 @@ GIGABYTE = 1 << 30
 
 
 def findings(choice: ModelChoice) -> Iterator[tuple[str, str]]:
-    """Name and value of each thing that was found."""
+    """Name and value of everything that was found."""
     yield "personalive", personalive.__version__
     yield "Python", platform.python_version()
     yield "PyTorch", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"

@@ -1,6 +1,6 @@
-"""A model that hands its driver's frames through, so that what the server itself adds can be measured and tested.
+"""A model that passes its driver's frames through, so that what the server itself adds can be measured and tested.
 
-It has PersonaLive's shape (`personalive.live.core.engine.Engine`): it may take four frames a call, trail the driver by
+It has PersonaLive's shape (`personalive.live.core.engine.Engine`): it can take four frames a call, trail the driver by
 twelve and take its time. A border in the portrait's mean colour tells whose picture it is.
 """
 
@@ -40,12 +40,12 @@ class EchoStream:
     frames_in: int = 0
 
     def set_reference(self, reference: Any) -> None:
-        """Begin anew with this portrait."""
+        """Start again with this portrait."""
         self.colour = reference
         self.waiting.clear()
 
     def swap_reference(self, reference: Any) -> None:
-        """Go on with another portrait."""
+        """Continue with another portrait."""
         self.colour = reference
 
     def reset(self) -> None:
@@ -86,7 +86,7 @@ class EchoEngine:
         self.before_call = before_call
         self.threads: set[int] = set()
         self.streams: weakref.WeakSet[EchoStream] = weakref.WeakSet()
-        """Those that are in use."""
+        """The streams that are in use."""
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """Nothing has to be translated here."""
@@ -136,7 +136,7 @@ class EchoEngine:
 
 
 def echo_factory(**options: Any) -> Callable[[LoadParameters, Callable[[str], None]], Engine]:
-    """Makes echo engines of the size that is asked for; `options` as for `EchoEngine`."""
+    """Makes echo engines of the requested size; `options` as for `EchoEngine`."""
 
     def make(parameters: LoadParameters, at_stage: Callable[[str], None]) -> Engine:
         at_stage("warming up")

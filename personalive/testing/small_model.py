@@ -27,7 +27,7 @@ SMALL = ModelConfig(
     motion_extractor=MotionExtractorConfig(image_size=64, depths=(1, 1, 1, 1), channels=(8, 16, 32, 64)),
     pose_guider=PoseGuiderConfig(channels=(8,) * 5, output_channels=16),
 )
-"""A call of it takes a fifth of a second on one core."""
+"""A call takes a fifth of a second on one core."""
 
 
 def make_small_model() -> PersonaLive:

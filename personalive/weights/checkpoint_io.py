@@ -15,7 +15,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 
 
 class TensorFile(ABC):
-    """A file of named tensors. It is mapped into memory while it is read from, until it is released."""
+    """A file of named tensors. It is mapped into memory when it is first read, until it is released."""
 
     def __init__(self, file: WeightsFile) -> None:
         self.label = file.label
@@ -31,7 +31,7 @@ class TensorFile(ABC):
 
     @abstractmethod
     def release(self) -> None:
-        """Let go of the memory that was mapped; reading maps it again."""
+        """Unmap the file; reading maps it again."""
 
 
 class _SafetensorsFile(TensorFile):
@@ -77,10 +77,10 @@ class _PickleFile(TensorFile):
 
 
 def open_tensors(file: WeightsFile) -> TensorFile:
-    """A `.safetensors`, `.pth` or `.bin` file for reading.
+    """Open a `.safetensors`, `.pth` or `.bin` file for reading.
 
-    Every method of it raises `WeightsError` where the file cannot be read, is damaged, holds code, or is no flat
-    dictionary of tensors.
+    Its methods raise `WeightsError` if the file cannot be read, is damaged, holds code, or is not a flat dictionary of
+    tensors.
     """
     return _SafetensorsFile(file) if file.path.suffix == ".safetensors" else _PickleFile(file)
 
@@ -88,7 +88,7 @@ def open_tensors(file: WeightsFile) -> TensorFile:
 def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
     try:
         with file.path.open("rb") as opened:
-            # Files of before torch 1.6 are no zip archives: they cannot be mapped and are read as a whole.
+            # Files from before torch 1.6 are not zip archives: they cannot be mapped, and are read as a whole.
             mapped = opened.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
         values = torch.load(file.path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
@@ -104,7 +104,7 @@ def _load_pickle(file: WeightsFile) -> dict[str, Tensor]:
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
             raise WeightsError(
-                f"{file.label} is no flat dictionary of tensors: its entry {name!r} is {type(value).__name__} "
+                f"{file.label} is not a flat dictionary of tensors: its entry {name!r} is {type(value).__name__} "
                 f"in {file.path}"
             )
     return values

@@ -1,7 +1,7 @@
 """Checks files against what is known of them, and remembers the outcome.
 
-Hashing twelve gigabytes at every start would take as long as loading them. So a file that was hashed once is hashed
-again only when its size or its times have changed.
+Hashing twelve gigabytes at every start would take as long as loading them. So a file is hashed once, and again only
+when its size or times have changed.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from personalive.weights.source import format_size
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that other processes see the old one or the new one."""
+    """Write a file atomically: other processes see either the old one or the new one."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, "utf-8")
     partial.replace(path)
@@ -33,7 +33,7 @@ def digest_of(path: Path, digits: int = 64) -> str:
 
 
 def check_file(path: Path, label: str, expected: FileDigest, remedy: str) -> None:
-    """Compare a file with what it must be; the cheap test first.
+    """Compare a file with what it must be, the cheap test first.
 
     Raises:
         WeightsError: size or digest differ.
@@ -51,7 +51,7 @@ def check_file(path: Path, label: str, expected: FileDigest, remedy: str) -> Non
 
 
 class ChecksumCache:
-    """A JSON file beside downloaded or converted files: what they must be, and when they last were."""
+    """A JSON file beside downloaded or converted files: what they must be, and when they were last found right."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Writes a model once more in this package's own format, so that later starts read less."""
+"""Writes a copy of a model in this package's own format, so that later starts read less."""
 
 import math
 from functools import partial
@@ -17,7 +17,7 @@ from personalive.weights.source import PUBLISHED, WeightsSource
 from personalive.weights.state_dict import MergedStateDict, merge_state_dict
 
 _FILE_SIZE = 500_000_000
-"""Bytes of one file; as much, and once more for writing it, is held in memory."""
+"""Bytes of one file; twice that is held in memory while it is written."""
 
 
 def convert(
@@ -28,7 +28,7 @@ def convert(
     hub: Hub | None = None,
     config: ModelConfig | None = None,
 ) -> Path:
-    """Store a model's weights as safetensors in one dtype. The files that they come from stay.
+    """Store a model's weights as safetensors in one dtype. The original files stay.
 
     Args:
         folder: where to; None: where `resolve("personalive", dtype=dtype)` finds and prefers them.

@@ -3,7 +3,7 @@
 config.json                                   ModelConfig.to_dict()
 <network>.safetensors                         or, where files must stay small:
 <network>-00001-of-00003.safetensors ...
-weights.json                                  size and sha256 of every file, and where the weights are from
+weights.json                                  size and sha256 of every file, and where the weights come from
 """
 
 import json
@@ -30,7 +30,7 @@ from personalive.weights.source import WeightsFile, WeightsSource
 
 CONFIG, INDEX = "config.json", "weights.json"
 SMALL_FILE = 15_000_000
-"""Bytes that a file of a shipped model may have."""
+"""The most bytes in a file of a shipped model."""
 _SHARD = re.compile(r"(?P<network>[a-z_]+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 
 
@@ -55,7 +55,7 @@ def save_folder(
     *,
     max_file_size: int = SMALL_FILE,
 ) -> None:
-    """Write a whole model; files that are there are replaced only once all new ones are written.
+    """Write a whole model; existing files are replaced only once all new ones are written.
 
     Args:
         modules: every network, by name.
@@ -81,10 +81,10 @@ def save_folder(
 def write_folder(
     folder: Path, config: ModelConfig, max_file_size: int, origin: Mapping[str, str] | None = None
 ) -> Iterator[AddNetwork]:
-    """Write networks one after the other; they take the place of what is there on leaving without an error.
+    """Write networks one after the other; if there is no error, they replace what is there on leaving.
 
     Yields:
-        Writes one network.
+        A function that writes one network.
 
     Raises:
         OutputError: the folder cannot be written to, is full, or holds something else.
@@ -152,10 +152,10 @@ def _read_index(path: Path) -> tuple[dict[str, str], dict[Path, FileDigest]]:
         index = json.loads(path.read_text("utf-8"))
         origin, files = index["origin"], {name: FileDigest(**entry) for name, entry in index["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} is damaged: it is no list of files with sizes and digests ({error})") from error
+        raise WeightsError(f"{path} is damaged: it is not a list of files with sizes and digests ({error})") from error
     for name in files:
         if Path(name).name != name:
-            raise WeightsError(f"{path} is refused: it lists {name!r}, which is no plain file name")
+            raise WeightsError(f"{path} is refused: it lists {name!r}, which is not a plain file name")
     return origin, {path.with_name(name): digest for name, digest in files.items()}
 
 

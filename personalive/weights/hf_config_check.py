@@ -1,4 +1,4 @@
-"""What the configuration files beside published weights must say, as far as tensors' shapes do not say it."""
+"""Checks what configuration files beside published weights say and tensors' shapes do not."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from personalive.models import clip_fields
 def check_hf_config(network: str, path: Path, config: ModelConfig) -> None:
     """Compare a published configuration file with the configuration that the network is built for.
 
-    Names that the file leaves out are not checked.
+    Names that are not in the file are not checked.
 
     Raises:
         WeightsError: the file cannot be read, or says something else.
@@ -38,7 +38,7 @@ def _expected(network: str, config: ModelConfig) -> dict[str, Any]:
             "out_channels": config.unet.latent_channels,
             "block_out_channels": list(config.unet.block_channels),
             "layers_per_block": config.unet.layers_per_block,
-            "attention_head_dim": config.unet.heads,  # heads, whatever the name says
+            "attention_head_dim": config.unet.heads,  # the number of heads, despite the name
             "cross_attention_dim": config.unet.cross_attention_dim,
             "norm_num_groups": config.unet.norm_groups,
             "norm_eps": 1e-5,

@@ -1,7 +1,7 @@
 """The hub's cache on this machine, and which revision of each repository counts.
 
-Files are asked for at the commits of the manifest. So a cached file is either right or damaged, and no start needs the
-network once everything is there. Where a download had to take another revision, a record in the cache says so, and
+Files are requested at the commits of the manifest. So a cached file is either right or damaged, and once everything is
+there no start needs the network. Where a download had to take another revision, a record in the cache says so, and
 later starts are held to it.
 """
 
@@ -47,7 +47,7 @@ class Hub:
 
     @property
     def wanted_address(self) -> str | None:
-        """What the user says about where files come from."""
+        """Where the user says files come from."""
         return self.address or os.environ.get(HUB_VARIABLE) or None
 
     @property
@@ -102,7 +102,7 @@ class Hub:
             thorough: hash the file even when it has not changed since it was found right.
 
         Returns:
-            False where nothing says anything about the file.
+            False if nothing is known about the file.
 
         Raises:
             WeightsError: it differs.
@@ -118,10 +118,10 @@ class Hub:
     def fetch(self, remote: Remote, file: PublishedFile, name: str, expected: FileDigest) -> None:
         """Download one file into the cache, from where an earlier attempt stopped, check it and record its digest.
 
-        A file that is in the cache all the same is damaged, and replaced.
+        A file that is already in the cache is damaged, and is replaced.
 
         Raises:
-            WeightsError: the connection broke again and again, or the file is not what the remote or the manifest says.
+            WeightsError: the connection kept breaking, or the file is not what the remote or the manifest says.
         """
         if (damaged := self.cached(file)) is not None:
             damaged[1].resolve().unlink()
@@ -182,7 +182,7 @@ class Hub:
             ) from error
 
     def require_space(self, size: int) -> None:
-        """Refuse to begin a download that cannot end.
+        """Refuse to start a download that cannot finish.
 
         Raises:
             WeightsError: fewer bytes are free where the cache is, or it cannot be written to.
@@ -200,6 +200,6 @@ class Hub:
 
 
 def _digest_in_name(path: Path) -> FileDigest | None:
-    """The cache names a file after its digest, also where another program downloaded it."""
+    """The cache names a file after its digest, even if another program downloaded it."""
     name = path.resolve().name
     return FileDigest(None, name) if path.is_symlink() and is_digest(name) else None

@@ -1,4 +1,4 @@
-"""Gives a network its weights, one tensor after the other."""
+"""Loads weights into a network, one tensor at a time."""
 
 import logging
 import time
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def load_into(
     source: WeightsSource, network: str, module: nn.Module, *, dtype: torch.dtype, device: torch.device
 ) -> LoadReport:
-    """Give a network its weights, in the dtype asked for if it does not stay in fp32 (`models.stored_dtype`).
+    """Load a network's weights, in the requested dtype unless it stays in fp32 (`models.stored_dtype`).
 
     Host memory stays below the largest file and a few tensors: a tensor is converted and moved before the next is read.
 
@@ -59,7 +59,7 @@ def target_dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtyp
 
 
 def require_finite(network: str, state: Mapping[str, Tensor]) -> None:
-    """Refuse values that are no numbers, or too large for the dtype.
+    """Refuse values that are not numbers, or too large for the dtype.
 
     Raises:
         WeightsError: a tensor holds infinities or NaN.
@@ -67,7 +67,7 @@ def require_finite(network: str, state: Mapping[str, Tensor]) -> None:
     floats = {key: tensor for key, tensor in state.items() if tensor.dtype in FLOATS and tensor.numel()}
     if not floats:
         return
-    # Both ends are finite only where everything between is; the device is asked once for all.
+    # The extremes are finite only if everything between them is; the device is asked once for all tensors.
     ends = [torch.stack(tensor.aminmax()).isfinite().all() for tensor in floats.values()]
     bad = [key for key, good in zip(floats, torch.stack(ends).tolist(), strict=True) if not good]
     if bad:
@@ -77,7 +77,7 @@ def require_finite(network: str, state: Mapping[str, Tensor]) -> None:
 
 
 def _move_tables(module: nn.Module, loaded: set[str], dtype: torch.dtype, device: torch.device) -> None:
-    """Tables that are in no state dict were computed when the network was built: they only change place and dtype."""
+    """Tables outside the state dict were computed when the network was built: they only change device and dtype."""
     for key, table in list(module.named_buffers()):
         if key not in loaded:
             owner, _, name = key.rpartition(".")

@@ -38,7 +38,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository at one revision: the commit that this package was written for, or what it is held to instead."""
+    """One repository at one revision: the commit that this package was written for, or another that it is held to."""
 
     name: str
     revision: str
@@ -64,7 +64,7 @@ class PublishedFile:
     names: tuple[str, ...]
     """The formats, the preferred one first; relative to the repository's prefix and to its local folder."""
     kind: FileKind = "weights"
-    """`base` weights are needed only where the network's other files leave keys uncovered; `config` holds facts."""
+    """`base` weights are needed only if the network's other files lack keys; `config` is a configuration to check."""
     known: Mapping[str, FileDigest] = field(default_factory=dict)
     """What is known in advance, by name."""
 
@@ -79,13 +79,13 @@ class PublishedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All published files. Weights of one network come in the order in which later ones win."""
+    """All published files. Weights of one network are in the order in which later ones win."""
 
     files: tuple[PublishedFile, ...]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Manifest":
-        """From the structure of `manifest.json`."""
+        """Read the structure of `manifest.json`."""
         repositories = {entry["name"]: Repository(**entry) for entry in values["repositories"]}
         files = []
         for entry in values["files"]:

@@ -36,8 +36,8 @@ def resolve(
     Args:
         source: "personalive" (the published weights), "demo" (the small model of the repository), or a folder: one in
             the published layout (docs/reference/weights.md section 1), or one that `save_folder` or `convert` wrote.
-        download: fetch missing published files; else they are an error.
-        dtype: of the model that is to be loaded. A conversion of the published weights to it is preferred to them.
+        download: fetch missing published files; otherwise they are an error.
+        dtype: of the model that is to be loaded. A conversion of the published weights to it is preferred.
         config: sizes of the networks in files of the published layout; None: the published sizes. A folder in this
             package's own format has its own.
         hub: None: as the environment says (see `Hub`).
@@ -60,7 +60,7 @@ def resolve(
 
 
 def conversion_folder(hub: Hub, dtype: torch.dtype) -> Path:
-    """Where the published weights are once they were converted to a dtype."""
+    """Where the published weights are once they have been converted to a dtype."""
     return hub.conversions / str(dtype).removeprefix("torch.")
 
 

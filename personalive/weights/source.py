@@ -1,4 +1,4 @@
-"""Values that finding and loading weights share: a set of files, and what came out of them."""
+"""What finding and loading weights share: a set of files, and what was read from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ DOWNLOAD_HINT = "`personalive download` fetches the published files"
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file with tensors that was found."""
+    """A file with tensors."""
 
     path: Path
     label: str
     """How messages call it: the path, or the repository with its revision."""
     base: bool = False
-    """Whether it is needed only where the network's other files leave keys uncovered."""
+    """Whether it is needed only if the network's other files lack keys."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class WeightsSource:
     files: Mapping[str, tuple[WeightsFile, ...]]
     """By network, in the order in which later files win."""
     published: bool
-    """Whether the files have the published formats, with their freedoms, or this package's own."""
+    """Whether the files have the published formats, with their variations, or this package's own."""
     checked: bool
     """Whether every file was compared with a recorded size and digest."""
     absent_base: str = ""
-    """Where base weights were looked for that are needed only if the other files leave keys uncovered."""
+    """Where base weights were looked for, which are needed only if the other files lack keys."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Repositories and their revisions that the files are from, or were converted from."""
 
@@ -60,7 +60,7 @@ class LoadReport:
 
 
 def format_size(size: int | None) -> str:
-    """Bytes for people, in decimal units."""
+    """Bytes for people to read, in decimal units."""
     if size is None:
         return "unknown size"
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -22,7 +22,7 @@ FLOATS = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16}
 _STRICT = frozenset({"reference_unet", "motion_encoder", "pose_guider"})
 """Networks whose published file holds exactly the network's keys (docs/reference/weights.md section 3)."""
 _LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""How old VAE files call the parts of the middle attention (docs/reference/weights.md section 5)."""
+"""What old VAE files call the parts of the middle attention (docs/reference/weights.md section 5)."""
 
 
 class MergedStateDict:
@@ -37,7 +37,7 @@ class MergedStateDict:
     ) -> None:
         self.network = network
         self.suppliers = suppliers
-        """File and name in it, by key; the keys of a file come together."""
+        """File and name in it, by key; the keys of one file are together."""
         self.absent = absent
         """Keys that no file needs to have."""
         self.ignored = ignored
@@ -53,10 +53,10 @@ class MergedStateDict:
         """One tensor, as a copy that no longer refers to a file.
 
         Args:
-            initial: what the network was built with: the value of a table that no file has.
+            initial: what the network was built with: the value of a table that is in no file.
 
         Raises:
-            WeightsError: the file has no floating-point numbers where these are needed.
+            WeightsError: the file has no floating-point numbers where they are needed.
         """
         if key not in self.suppliers:
             if initial.is_meta:  # the absent weights that no output depends on
@@ -76,7 +76,7 @@ class MergedStateDict:
         return stored.to(device).to(dtype, copy=same).contiguous()
 
     def release(self) -> None:
-        """Let go of the file that is mapped."""
+        """Unmap the current file."""
         if self._mapped is not None:
             self._mapped.release()
             self._mapped = None
@@ -84,7 +84,7 @@ class MergedStateDict:
 
 @contextmanager
 def merge_state_dict(source: WeightsSource, network: str, module: nn.Module) -> Iterator[MergedStateDict]:
-    """Look into a network's files and decide which supplies what.
+    """Look into a network's files and decide which of them supplies what.
 
     Raises:
         WeightsError: a file is damaged, a key is missing or unknown, a shape differs.
@@ -118,7 +118,7 @@ def _union(
                 wrong.append(f"{name} has shape {list(shape)} in {file.label}, the network needs {list(shapes[key])}")
             else:
                 suppliers[key] = (file, name)
-        if len(files) > 1:  # a file of before zip archives is in memory as a whole
+        if len(files) > 1:  # an old file that is not a zip archive is in memory as a whole
             file.release()
     if wrong:
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""

@@ -28,7 +28,7 @@ def load_tiny_decoder(path: Path, config: ModelConfig, *, dtype: torch.dtype, de
         path: a `.safetensors` file, or a folder that holds one under diffusers' name. An encoder in it is not read.
 
     Raises:
-        WeightsError: there is no such file, it is damaged, or it is no tiny decoder for latents of this model.
+        WeightsError: there is no such file, it is damaged, or it is not a tiny decoder for latents of this model.
     """
     if config.vae.factor != FACTOR:
         raise WeightsError(

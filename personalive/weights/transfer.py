@@ -1,4 +1,4 @@
-"""Downloads that go on where they stopped, and that say how far they are."""
+"""Downloads that continue where they stopped and report their progress."""
 
 import logging
 import sys
@@ -16,13 +16,13 @@ from personalive.weights.source import format_size
 logger = logging.getLogger(__name__)
 
 _FAILURES = 3
-"""Broken connections in a row, without anything gained, after which a download is given up."""
+"""Broken connections in a row without progress after which a download is given up."""
 _PAUSE_SECONDS = 0.5
 _LOG_SECONDS = 10.0
 
 
 def persist(download: Callable[[], Path], partial: Path, label: str, size: int | None) -> Path:
-    """Repeat a download that continues where it stopped, until it ends or several attempts in a row gain nothing.
+    """Repeat a resumable download until it is done or several attempts in a row make no progress.
 
     The hub client itself repeats after a timeout, but not when a connection breaks within a file.
 
@@ -32,10 +32,10 @@ def persist(download: Callable[[], Path], partial: Path, label: str, size: int |
         size: of the whole file, in bytes.
 
     Raises:
-        WeightsError: the connection broke again and again, or the file was refused.
+        WeightsError: the connection kept breaking, or the file was refused.
     """
     if size is not None and _size(partial) >= size:
-        partial.unlink()  # nothing is left to ask for, and still it is not the file
+        partial.unlink()  # nothing is left to request, and yet it is not the file
     failures = 0
     while True:
         before = _size(partial)
@@ -56,7 +56,7 @@ def persist(download: Callable[[], Path], partial: Path, label: str, size: int |
 
 @contextmanager
 def _log_progress(partial: Path, label: str, size: int | None) -> Iterator[None]:
-    """Log every few seconds how much has come where there is no terminal, for which the hub client draws bars."""
+    """Without a terminal, where the hub client draws no bars: log every few seconds how much has arrived."""
     ended = threading.Event()
 
     def log() -> None:

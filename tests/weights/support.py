@@ -20,7 +20,7 @@ from tests.published_layout import State
 
 CPU = torch.device("cpu")
 CLIENT_BLOCK = 10 << 20
-"""Bytes that the hub client writes at once: what comes of a block before the connection breaks is lost."""
+"""Bytes that the hub client writes at once: a block that is cut off is lost."""
 
 
 def load(source: WeightsSource, network: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, LoadReport]:

@@ -24,7 +24,7 @@ def resolve(layout: Path) -> WeightsSource:
 
 
 class Exploit:
-    """What a pickle may hold: its reading calls a function."""
+    """What a pickle may hold: reading it calls a function."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -221,7 +221,7 @@ class TestRefused:
 
     def test_wrapped_state_dict(self, layout: Path) -> None:
         edit(layout / MINE / "pose_guider.pth", lambda state: {"state_dict": state})
-        with refused("pose_guider.pth is no flat dictionary of tensors", "'state_dict' is dict"):
+        with refused("pose_guider.pth is not a flat dictionary of tensors", "'state_dict' is dict"):
             load(resolve(layout), "pose_guider")
 
     def test_bare_tensor(self, layout: Path) -> None:

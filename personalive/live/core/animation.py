@@ -7,7 +7,7 @@ from personalive.live.core.engine import Engine, LiveStream
 
 
 class Animation:
-    """A stream that is made when it is first needed, and the portrait that it animates."""
+    """A stream that is created when it is first needed, and the portrait that it animates."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -26,11 +26,11 @@ class Animation:
         return self._stream
 
     def open(self, seed: int) -> None:
-        """Make the state now."""
+        """Create the state now."""
         self.stream(seed)
 
     def set_portrait(self, reference: Any, seed: int) -> None:
-        """Animate this portrait (what `Engine.reference` made); movement goes on."""
+        """Animate this portrait (what `Engine.reference` made); the motion continues."""
         if self._reference is None:
             self.stream(seed).set_reference(reference)
         else:
@@ -43,7 +43,7 @@ class Animation:
             self._stream.reset()
 
     def reseed(self, seed: int) -> None:
-        """Begin again with other noise."""
+        """Start again with other noise."""
         stream = self._engine.open(seed)
         if self.has_portrait:
             stream.set_reference(self._reference)
@@ -69,5 +69,5 @@ class Animation:
         self._reference = state["reference"]
 
     def free(self) -> None:
-        """Let go of everything; any thread."""
+        """Release everything; any thread."""
         self._stream = self._reference = None

@@ -1,4 +1,4 @@
-"""What is to be done on the device between two calls, in the order in which it was asked for."""
+"""What is to be done on the device between two calls, in the order of the requests."""
 
 import threading
 from collections import deque
@@ -10,7 +10,7 @@ from typing import Any
 from personalive.errors import InputError, PersonaLiveError
 
 MAX_WAITING = 32
-"""Commands of one session that wait at most: each takes the device's time and holds what it was asked with."""
+"""The most commands of one session that wait: each takes the device's time and holds its arguments."""
 
 
 class SessionEndedError(PersonaLiveError):
@@ -18,7 +18,7 @@ class SessionEndedError(PersonaLiveError):
 
 
 class Commands:
-    """A queue of commands with the promises of their results. Any thread may add, the device's runs them."""
+    """A queue of commands with the futures of their results. Any thread may add; the device's thread runs them."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -29,17 +29,17 @@ class Commands:
         return len(self._waiting)
 
     def add(self, command: Callable[[], Any]) -> "Future[Any]":
-        """Queue a command; after `end`, its promise fails at once.
+        """Queue a command; after `end`, its future fails at once.
 
         Raises:
-            InputError: too many wait already.
+            InputError: too many are waiting already.
         """
         future: Future[Any] = Future()
         with self._lock:
             ended = self._ended
             if len(self._waiting) >= MAX_WAITING:
                 raise InputError(
-                    f"{MAX_WAITING} changes of this session wait for the device already: send the next ones later"
+                    f"{MAX_WAITING} changes of this session are waiting for the device already: send more later"
                 )
             if ended is None:
                 self._waiting.append((command, future))
@@ -48,12 +48,12 @@ class Commands:
         return future
 
     def run_next(self, guard: Callable[[], AbstractContextManager[None]]) -> None:
-        """Run the oldest command under `guard`; its error goes to the one who asked."""
+        """Run the oldest command under `guard`; its error goes to the caller."""
         with self._lock:
             if not self._waiting:
                 return
             command, future = self._waiting.popleft()
-        if not future.set_running_or_notify_cancel():  # nobody waits for it any more
+        if not future.set_running_or_notify_cancel():  # nothing waits for it any more
             return
         try:
             with guard():
@@ -64,7 +64,7 @@ class Commands:
             future.set_result(result)
 
     def end(self, reason: str) -> None:
-        """Let all promises fail, those of commands that come later, too."""
+        """Fail all futures, including those of commands that come later."""
         with self._lock:
             self._ended = reason
             waiting, self._waiting = list(self._waiting), deque()

@@ -1,6 +1,6 @@
 """What the live server asks of a model.
 
-The server knows a model only by these two protocols, so that its own delay can be measured with a model that hands the
+The server knows a model only by these two protocols, so its own delay can be measured with a model that passes
 frames through.
 """
 
@@ -21,13 +21,13 @@ class LiveStream(Protocol):
 
     @property
     def frames_in(self) -> int:
-        """Driving frames that it has taken; a call that fails leaves this, and everything else, as it was."""
+        """Driving frames that it has taken. A call that fails leaves this, and everything else, as it was."""
 
     def set_reference(self, reference: Any) -> None:
-        """Begin again with this portrait."""
+        """Start again with this portrait."""
 
     def swap_reference(self, reference: Any) -> None:
-        """Go on with another portrait."""
+        """Continue with another portrait."""
 
     def reset(self) -> None:
         """Forget the driver, keep the portrait."""
@@ -58,7 +58,7 @@ class Engine(Protocol):
         """The model's default."""
 
     def guard(self) -> AbstractContextManager[None]:
-        """What work for a stream runs under: want of memory becomes a `DeviceMemoryError` there."""
+        """A context for work on a stream, in which a lack of memory becomes a `DeviceMemoryError`."""
 
     def open(self, seed: int) -> LiveStream:
         """The state for a new session."""

@@ -26,7 +26,7 @@ class Faces(Protocol):
         """Box of the largest face in a still picture, uint8 [h,w,3], or None."""
 
     def tracker(self) -> Tracker:
-        """What follows the face of one driver."""
+        """A tracker for the face of one driver."""
 
 
 class MeshFaces:
@@ -40,12 +40,12 @@ class MeshFaces:
             return tracker.follow(image)
 
     def tracker(self) -> Tracker:
-        """What follows the face of one driver."""
+        """A tracker for the face of one driver."""
         return MeshTracker()
 
 
 class MeshTracker:
-    """One face at a webcam: the mesh is followed from frame to frame, which takes a fifth of the time of a search."""
+    """One face at a webcam: the mesh is tracked from frame to frame, which takes a fifth of the time of a search."""
 
     def __init__(self) -> None:
         self._mesh: Any = None
@@ -67,7 +67,7 @@ class MeshTracker:
             self._mesh.close()
 
     def _begun(self) -> Any:
-        # Not before it is needed: a session is opened in the event loop, where nobody may wait for mediapipe.
+        # Not before it is needed: a session is opened in the event loop, which must not wait for mediapipe.
         if self._mesh is None:
             from personalive.media.faces import load_mediapipe
 
@@ -87,11 +87,11 @@ class FaceFinder:
 
     @property
     def visible(self) -> bool:
-        """Whether the driver's face was seen lately."""
+        """Whether the driver's face was seen recently."""
         return self._missed < LOST_AFTER
 
     def boxes(self, images: Sequence[RGBArray]) -> list[Box] | None:
-        """A box for each image, or None while no face was ever seen."""
+        """A box for each image, or None as long as no face has been seen."""
         boxes: list[Box | None] = []
         for image in images:
             height, width = image.shape[:2]
@@ -120,7 +120,7 @@ class FaceFinder:
 
 
 def _filled(boxes: Sequence[Box | None]) -> list[Box] | None:
-    """Frames before the first sight of a face take the box of that sight."""
+    """Frames before a face is first seen get the box of that first sight."""
     first = next((box for box in boxes if box is not None), None)
     if first is None:
         return None

@@ -13,9 +13,9 @@ RING_FRAMES = 16
 DELAY_MEMORY = 2.0
 """Seconds over which the play-out remembers how late pictures came."""
 CATCH_UP, CATCH_UP_SHARE = 0.1, 0.5
-"""When pictures come earlier again, the delay shrinks by so many seconds and this share of the excess, a second."""
+"""When pictures come earlier again, the delay shrinks by this many seconds and this share of the excess a second."""
 SKEW_DRIFT = 0.001
-"""Seconds a second by which the sender's clock may run away from ours."""
+"""Seconds a second by which the sender's clock may drift from ours."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CameraFrame:
     read: Callable[[], RGBArray]
     """Returns the picture, uint8 [h,w,3]."""
     client_stamp: float | None = None
-    """What the client wants to get back with the picture that this frame drives."""
+    """What the client wants back with the picture that this frame drives."""
 
 
 class FrameRing:
@@ -65,7 +65,7 @@ class FrameRing:
             self.dropped += 1
 
     def take(self, most: int) -> list[CameraFrame]:
-        """Empty the ring and return its frames: if it has more than `most`, so many that are evenly spaced in time.
+        """Empty the ring and return its frames; if it has more than `most`, that many of them, evenly spaced in time.
 
         The last of them is the newest.
         """
@@ -96,7 +96,7 @@ def even_times(before: float, last: float, count: int) -> list[float]:
 
 
 def nearest(times: Sequence[float], wanted: Sequence[float]) -> list[int]:
-    """For each wanted time the index of the nearest of `times`; both ascend, and no index is given twice."""
+    """For each wanted time, the index of the nearest of `times`; both ascend, and no index is returned twice."""
     indices: list[int] = []
     for position, target in enumerate(wanted):
         first = indices[-1] + 1 if indices else 0
@@ -114,7 +114,7 @@ class Picture:
     """Capture time of the camera frame that drove it, seconds on the server's monotonic clock."""
     client_stamp: float | None
     driven: bool
-    """False for the ramp between the portrait's own pose and the driver's first."""
+    """False for the lead-in between the portrait's own pose and the driver's first."""
 
 
 class Playout:
@@ -146,8 +146,8 @@ class Playout:
             while len(self._waiting) > 2 * self._window:
                 self._waiting.popleft()
                 self.dropped += 1
-            # Pictures come so much earlier than the delay that they do not fit: show the oldest now, or the next chunk
-            # would push it out as well, and nothing would ever be shown.
+            # Pictures come so much earlier than the delay that they do not fit. Show the oldest now: otherwise the next
+            # chunk would push it out as well, and nothing would ever be shown.
             self.delay = min(self.delay, now - self._waiting[0].captured)
             self._needs = deque([self._needs[-1]])
 
@@ -155,12 +155,12 @@ class Playout:
         """When the next picture is to be shown, or None while none waits."""
         if not self._waiting:
             return None
-        if self._window == 1:  # nothing comes in bursts: every picture at once
+        if self._window == 1:  # pictures do not come in bursts: show each at once
             return self._waiting[0].captured
         return self._waiting[0].captured + self.delay
 
     def pop(self, now: float) -> Picture | None:
-        """The picture whose turn it is, the newest of them if several are overdue."""
+        """The picture that is due; the newest if several are overdue."""
         picture = None
         due = self.due()
         while due is not None and due <= now:
@@ -170,7 +170,7 @@ class Playout:
         return picture
 
     def clear(self) -> None:
-        """Forget what waits and how late pictures were."""
+        """Forget what is waiting and how late pictures were."""
         self._waiting.clear()
         self._needs.clear()
         self._updated = None
@@ -190,7 +190,7 @@ class Playout:
 class SenderClock:
     """Turns the time stamps of a sender into the server's monotonic time, without the network's jitter.
 
-    The earliest arrival is the one that travelled without delay: its offset holds for all, up to a slow drift.
+    The earliest arrival is the one that travelled without delay. Its offset applies to all, apart from a slow drift.
     """
 
     def __init__(self) -> None:
@@ -200,7 +200,7 @@ class SenderClock:
     def captured(self, sent: float, arrived: float) -> float:
         """Capture time of a frame that the sender stamped `sent`, both in seconds; never later than its arrival."""
         offset = arrived - sent
-        if self._offset is None or abs(offset - self._offset) > 5.0:  # the sender's clock jumped: begin again
+        if self._offset is None or abs(offset - self._offset) > 5.0:  # the sender's clock jumped: start again
             self._offset = offset
         else:
             drift = SKEW_DRIFT * max(0.0, arrived - self._last)
@@ -210,7 +210,7 @@ class SenderClock:
 
 
 def evenly_before(first: float, spacing: float, count: int) -> list[float]:
-    """`count` times that lead up to `first`, `spacing` apart: capture times for the ramp."""
+    """`count` times that lead up to `first`, `spacing` apart: capture times for the lead-in."""
     return [first - spacing * (count - index) for index in range(count)]
 
 

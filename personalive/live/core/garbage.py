@@ -1,19 +1,20 @@
-"""When Python looks for objects that nobody uses any more.
+"""When Python looks for objects that are no longer used.
 
-A connection of aiortc is a cycle of objects that holds codecs and frames. By itself Python frees such cycles tens of
-sessions later, and looks at every object of the process to find them: a tenth of a second in which all stands still.
+A connection of aiortc is a cycle of objects that holds codecs and frames. Left to itself, Python frees such cycles
+dozens of sessions later, and looks at every object of the process to find them: a tenth of a second in which everything
+stands still.
 """
 
 import gc
 
 
 def freeze_after_load() -> None:
-    """Look no longer at modules and the model, once it is loaded; then `collect` takes milliseconds."""
+    """Exclude modules and the loaded model from now on, so that `collect` takes milliseconds."""
     gc.unfreeze()
     gc.collect()  # the model before this one
     gc.freeze()
 
 
 def collect() -> None:
-    """Free what connections that have ended leave behind."""
+    """Free what ended connections leave behind."""
     gc.collect()

@@ -21,7 +21,7 @@ class Parameters(MotionSettings):
     mirror: bool = _live(False, "Flip the driver left to right, as a mirror does")
     fps: float = _live(
         60.0,
-        "Camera frames a second that are looked at, at most",
+        "The most camera frames a second that are used",
         low=MIN_FPS,
         high=MAX_FPS,
         step=1,
@@ -31,7 +31,7 @@ class Parameters(MotionSettings):
     def updated(self, values: Mapping[str, Any]) -> "Parameters":
         """These settings with some changed; None leaves one as it is.
 
-        Names that are not known are left out, so that older clients go on working.
+        Unknown names are ignored, so that older clients keep working.
 
         Raises:
             InputError: a value of the wrong kind or out of bounds.
@@ -41,6 +41,6 @@ class Parameters(MotionSettings):
 
 
 class Changes(Parameters):
-    """What a client may send: parameters to change, and what to do. What is left out stays."""
+    """What a client may send: parameters to change, and actions. What it leaves out stays as it is."""
 
     reset_cache: bool = _live(False, "Forget the driver, keep the portrait")

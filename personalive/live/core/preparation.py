@@ -21,7 +21,7 @@ FACE: Message = {"type": "message", "code": "face", "text": "Your face is seen a
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one call takes for one session."""
+    """What one session contributes to a call."""
 
     driving: Any
     stamps: list[tuple[float, float | None]]
@@ -56,7 +56,7 @@ class Preparation:
         return None if boxes is None else self._engine.driving(images, boxes)
 
     def close(self) -> None:
-        """Free what finds the faces."""
+        """Free the face tracker."""
         if self._faces is not None:
             self._faces.close()
 

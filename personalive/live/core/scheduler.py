@@ -1,4 +1,4 @@
-"""Shares one device among the sessions: fair, batched when several are ready, none waiting for one that stalls.
+"""Shares one device among the sessions: fair, batched when several are ready, and none waits for one that stalls.
 
 Two kinds of threads work for it. A few prepare frames (resize, find faces), each for one session at a time. One alone
 talks to the device: it runs a command or a call, for the session that has waited longest, together with the others
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 PREPARERS = 2
 CALLS = 256
-"""Latest calls whose time is remembered."""
+"""The number of calls whose time is remembered."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Scheduler:
 
         Args:
             engine: the model.
-            max_batch: sessions in one call, at most.
+            max_batch: the most sessions in one call.
             pool: where frames are prepared; default: two threads.
             clock: seconds, as for the sessions.
         """
@@ -82,12 +82,12 @@ class Scheduler:
         ]
 
     def start(self) -> None:
-        """Begin to work in threads of its own."""
+        """Start working, in threads of its own."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End after the call that is running, and wait for that."""
+        """Stop after the running call, and wait for it."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -103,7 +103,7 @@ class Scheduler:
         self.wake()
 
     def remove(self, session: Session) -> None:
-        """Serve a session no longer."""
+        """Stop serving a session."""
         with self._changed:
             self._sessions.pop(session.identifier, None)
 
@@ -120,7 +120,7 @@ class Scheduler:
                 self._changed.wait(self.prepare_due())
 
     def prepare_due(self) -> float | None:
-        """Start what is due; return the seconds until something else is, None if nothing is in sight."""
+        """Start what is due; return the seconds until the next thing is, None if nothing is in sight."""
         now, wait = self._clock(), None
         for session in self._sessions.values():
             due = session.prepare_at(self._free_at)
@@ -149,7 +149,7 @@ class Scheduler:
             self.work()
 
     def work(self) -> None:
-        """One command, then one call: a burst of portraits delays nobody by more than one of them."""
+        """One command, then one call, so a burst of portraits delays others by one of them at most."""
         with self._changed:
             commanding = [each for each in self._sessions.values() if each.has_command]
             calling = [each for each in self._sessions.values() if each.has_chunk]
@@ -195,9 +195,9 @@ class Scheduler:
         self._deliver([each.session for each in calls], images)
 
     def _after_failure(self, calls: Sequence[_Work], frames_before: Sequence[int], error: Exception) -> None:
-        """Find out whose fault it was: the others' animation goes on.
+        """Find out which one failed; the others continue.
 
-        A stream that has taken its frames all the same is not given them again: that would move its driver twice.
+        A stream that has taken its frames nevertheless is not given them again: that would move its driver twice.
         """
         if len(calls) == 1:
             self._fail(calls[0].session, error)
@@ -231,4 +231,4 @@ class Scheduler:
             session.close(str(error))
         else:
             logger.error("session %s ends after an unexpected error", session.identifier, exc_info=error)
-            session.close("the animation broke off because of an unexpected error; start again")
+            session.close("the animation stopped because of an unexpected error; start again")

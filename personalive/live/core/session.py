@@ -24,7 +24,7 @@ from personalive.live.core.subscription import Subscription, Subscriptions
 from personalive.types import Latency, RGBArray
 
 PATIENCE = 0.3
-"""Seconds that a chunk waits for a slow camera before it is made of fewer frames."""
+"""Seconds that a chunk waits for a slow camera before it is made from fewer frames."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
 
@@ -81,7 +81,7 @@ class Session:
         return self._animation.has_portrait
 
     def offer(self, frame: CameraFrame) -> None:
-        """Take a camera frame, or leave it if the session is paused or the camera faster than its `fps`."""
+        """Take a camera frame, or ignore it if the session is paused or the camera faster than its `fps`."""
         with self._lock:
             if self._closed:
                 return
@@ -114,7 +114,7 @@ class Session:
         """Change parameters, and reset with `reset_cache: true`.
 
         Raises:
-            InputError: a value of the wrong kind or out of bounds, or too many changes wait for the device; nothing was
+            InputError: a value of the wrong kind or out of bounds, or too many changes are waiting; nothing was
                 changed.
         """
         reset = values.get("reset_cache", False)
@@ -136,11 +136,11 @@ class Session:
         return self.submit(lambda: self._animation.open(self.parameters.seed))
 
     def set_portrait(self, reference: Any) -> "Future[None]":
-        """Animate this portrait (what `Engine.reference` made) from the next call on; motion goes on."""
+        """Animate this portrait (what `Engine.reference` made) from the next call on; the motion continues."""
         return self.submit(lambda: self._animation.set_portrait(reference, self.parameters.seed))
 
     def set_first_portrait(self, reference: Any) -> "Future[None]":
-        """As `set_portrait`, unless there is one already: it came later and counts."""
+        """Like `set_portrait`, unless there is one already: that one came later."""
 
         def apply() -> None:
             if not self.has_portrait:
@@ -164,7 +164,7 @@ class Session:
         """Run a command in the device's thread between two calls, in the order of submission.
 
         Raises:
-            InputError: too many wait already.
+            InputError: too many are waiting already.
         """
         future = self._commands.add(command)
         self.wake()
@@ -191,7 +191,7 @@ class Session:
     # ---- what the scheduler calls ----
 
     def prepare_at(self, device_free: float) -> float | None:
-        """When to begin with the next chunk so that its frames are as fresh as can be; None: nothing to do."""
+        """When to start the next chunk, so that its frames are as fresh as possible; None: nothing to do."""
         with self._lock:
             busy = self._closed or self._preparing or self._chunk is not None
             waiting = len(self._ring)
@@ -242,7 +242,7 @@ class Session:
 
     @property
     def backlog(self) -> tuple[int, int]:
-        """Camera frames and finished pictures that wait."""
+        """Camera frames and finished pictures that are waiting."""
         return len(self._ring), self._subscriptions.waiting
 
     @property
@@ -251,7 +251,7 @@ class Session:
         return self._ring.dropped, self._subscriptions.dropped
 
     def run_command(self) -> None:
-        """Run the oldest command (the device's thread); its error goes to the one who asked."""
+        """Run the oldest command (the device's thread); its error goes to the caller."""
         self._commands.run_next(self._engine.guard)
 
     def begin_call(self) -> tuple[LiveStream, Any] | None:
@@ -263,7 +263,8 @@ class Session:
             stream = self._animation.stream(self.parameters.seed)
             for name in ("motion_strength", "keyframe_threshold"):
                 value = getattr(self.parameters, name)
-                if value not in (None, getattr(stream, name)):  # None: the model's; what is set again is copied again
+                # None: the model's. Setting a value copies it, so only a changed one is set.
+                if value not in (None, getattr(stream, name)):
                     setattr(stream, name, value)
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
@@ -283,7 +284,7 @@ class Session:
         self._animation.free()
 
     def _submit_and_start_over(self, command: Callable[[], None]) -> "Future[None]":
-        """A command after which nothing counts that was under way."""
+        """A command that makes everything under way void."""
 
         def run() -> None:
             command()

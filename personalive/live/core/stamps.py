@@ -8,9 +8,9 @@ from personalive.live.core.frames import CameraFrame, Picture, between, evenly_b
 from personalive.types import RGBArray
 
 GAP_FRAMES, GAP_SECONDS = 3, 0.3
-"""A pause of the camera so many of its intervals and seconds long is one after which motion begins again."""
+"""After a pause of the camera of this many intervals, and this many seconds, motion starts again."""
 ASSUMED_INTERVAL, LONGEST_INTERVAL = 0.04, 2.0
-"""Seconds between camera frames: until two of them have come, and the most that is believed."""
+"""Seconds between camera frames: the value until two have come, and the most that is believed."""
 
 
 class Stamps:
@@ -22,7 +22,7 @@ class Stamps:
         self._under_way: deque[tuple[float, float | None, bool]] = deque()
         self._interval = ASSUMED_INTERVAL
         self._resumed = -math.inf
-        """Capture time of the first frame after the camera's last pause. A model that is slow is no pause."""
+        """Capture time of the first frame after the camera's last pause. A slow model is not a pause."""
         self._last: float | None = None
 
     def arrived(self, captured: float, before: float | None) -> None:

@@ -15,7 +15,7 @@ from personalive.settings import Settings
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Our sentence in the answer 422."""
+    """Our own sentence for the answer 422."""
     try:
         yield
     except InputError as error:
@@ -26,7 +26,7 @@ def _reader(settings: type[Settings]) -> Callable[[Any], Any]:
     def read(values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        with _refusing():  # names that are not known are left out, so that other clients go on working
+        with _refusing():  # unknown names are ignored, so that other clients keep working
             return settings(**{name: value for name, value in values.items() if name in settings.model_fields})
 
     return read

@@ -1,4 +1,4 @@
-"""Who is who, and which portrait each client chose: bounded, so that nobody can fill the memory or push others out."""
+"""Who is who, and which portrait each client chose: bounded, so no client can fill the memory or push others out."""
 
 import hashlib
 import secrets
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 COOKIE = "personalive_client"
-"""Name of the cookie by which a client is known again."""
+"""Name of the cookie by which a client is recognised."""
 MAX_PORTRAITS = 64
-"""Portraits that wait for their client's next offer."""
+"""The most portraits that wait for their client's next offer."""
 MAX_PER_ADDRESS = 16
-"""How many of them may come from one address."""
+"""The most of them from one address."""
 KEEP_SECONDS = 3600.0
-"""Seconds after its last use in which a portrait is kept."""
+"""Seconds for which a portrait is kept after its last use."""
 
 
 @dataclass(frozen=True)
 class Client:
-    """The sender of a request, under every name by which it may be known again.
+    """The sender of a request, with every name by which it may be recognised.
 
-    A client with a cookie is known by that alone. One without is given a cookie, but may not send it back: it is known
-    by its token and address, too.
+    A client with a cookie is recognised by that alone. One without is given a cookie, but may not send it back, so it
+    is also recognised by its token and address.
     """
 
     address: str
@@ -34,7 +34,7 @@ class Client:
     """Of address and token together."""
     token_key: str | None
     watch_id: str
-    """By this others can watch the client's sessions, and do nothing else; always the same for one cookie."""
+    """With this, others can watch the client's sessions and do nothing else; always the same for one cookie."""
 
     @classmethod
     def known(cls, cookie: str, address: str, token: str | None = None) -> "Client":
@@ -59,7 +59,7 @@ class Client:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names by which its next request may be recognized."""
+        """The names by which its next request may be recognised."""
         return (self.cookie_key,) if self.has_cookie else (self.cookie_key, self.address_key)
 
     def is_same(self, other: "Client") -> bool:
@@ -69,8 +69,8 @@ class Client:
     def may_control(self, owner: "Client") -> bool:
         """Whether this client may control a session that `owner` opened and whose id it knows.
 
-        It has the owner's cookie or token. Where the owner has sent no cookie, its address will do: it may have kept
-        the cookie that it was given later.
+        It has the owner's cookie or token. If the owner has sent no cookie, its address will do, as it may only later
+        have kept the cookie that it was given.
         """
         if self.token_key is not None and self.token_key == owner.token_key:
             return True
@@ -80,7 +80,7 @@ class Client:
 
 
 def new_cookie() -> str:
-    """A value for `COOKIE` that nobody can guess."""
+    """A value for `COOKIE` that cannot be guessed."""
     return secrets.token_urlsafe(24)
 
 
@@ -96,7 +96,7 @@ class _Kept:
 
 
 class ClientStore:
-    """One value for each client; the least used give way, those of the same address first."""
+    """One value for each client; the least recently used give way, those of the same address first."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class ClientStore:
         return len(self._kept)
 
     def put(self, client: Client, value: Any) -> None:
-        """Keep a value in place of the client's last."""
+        """Keep a value in place of the client's last one."""
         with self._lock:
             self._expire()
             kept = _Kept(value, client, self._clock())
@@ -143,7 +143,7 @@ class ClientStore:
             self._kept.clear()
 
     def _forget_address(self, kept: _Kept, cookie_key: str) -> None:
-        """A client that sends its cookie back needs its address no longer: another one there must not get its value."""
+        """A client that sends its cookie back no longer needs its address: another one there must not get its value."""
         for key in kept.client.keys:
             if key != cookie_key and self._kept.get(key) is kept:
                 del self._kept[key]

@@ -1,4 +1,4 @@
-"""Which connections feed a session and which watch it, and what their coming and going makes of its state.
+"""Which connections feed a session and which watch it, and how their coming and going changes its state.
 
 Everything here happens in the event loop.
 """
@@ -12,7 +12,7 @@ from personalive.live.core.frames import Message
 from personalive.live.hub.entries import Entry, FullError, SessionState, Transport, UnknownSessionError
 
 MAX_VIEWERS = 4
-"""Viewers of one session."""
+"""The most viewers of one session."""
 STREAM_STOPPED: Message = {"type": "stream_stopped"}
 
 
@@ -49,7 +49,7 @@ class Connections:
             self.spawn(before.close())
 
     def came_up(self, entry: Entry, transport: Transport) -> None:
-        """Pictures can flow over a connection."""
+        """A connection is up: pictures can flow."""
         if entry.transport is transport:
             self._move(entry, SessionState.CONNECTED)
 
@@ -63,15 +63,15 @@ class Connections:
             self._move(entry, SessionState.DETACHED)
 
     def watch(self, entry: Entry, transport: Transport) -> None:
-        """Let a connection watch a session; of those that never came up the oldest gives way.
+        """Let a connection watch a session; the oldest of those that never came up gives way.
 
         Raises:
-            FullError: enough watch already.
+            FullError: there are enough viewers already.
         """
         if len(entry.viewers) >= MAX_VIEWERS:
             unconnected = next((viewer for viewer in entry.viewers if not viewer.connected), None)
             if unconnected is None:
-                raise FullError(f"{MAX_VIEWERS} viewers watch already, which is the most")
+                raise FullError(f"there are {MAX_VIEWERS} viewers already, which is the limit")
             entry.viewers.remove(unconnected)
             self.spawn(unconnected.close())
         entry.viewers.append(transport)
@@ -92,7 +92,7 @@ class Connections:
 
     @property
     def are_closed(self) -> bool:
-        """Whether none is being closed at the moment."""
+        """Whether no connection is being closed at the moment."""
         return not self._closing
 
     async def wait_closed(self) -> None:

@@ -1,4 +1,4 @@
-"""Which sessions give way when another is opened, and which nobody uses any more."""
+"""Which sessions give way when another is opened, and which are no longer used."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,17 +8,17 @@ from personalive.live.hub.entries import Entry, SessionState
 from personalive.live.options import ServeOptions
 
 CONNECT_SECONDS = 20.0
-"""A session whose connection is not up after so long is closed."""
+"""Seconds after which a session whose connection is not up is closed."""
 GRACE_SECONDS = 3.0
-"""Time to connect in which a session does not give way to other clients."""
+"""Seconds to connect during which a session does not give way to other clients."""
 PAUSED_FACTOR = 10
-"""A paused session may be idle for so many times longer."""
+"""A paused session may be idle this many times longer."""
 
 
 def sessions_to_evict(entries: Iterable[Entry], client: Client, limit: int, now: float) -> list[Entry]:
     """Sessions without a connection that are closed because a client opens another.
 
-    The client's own always give way: it has one of these at most. Of the others one gives way when all of `limit`
+    The client's own always give way: it has at most one of these. Of the others, one gives way when all of `limit`
     sessions are in use: the oldest that has had its time to connect (or, whatever its age, one of an address that holds
     more than half of the room with such sessions, unless the newcomer comes from there), else the one whose connection
     has been gone for longest.

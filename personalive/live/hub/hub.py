@@ -1,6 +1,6 @@
 """All sessions of a server: who may open one, what belongs to whom, and when one ends.
 
-The hub belongs to the event loop: every method but those that say otherwise is called there.
+The hub belongs to the event loop: every method is called there unless it says otherwise.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Hub:
         self._left_behind = False
 
     async def start(self) -> None:
-        """Begin to serve, and to load the model if that is wanted."""
+        """Start serving, and start loading the model if that is wanted."""
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._sweeper = asyncio.create_task(self._sweep_for_ever())
         if self.options.load_at_start:
@@ -101,7 +101,7 @@ class Hub:
         return self._engine
 
     def totals(self) -> Totals:
-        """Counters over all sessions, those that have ended too."""
+        """Counters over all sessions, including those that have ended."""
         totals = self._ended_totals
         for entry in self.entries.values():
             totals = totals.plus(entry.session)
@@ -110,7 +110,7 @@ class Hub:
     # ---- portraits ----
 
     async def set_portrait(self, client: Client, data: bytes) -> int:
-        """Keep a client's portrait for its next session and show it in those that run; return the number of these.
+        """Keep a client's portrait for its next session and show it in its running ones; return how many these are.
 
         Raises:
             NotLoadedError, InputError, NoFaceError: nothing was changed.
@@ -142,10 +142,10 @@ class Hub:
         """
         entry = self.entries.get(identifier)
         if entry is None or entry.session.closed:
-            raise UnknownSessionError(f"there is no session {identifier[:64]!r}: it has ended or never was")
+            raise UnknownSessionError(f"there is no session {identifier[:64]!r}: it has ended or never existed")
         if not client.may_control(entry.client):
             raise NotYoursError(
-                "this session is another client's: send the cookie that you were given, or the token, "
+                "this session belongs to another client: send the cookie that you were given, or the token, "
                 "with which it was opened"
             )
         return entry
@@ -179,18 +179,18 @@ class Hub:
             await self._begin(session, client, engine)
         except SessionEndedError as error:
             self.refused += 1
-            raise FullError("another session took this one's place before it could begin; try again later") from error
+            raise FullError("another session took this one's place before it could start; try again later") from error
         except DeviceMemoryError as error:
             session.close(str(error))
             self.refused += 1
             raise FullError(f"the device has no memory for another session: {error}") from error
         except BaseException:
-            session.close("the session could not begin")
+            session.close("the session could not start")
             raise
         return entry
 
     async def _begin(self, session: Session, client: Client, engine: Engine) -> None:
-        """Give a new session its state on the device now, so that want of memory shows before anybody waits."""
+        """Create a new session's state on the device now, so that a lack of memory shows before anyone waits."""
         await asyncio.wrap_future(session.open_stream())
         reference = await self._portraits.of(client, engine)
         if reference is not None:
@@ -216,7 +216,7 @@ class Hub:
         """
         state = self._snapshots.get(entry.client)
         if state is None:
-            raise InputError("there is no snapshot of yours: take one first")
+            raise InputError("you have no snapshot: take one first")
         await asyncio.wrap_future(entry.session.resume(state))
 
     # ---- inside ----
@@ -256,7 +256,7 @@ class Hub:
         self._left_behind = True
 
     def _forget_on_loop(self, session: Session) -> None:
-        """At once where the loop runs in this thread, so that no answer goes out before."""
+        """At once if the loop runs in this thread, so that no answer goes out first."""
         if self._loop is None or self._loop.is_closed():
             return
         if threading.get_ident() == self._thread:
@@ -270,7 +270,7 @@ class Hub:
             self.sweep()
 
     def sweep(self) -> None:
-        """End sessions that nobody uses, and free what connections leave behind."""
+        """End unused sessions, and free what connections leave behind."""
         now = self._clock()
         for entry in list(self.entries.values()):
             reason = reason_to_end(entry, self.options, now)

@@ -1,4 +1,4 @@
-"""Loads the model in the background and says how far that is."""
+"""Loads the model in the background and reports its progress."""
 
 import logging
 import threading
@@ -28,12 +28,12 @@ class LoadParameters(SizeSettings):
     seed: int = same(MotionSettings, "seed")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; without what was left to the model."""
+        """Plain values, without those that were left to the model."""
         return self.model_dump(exclude_none=True)
 
 
 EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
-"""Makes the engine; called in the loading thread with a function that takes the name of the stage it is at."""
+"""Makes the engine; called in the loading thread with a function that takes the name of the current stage."""
 
 
 class BusyError(PersonaLiveError):
@@ -42,7 +42,7 @@ class BusyError(PersonaLiveError):
 
 @dataclass(frozen=True)
 class LoadState:
-    """How far loading is."""
+    """The progress of loading."""
 
     status: Status
     parameters: LoadParameters | None = None
@@ -72,11 +72,11 @@ class Loader:
 
     @property
     def state(self) -> LoadState:
-        """How far loading is."""
+        """The progress of loading."""
         return self._state
 
     def load(self, parameters: LoadParameters, sessions: int) -> str:
-        """Begin to load; return the answer to the client.
+        """Start loading; return the answer to the client.
 
         Raises:
             BusyError: it is loading or in use with other parameters.
@@ -85,12 +85,12 @@ class Loader:
             now = self._state
             same = now.parameters == parameters
             if same and now.status in ("loading", "loaded"):
-                return f"the pipeline is {'loaded already' if now.status == 'loaded' else 'being loaded already'}"
+                return f"the pipeline is {'already loaded' if now.status == 'loaded' else 'already being loaded'}"
             if now.status == "loading":
                 raise BusyError("the pipeline is being loaded with other parameters: wait until that is done")
             if now.status == "loaded" and sessions:
                 raise BusyError(
-                    f"{sessions} session{'s use' if sessions > 1 else ' uses'} the pipeline with other parameters "
+                    f"{sessions} session{'s are' if sessions > 1 else ' is'} using the pipeline with other parameters "
                     f"({now.parameters and now.parameters.to_dict()}): try again once they have ended"
                 )
             self._state = LoadState("loading", parameters, "starting")
@@ -99,7 +99,7 @@ class Loader:
         return "the pipeline is being loaded"
 
     def wait(self) -> None:
-        """Wait until a load that has begun is done."""
+        """Wait until loading is done, if it has started."""
         if self._thread is not None:
             self._thread.join()
 

@@ -19,7 +19,7 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor, MotionHeads
 from personalive.testing import weight_rule as rule
 from personalive.testing.parity import report as tolerances
-from personalive.testing.parity.networks import REDUCED, network, one_thread
+from personalive.testing.parity.networks import REDUCED, latents_as_published, network
 from personalive.testing.parity.report import Tolerance
 
 Golden = Mapping[str, npt.NDArray[Any]]
@@ -68,7 +68,7 @@ def motion_extractor(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
 
 
 def motion_encoder(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
-    """Motion tokens and maps on the way."""
+    """Motion tokens and intermediate maps."""
     encoder = network("motion_encoder", ModelConfig(), case["seed"])
     assert isinstance(encoder, MotionEncoder)
     maps: dict[str, Tensor] = {}
@@ -162,7 +162,7 @@ def blocks(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
 
 
 def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
-    """Preparation of a portrait that is not square, and the small VAE and CLIP on it."""
+    """Preparing a portrait that is not square, and the small VAE and CLIP on it."""
     seed, image = case["seed"], golden["ref_image_u8"]
     height, width = golden["vae_pixels_128"].shape[2:]
     preprocessor = Preprocessor(REDUCED, width, height)
@@ -171,8 +171,7 @@ def image_processing(case: dict[str, Any], golden: Golden, folder: Path) -> Comp
     clip: Any = network("image_encoder", REDUCED, seed)
     vae: Any = network("vae", REDUCED, seed)
     latents = rule.normal_input("vae_latents", (2, 4, 12, 16), 20.0, seed=seed) / REDUCED.vae.scaling_factor
-    with one_thread():
-        encoded = vae.encode(offline.vae_image)[0] * REDUCED.vae.scaling_factor
+    encoded = latents_as_published(vae, offline.vae_image) * REDUCED.vae.scaling_factor
     pose = (offline.pose_image * 2 - 1)[:, :, ::2, ::2]
     return {
         "ref_image_u8": (image, tolerances.EXACT),

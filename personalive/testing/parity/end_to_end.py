@@ -19,7 +19,7 @@ from personalive.config import LEAD_IN, WINDOW
 from personalive.engine import motion as kp
 from personalive.engine import raster
 from personalive.engine.keyframes import FIRST_STEP, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
-from personalive.engine.networks import Networks
+from personalive.engine.networks import Networks, PlainNetworks
 from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
 from personalive.engine.step import StepRecord
 from personalive.engine.stream import Stream
@@ -27,7 +27,7 @@ from personalive.pipeline import PersonaLive
 from personalive.testing import weight_rule as rule
 from personalive.testing.parity import report as tolerances
 from personalive.testing.parity.components import Computed, Golden
-from personalive.testing.parity.networks import SIZES, network
+from personalive.testing.parity.networks import SIZES, latents_as_published, network
 from personalive.types import AccelerationName, Box, QuantizeName
 
 REFERENCE_BANK_SIZE = 4
@@ -80,7 +80,7 @@ class ReferenceOffline(LoggedPolicy):
 
 
 class ReferenceOnline(LoggedPolicy):
-    """D3: goes on testing and remembering after the third keyframe."""
+    """D3: keeps testing and remembering after the third keyframe."""
 
     def tests(self, test: KeyframeTest) -> bool:
         return test.step >= FIRST_STEP
@@ -94,7 +94,7 @@ POLICIES = {"specified": LoggedPolicy, "reference_offline": ReferenceOffline, "r
 
 
 class RuleNoise:
-    """The stored noise: a draw of its own for each call, or one for all calls together."""
+    """The stored noise: one draw for each call, or one for all calls together."""
 
     def __init__(self, seed: int, frames_at_once: int | None) -> None:
         self.seed, self.frames_at_once = seed, frames_at_once
@@ -129,7 +129,7 @@ class LoggedNetworks:
         return getattr(self._networks, name)
 
     def forget(self) -> None:
-        """Begin a new log; the memory of faces stays."""
+        """Start a new log; the memory of faces stays."""
         self.poses: list[kp.HeadPose] = []
         self.embeddings: list[Tensor] = []
         self.encoded: list[Tensor] = []
@@ -144,7 +144,11 @@ class LoggedNetworks:
         return self.embeddings[-1]
 
     def encode_image(self, images: Tensor) -> Tensor:
-        self.encoded.append(self._networks.encode_image(images))
+        if isinstance(self._networks, PlainNetworks) and self.device.type == "cpu":
+            latents = latents_as_published(self.modules["vae"], images.to(self.dtype))
+            self.encoded.append(latents * self.config.vae.scaling_factor)
+        else:
+            self.encoded.append(self._networks.encode_image(images))
         return self.encoded[-1]
 
     def encode_motion(self, faces: Tensor) -> Tensor:
@@ -292,6 +296,6 @@ def comparable(golden: Golden) -> Golden:
     """The golden arrays in the units and shapes of what is computed."""
     arrays = {key: golden[key] for key in golden}
     arrays["frames_u16"] = arrays["frames_u16"].astype(np.float32) / 65535
-    if "motion_bank_min_dist" in arrays:  # of the frames listed, only the first is ever tested
+    if "motion_bank_min_dist" in arrays:  # only the first of the frames listed is ever tested
         arrays["motion_bank_min_dist"] = arrays["motion_bank_min_dist"][:, 0]
     return arrays

@@ -53,7 +53,7 @@ def main() -> int:
     """Parse the command line; the exit status is 1 if anything failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("folder", type=Path, help="holds cases.json and the files that it names")
-    parser.add_argument("--skip-full", action="store_true", help="leave out the full-size UNets (10 GB, minutes)")
+    parser.add_argument("--skip-full", action="store_true", help="skip the full-size UNets (10 GB, minutes)")
     parser.add_argument("--only", default="", help="run only the cases whose name contains this")
     arguments = parser.parse_args()
     cases = case_list(arguments.folder)

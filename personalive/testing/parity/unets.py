@@ -23,7 +23,7 @@ def _embedding(config: ModelConfig, seed: int) -> Tensor:
 
 
 def _banks(case: dict[str, Any], sources: tuple[str, ...]) -> list[tuple[Tensor, ...]]:
-    """What the reference UNet gives for each of the latents."""
+    """What the reference UNet returns for each of the latents."""
     config, seed = SIZES[case["size"]], case["seed"]
     unet = network("reference_unet", config, seed)
     assert isinstance(unet, ReferenceUNet)
@@ -57,7 +57,7 @@ def _features(banks: tuple[Tensor, ...], embedding: Tensor, rounded: bool) -> Re
 
 
 def denoising_unet(case: dict[str, Any], golden: Golden, folder: Path) -> Computed:
-    """Predictions with zero to two keyframes, with banks as they are and rounded to fp16, and maps on the way."""
+    """Predictions with zero to two keyframes, with banks as they are and rounded to fp16, and intermediate maps."""
     config, seed = SIZES[case["size"]], case["seed"]
     sources = _banks(case, SOURCES)  # before the larger network is built: one at a time
     unet = network("denoising_unet", config, seed)

@@ -5,7 +5,7 @@ kernels ask `personalive.accel.kernels`, which tries them on the device first.
 """
 
 from personalive.accel.ops.triton.attention import frame_attention, token_attention
-from personalive.accel.ops.triton.grn_mlp import grn_mlp
+from personalive.accel.ops.triton.grn import grn_mlp
 from personalive.accel.ops.triton.norms import add_layer_norm, group_norm, layer_norm
 from personalive.accel.ops.triton.pointwise import (
     add_bias,

@@ -38,7 +38,7 @@ export async function request(method, path, options) {
 }
 
 function reason(status, detail) {
-  if (status === 401) return "This server wants a token: open the page as /#token=YOUR_TOKEN.";
+  if (status === 401) return "This server needs a token: open the page as /#token=YOUR_TOKEN.";
   if (typeof detail === "string") return detail.charAt(0).toUpperCase() + detail.slice(1);
   if (Array.isArray(detail)) return detail.map((each) => each.msg).join("; ");
   return `The server answered with status ${status}.`;

@@ -1,9 +1,9 @@
 /** What drives the portrait: a camera, or a video file. */
 
 const CAMERA_PROBLEMS = {
-  NotAllowedError: "The browser may not use the camera. Allow it in the address bar, then start again.",
+  NotAllowedError: "This page is not allowed to use the camera. Allow it in the address bar, then start again.",
   NotFoundError: "No camera was found. Connect one, or use a video file.",
-  NotReadableError: "The camera is used by another program. Close that, then start again.",
+  NotReadableError: "Another program is using the camera. Close it, then start again.",
   OverconstrainedError: "This camera is gone. Choose another one.",
 };
 
@@ -58,7 +58,7 @@ export class Driver {
 
   async #open(camera, sound) {
     if (!navigator.mediaDevices) {
-      throw new Error("Browsers give the camera only to pages on https or localhost. Start the server with a certificate.");
+      throw new Error("Browsers allow the camera only on https or localhost. Start the server with a certificate.");
     }
     const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
     if (camera) video.deviceId = { exact: camera };
@@ -66,7 +66,7 @@ export class Driver {
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video, audio: sound });
     } catch (error) {
-      throw new Error(CAMERA_PROBLEMS[error.name] ?? `The camera can not be used: ${error.message}`);
+      throw new Error(CAMERA_PROBLEMS[error.name] ?? `The camera cannot be used: ${error.message}`);
     }
     this.view.srcObject = stream;
     await this.view.play();

@@ -17,7 +17,7 @@ async function iceServersOnceLive() {
   for (;;) {
     const state = await api.watchState(watchId).catch(() => ({ live: false }));
     if (state.live) return state.iceServers;
-    await pause(ASK_MS * (1 + Math.random() / 2)); // those who wait together must not ask together
+    await pause(ASK_MS * (1 + Math.random() / 2)); // those that wait together must not ask together
   }
 }
 
@@ -41,7 +41,7 @@ async function watchOnce() {
     notice.textContent = "";
     await ended;
   } catch (error) {
-    if (error.status === 503) notice.textContent = error.message; // enough others watch
+    if (error.status === 503) notice.textContent = error.message; // there are enough viewers
     await pause(ASK_MS);
   } finally {
     result.hidden = true;

@@ -8,7 +8,7 @@ export class Recorder {
   }
 
   start(stream) {
-    if (!window.MediaRecorder) throw new Error("This browser can not record.");
+    if (!window.MediaRecorder) throw new Error("This browser cannot record.");
     const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type));
     this.parts = [];
     this.recorder = new MediaRecorder(stream, { mimeType, videoBitsPerSecond: 6_000_000 });
