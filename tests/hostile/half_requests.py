@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
@@ -61,9 +62,11 @@ async def flood_with_requests(port: int, address: str) -> None:
 
 
 async def flood_with_offers(port: int, address: str) -> None:
-    async with LiveClient(f"http://127.0.0.1:{port}") as client:
+    transport = httpx.AsyncHTTPTransport(local_address=address)
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", transport=transport, timeout=30) as client:
         while True:
-            await client.http.post("/api/v1/webrtc/offer", json={"sdp": OFFER, "type": "offer"})
+            with contextlib.suppress(httpx.TransportError):
+                await client.post("/api/v1/webrtc/offer", json={"sdp": OFFER, "type": "offer"})
 
 
 async def flood_with_frames(port: int, address: str) -> None:
@@ -136,9 +139,11 @@ async def watch(server: LiveProcess, seconds: float) -> bool:
         try:
             await asyncio.sleep(5)
             health: list[tuple[int, float]] = []
+            assert attackers.poll() is None
             asking = asyncio.create_task(ask_for_health(server, health, time.monotonic() + seconds))
             during = await gaps(client, seconds)
             await asking
+            assert attackers.poll() is None
         finally:
             attackers.kill()
             attackers.wait()

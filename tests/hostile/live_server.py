@@ -11,14 +11,18 @@ from typing import Any
 
 
 def main() -> None:
-    try:
-        server = importlib.import_module("personalive.live.http.server")
-        echo = importlib.import_module("personalive.testing.echo")
-    except ModuleNotFoundError:  # before the rooms
-        server = importlib.import_module("personalive.live.server")
-        echo = importlib.import_module("benchmarks.echo")
+    # The second of each: before the package's rooms.
+    server = _module("personalive.live.http.server", "personalive.live.server")
+    echo = _module("personalive.testing.echo", "benchmarks.echo")
     vars(server)["model_factory"] = lambda chosen: echo.echo_factory(window=4, delay_frames=12)
     server.serve(_options([*sys.argv[1:], "--face_boxes", "keypoints"]))
+
+
+def _module(name: str, former: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return importlib.import_module(former)
 
 
 def _options(flags: list[str]) -> Any:

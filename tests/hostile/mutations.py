@@ -31,6 +31,7 @@ def mutated_sdp(sdp: str, chance: random.Random) -> str:
     """An offer with one to five faults."""
     lines = sdp.splitlines()
     for _ in range(chance.randint(1, 5)):
+        lines = lines or ["v=0"]
         index = chance.randrange(len(lines))
         match chance.randrange(9):
             case 0:
@@ -48,10 +49,9 @@ def mutated_sdp(sdp: str, chance: random.Random) -> str:
                 lines[index] = replaced_word(lines[index], chance)
             case 6:
                 name = lines[index].partition(":")[0]
-                lines = [line for line in lines if not line.startswith(name)] or ["v=0"]
+                lines = [line for line in lines if not line.startswith(name)]
             case 7:
                 del lines[index : index + chance.randint(1, 40)]
-                lines = lines or ["v=0"]
             case 8:
                 lines[index] = chance.choice(ODD_TEXTS)
     return chance.choice(("\r\n", "\r\n", "\n")).join(lines) + chance.choice(("\r\n", ""))

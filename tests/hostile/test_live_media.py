@@ -288,12 +288,11 @@ def floods() -> dict:
 
 
 @pytest.mark.parametrize("kind", floods())
-@pytest.mark.slow
 def test_a_socket_that_floods_is_told_so_and_closed(server, kind):
     address = server.url.replace("http", "ws") + "/api/v1/ws"
     send, told = floods()[kind], []
-    with websockets.sync.client.connect(address, max_queue=None, close_timeout=1) as connection:
-        end = time.monotonic() + 60
+    with websockets.sync.client.connect(address, max_queue=None, close_timeout=1, ping_interval=None) as connection:
+        end = time.monotonic() + 120
         with pytest.raises(ConnectionClosed) as closed:
             while time.monotonic() < end:
                 for _ in range(50):

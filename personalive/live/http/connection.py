@@ -95,6 +95,8 @@ class SocketConnection(WebSocketsSansIOProtocol):
         if self.close_sent:
             raise ClientDisconnected
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":  # a refusal; uvicorn would report it as a defect
+            self.handshake_complete = self.close_sent
 
     def handle_ping(self) -> None:
         """The pong is ready to go."""
@@ -127,6 +129,8 @@ class SocketConnection(WebSocketsSansIOProtocol):
         self.conn.fail(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
+        # Without it uvicorn hangs up as soon as the application has ended.
+        self.close_timer = self.loop.call_later(SECONDS[Stage.GOODBYE], self.transport.close)
         self._late_bytes = MAX_LATE_BYTES + 1
         self.transport.resume_reading()
         if self._place is not None:

@@ -104,12 +104,16 @@ class Gate:
         self._tokens = TokenCheck(options.tokens)
         self._hosts = HostCheck(options)
         self._working = 0
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or socket."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        # One request begins at a time, so that pictures, which the same loop sends, have their turn between any two.
+        async with self._turn:
+            await asyncio.sleep(0)
         send = _described(scope, send)
         refused = self._refusal(scope)
         if refused is not None:

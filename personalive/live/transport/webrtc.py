@@ -138,6 +138,7 @@ class Peer:
             await self._connection.setRemoteDescription(RTCSessionDescription(offered, "offer"))
             self._add_tracks()
             limit_ice(self._connection, self._limits)
+            await asyncio.sleep(0)  # aiortc needs some 10 ms on each side of this, in which nobody's pictures move
             await self._connection.setLocalDescription(await self._connection.createAnswer())
         except InputError:
             raise

@@ -34,6 +34,9 @@ FRAMES_PER_SECOND = 130
 """A client that sends faster is read no faster."""
 TEXTS_PER_SECOND = 50
 FLOOD_SECONDS = 2.0
+"""A client that sends too much for so long is let go."""
+WAIT_SECONDS = 0.1
+"""How long reading stops for each tenth of a second's worth that came too early."""
 SEND_SECONDS = 10.0
 """A client that reads nothing for so long is let go."""
 GOODBYE_SECONDS = 1.0
@@ -190,8 +193,7 @@ class Pace:
     """
 
     def __init__(self, per_second: float) -> None:
-        self._interval = 1 / per_second
-        self._allowed = per_second
+        self._per_second = per_second
         self._left = per_second
         self._updated = time.monotonic()
         self._relaxed = self._updated
@@ -199,10 +201,12 @@ class Pace:
     async def wait(self) -> bool:
         """Wait until one more thing may pass; False once too much has come for too long."""
         now = time.monotonic()
-        self._left = min(self._allowed, self._left + (now - self._updated) / self._interval) - 1
+        self._left = min(self._per_second, self._left + (now - self._updated) * self._per_second) - 1
         self._updated = now
         if self._left >= 0:
             self._relaxed = now
-            return True
-        await asyncio.sleep(-self._left * self._interval)
+        elif self._left < -self._per_second * WAIT_SECONDS:
+            await asyncio.sleep(WAIT_SECONDS)
+            # However long that took: a server that is busy would else mistake its own delay for the sender's patience.
+            self._left, self._updated = 0.0, time.monotonic()
         return now - self._relaxed < FLOOD_SECONDS
