@@ -43,7 +43,7 @@ class Endpoint:
             return "DOWN"
 
     def wait_until_loaded(self) -> None:
-        """Until the model is loaded, or can not be."""
+        """Until the model is loaded, or cannot be."""
         wait_for(lambda: self.status() not in ("DOWN", "STARTING") or self.process.poll() is not None)
 
     def post(self, values: Any, **fields: Any) -> httpx.Response:

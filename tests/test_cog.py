@@ -263,7 +263,7 @@ def test_addresses_inside_are_not_fetched(server, inputs):
         for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "2130706433", "10.0.0.1"):
             answer = predict(server, inputs | {"ref_image": f"http://{host}:{port}/picture.png"}).json()
             assert answer["status"] == "failed", host
-            assert "not public" in answer["error"] or "can not be fetched" in answer["error"]
+            assert "not public" in answer["error"] or "cannot be fetched" in answer["error"]
         assert requests == []
 
 

@@ -226,5 +226,5 @@ def test_distances_of_the_demo_models_tokens(capsys):
 def test_what_is_no_checkpoint_is_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         export.main([str(tmp_path), str(tmp_path / "model")])
-    assert "checkpoint.json can not be read" in capsys.readouterr().err
+    assert "checkpoint.json cannot be read" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()

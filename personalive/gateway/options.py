@@ -1,4 +1,4 @@
-"""What an operator chooses for the HTTP service."""
+"""The operator's options for the HTTP service."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ class GatewayOptions(Settings):
     upload_url: str | None = _server(
         None,
         "Address under which results are stored, by PUT",
-        details="Answers then have their addresses; a request may name another with output_file_prefix",
+        details="Answers then contain their addresses; a request may name another with output_file_prefix",
         default_text="they are in the answers",
         metavar="URL",
     )

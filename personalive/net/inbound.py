@@ -1,4 +1,4 @@
-"""uvicorn's connections with a limit to how long and how many of them wait for their clients.
+"""uvicorn's connections, with limits on how long and how many of them wait for their clients.
 
 uvicorn itself waits for ever for the rest of a request, and for a client to take its answer.
 """
@@ -12,11 +12,11 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 256
-"""Beyond them, one that waits for its client gives way to a new one."""
+"""The most connections: beyond that, one that is waiting for its client gives way to a new one."""
 REQUEST_SECONDS = 20.0
-"""From the beginning, or the end of an answer, until the head of the next request is complete."""
+"""Seconds from the start, or the end of an answer, until the head of the next request is complete."""
 TAKE_SECONDS = 30.0
-"""For a client to take what it was sent: pieces of at most 256 KiB, so this is 8 KiB a second."""
+"""Seconds for a client to take what it was sent: pieces of at most 256 KiB, so this is 8 KiB a second."""
 MAX_HEAD = 32 * 1024
 """Bytes of a request's line and headers, for uvicorn's `h11_max_incomplete_event_size`."""
 
@@ -27,7 +27,7 @@ class BoundedProtocol(H11Protocol):
     _request_timer: asyncio.TimerHandle | None = None
     _take_timer: asyncio.TimerHandle | None = None
     _waiting_since = math.inf
-    """When the wait for a whole request began; infinity while one is answered."""
+    """When the wait for a whole request started; infinity while one is answered."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connects."""
@@ -37,10 +37,10 @@ class BoundedProtocol(H11Protocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Of those that wait, the address with most of them loses the one that has waited longest.
+        """Of the waiting connections, the address with most of them loses the one that has waited longest.
 
-        So who opens many displaces itself first, and where all come from one address, as from a proxy, those that say
-        nothing give way to those that do.
+        So a client that opens many displaces itself first. If all come from one address, as behind a proxy, those that
+        say nothing give way to those that do.
         """
         connections = [each for each in self.connections if isinstance(each, BoundedProtocol)]
         waiting = [each for each in connections if each._waiting_since < math.inf]

@@ -1,7 +1,7 @@
-"""uvicorn's protocols with deadlines: what a client is to send or to take has its time, and a limit for all of it.
+"""uvicorn's protocols with deadlines: a client has a limited time to send or take anything, and all share a limit.
 
-uvicorn waits without end for the rest of a request, and counts those that wait among the connections that it serves, so
-that a few hundred half requests lock everybody out. `docs/decisions.md` says what else was measured.
+uvicorn waits for ever for the rest of a request, and counts waiting connections among those that it serves, so a few
+hundred half requests lock everyone out. `docs/decisions.md` says what else was measured.
 """
 
 import asyncio
@@ -27,16 +27,16 @@ from personalive.live.http.security import answer_headers
 from personalive.live.http.waiting import WaitingRoom
 
 ROOM, TLS = "waiting_room", "tls"
-"""Where the application's lifespan leaves the `WaitingRoom`, and the context for https or None."""
+"""Where the application's lifespan puts the `WaitingRoom`, and the context for https or None."""
 TLS_SHUTDOWN_SECONDS = 1.0
 CONTROL_FRAMES = 200
-"""Pings, pongs and parts of messages that a WebSocket may send at once, and ten seconds later again."""
+"""Pings, pongs and parts of messages that a WebSocket may send at once, and again ten seconds later."""
 MAX_LATE_BYTES = 65536
-"""What of a WebSocket is looked at after its end was said, to find the client's goodbye."""
+"""Bytes of a WebSocket that are read after we closed it, to find the client's close frame."""
 
 
 class Stage(enum.Enum):
-    """What a connection waits for."""
+    """What a connection is waiting for."""
 
     HANDSHAKE = "TLS"
     REQUEST = "the head of a request"
@@ -46,9 +46,9 @@ class Stage(enum.Enum):
 
 
 SECONDS = {Stage.HANDSHAKE: 10.0, Stage.REQUEST: 15.0, Stage.BODY: 40.0, Stage.ANSWER: 20.0, Stage.GOODBYE: 3.0}
-"""Time for each. A request's runs from the last answer, or from the beginning, until its head is complete. The
-application gives a body 30 seconds, and says so: this is for bodies that it does not read. An answer's is for each full
-buffer, which makes three kilobytes a second."""
+"""Time for each. A request's runs from the last answer, or from the start, until its head is complete. The application
+gives a body 30 seconds, and says so; this is for bodies that it does not read. An answer's is for each full buffer,
+which makes three kilobytes a second."""
 
 
 class Place:
@@ -64,7 +64,7 @@ class Place:
         self.address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
 
     def move(self, stage: Stage | None) -> None:
-        """Wait for something else, or for nothing. What goes on keeps its deadline."""
+        """Wait for something else, or for nothing. An unchanged wait keeps its deadline."""
         if stage is self._stage:
             return
         if self._timer is not None:
@@ -76,21 +76,21 @@ class Place:
             self._room.enter(self)
 
     def hold(self, size: int) -> None:
-        """Take so many bytes of a body into memory."""
+        """Account for bytes of a body in memory."""
         self._room.hold(self, size)
 
     def release(self) -> None:
-        """The body is needed no longer."""
+        """The body is no longer needed."""
         self._room.release(self)
 
     def give_way(self) -> None:
-        """End at once, for others."""
+        """End at once, to make room for others."""
         self.move(None)
         self._transport.abort()
 
 
 class HttpConnection(H11Protocol):
-    """HTTP/1.1, and TLS below it where that is wanted: uvicorn would start it before anybody counts the connection."""
+    """HTTP/1.1, with TLS below it if wanted: uvicorn would start TLS before the connection is counted."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class HttpConnection(H11Protocol):
         self._ready = False
         """Whether requests can come: there is no TLS, or its handshake is done."""
         self._early = b""
-        """What came with the end of the handshake."""
+        """What arrived with the end of the handshake."""
 
     # ---- events ----
 
@@ -127,7 +127,7 @@ class HttpConnection(H11Protocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Something came from the client."""
+        """Data arrived from the client."""
         if not self._ready:
             self._early += data
             return
@@ -150,15 +150,17 @@ class HttpConnection(H11Protocol):
         self._watch()
 
     def resume_writing(self) -> None:
-        """It takes it again."""
+        """The client takes it again."""
         super().resume_writing()
         self._watch()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over, if the handshake is one: refusals of the library go out without our headers."""
+        """Hand the connection over, if the handshake is valid: the library's refusals go out without our headers."""
         given = dict(self.headers)
         if given.get(b"sec-websocket-version") != b"13":
-            self._refuse(426, "only version 13 of the WebSocket protocol is spoken", (b"sec-websocket-version", b"13"))
+            self._refuse(
+                426, "only version 13 of the WebSocket protocol is supported", (b"sec-websocket-version", b"13")
+            )
         elif event.method != b"GET" or not _is_key(given.get(b"sec-websocket-key", b"")):
             self._refuse(400, "the WebSocket handshake is not complete")
         else:
@@ -166,7 +168,7 @@ class HttpConnection(H11Protocol):
             super().handle_websocket_upgrade(event)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
+        """Answer something that is not HTTP."""
         self._refuse(400, "this is not a valid HTTP request")
 
     # ---- inside ----
@@ -204,7 +206,7 @@ class HttpConnection(H11Protocol):
                 ssl_handshake_timeout=SECONDS[Stage.HANDSHAKE],
                 ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
             )
-        except OSError:  # no TLS, not in time, or a client that left
+        except OSError:  # no TLS, too late, or a client that left
             self._leave()
             transport.abort()
             return
@@ -216,7 +218,7 @@ class HttpConnection(H11Protocol):
             self.data_received(self._early)
 
     def _expire(self) -> None:
-        """The client's time is over."""
+        """The client's time is up."""
         begun = self._ready and self._stage is Stage.REQUEST and bool(self.conn.trailing_data[0])
         if begun and self.conn.our_state is h11.IDLE:
             self._refuse(408, f"the request did not come within {SECONDS[Stage.REQUEST]:g} seconds")
@@ -224,7 +226,7 @@ class HttpConnection(H11Protocol):
             self._place.give_way()
 
     def _refuse(self, status: int, detail: str, *more: tuple[bytes, bytes]) -> None:
-        """Answer a request that never reaches the application, and hang up."""
+        """Answer a request that never reaches the application, and close the connection."""
         body = json.dumps({"detail": detail}).encode()
         headers = [
             *((name.lower().encode(), value.encode()) for name, value in answer_headers("").items()),
@@ -234,11 +236,11 @@ class HttpConnection(H11Protocol):
             *more,
         ]
         reason = http.HTTPStatus(status).phrase.encode()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way already
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise an answer is already on its way
             answer = h11.Response(status_code=status, headers=headers, reason=reason)
             for event in (answer, h11.Data(body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        if self.transport.get_write_buffer_size():  # nobody takes it
+        if self.transport.get_write_buffer_size():  # no one takes it
             self.transport.abort()
         self.transport.close()
 
@@ -251,10 +253,10 @@ def _is_key(value: bytes) -> bool:
 
 
 class SocketConnection(WebSocketsSansIOProtocol):
-    """WebSocket: control frames have a pace, and a goodbye has its time.
+    """A WebSocket: control frames are limited in rate, and closing in time.
 
     Whole messages are read one by one, as fast as the application takes them. Pings, pongs and parts of messages are
-    not: a client that sends nothing else would have the server answer without end, into a buffer that nobody empties.
+    not: a client that sends nothing else would make the server answer for ever, into a buffer that is never emptied.
     """
 
     def __init__(
@@ -288,25 +290,25 @@ class SocketConnection(WebSocketsSansIOProtocol):
             self._place.move(Stage.GOODBYE)
 
     def data_received(self, data: bytes) -> None:
-        """Something came. After the end it is dropped: a client that cannot send does not read either."""
+        """Data arrived. After the end it is dropped: a client that cannot send does not read either."""
         if self.close_sent:
             self._late_bytes += len(data)
         if self._late_bytes <= MAX_LATE_BYTES:
             super().data_received(data)
 
     async def send(self, message: Any) -> None:
-        """Send for the application, which may not know yet that the connection was given up."""
+        """Send for the application, which may not know yet that the connection was dropped."""
         if self.close_sent:
             raise ClientDisconnected
         await super().send(message)
 
     def handle_ping(self) -> None:
-        """The pong is ready to go."""
+        """A pong is ready to go."""
         if self._within_pace():
             super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
-        """The client is there, or says so unasked."""
+        """A pong from the client, perhaps unasked."""
         if self._within_pace():
             super().handle_pong(event)
 
@@ -322,11 +324,11 @@ class SocketConnection(WebSocketsSansIOProtocol):
         self._frames_left = min(CONTROL_FRAMES, self._frames_left + gained) - 1
         self._counted = now
         if self._frames_left < 0 and not self.close_sent:
-            self._give_up(CloseCode.POLICY_VIOLATION, "more control frames came than anybody needs")
+            self._give_up(CloseCode.POLICY_VIOLATION, "there were too many control frames")
         return self._frames_left >= 0
 
     def _give_up(self, code: CloseCode, reason: str) -> None:
-        """Say goodbye, and drop what still comes: hanging up at once would take the goodbye along."""
+        """Send the close frame, and drop what still arrives: closing at once would lose the close frame."""
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.fail(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))

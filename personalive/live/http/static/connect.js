@@ -1,4 +1,4 @@
-/** The way to the server: WebRTC, and the socket where that can not pass. */
+/** The way to the server: WebRTC, and the socket where that cannot pass. */
 
 import { SocketConnection } from "./socket.js";
 import { WebRtcConnection } from "./webrtc.js";

@@ -1,4 +1,4 @@
-/** The same session over a WebSocket, for networks where WebRTC can not pass: JPEG pictures both ways. */
+/** The same session over a WebSocket, for networks where WebRTC cannot pass: JPEG pictures both ways. */
 
 import * as api from "./api.js";
 
