@@ -42,7 +42,6 @@ ENV HF_HOME=/cache \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
-    COG_PREDICT_TYPE_STUB=predict.py:Predictor \
     PORT=5000
 USER 1000:1000
 EXPOSE 5000 7860
@@ -50,4 +49,4 @@ EXPOSE 5000 7860
 # The start may include a download of 8 GB.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60m --retries=3 CMD ["python", "scripts/health_check.py"]
 
-CMD ["python", "-m", "cog.server.http", "--host", "0.0.0.0"]
+CMD ["personalive", "cog", "--host", "0.0.0.0"]

@@ -25,6 +25,11 @@ _HOMES = {
 }
 
 
+# The package `animate` takes its name when it is first imported. That is now, so that the name is the function's.
+importlib.import_module("personalive.animate")
+del globals()["animate"]
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `personalive --help` needs no PyTorch."""
     if name in _HOMES:

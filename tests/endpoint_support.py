@@ -67,7 +67,12 @@ class Endpoint:
 
 @contextmanager
 def endpoint(
-    model: Path | str, folder: Path, *arguments: str, root: Path | None = None, **settings: str
+    model: Path | str,
+    folder: Path,
+    *arguments: str,
+    root: Path | None = None,
+    bare: bool = not (TREE / "personalive" / "gateway").exists(),
+    **settings: str,
 ) -> Iterator[Endpoint]:
     """Run the service until the block ends.
 
@@ -76,6 +81,7 @@ def endpoint(
         folder: for temporary files; a log is beside it.
         arguments: of the command.
         root: the folder to start it in, if it is to serve another predict.py.
+        bare: only Cog's own server, as an image made by `cog build` runs it.
         settings: of the environment.
     """
     with socket.socket() as free:
@@ -91,7 +97,7 @@ def endpoint(
         **settings,
     }
     command = [sys.executable, "-m", "personalive.cli.main", "cog", "--port", str(port), *arguments]
-    if not (TREE / "personalive" / "gateway").exists():
+    if bare:
         command = [sys.executable, "-m", "cog.server.http", "--host", "127.0.0.1", *arguments]
         environment |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

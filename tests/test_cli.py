@@ -74,7 +74,7 @@ def test_default_output_is_named_by_time_and_printed(tmp_path, run, inputs):
     assert re.fullmatch(r"outputs/output_\d{8}_\d{6}\.mp4", name)
     assert frames_of(tmp_path / name) == 3
     said = [record.getMessage() for record in records]
-    assert any("loading the model" in line for line in said) and any("3 of 3 frames" in line for line in said)
+    assert any("loading the model" in line for line in said) and any("done: 3 frames" in line for line in said)
     assert os.listdir(tmp_path / "outputs") == [os.path.basename(name)]
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import re
 import subprocess
@@ -263,7 +262,7 @@ HIDINGS = """() => {
 
 
 def test_the_page_comes_back_to_its_session_and_viewers_see_nothing_meanwhile(page, browser, server, monkeypatch):
-    monkeypatch.setattr(server.hub, "options", dataclasses.replace(server.hub.options, linger_seconds=60))
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=60))
     start(page, "blue")
     viewer = browser.new_context().new_page()
     viewer.goto(page.locator("#embed").evaluate("(link) => link.href"))
@@ -285,7 +284,7 @@ def test_portraits_come_by_file_paste_and_photo(page, server):
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": picture(GREEN)})
     expect(page.locator("#still")).to_be_visible()
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": b"no picture"})
-    expect(page.locator("#notice")).to_contain_text("cannot be read")
+    expect(page.locator("#notice")).to_contain_text("not a picture that can be read")
     before = page.locator("#still").get_attribute("src")
     page.get_by_role("button", name="Take a photo").click()
     expect(page.locator("#still")).not_to_have_attribute("src", before)

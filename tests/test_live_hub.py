@@ -408,7 +408,7 @@ async def test_a_snapshot_belongs_to_its_client():
         await bench.hub.set_portrait(Client.known("a", "10.0.0.1"), picture(RED))
         mine, theirs = await bench.connected("a"), await bench.connected("b")
         await bench.hub.snapshot(mine)
-        with pytest.raises(InputError, match="no snapshot of yours"):
+        with pytest.raises(InputError, match="you have no snapshot"):
             await bench.hub.resume(theirs)
         await bench.hub.resume(mine)
 

@@ -107,7 +107,7 @@ def test_a_call_that_fails_leaves_every_stream_as_it_was(engine, small_model, ne
     for chunk in chunks[:calls_before]:
         engine.advance(streams, chunk)
         engine.advance(twins, chunk)
-    with failing(getattr(small_model, network)), pytest.raises(DeviceMemoryError), engine.guard():
+    with failing(small_model.networks.modules[network]), pytest.raises(DeviceMemoryError), engine.guard():
         engine.advance(streams, chunks[calls_before])
     for chunk in chunks[calls_before:]:
         for stream, twin, frames in zip(streams, twins, chunk, strict=True):

@@ -240,7 +240,7 @@ def test_a_command_that_nobody_waits_for_any_more_is_not_run():
 def test_a_flood_of_changes_is_refused_and_changes_nothing():
     room = Simulation(EchoEngine(64, 64))
     one = room.person(RED)
-    with pytest.raises(InputError, match="wait for the device"):
+    with pytest.raises(InputError, match="waiting for the device"):
         for seed in range(100, 100_000):
             one.session.change({"seed": seed})
     assert one.session.parameters.seed == 100 + MAX_WAITING - 1

@@ -79,7 +79,7 @@ def server(checkout: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     (start,) = SERVER.finditer(README)
-    command = ["bash", "-c", start["code"].replace(PORT, port)]
+    command = ["bash", "-c", f"{start['code']} --port {port}"]
     with (checkout / "server.log").open("w") as log:
         process = subprocess.Popen(command, cwd=checkout, env=environment(), stdout=log, stderr=log, process_group=0)
     try:

@@ -158,13 +158,13 @@ def test_networks_that_do_not_go_together_are_refused(runs, tmp_path):
     def merged(*sources, out=tmp_path / "whole"):
         merge.merge(merge.parse_sources(sources), out)
 
-    with pytest.raises(WeightsError, match="another encoder"):
+    with pytest.raises(WeightsError, match="was not trained with the encoder"):
         merged(f"{runs}/other:vae", f"{runs}/a:*")
     merged(f"{runs}/other:motion_extractor", f"{runs}/a:*", out=tmp_path / "fine")  # it sees pictures, not latents
     trainee = small_trainee(seed=1)
     trainee.set_latent_scale(0.5)
     portable(tmp_path / "scaled", trainee, [])
-    with pytest.raises(WeightsError, match="another encoder"):
+    with pytest.raises(WeightsError, match="was not trained with the encoder"):
         merged(f"{tmp_path}/scaled:vae", f"{runs}/a:*")
     shutil.copytree(runs / "b", tmp_path / "damaged")
     path = tmp_path / "damaged" / "weights-0.safetensors"
@@ -180,7 +180,7 @@ def test_networks_that_do_not_go_together_are_refused(runs, tmp_path):
     ("texts", "message"),
     [
         (["a"], "must look like"),
-        (["a:vea"], "no network"),
+        (["a:vea"], "is not a network"),
         (["a:vae"], "no source"),
         (["a:*", "b:*"], "once"),
         (["a:vae", "b:vae", "c:*"], "already"),

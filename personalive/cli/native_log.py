@@ -33,10 +33,9 @@ def without_chatter() -> Iterator[None]:
         yield
     finally:
         sys.stderr.flush()
-        mine, sys.stderr = sys.stderr, before
+        sys.stderr = before  # the other one stays open for the log's handlers
         os.dup2(real, 2)  # closes the pipe's last end
         reader.join(timeout=1)
-        mine.close()
         os.close(real)
 
 

@@ -141,7 +141,7 @@ class _Interface:
         try:
             await asyncio.wait([gone, done], return_when="FIRST_COMPLETED")
             if not done.done():
-                await self._predictions.cancel(prediction)
+                await self._predictions.cancel(prediction.id)
                 raise ClientDisconnect
         finally:
             gone.cancel()
@@ -149,10 +149,8 @@ class _Interface:
 
     async def cancel(self, request: Request) -> Response:
         identifier = _checked_id(request)
-        current = self._predictions.current
-        if current is None or current.id != identifier:
+        if not await self._predictions.cancel(identifier):
             raise HTTPException(404, f"no prediction {identifier} is running")
-        await self._predictions.cancel(current)
         return JSONResponse({})
 
 
@@ -161,6 +159,8 @@ def _checked_id(request: Request) -> str:
     identifier = str(request.scope["path"]).removeprefix("/predictions/")
     if request.method == "POST":
         identifier = identifier.removesuffix("/cancel")
+    elif identifier.endswith("/cancel"):
+        raise HTTPException(405, headers={"Allow": "POST"})
     check_id(identifier)
     return identifier
 

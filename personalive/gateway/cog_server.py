@@ -64,7 +64,15 @@ class CogServer:
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
-        """Start the process; `watch` follows it."""
+        """Start the process; `watch` follows it.
+
+        Raises:
+            NotReadyError: Cog's folder belongs to another user, which would cost its slot with the first prediction.
+        """
+        with contextlib.suppress(OSError):
+            PREDICTIONS.mkdir(parents=True, exist_ok=True)
+        if not os.access(PREDICTIONS, os.W_OK | os.X_OK):
+            raise NotReadyError(f"Cog's server cannot write to {PREDICTIONS}: another user made it; remove it first")
         port = _free_port(self._host)
         self._client.base_url = httpx.URL(f"http://{self._host}:{port}")
         self._process = await asyncio.create_subprocess_exec(

@@ -17,7 +17,8 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
     schema = copy.deepcopy(cog_schema)
     schemas = schema["components"]["schemas"]
     schemas["Input"]["additionalProperties"] = False
-    schemas["PredictionRequest"] = _request_schema()
+    schemas["PredictionRequest"] = _request_schema({"id": _identifier()})
+    schemas["NamedPredictionRequest"] = _request_schema({})
     schemas["Refusal"] = {
         "type": "object",
         "required": ["detail"],
@@ -44,6 +45,10 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
                 "description": "Run a prediction with this id; while it runs, the same request returns its state.",
                 "operationId": "predict_idempotent_predictions_put",
                 "parameters": [identifier, PREFER],
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": _reference("NamedPredictionRequest")}},
+                },
             }
         },
         "/predictions/{prediction_id}/cancel": {
@@ -51,8 +56,8 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
                 **paths["/predictions/{prediction_id}/cancel"]["post"],
                 "parameters": [identifier],
                 "responses": {
-                    "200": _answer("It is being cancelled", {"type": "object"}),
-                    "404": _answer("No prediction with this id is running", _reference("Refusal")),
+                    "200": _answer("It is being cancelled, or has just ended", {"type": "object"}),
+                    "404": _answer("No prediction with this id is running or has just ended", _reference("Refusal")),
                     "422": _answer("It is no id", _reference("HTTPValidationError")),
                 },
             }
@@ -65,15 +70,14 @@ def _identifier() -> dict[str, Any]:
     return {"type": "string", "pattern": ID_PATTERN}
 
 
-def _request_schema() -> dict[str, Any]:
-    address = {"type": "string", "format": "uri", "pattern": "^https?://"}
+def _request_schema(more: dict[str, Any]) -> dict[str, Any]:
+    address = {"type": "string", "format": "uri", "pattern": "^https?://[^/?#@]+"}
     return {
-        "title": "PredictionRequest",
         "type": "object",
         "additionalProperties": False,
         "required": ["input"],
         "properties": {
-            "id": _identifier(),
+            **more,
             "input": _reference("Input"),
             "context": {"type": "object", "additionalProperties": {"type": "string"}},
             "webhook": {**address, "description": "Where events are sent by POST; a public address."},

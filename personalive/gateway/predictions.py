@@ -5,6 +5,7 @@ import contextlib
 import logging
 import re
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 TERMINAL = ("succeeded", "failed", "canceled")
 COG_EVENTS = ["start", "logs", "completed"]
 """What Cog is asked to report. Its output events may come before or after the completed one."""
+REMEMBERED = 64
+"""The most ids of ended predictions that are remembered."""
 REPEATED = re.compile(r"^(Prediction failed: )+")
 
 
@@ -62,6 +65,7 @@ class Predictions:
         self._upload_url = upload_url
         self._closing = False
         self._ending: asyncio.Task[None] | None = None
+        self._ended: deque[str] = deque(maxlen=REMEMBERED)
         self.current: Prediction | None = None
 
     async def start(self, request: PredictionRequest, headers: Mapping[str, str]) -> Prediction:
@@ -129,6 +133,7 @@ class Predictions:
             state.update(status="failed", error=f"Prediction failed: {error or 'its upload was dropped'}")
 
     def _complete(self, prediction: Prediction, state: dict[str, Any]) -> None:
+        self._ended.append(prediction.id)
         prediction.state = state
         if state["status"] == "succeeded":
             prediction.state = {**state, "status": "processing"}
@@ -137,9 +142,16 @@ class Predictions:
         prediction.tell("completed")
         prediction.done.set()
 
-    async def cancel(self, prediction: Prediction) -> None:
-        """Stop it at its next chunk."""
-        await self._cog.cancel(prediction.cog_id)
+    async def cancel(self, identifier: str) -> bool:
+        """Stop a prediction at its next chunk.
+
+        Returns:
+            Whether there is one with this id. It may just have ended, which its client could not know.
+        """
+        if self.current is not None and self.current.id == identifier:
+            await self._cog.cancel(self.current.cog_id)
+            return True
+        return identifier in self._ended
 
     async def close(self, seconds: float) -> None:
         """Accept no more, and stop the current one; if it does not stop in time it counts as cancelled."""
@@ -149,7 +161,7 @@ class Predictions:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self.cancel(prediction)
+                await self._cog.cancel(prediction.cog_id)
                 await prediction.done.wait()
         if not prediction.done.is_set():
             self.abandon("canceled", "the server was stopped")

@@ -61,7 +61,7 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    public, private = _bind(options.host, options.port), _bind("127.0.0.1", 0)
+    public, private = _bind(options.host, options.resolved_port), _bind("127.0.0.1", 0)
     secret = secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="personalive-cog-") as scratch:
         cog = CogServer(Path.cwd(), Path(scratch))

@@ -74,7 +74,7 @@ class ServeOptions(Settings):
     port: int = _server(7860, "Port to listen on", low=0, high=65535)
     media_host: str | None = _server(
         None,
-        "Address of this machine for WebRTC's media (UDP); behind a proxy on this machine: 0.0.0.0",
+        "Address of this machine for WebRTC's media (UDP); 0.0.0.0 behind a proxy on this machine",
         metavar="ADDRESS",
         default_text="that of --host",
     )

@@ -174,7 +174,7 @@ class Hub:
             if Path(revision).name != revision:
                 raise ValueError(f"the revision is {revision!r}")
             return replace(repository, revision=revision, held=Held(**values))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(

@@ -342,6 +342,7 @@ def test_result_that_cannot_be_sent_is_a_failure_and_says_so(trusting, inputs):
     assert answer["status"] == "failed" and "answers 403" in answer["error"] and "output" not in answer
 
 
+@pytest.mark.slow
 def test_same_id_while_it_runs(trusting, inputs, long):
     """PUT says how it is, POST is refused, and neither begins another."""
     with receiver() as web:
@@ -357,9 +358,10 @@ def test_same_id_while_it_runs(trusting, inputs, long):
         assert trusting.cancel("twice").status_code == 200
         wait_for(lambda: web.statuses()[-1] == "canceled")
     wait_for(lambda: trusting.status() == "READY")
-    assert trusting.cancel("twice").status_code == 404
+    assert trusting.cancel("twice").status_code == 200, "that it has ended meanwhile is no error"
 
 
+@pytest.mark.slow
 def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
     with receiver() as web:
         answers = []
@@ -380,6 +382,7 @@ def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
         assert web.statuses().count("canceled") == 1
 
 
+@pytest.mark.slow
 def test_client_who_leaves_cancels(trusting, inputs, long):
     with receiver() as web:
         with pytest.raises(httpx.ReadTimeout):
@@ -395,6 +398,7 @@ def folders_of(server):
     return [COG_FOLDERS / name for name in names if (COG_FOLDERS / name).exists()]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     """After success, failure and cancellation, in Cog's folder and ours."""
 
@@ -415,6 +419,7 @@ def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     assert left() == []
 
 
+@pytest.mark.slow
 def test_sigterm_while_busy_tells_the_webhook_and_leaves_nothing(trusting, long):
     processes = trusting.processes()
     with receiver() as web:
@@ -438,23 +443,44 @@ class Predictor(BasePredictor):
             os._exit(3)
         if what == "wait":
             time.sleep(600)
+        if what == "result":
+            time.sleep(0.2)
+            return "data:text/plain;base64,aGVsbG8="
         raise ValueError(what)
 """
 
 
 @pytest.fixture
-def stub(tmp_path):
-    """The same service over a predictor that does what no real one should."""
+def stub_folder(tmp_path):
+    """Where the same service has a predictor that does what no real one should."""
     (tmp_path / "predict.py").write_text(STUB)
     (tmp_path / "cog.yaml").write_text("predict: predict.py:Predictor\n")
     (tmp_path / ".cog").mkdir()
     command = [sys.executable, "-m", "cog.command.openapi_schema"]
     schema = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
     (tmp_path / ".cog" / "openapi_schema.json").write_bytes(schema)
+    return tmp_path
+
+
+@contextmanager
+def stub_server(folder, *arguments):
     allowed = {"PERSONALIVE_ALLOW_PRIVATE_URLS": "1"}
-    with endpoint("demo", tmp_path / "temporary", root=tmp_path, **allowed) as running:
+    with endpoint("demo", folder / "temporary", *arguments, root=folder, **allowed) as running:
         running.wait_until_loaded()
         yield running
+
+
+@pytest.fixture
+def stub(stub_folder):
+    with stub_server(stub_folder) as running:
+        yield running
+
+
+def test_results_are_sent_where_the_operator_wants_them(stub_folder):
+    with receiver() as web, stub_server(stub_folder, "--upload_url", f"{web.url}/kept") as running:
+        answer = running.post({"what": "result"}).json()
+        assert answer["output"] == f"{web.url}/kept/output.txt"
+        assert web.requests == [("PUT", "/kept/output.txt", b"hello")]
 
 
 def test_slot_that_cog_loses_ends_the_service_so_that_it_is_started_again(stub):

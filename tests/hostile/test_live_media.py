@@ -288,6 +288,7 @@ def floods() -> dict:
 
 
 @pytest.mark.parametrize("kind", floods())
+@pytest.mark.slow
 def test_a_socket_that_floods_is_told_so_and_closed(server, kind):
     address = server.url.replace("http", "ws") + "/api/v1/ws"
     send, told = floods()[kind], []
