@@ -179,7 +179,7 @@ class Stream:
             `emit_lead_in`, they finish the lead-in).
 
         Raises:
-            InputError: there is no reference, or the frames were prepared otherwise than those before.
+            InputError: there is no reference, or the frames were prepared differently from those before.
         """
         return advance([self], [driving])[0]
 

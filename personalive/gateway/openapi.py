@@ -58,7 +58,7 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
                 "responses": {
                     "200": _answer("It is being cancelled, or has just ended", {"type": "object"}),
                     "404": _answer("No prediction with this id is running or has just ended", _reference("Refusal")),
-                    "422": _answer("It is no id", _reference("HTTPValidationError")),
+                    "422": _answer("It is not an id", _reference("HTTPValidationError")),
                 },
             }
         },

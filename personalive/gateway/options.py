@@ -31,7 +31,7 @@ class GatewayOptions(Settings):
         """The port that was named, by the flag or by the environment, as with Cog's own server.
 
         Raises:
-            InputError: $PORT is no port.
+            InputError: $PORT is not a port.
         """
         if self.port is not None:
             return self.port
