@@ -80,8 +80,8 @@ def _animate(
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
     portrait = read_portrait(ref_image, shape, options)
-    for remark in portrait.remarks:
-        yield Progress("reading", 0, 0, message=remark)
+    for message in portrait.remarks:
+        yield Progress("reading", 0, 0, message=message)
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
