@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 
 import av
 import pytest
@@ -171,14 +170,17 @@ def test_signals_stop_and_clean_up(tmp_path, inputs, number, status):
         # Who runs the tests in the background has made them ignore Ctrl-C, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not [name for name in os.listdir(tmp_path / "work") if ".part" in name]:
-        assert running.poll() is None
-        time.sleep(0.05)
+    assert running.stderr is not None
+    said = [running.stderr.readline()]
+    while "animating" not in said[-1]:
+        said.append(running.stderr.readline())
+        assert said[-1], "it ended"
+    assert [name for name in os.listdir(tmp_path / "work") if ".part" in name], "it is in the middle of a file"
     running.send_signal(number)
-    _, stderr = running.communicate()
+    said.append(running.communicate()[1])
     assert running.returncode == status
     assert os.listdir(tmp_path / "work") == []
-    assert "Traceback" not in stderr
+    assert "Traceback" not in "".join(said)
 
 
 def test_progress_bar_on_a_terminal(tmp_path, inputs):
