@@ -1,8 +1,9 @@
-"""The Cog door: the same inputs as the command's, but nothing that is a path on the server, a device or a data type.
+"""The Cog entry point: the command's inputs, except for paths on the server, the device and the data type.
 
-Its operator chooses those by environment variables: PERSONALIVE_MODEL, PERSONALIVE_ACCELERATE, PERSONALIVE_LOW_MEMORY=1
-and the other settings of the model (see `ModelChoice.from_environment`). PERSONALIVE_HUB and PERSONALIVE_REVISION say
-where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private addresses.
+The operator chooses those with environment variables: PERSONALIVE_MODEL, PERSONALIVE_ACCELERATE,
+PERSONALIVE_LOW_MEMORY=1 and the other settings of the model (see `ModelChoice.from_environment`). PERSONALIVE_HUB and
+PERSONALIVE_REVISION say where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private
+addresses.
 """
 
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)
@@ -33,8 +34,8 @@ SHORTEST = 0.1
 class Upload(cog.Path):
     """A file of the request.
 
-    For `cog.Path` itself, Cog fetches `http:` inputs before `predict` sees them, from loopback and private addresses
-    too. For a subclass it passes on the URL as it is, and `personalive.media.url_fetch` decides.
+    For `cog.Path` itself, Cog fetches `http:` inputs before `predict` sees them, even from loopback and private
+    addresses. For a subclass it passes on the URL, and `personalive.media.url_fetch` decides.
     """
 
 
@@ -131,7 +132,7 @@ class Predictor(BasePredictor):
             return cog.Path(self._animate(str(ref_image), str(driving_video), options))
 
     def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
-        self.results.cleanup()  # the result of the prediction before was sent
+        self.results.cleanup()  # the result of the last prediction has been sent
         self.results = _temporary("personalive-")
         output = Path(self.results.name) / "output.mp4"
         allowed = private_addresses_allowed()
@@ -155,7 +156,7 @@ def _temporary(prefix: str) -> tempfile.TemporaryDirectory[str]:
 
 @contextmanager
 def _errors_for_clients(*folders: str) -> Iterator[None]:
-    """What a client is told of an error: nothing of where things lie on the server, or of what it is made of."""
+    """What a client is told about an error: nothing about paths on the server or its internals."""
     try:
         yield
     except PersonaLiveError as error:
@@ -164,7 +165,7 @@ def _errors_for_clients(*folders: str) -> Iterator[None]:
             text = text.replace(f"{folder}/", "")
         raise type(error)(text) from None
     except Exception:
-        # What is printed in another way is part of the prediction's logs, which the client gets.
+        # Anything else that is printed is part of the prediction's logs, which the client gets.
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)
         raise RuntimeError("an error of the server; its log says more") from None
 

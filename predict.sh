@@ -3,7 +3,7 @@
 #   ./predict.sh --ref_image portrait.png --driving_video talk.mp4
 #   ./predict.sh --help              every option
 #   ./predict.sh serve               the live page; also: download, doctor
-# In the container where there are Docker and an NVIDIA GPU, else in .venv. --docker or --native forces one.
+# Runs in the container if there are Docker and an NVIDIA GPU, otherwise in .venv. --docker or --native forces one.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/venv.sh"
 
@@ -17,13 +17,13 @@ has_gpu() {
     command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU '
 }
 
-door=
+mode=
 arguments=()
 for argument in "$@"; do
     case $argument in
     --docker | --native)
-        [ -z "$door" ] || [ "$door" = "${argument#--}" ] || die "--docker and --native exclude each other"
-        door=${argument#--}
+        [ -z "$mode" ] || [ "$mode" = "${argument#--}" ] || die "--docker and --native exclude each other"
+        mode=${argument#--}
         ;;
     *) arguments+=("$argument") ;;
     esac
@@ -38,11 +38,11 @@ animate | serve | download | doctor)
     ;;
 esac
 
-if [ -z "$door" ]; then
-    if docker_with_gpu; then door=docker; else door=native; fi
+if [ -z "$mode" ]; then
+    if docker_with_gpu; then mode=docker; else mode=native; fi
 fi
 
-if [ "$door" = native ]; then
+if [ "$mode" = native ]; then
     make_venv requirements.txt
     make_libraries
     exec "$root/.venv/bin/personalive" "$verb" "$@"

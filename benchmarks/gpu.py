@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu --output benchmarks/results/gpu.json
 
-A call takes host images in and gives uint8 frames on the host: 4 frames. Every measurement is independent: one that
-fails is written down and the others go on.
+A call takes images on the host and returns 4 uint8 frames on the host. Every measurement is independent: one that fails
+is noted, and the others continue.
 """
 
 import time
@@ -236,7 +236,7 @@ def held() -> dict[str, float]:
 
 
 def model_free(model: PersonaLive) -> None:
-    """Give the GPU's memory back, no matter who still knows the model."""
+    """Return the GPU's memory, even if something still refers to the model."""
     vars(model.networks).clear()
     gc.collect()
     torch.cuda.empty_cache()

@@ -38,7 +38,7 @@ def stage() -> dict[str, float]:
 
 
 def weights(model: PersonaLive) -> dict[str, list[float]]:
-    """GiB of each network on the device and on the host; the merged decoder by itself."""
+    """GiB of each network on the device and on the host; the merged decoder separately."""
     assert isinstance(model.networks, AcceleratedNetworks)
     networks = model.networks.modules
     counted: set[int] = set()

@@ -168,7 +168,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 
 
 def gibibytes() -> dict[str, float]:
-    """Memory that PyTorch has held at most."""
+    """The most memory that PyTorch has held."""
     return {
         "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 3),
         "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from personalive.errors import InputError
 
 WINDOW = 4
-"""Frames in one chunk: what a step takes and gives."""
+"""Frames in one chunk: what a step takes and returns."""
 SLOTS = 4
 """Chunks that are denoised together, each at its own noise level."""
 FRAMES = WINDOW * SLOTS
@@ -26,7 +26,7 @@ LEAD_IN = FRAMES - WINDOW
 STEP_CHOICES = (4, 8, 12, 16)
 """Denoising steps that a frame may take: multiples of the slots."""
 MIN_SIZE, MAX_SIZE, SIZE_STEP = 256, 1024, 64
-"""What the doors to the user allow as width and height, in pixels."""
+"""What the entry points allow as width and height, in pixels."""
 MAX_SEED = 2**32 - 1
 MAX_KEYFRAME_THRESHOLD = 1000.0
 """Far more than motion tokens differ by: with it, no frame becomes a keyframe."""
@@ -58,7 +58,7 @@ class UNetConfig:
         for channels in self.block_channels:
             _require(
                 channels % self.heads == 0 and channels % self.norm_groups == 0,
-                f"block channels {channels} are no multiple of {self.heads} heads and {self.norm_groups} norm groups",
+                f"block channels {channels}: not a multiple of {self.heads} heads and {self.norm_groups} norm groups",
             )
         _require(len(self.block_channels) >= 2, f"a UNet needs two blocks or more, not {len(self.block_channels)}")
         _require(self.max_frames >= FRAMES, f"max_frames is {self.max_frames}, but a step has {FRAMES} frames")
@@ -145,7 +145,7 @@ class PoseGuiderConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that a model fixes: its networks and the defaults for its use."""
+    """Everything that a model defines: its networks, and defaults for using it."""
 
     name: str = "personalive"
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -158,7 +158,7 @@ class ModelConfig:
     size: int = 512
     """Default width and height, in pixels."""
     keyframe_threshold: float = 17.0
-    """Euclidean distance between motion tokens from which a finished frame becomes a keyframe."""
+    """Euclidean distance between motion tokens beyond which a finished frame becomes a keyframe."""
 
     def __post_init__(self) -> None:
         unet, vae = self.unet, self.vae
@@ -168,12 +168,12 @@ class ModelConfig:
         )
         _require(
             unet.block_channels[0] == self.pose_guider.output_channels,
-            f"the pose guider gives {self.pose_guider.output_channels} channels, "
+            f"the pose guider returns {self.pose_guider.output_channels} channels, "
             f"the UNet starts with {unet.block_channels[0]}",
         )
         _require(
             unet.cross_attention_dim == self.image_encoder.projection_dim,
-            f"the image encoder gives {self.image_encoder.projection_dim} values, "
+            f"the image encoder returns {self.image_encoder.projection_dim} values, "
             f"the UNets take {unet.cross_attention_dim}",
         )
         _require(
@@ -196,7 +196,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ModelConfig":
-        """The opposite of `to_dict`.
+        """The inverse of `to_dict`.
 
         Raises:
             InputError: a name that is unknown, or a value that does not fit.
@@ -208,12 +208,12 @@ class ModelConfig:
         """Read `config.json`.
 
         Raises:
-            InputError: the file is no JSON object or does not describe a model.
+            InputError: the file is not a JSON object or does not describe a model.
         """
         try:
             values = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise InputError(f"{path} can not be read as a model configuration: {error}") from error
+            raise InputError(f"{path} cannot be read as a model configuration: {error}") from error
         _require(isinstance(values, dict), f"{path} must hold one JSON object")
         return cls.from_dict(values)
 
@@ -226,7 +226,7 @@ DEMO = ModelConfig(
         latent_channels=16,
         block_channels=(48, 80, 88),
         layers_per_block=1,
-        heads=2,  # attention among pixels costs a CPU as much per head as a wide head does
+        heads=2,  # on a CPU, attention among pixels costs as much for a narrow head as for a wide one
         norm_groups=8,
         cross_attention_dim=64,
     ),
@@ -245,7 +245,7 @@ DEMO = ModelConfig(
     ),
     motion_extractor=MotionExtractorConfig(depths=(2, 2, 3, 2), channels=(32, 64, 96, 128)),
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), output_channels=48),
-    # Noise would be magnified 66 times at the noisiest timestep; velocity leaves nothing to mend at the last one.
+    # Noise would be magnified 66 times at the noisiest timestep; velocity leaves nothing to repair at the last one.
     prediction_type="sample",
     size=256,
 )

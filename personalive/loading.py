@@ -1,4 +1,4 @@
-"""Which model the entry points (command line, Cog, live) load, and onto what, when their user leaves it open."""
+"""Which model the entry points (command line, Cog, live) load, and onto what, if the user does not say."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from personalive.pipeline import PersonaLive
 
 NO_GPU = (
-    "No GPU was found, so the small demo model is used. It knows drawn faces only; "
-    "--model personalive uses the published weights, which takes minutes a second of video on a CPU."
+    "No GPU was found, so the small demo model is used. It only knows drawn faces; "
+    "--model personalive uses the published weights, which takes minutes for each second of video on a CPU."
 )
 
 _model = partial(setting, group="model", on=Surface.CLI)
@@ -25,7 +25,7 @@ _model = partial(setting, group="model", on=Surface.CLI)
 class ModelChoice(Settings):
     """What a user said about the model; None leaves it to the machine.
 
-    It takes PyTorch to load one, but none to say which: the command's help does not wait for it.
+    Loading a model takes PyTorch, but choosing one does not, so the command's help does not wait for it.
     """
 
     model: str | None = _model(
@@ -49,7 +49,7 @@ class ModelChoice(Settings):
         None,
         "Decode with this TAESD (a folder or .safetensors file in diffusers' layout): faster, and less exact",
     )
-    low_memory: bool = _model(False, "Use less memory of the GPU, at the price of speed")
+    low_memory: bool = _model(False, "Use less GPU memory, at the cost of speed")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -71,7 +71,7 @@ class ModelChoice(Settings):
         return cls(**given)
 
     def resolved_source(self) -> tuple[str, str]:
-        """The model to load, and a sentence for the user if that is not the published one for want of a GPU."""
+        """The model to load, and a sentence for the user if that is not the published one, for lack of a GPU."""
         if self.model is not None:
             return self.model, ""
         if self.resolved_device().type == "cpu":
@@ -79,7 +79,7 @@ class ModelChoice(Settings):
         return "personalive", ""
 
     def resolved_device(self) -> "torch.device":
-        """The device that was named, else the GPU if there is one.
+        """The device that was named, or else the GPU if there is one.
 
         Raises:
             InputError: there is no such device.

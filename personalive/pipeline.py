@@ -1,4 +1,4 @@
-"""The façade: a loaded model, from which animations are begun."""
+"""The façade: a loaded model, from which animations are started."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ class PersonaLive:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which they compute."""
+        """The dtype in which they compute."""
         return self.networks.dtype
 
     @classmethod
@@ -61,10 +61,10 @@ class PersonaLive:
             source: "personalive" (published weights), "demo" (in this package's repository), or a folder.
             device: default: the GPU if there is one.
             dtype: default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster.
-            attention: "auto" measures which implementation is fastest; "sdpa" leaves xformers out, "xformers" wants it.
-            accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them.
-            low_memory: keep the reference UNet in the host's memory while it is idle.
-            tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
+            attention: "auto" measures which implementation is fastest; "sdpa" does without xformers, "xformers"
+            requires it. accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them. low_memory:
+            keep the reference UNet in the host's memory while it is idle. tiny_vae: a tiny decoder (TAESD) to decode
+            with: a folder or safetensors file of diffusers' AutoencoderTiny.
                 Faster, and less exact.
             quantize: "fp8": the denoising UNet's feed-forwards with 8 bits. Faster, and less exact.
 
@@ -86,7 +86,7 @@ class PersonaLive:
         )
         found = weights.resolve(source, dtype=dtype)
         tiny = None
-        if tiny_vae is not None:  # before the large files, as it may be refused
+        if tiny_vae is not None:  # before the large files, as this may be refused
             tiny = weights.load_tiny_decoder(Path(tiny_vae), found.config, dtype=dtype, device=device)
         modules: dict[str, nn.Module] = {}
         for name in models.NETWORKS:
@@ -108,7 +108,7 @@ class PersonaLive:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> "PersonaLive":
-        """A model with the weights that its networks are constructed with: for training and measuring."""
+        """A model with its networks' initial weights: for training and measuring."""
         device, dtype = _defaults(device, dtype)
         with device:
             modules = {name: models.build_network(name, config) for name in models.NETWORKS}
@@ -122,10 +122,10 @@ class PersonaLive:
         dtype: torch.dtype,
         accelerator: "Accelerator | None" = None,
     ) -> "PersonaLive":
-        """A model of networks that are complete, on one device and in eval mode, by the names of `models.NETWORKS`.
+        """A model from complete networks, on one device and in eval mode, by the names of `models.NETWORKS`.
 
         Args:
-            accelerator: merges their layers, for which it uses `modules` up; without, they run as they are.
+            accelerator: merges their layers, which consumes `modules`; without one, they run as they are.
         """
         if accelerator is None:
             return cls(PlainNetworks(config, modules, dtype))
@@ -148,7 +148,7 @@ class PersonaLive:
 
 
 def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "Accelerator | None":
-    """What runs the networks faster; None where that part of the package has been left out."""
+    """What runs the networks faster; None if that part of the package is missing."""
     try:
         from personalive.accel.accelerator import Accelerator
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Names for the values that every room hands to another."""
+"""Names for values that packages pass to each other."""
 
 from typing import Literal, TypeAlias
 
@@ -20,4 +20,4 @@ AccelerationName = Literal["none", "graphs"]
 """Merged layers, kernel by kernel; or CUDA graphs of them."""
 QuantizeName = Literal["none", "fp8"]
 Latency = Literal["low", "balanced"]
-"""Whether a live session is served as soon as it may be, or with as few calls as will do."""
+"""Whether a live session is served as soon as possible, or with as few calls as possible."""

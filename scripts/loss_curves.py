@@ -23,7 +23,7 @@ COLOURS = 48
 FIRST = "loss"
 """The metric that is drawn in front: what the stage minimises."""
 OTHER_UNITS = ("psnr", "degrees")
-"""Metrics with an axis of their own: decibels and degrees are no losses."""
+"""Metrics with an axis of their own: decibels and degrees are not losses."""
 
 
 def read(path: Path) -> Curves:

@@ -43,7 +43,7 @@ class Endpoint:
             return "DOWN"
 
     def wait_until_loaded(self) -> None:
-        """Until the model is loaded, or can not be."""
+        """Wait until the model is loaded, or cannot be."""
         wait_for(lambda: self.status() not in ("DOWN", "STARTING") or self.process.poll() is not None)
 
     def post(self, values: Any, **fields: Any) -> httpx.Response:
@@ -165,7 +165,7 @@ class Receiver:
         return [event["status"] for event in self.events()]
 
     def wait_for_frames(self, count: int = 8) -> None:
-        """Until an event says that so many frames are done."""
+        """Wait until an event says that this many frames are done."""
         wait_for(lambda: any(f"animating: {count} of" in event.get("logs", "") for event in self.events()))
 
 

@@ -95,7 +95,7 @@ class LiveClient:
         return await self._connect("/api/v1/webrtc/offer", tracks, extra)
 
     async def look_on(self, watch_id: str) -> httpx.Response:
-        """Watch somebody else's session."""
+        """Watch someone else's session."""
         return await self._connect(f"/api/v1/watch/{watch_id}/offer", (), {})
 
     async def _connect(self, path: str, tracks: tuple[MediaStreamTrack, ...], extra: dict[str, Any]) -> httpx.Response:

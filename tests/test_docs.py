@@ -20,7 +20,7 @@ LINK = re.compile(r"\]\((?!https?:|mailto:|<)([^)\s]+)\)")
 
 
 def written_files() -> list[Path]:
-    """Every file that somebody wrote, in git or about to be."""
+    """Every file that people write, in git or about to be."""
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
     ).stdout.split("\0")

@@ -1,4 +1,4 @@
-"""What a request brings along is stored; what it must not reach is not asked for."""
+"""What a request brings is stored; what it must not reach is not requested."""
 
 import socket
 import ssl

@@ -95,7 +95,7 @@ def test_gated_linear(tile, dtype):
     x, weight, bias = draw(2, 75, 192, dtype=dtype), draw(512, 192, dtype=dtype) * 192**-0.5, draw(512, dtype=dtype)
     value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
     assert_near(products.gated_linear(x, weight, bias, tile), value * F.gelu(gate))
-    with pytest.raises(ValueError, match="no whole number of tiles"):
+    with pytest.raises(ValueError, match="not a whole number of tiles"):
         products.gated_linear(x[..., :96], weight[:, :96], bias, tile)
 
 
@@ -107,7 +107,7 @@ def test_linear_add(tile, dtype):
     other = draw(2, 75, 320, dtype=dtype)
     exact = other.float() + F.linear(x.float(), weight.float(), bias.float())
     assert_near(products.linear_add(x, weight, bias, other, tile), exact)
-    with pytest.raises(ValueError, match="no whole number of steps"):
+    with pytest.raises(ValueError, match="not a whole number of steps"):
         products.linear_add(x[..., :96], weight[:, :96], bias, other, tile)
 
 

@@ -1,4 +1,4 @@
-"""The parts of the live server by themselves: rings, play-out, sessions, scheduler, clients, options."""
+"""The parts of the live server on their own: rings, play-out, sessions, scheduler, clients, options."""
 
 import io
 import subprocess

@@ -183,7 +183,7 @@ VISITS = (
 
 
 def visits(server: LiveProcess, first: int, sessions: int) -> int:
-    """A few at a time come and go until so many sessions were opened; the number of the next visit."""
+    """A few at a time come and go until this many sessions were opened; returns the number of the next visit."""
 
     async def crowd() -> int:
         index, shown = first, 0

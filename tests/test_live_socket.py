@@ -254,5 +254,7 @@ def test_a_body_that_never_comes_is_given_up(server, monkeypatch):
         time.sleep(2)
         yield b"b"
 
-    with contextlib.suppress(httpx.TransportError):  # the server may hang up at once, which is as good
+    with contextlib.suppress(
+        httpx.TransportError
+    ):  # the server may close the connection at once, which is just as good
         assert httpx.post(server.url + "/api/v1/personalive/reference", content=slowly()).status_code == 408

@@ -214,7 +214,7 @@ async def test_a_client_that_vanishes_makes_room(server):
 
 
 async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
-    gc.disable()  # by itself Python frees it, too, but many sessions later
+    gc.disable()  # on its own, Python would free it too, but many sessions later
     try:
         async with LiveClient(server.url) as client:
             await client.reference(picture(RED))

@@ -25,7 +25,7 @@ FRAMES = LEAST_FRAMES + 2
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory):
-    """One drawn person who moves, wider than high; a video without a face; one that is no video."""
+    """One drawn person who moves, wider than high; a video without a face; one that is not a video."""
     folder = tmp_path_factory.mktemp("videos")
     generator = torch.Generator().manual_seed(21)
     person, track = sample_identities(1, generator), sample_tracks(1, FRAMES, generator)

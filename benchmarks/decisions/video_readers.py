@@ -1,6 +1,6 @@
 """What PyAV and decord make of the same files: whether they open, the size shown, and how many frames come out.
 
-decord is no dependency; install it by hand into a folder of its own:
+decord is not a dependency; install it by hand into a folder of its own:
 
     pip install --no-deps --target /tmp/decord decord==0.6.0
     PYTHONPATH=/tmp/decord:$PYTHONPATH python -m benchmarks.decisions.video_readers \

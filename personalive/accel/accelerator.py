@@ -1,6 +1,6 @@
 """Networks that run faster on a device: merged layers, own kernels, CUDA graphs, and weights where they are needed.
 
-The engine and the networks know none of it. `Accelerator` is the choices for a device, made before weights are read;
+The engine and the networks know nothing of it. `Accelerator` is the choices for a device, made before weights are read;
 `AcceleratedNetworks` is what it makes of a model's networks.
 """
 
@@ -36,7 +36,7 @@ from personalive.types import AccelerationName, AttentionName, QuantizeName
 FLOAT8_CAPABILITY = (8, 9)
 """The compute capability from which GPUs multiply fp8: RTX 40, L4, H100 and later."""
 PINNED_FRAMES = 64
-"""Frames of one preparation that get pinned memory at most: a system has little of it."""
+"""The most frames of one preparation that get pinned memory: a system has little of it."""
 
 
 class Accelerator:
@@ -79,17 +79,17 @@ class Accelerator:
 
     @property
     def idle_networks(self) -> tuple[str, ...]:
-        """Names of the networks that are to be loaded to the host, where they stay while they are idle."""
+        """Names of the networks to load to the host, where they stay while they are idle."""
         if not self.on_gpu:
             return ()
         return ("image_encoder", "reference_unet") if self.low_memory else ("image_encoder",)
 
     def accelerate(self, config: ModelConfig, modules: MutableMapping[str, nn.Module]) -> "AcceleratedNetworks":
-        """The networks in merged form. `modules`, which are used up, have their weights already."""
+        """The networks in merged form. `modules` must have their weights already, and are consumed."""
         return AcceleratedNetworks(config, modules, self)
 
     def captured(self, name: str, function: Function, *, allocates_persistent: bool = True) -> Function:
-        """A function as it is to be called: captured as CUDA graphs, or as it is; see `CapturedFunction`."""
+        """The function to call: captured as CUDA graphs, or unchanged; see `CapturedFunction`."""
         if self.graphs is not None:
             return CapturedFunction(name, function, self.graphs, allocates_persistent=allocates_persistent)
 
@@ -103,7 +103,7 @@ class AcceleratedNetworks:
     """See `Networks`: the same functions with the same results, up to rounding."""
 
     def __init__(self, config: ModelConfig, modules: MutableMapping[str, nn.Module], accelerator: Accelerator) -> None:
-        """Merge layers of the networks, which are used up, and move their weights to where they belong."""
+        """Merge layers of the networks, which are consumed, and move their weights to where they belong."""
         self.config, self.device, self.dtype = config, accelerator.device, accelerator.dtype
         self._accelerator = accelerator
         with torch.no_grad():
@@ -111,7 +111,7 @@ class AcceleratedNetworks:
             self.modules["decoder"] = self._merged_decoder()
         self._place_weights()
         self._times: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
-        # One frame at a time stays in a CPU's cache; for two, a GPU needs no more memory than the UNet has anyway.
+        # One frame at a time fits a CPU's cache; for two, a GPU needs no more memory than the UNet uses anyway.
         self.decoded_at_once = 2 if accelerator.on_gpu else 1
         captured = accelerator.captured
         self._extract = captured("the motion extractor", self._run_extractor)
@@ -157,10 +157,10 @@ class AcceleratedNetworks:
         return decoder
 
     def _place_weights(self) -> None:
-        """Keep what steps do not need in the host's memory while it is idle, and the rest close together.
+        """Keep what steps do not need in the host's memory while it is idle, and pack the rest.
 
-        What only a portrait needs always goes. The reference UNet, which is also needed for keyframes, does in low
-        memory: to bring it takes about as long as to run it.
+        What only a portrait needs always goes there. The reference UNet, which keyframes need too, does only in low
+        memory: loading it takes about as long as running it.
         """
         if not self._accelerator.on_gpu:
             return
@@ -175,7 +175,7 @@ class AcceleratedNetworks:
         pack(list(self.modules.values()), self.device)
 
     def _tidy(self) -> None:
-        """Give back what weights that have been replaced leave in PyTorch's cache, so that other sizes can have it."""
+        """Release what replaced weights leave in PyTorch's cache, so that tensors of other sizes can have it."""
         if self._accelerator.on_gpu:
             torch.cuda.empty_cache()
 
@@ -189,8 +189,8 @@ class AcceleratedNetworks:
         return embedding
 
     def encode_reference(self, latents: Tensor, embedding: Tensor) -> ProjectedReference:
-        # A stream begins with this. The decoder's memory is in the largest pieces, within which networks that are
-        # captured later find room for theirs.
+        # A stream starts with this. The decoder's tensors are the largest, and networks that are captured later find
+        # room within their memory.
         if isinstance(self._decode, CapturedFunction):
             self._decode.prepare(self._take(latents)[:1].repeat(WINDOW, 1, 1, 1))
         unet: Any = self.modules["denoising_unet"]
@@ -205,7 +205,7 @@ class AcceleratedNetworks:
         return self._encode(self._take(faces))[0]
 
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
-        # Always of a chunk: the 16 frames of a first step would need a capture, and memory, of their own.
+        # Always one chunk: the 16 frames of a first step would need their own capture, and its memory.
         return cat([self._guide(chunk, width=width, height=height)[0] for chunk in keypoints.split(WINDOW)])
 
     def denoise(
@@ -255,7 +255,7 @@ def _check_quantize(quantize: str, device: torch.device, dtype: torch.dtype) -> 
     """Refuse a quantisation that does not exist or that cannot run as asked.
 
     Raises:
-        InputError: it says what is needed.
+        InputError: the message says what is needed.
     """
     if quantize not in get_args(QuantizeName):
         raise InputError(f"quantize is {quantize!r}: choose one of {', '.join(get_args(QuantizeName))}")

@@ -1,4 +1,4 @@
-"""Several ways to compute the same, of which the fastest on this GPU is taken."""
+"""Several ways to compute the same thing, of which the fastest on this GPU is used."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 TRIALS = 5
-"""Timed runs of each candidate, of which the shortest counts."""
+"""Timed runs of each candidate; the shortest counts."""
 MAX_REL_ERROR = 0.02
-"""Relative difference of a candidate's result from the first one's that is put down to rounding."""
+"""The largest relative difference from the first candidate's result that passes as rounding."""
 
 _log = logging.getLogger(__name__)
 
 
 class Autotuned:
-    """A function of tensors that takes, for each combination of shapes, the candidate that was fastest at first."""
+    """A function of tensors that uses, for each combination of shapes, the candidate that was fastest at first."""
 
     def __init__(
         self,
@@ -24,12 +24,12 @@ class Autotuned:
         candidates: Mapping[str, Callable[..., Tensor]],
         suits: Callable[..., bool] = lambda candidate, *arguments: True,
     ) -> None:
-        """Choose among functions with the same result, which change none of their arguments.
+        """Choose among functions with the same result, which do not change their arguments.
 
         Args:
             name: for the log.
-            candidates: by name; the first works always, and is taken while a graph is captured.
-            suits: of a candidate's name and the arguments: whether it is worth a trial. The first one is never asked.
+            candidates: by name; the first always works, and is used while a graph is captured.
+            suits: whether a candidate, by its name and the arguments, is worth trying. It is not asked about the first.
         """
         self._name, self._candidates, self._suits = name, dict(candidates), suits
         self._choices: dict[Any, str] = {}
@@ -37,7 +37,7 @@ class Autotuned:
     def __call__(self, *arguments: Tensor) -> Tensor:
         key = tuple((argument.shape, argument.dtype) for argument in arguments)
         if key not in self._choices:
-            if torch.cuda.is_current_stream_capturing():  # nothing can be timed then
+            if torch.cuda.is_current_stream_capturing():  # nothing can be timed meanwhile
                 return next(iter(self._candidates.values()))(*arguments)
             self._choices[key] = self._measure(arguments)
         return self._candidates[self._choices[key]](*arguments)
@@ -69,7 +69,7 @@ class Autotuned:
 
 
 def milliseconds(function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> float:
-    """Shortest of some runs on a GPU, after one that is not counted."""
+    """The shortest of some runs on a GPU, after one that is not counted."""
     function(*arguments)
     times: list[float] = []
     for _ in range(TRIALS):

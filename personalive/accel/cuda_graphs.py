@@ -14,9 +14,9 @@ from torch import Tensor
 from personalive.errors import first_line
 
 MAX_GRAPHS = 12
-"""Captures that one function keeps; the one that was unused for longest goes first."""
+"""The most captures of one function; the least recently used goes first."""
 FIRST_PAUSE = 4
-"""Calls that run without a graph after the device had too little memory to capture one; twice as many each time."""
+"""Calls that run without a graph after the device had too little memory to capture one; doubled each time."""
 
 Function: TypeAlias = Callable[..., tuple[Tensor, ...]]
 
@@ -29,7 +29,7 @@ class _Input:
     def __init__(self) -> None:
         self.memory: Tensor | None = None
         self.source: Tensor | None = None
-        """The tensor whose values it holds, if that never changes; kept, so that no other can be taken for it."""
+        """The tensor whose values it holds, if that never changes; kept, so that no other can be mistaken for it."""
 
     def view(self, like: Tensor) -> tuple[Tensor, bool]:
         """A part of the memory with the shape and layout of `like`, and whether the memory had to grow for it."""
@@ -40,7 +40,7 @@ class _Input:
         return self.memory[: like.numel()].as_strided(like.shape, strides), grown
 
     def write(self, target: Tensor, given: Tensor, constant: bool) -> None:
-        """Copy the argument to its `view`, unless it is a constant that is there already."""
+        """Copy the argument to its `view`, unless it is a constant that is already there."""
         if constant and self.source is given:
             return
         self.source = given if constant else None
@@ -58,7 +58,7 @@ class _Capture:
 class GraphMemory:
     """Memory and the stream that all captures of a model share.
 
-    Captures that share memory must not run at the same time: `lock` sees to it.
+    Captures that share memory must not run at the same time; `lock` ensures that.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -68,25 +68,25 @@ class GraphMemory:
         self.renew()
 
     def renew(self) -> None:
-        """Take another pool for what is captured from now on: a capture that failed may have spoilt the last one."""
+        """Use a new pool from now on: a failed capture may have spoilt the last one."""
         with torch.cuda.device(self.device):
             self.pool: Any = torch.cuda.MemPool()
 
     def capture(self, run: Callable[[], Any], shared: bool) -> tuple[Callable[[], None], Any]:
-        """Run once, so that everything that is made at first use exists, then capture.
+        """Run once, so that everything that is created on first use exists, then capture.
 
         Args:
-            shared: the first run takes the memory that the capture will take. What it makes for good must not lie
-                there: captures that were made before write to all of it that was free then.
+            shared: the first run uses the memory that the capture will use. What it creates for good must not be
+                there: earlier captures write to everything that was free when they were made.
 
         Returns:
-            What replays the capture, and what that puts its results into.
+            What replays the capture, and the tensors that receive its results.
         """
         with self._first_run(shared):
             run()
         graph = torch.cuda.CUDAGraph()
-        # The outer context goes back to the caller's stream even where the capture fails at its end. Other threads may
-        # do what a capture cannot take in, such as waiting for a copy.
+        # The outer context returns to the caller's stream even if the capture fails at its end. Other threads may do
+        # what is not allowed in a capture, such as waiting for a copy.
         with (
             torch.cuda.stream(torch.cuda.current_stream(self.device)),
             torch.cuda.graph(graph, pool=self.pool.id, stream=self.stream, capture_error_mode="thread_local"),
@@ -98,9 +98,9 @@ class GraphMemory:
     def _first_run(self, shared: bool) -> Iterator[None]:
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
-        torch.cuda.empty_cache()  # what other work has left must not add to what this run takes
+        torch.cuda.empty_cache()  # what other work has left must not add to what this run uses
         with torch.cuda.stream(self.stream):
-            torch.cuda.current_blas_handle()  # this makes what a library keeps for the thread and the stream
+            torch.cuda.current_blas_handle()  # this creates what a library keeps for the thread and the stream
             with torch.cuda.use_mem_pool(self.pool, self.device) if shared else nullcontext():
                 yield
         current.wait_stream(self.stream)
@@ -118,7 +118,7 @@ class CapturedFunction:
 
         Args:
             name: for the log.
-            allocates_persistent: whether its first run may make what stays, such as a table.
+            allocates_persistent: whether its first run may create something that stays, such as a table.
         """
         self.name, self.function, self.memory = name, function, memory
         self._allocates_persistent = allocates_persistent
@@ -128,12 +128,12 @@ class CapturedFunction:
         self._pause, self._calls_left = FIRST_PAUSE, 0
 
     def __call__(self, *tensors: Tensor, constants: Sequence[Tensor] = (), **static: Hashable) -> tuple[Tensor, ...]:
-        """What `function(*tensors, *constants, **static)` returns; the tensors are the caller's own.
+        """What `function(*tensors, *constants, **static)` returns; the tensors belong to the caller.
 
         Args:
-            constants: tensors that never change once they are made. They are copied to where the graph reads them when
-                they are others than in the last call, and not in every call.
-            static: arguments that are no tensors.
+            constants: tensors that never change once they are made. They are copied to where the graph reads them only
+                when they differ from those of the last call.
+            static: arguments that are not tensors.
         """
         with self.memory.lock:
             capture = self._find(tensors, constants, static)
@@ -147,14 +147,14 @@ class CapturedFunction:
             return tuple(output.clone() for output in capture.outputs)
 
     def prepare(self, *tensors: Tensor, constants: Sequence[Tensor] = (), **static: Hashable) -> None:
-        """Capture for the shapes of these arguments, if that is not done yet."""
+        """Capture for the shapes of these arguments, if that has not been done yet."""
         with self.memory.lock:
             self._find(tensors, constants, static)
 
     def _find(
         self, tensors: Sequence[Tensor], constants: Sequence[Tensor], static: dict[str, Hashable]
     ) -> _Capture | None:
-        """The capture for these arguments, made if need be; None where there can be none now."""
+        """The capture for these arguments, made if necessary; None if that is not possible now."""
         if not self._works:
             return None
         given = (*tensors, *constants)
@@ -180,7 +180,7 @@ class CapturedFunction:
         inputs = [self._inputs.setdefault(place, _Input()) for place in places]
         seen = [source.view(tensor) for source, tensor in zip(inputs, given, strict=True)]
         grown = {source for source, (_, has_grown) in zip(inputs, seen, strict=True) if has_grown}
-        # Captures that read from memory that has been given up.
+        # Captures that read from memory that has been released.
         for key in [key for key, capture in self._captures.items() if not grown.isdisjoint(capture.inputs)]:
             del self._captures[key]
         views = [view for view, _ in seen]
@@ -192,7 +192,7 @@ class CapturedFunction:
         return _Capture(replay, inputs, views, outputs)
 
     def _give_up(self, error: RuntimeError) -> None:
-        """Do without a graph: for good, or for a while where there was only too little memory."""
+        """Do without a graph: for good, or only for a while if memory was short."""
         self.memory.renew()
         if _is_out_of_memory(error):
             self._calls_left, self._pause = self._pause, 2 * self._pause
@@ -205,7 +205,7 @@ class CapturedFunction:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory was short, also where the capture's end then failed, too."""
+    """Whether memory was short, even if ending the capture then failed too."""
     while error is not None and not isinstance(error, torch.OutOfMemoryError):
         error = error.__cause__ or error.__context__
     return error is not None

@@ -1,5 +1,5 @@
-"""Which implementation of each operation a device gets. What does not work on a machine is left out, with a line in
-the log: the result is the same, only slower."""
+"""Which implementation of each operation a device gets. What does not work on a machine is skipped, with a line in the
+log: the result is the same, only slower."""
 
 import functools
 import logging
@@ -27,7 +27,7 @@ def choose_operations(device: torch.device, dtype: torch.dtype, attention: Atten
 def _on_gpu(device: torch.device, dtype: torch.dtype, attention: Attention, *, float8: bool) -> Operations:
     plain = Operations(attention=attention)
     if dtype not in (torch.float16, torch.bfloat16):
-        return plain  # the kernels are for what half precision makes slow
+        return plain  # the kernels are for half precision
     try:
         from personalive.accel.ops import triton as kernels
         from personalive.accel.ops.triton import trial
@@ -35,14 +35,14 @@ def _on_gpu(device: torch.device, dtype: torch.dtype, attention: Attention, *, f
         operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
         fast = Operations(**operations, **_products(), attention=attention)
         trial.run(fast, device, dtype, float8=float8)
-    except Exception as error:  # no Triton, no C compiler, no such GPU: it fails in many ways
-        _log.warning("the GPU kernels do not work here, PyTorch's take their place: %s", first_line(error))
+    except Exception as error:  # no Triton, no C compiler, an unsupported GPU: this fails in many ways
+        _log.warning("the GPU kernels do not work here, PyTorch's are used instead: %s", first_line(error))
         return plain
     return fast
 
 
 def _products() -> dict[str, Any]:
-    """Products and what follows them: one kernel for both, or PyTorch's faster product and another; it is measured."""
+    """Products and what follows them: one kernel for both, or PyTorch's product and a second kernel, as measured."""
     from personalive.accel.ops.triton import geglu, products
 
     def autotuned(name: str, plain: Callable[..., Tensor], kernel: Callable[..., Tensor], tiles: Any) -> Autotuned:

@@ -10,14 +10,14 @@ from personalive.types import RGBArray
 
 
 def cat(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors one after another along the first axis; one alone is not copied."""
+    """Tensors concatenated along the first axis; a single one is not copied."""
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
 
 
 def upload(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Tensors one after another along the first axis, as one on `device`; one that is there already is not copied.
+    """Tensors concatenated along the first axis, on `device`; a single one that is already there is not copied.
 
-    The copy to a GPU goes through pinned memory, unless it comes from there. PyTorch keeps that for the next copy.
+    The copy to a GPU goes through pinned memory, unless it is in pinned memory already. PyTorch reuses that memory.
     """
     first = tensors[0]
     if device.type != "cuda" or any(tensor.device.type != "cpu" for tensor in tensors) or first.dtype == torch.bfloat16:
@@ -33,7 +33,7 @@ def upload(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def pin(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors on the host one after another along the first axis, in pinned memory, where a GPU fetches them itself."""
+    """Tensors on the host concatenated along the first axis, in pinned memory, from which a GPU copies by itself."""
     first = tensors[0]
     staged = torch.empty((sum(map(len, tensors)), *first.shape[1:]), dtype=first.dtype, pin_memory=True)
     start = 0
@@ -48,7 +48,7 @@ class HostCopy:
     """A tensor's values on their way to the host."""
 
     def __init__(self, tensor: Tensor) -> None:
-        """Start to copy uint8 values, on the device after what has been started before."""
+        """Start copying uint8 values, on the device after the work that was started before."""
         self._staged, self._done = tensor, None
         if tensor.device.type == "cuda":
             self._staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
@@ -56,7 +56,7 @@ class HostCopy:
             self._done = torch.cuda.current_stream(tensor.device).record_event()
 
     def result(self) -> RGBArray:
-        """Wait for them; they are in memory that only the caller has."""
+        """Wait for the values. Their memory belongs to the caller."""
         staged: RGBArray = self._staged.numpy()
         if self._done is None:
             return staged

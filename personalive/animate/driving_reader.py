@@ -21,7 +21,7 @@ from personalive.media.video_reader import read_frames
 from personalive.types import Box, RGBArray
 
 QUEUED_CHUNKS = 4
-"""Prepared chunks that wait for the model at most."""
+"""The most prepared chunks that wait for the model."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Chunk:
 
     driving: DrivingFrames
     pictures: tuple[RGBArray, ...]
-    """The same frames in the output's size, uint8 [height, width, 3] each, if they were asked for."""
+    """The same frames at the output's size, uint8 [height, width, 3] each, if requested."""
     faceless: int
-    """Frames in it without the face, whose motion was held."""
+    """Frames without the face in it, whose motion was held."""
 
 
 class DrivingReader:
@@ -81,7 +81,7 @@ class DrivingReader:
             self._put(error)
 
     def _put(self, item: Chunk | BaseException | None) -> bool:
-        """Hand over, unless nobody wants it any more."""
+        """Pass it on, unless it is no longer wanted."""
         while not self._stop.is_set():
             try:
                 self._queue.put(item, timeout=0.1)
@@ -105,7 +105,7 @@ class DrivingReader:
     def _frames(
         self, frames: Iterator[RGBArray], presence: Presence, tracker: FaceTracker | None
     ) -> Iterator["_Frame"]:
-        """The frames' used parts, with the face in each and how its motion is taken."""
+        """The used parts of the frames, with the face in each and how its motion is used."""
         plan = self._plan
         for image in frames:
             index, self._count = self._count, self._count + 1
@@ -138,7 +138,7 @@ class _Frame:
 
 
 def resize(image: RGBArray, width: int, height: int) -> RGBArray:
-    """A picture in another size, uint8 [height, width, 3]."""
+    """A picture at another size, uint8 [height, width, 3]."""
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 

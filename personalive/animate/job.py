@@ -24,7 +24,7 @@ from personalive.types import RGBArray
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an animation is."""
+    """The progress of an animation."""
 
     stage: Literal["reading", "finding the face", "animating", "done"]
     frames_done: int
@@ -32,7 +32,7 @@ class Progress:
     faceless: int = 0
     """Driving frames so far without a usable face, whose motion was held."""
     message: str = ""
-    """Something that the user should know, once; else empty."""
+    """Something that the user should know, said once; otherwise empty."""
 
 
 def animate(
@@ -46,7 +46,7 @@ def animate(
 ) -> Generator[Progress, None, None]:
     """Animate a portrait by a driving video.
 
-    The work is done while one iterates, a chunk of four frames at a time. Closing the generator stops it, frees its
+    The work is done during iteration, a chunk of four frames at a time. Closing the generator stops it, frees its
     memory and removes its unfinished file. The output appears under its name only when it is complete.
 
     Args:
@@ -55,10 +55,10 @@ def animate(
         driving_video: whose movement, rate and sound the result has.
         output: the `.mp4` file to make.
         options: default: `AnimateOptions()`.
-        cache: folder in which the places of faces are kept for the next run with the same video; None: nowhere.
+        cache: folder in which positions of faces are kept for the next run with the same video; None: nowhere.
 
     Raises:
-        InputError, NoFaceError: an input cannot be used; raised before any work where that can be known.
+        InputError, NoFaceError: an input cannot be used; raised before any work, if it can be known then.
         OutputError: the output cannot be written.
         DeviceMemoryError: the device has too little memory for this size.
     """
@@ -80,8 +80,8 @@ def _animate(
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
     portrait = read_portrait(ref_image, shape, options)
-    for remark in portrait.remarks:
-        yield Progress("reading", 0, 0, message=remark)
+    for message in portrait.remarks:
+        yield Progress("reading", 0, 0, message=message)
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
@@ -111,7 +111,7 @@ def _finding_faces(
 def _generate(
     model: PersonaLive, portrait: Portrait, plan: DrivingPlan, shape: tuple[int, int], options: AnimateOptions
 ) -> Iterator[tuple[RGBArray, int]]:
-    """Finished frames, uint8 [n, height, width, 3] with n from 0 on, and the driving frames without a face so far."""
+    """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
     faceless = 0
     with _memory_advice(model, shape):
         stream = _stream(model, shape, options)
@@ -130,7 +130,7 @@ def _generate(
 
 
 class _SideBySide:
-    """Joins reference, driver and result; driving pictures wait here for the result that belongs to them."""
+    """Joins reference, driver and result; driving pictures wait here for their results."""
 
     def __init__(self, portrait: Portrait, shape: tuple[int, int]) -> None:
         self._reference = resize(portrait.image, *shape)
@@ -157,7 +157,7 @@ def _stream(model: PersonaLive, shape: tuple[int, int], options: AnimateOptions)
 
 @contextlib.contextmanager
 def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]:
-    """Turn a full device into advice, and give its memory back at the end."""
+    """Turn a full device into advice, and release its memory at the end."""
     try:
         yield
     except torch.OutOfMemoryError as error:

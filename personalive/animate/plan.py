@@ -1,4 +1,4 @@
-"""What an animation is made of, found out before any model is needed: the portrait, and the part of the driver."""
+"""What an animation is made from, found before any model is needed: the portrait, and the part of the driver."""
 
 import itertools
 from collections.abc import Generator
@@ -24,9 +24,9 @@ NO_FACES = (
     f"this installs it: {pip_install('faces')}."
 )
 SIDE = 512
-"""Pixels of an output whose size the model will choose: only its shape counts before there is one."""
+"""Pixels of an output whose size the model will choose: until then only its shape matters."""
 CHECKED = 4
-"""One driving frame in so many is looked at until the first face is found."""
+"""One in this many driving frames is searched until the first face is found."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class DrivingPlan:
     rate: Fraction
     """Frames a second of the result."""
     frames: int
-    """Frames that are used, as far as the file tells beforehand."""
+    """Frames that are used, as far as the file says beforehand."""
     crops: tuple[Box, ...]
     """The part of each frame that is used; the last one stays."""
     track: FaceTrack | None = None
-    """Where the face is in each frame; None: nobody looked, and motion is taken from every frame."""
+    """Where the face is in each frame; None: it was not searched for, and motion is taken from every frame."""
     mesh: bool = True
     """Whether faces are cut out where the mesh finds them, not by keypoints."""
 
@@ -129,17 +129,17 @@ def probe_driver(path: Path) -> VideoInfo:
     """Look through a driving video without decoding it.
 
     Raises:
-        InputError: it is no video that can be read; the message says what it is.
+        InputError: it is not a readable video; the message says what it is.
     """
     if is_image(path) and path.suffix.lower() != ".gif":
         raise InputError(
-            f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of somebody talking"
+            f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of someone talking"
         )
     return probe(path)
 
 
 def possible_here(options: AnimateOptions) -> tuple[AnimateOptions, str]:
-    """The options as they can be followed here, and a sentence for the user if those are others."""
+    """The options that can be followed here, and a sentence for the user if they differ."""
     if not missing("faces") or (options.face_boxes == "keypoints" and options.crop != "auto"):
         return options, ""
     crop = "center" if options.crop == "auto" else options.crop
@@ -147,10 +147,10 @@ def possible_here(options: AnimateOptions) -> tuple[AnimateOptions, str]:
 
 
 def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse files that are not there and an output that may not be made.
+    """Refuse missing files and an output that may not be created.
 
     Raises:
-        InputError: an input is no file that can be read.
+        InputError: an input is not a readable file.
         OutputError: the output exists, is an input, or has a name that cannot be used.
     """
     require_file(ref_image, "the reference")
@@ -162,9 +162,9 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
 
 
 def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse, before a model is loaded, whatever can be known to fail without one.
+    """Refuse, before a model is loaded, everything that is known to fail without one.
 
-    Both inputs are looked through, and a face is looked for in the portrait and in the driver until the first is found.
+    Both inputs are checked, and a face is searched for in the portrait, and in the driver until the first one is found.
 
     Raises:
         InputError, NoFaceError: an input cannot be used.
@@ -182,7 +182,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     frames = itertools.islice(read_frames(info, rate), options.max_frames or None)
     with FaceTracker(options.face) as tracker:
         if not any(tracker.detect(image) for image in itertools.islice(frames, 0, None, CHECKED)):
-            raise NoFaceError(f"no face was found in the driving video {driving_video}, as far as it would be used")
+            raise NoFaceError(f"no face was found in the part of the driving video {driving_video} that would be used")
 
 
 def _probe_reference(path: Path) -> VideoInfo:

@@ -1,4 +1,4 @@
-"""What the search for faces found in a video, kept for the next run with it, beside nothing of the user's."""
+"""Where faces were found in a video, kept for the next run with it, in a folder of its own."""
 
 import contextlib
 import hashlib
@@ -10,15 +10,15 @@ from pathlib import Path
 from personalive.media.face_track import FaceTrack
 
 VERSION = 1
-"""Of what is stored and of how faces are searched; tracks of other versions are not read."""
+"""Version of the format and of the search; tracks of other versions are not read."""
 KEPT = 200
-"""Tracks that are kept; the oldest go."""
+"""The most tracks that are kept; the oldest are removed."""
 SAMPLE = 1 << 20
-"""Bytes at both ends of a video that tell it from others."""
+"""Bytes at both ends of a video that distinguish it from others."""
 
 
 def default_folder() -> Path:
-    """Where tracks are kept: with the other files that this package can make again."""
+    """Where tracks are kept: with the other files that this package can recreate."""
     cache = (
         os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     )
@@ -30,7 +30,7 @@ def track_path(folder: Path, video: Path, search: str) -> Path:
 
     Args:
         folder: of the cache.
-        video: its file; another one of the same name is told from it.
+        video: its file; another one of the same name is not mistaken for it.
         search: what else the track depends on: the frames that are used, and which face.
     """
     return folder / f"{_key(video, search)}.json"
@@ -47,7 +47,7 @@ def _key(video: Path, search: str) -> str:
 
 
 def read_track(path: Path) -> FaceTrack | None:
-    """The track that is kept there, or None."""
+    """The track that is stored there, or None."""
     try:
         stored = json.loads(path.read_text())
         boxes = tuple(None if box is None else (box[0], box[1], box[2], box[3]) for box in stored["boxes"])
@@ -60,7 +60,7 @@ def read_track(path: Path) -> FaceTrack | None:
 
 
 def write_track(path: Path, track: FaceTrack) -> None:
-    """Keep a track, if that is possible; nothing depends on it."""
+    """Store a track if possible; nothing depends on it."""
     stored = {
         "boxes": track.boxes,
         "absences": track.absences,

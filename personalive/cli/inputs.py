@@ -16,11 +16,11 @@ WINDOWS = re.compile(r"^([A-Za-z]):[\\/](.*)$")
 
 
 def open_input(text: str, what: str, folder: Path) -> Path:
-    """The file that a user named; one on the web is fetched, with the guard that requests from outside have.
+    """The file that a user named; one on the web is fetched, under the same rules as for requests from outside.
 
     Args:
-        text: as it was typed.
-        what: it is, for messages.
+        text: as typed.
+        what: its role, for messages.
         folder: for what is fetched.
 
     Raises:
@@ -37,10 +37,10 @@ def open_input(text: str, what: str, folder: Path) -> Path:
 
 
 def from_windows(text: str, what: str) -> Path:
-    """A path, which may be written as Windows does if it is seen in WSL.
+    """A path, which may be written as in Windows if WSL can see it.
 
     Raises:
-        InputError: it is one of Windows that is not seen here.
+        InputError: it is a Windows path that cannot be seen here.
     """
     found = WINDOWS.match(text)
     if found is None or Path(text).exists():
@@ -49,11 +49,11 @@ def from_windows(text: str, what: str) -> Path:
     if mounted.exists():
         return mounted
     raise InputError(
-        f"{what} {text!r} is a Windows path, which is not seen here; in WSL, files of drive {found[1].upper()}: "
-        f"lie under /mnt/{found[1].lower()} (this one would be {mounted})"
+        f"{what} {text!r} is a Windows path, which cannot be seen here; in WSL, the files of drive {found[1].upper()}: "
+        f"are under /mnt/{found[1].lower()} (this one would be {mounted})"
     )
 
 
 def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    """For what is fetched; gone when it is closed."""
+    """A folder for fetched files; it is removed when closed."""
     return tempfile.TemporaryDirectory(prefix="personalive-inputs-")

@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     with contextlib.nullcontext() if options.verbose else without_chatter():
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(serve, ServeOptions)
     add_settings(add("cog", help="the HTTP service: Cog's interface, as the container serves it"), GatewayOptions)
     _add_download(add("download", help="fetch the published weights into the cache"))
-    add_settings(add("doctor", help="say what was found on this machine and what will be used"), ModelChoice)
+    add_settings(add("doctor", help="show what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
         verb.add_argument("--verbose", action="store_true", help="Say more, and show where an error came from")
     return parser
@@ -94,21 +94,21 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hub",
         metavar="modelscope|URL",
-        help="where from: modelscope, or a mirror's address (default: PERSONALIVE_HUB, else the Hugging Face hub)",
+        help="modelscope, or a mirror's address, to download from (default: PERSONALIVE_HUB, or Hugging Face)",
     )
     parser.add_argument(
         "--revision",
         metavar="REV",
-        help="take this where the hub no longer has a pinned commit (default: PERSONALIVE_REVISION)",
+        help="revision to use if the hub no longer has a pinned commit (default: PERSONALIVE_REVISION)",
     )
     parser.add_argument(
         "--convert",
         choices=("float16", "bfloat16"),
-        help="Store the weights once more in this dtype: later starts of a model in it read only half as much",
+        help="Also store the weights in this dtype, so that later starts with it read only half as much",
     )
 
 
-# Each verb imports what only it needs when it runs: a server has other requirements than a download.
+# Each verb imports what only it needs when it runs: a server needs other packages than a download.
 def _animate(options: argparse.Namespace) -> int:
     settings = read_settings(options, AnimateOptions)
     choice = read_settings(options, ModelChoice)
@@ -137,7 +137,7 @@ def _animate(options: argparse.Namespace) -> int:
 
 
 def serve_options(options: argparse.Namespace) -> ServeOptions:
-    """What the flags of `serve` and the environment say.
+    """The options from the flags of `serve` and the environment.
 
     Raises:
         InputError: a value that is not allowed.
@@ -193,13 +193,13 @@ VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _downloa
 
 
 def _configure(verbose: bool) -> None:
-    """Log lines for people; of libraries, only what matters to them."""
+    """Log lines for people, with only what matters from libraries."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM leaves like an exception, so that everything cleans up after itself."""
+    """Turn SIGTERM into an exception, so that everything cleans up after itself."""
     raise SystemExit(128 + number)
 
 

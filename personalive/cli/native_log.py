@@ -1,4 +1,4 @@
-"""Keeps what libraries of other languages write to standard error from people who did not ask for it."""
+"""Hides what native libraries write to standard error unasked."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ CHATTER = re.compile(
     rb"^(?:[WI]\d{4} \d\d:\d\d:\d\d|[WI]0000 00:00:\d|INFO: Created TensorFlow Lite|"
     rb"WARNING: All log messages before absl::InitializeLog)"
 )
-"""Beginnings of lines by glog and absl below errors, in which mediapipe tells about itself."""
+"""Beginnings of glog and absl lines below the level of errors, in which mediapipe talks about itself."""
 
 
 @contextlib.contextmanager

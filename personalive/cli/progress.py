@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, a line now and then elsewhere."""
+"""Progress for people: a bar on a terminal, a line every few seconds elsewhere."""
 
 import logging
 import sys
@@ -27,7 +27,7 @@ def _bar(work: Generator[Progress, None, None]) -> Progress:
     with tqdm(unit="frame", desc=last.stage, dynamic_ncols=True) as bar:
         for last in work:
             if bar.desc.removesuffix(": ") != last.stage:
-                bar.reset(last.frames_total)  # a stage counts from nothing again, and has a speed of its own
+                bar.reset(last.frames_total)  # each stage counts from 0, at its own speed
                 bar.set_description(last.stage)
             bar.total = last.frames_total
             bar.update(last.frames_done - bar.n)
@@ -37,7 +37,7 @@ def _bar(work: Generator[Progress, None, None]) -> Progress:
 
 
 def show_lines(work: Generator[Progress, None, None], clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Log how far the work is: at the start of each stage, every few seconds, and at the end."""
+    """Log the progress: at the start of each stage, every few seconds, and at the end."""
     begun = said = stage_begun = clock()
     last = Progress("reading", 0, 0)
     stage = ""

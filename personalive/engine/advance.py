@@ -1,6 +1,6 @@
-"""Driving frames into one or several streams: as many steps as they fill, and all or nothing.
+"""Push driving frames into one or several streams: as many steps as they fill, and all or nothing.
 
-Streams that advance together share the encoders' batches. A stream alone takes the same way.
+Streams that advance together share the encoders' batches. A single stream goes the same way.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,33 +30,33 @@ class Advancing(Protocol):
 
     @property
     def state(self) -> StreamState | None:
-        """What steps have led to so far."""
+        """The state after the last step."""
 
     def require_state(self) -> StreamState:
-        """The state that the next step begins with."""
+        """The state that the next step starts from."""
 
     def draw(self, frames: int) -> Tensor:
         """The next noise."""
 
     def outgoing(self, done: Finished) -> list[RGBArray]:
-        """The frames of a step that go out."""
+        """The frames of a step that are returned."""
 
     def joined(self, parts: Sequence[RGBArray]) -> RGBArray:
         """The frames of any number of steps."""
 
     def take(self, state: StreamState, records: Sequence[StepRecord]) -> None:
-        """Go on from a state that steps have led to."""
+        """Continue from the state after these steps."""
 
 
 @contextmanager
 def all_or_nothing(streams: Sequence[Advancing]) -> Iterator[None]:
-    """Give the streams' noise back what was drawn, if the work that it was drawn for fails or is broken off."""
+    """Rewind the streams' noise if the work that it was drawn for fails or is cancelled."""
     before = [(stream.state, stream.noise.state_dict()) for stream in streams]
     try:
         yield
     except BaseException:
         for stream, (state, noise) in zip(streams, before, strict=True):
-            if stream.state is state:  # else it has begun something else meanwhile
+            if stream.state is state:  # otherwise it has started something else meanwhile
                 stream.noise.load_state_dict(noise)
         raise
 
@@ -72,10 +72,10 @@ def advance(streams: Sequence[Advancing], driving: Sequence[DrivingFrames], *, s
             frame on. With fewer frames to wait for, and more steps, the animation trails its driver less.
 
     Returns:
-        What `Stream.push` would return for each; the frames in between come like others.
+        What `Stream.push` would return for each; interpolated frames are returned like others.
 
     Raises:
-        InputError: the streams do not go together, one has no reference, or the frames do not stretch to four.
+        InputError: the streams do not fit together, one has no reference, or the frames do not stretch to four.
     """
     run = _Run(streams)
     with all_or_nothing(streams):

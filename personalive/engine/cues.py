@@ -1,23 +1,23 @@
-"""What becomes of driving frames that show no usable face, and of cuts: a cue for each frame.
+"""What happens at driving frames without a usable face, and at cuts: a cue for each frame.
 
 While the face is away the last motion is held; after some seconds the pose eases to the portrait's own, and when the
-face is back its motion is eased in. Files and live take the same way.
+face is back its motion is eased in. Files and live use the same cues.
 """
 
 import math
 from dataclasses import dataclass
 
 HOLD_SECONDS = 2.0
-"""For so long the last motion is held."""
+"""Seconds for which the last motion is held."""
 NEUTRAL_SECONDS = 1.5
-"""In so long the pose then eases to the portrait's own."""
+"""Seconds in which the pose then eases to the portrait's own."""
 RETURN_SECONDS = 0.3
-"""In so long the motion eases back to the driver's."""
+"""Seconds in which the motion eases back to the driver's."""
 
 
 @dataclass(frozen=True)
 class Cue:
-    """How one driving frame's motion is taken."""
+    """How one driving frame's motion is used."""
 
     weight: float = 1.0
     """From the motion of the frame before (0) to the frame's own (1)."""
@@ -28,11 +28,11 @@ class Cue:
 
 
 PLAIN = Cue()
-"""Of a frame with a face, after others like it."""
+"""The cue of a frame with a face, after others like it."""
 
 
 class Presence:
-    """Gives the cues of one animation, frame by frame."""
+    """Produces the cues of one animation, frame by frame."""
 
     def __init__(self, rate: float) -> None:
         """`rate`: driving frames a second."""
@@ -44,7 +44,7 @@ class Presence:
         self._returning = 0
 
     def cue(self, usable: bool, *, cut: bool = False) -> Cue:
-        """The cue of the next frame: whether it shows the face that drives, and whether a new scene begins with it."""
+        """The cue of the next frame: whether it shows the face that drives, and whether a new scene starts with it."""
         if not usable:
             return self._absent()
         anchor = not self._seen or (cut and self._away == 0)
@@ -67,6 +67,6 @@ class Presence:
         step = self._away - self._hold
         if step <= 0:
             return Cue(weight=0.0)
-        # Equal steps to the end, each from where the one before came to.
+        # Equal steps to the end, each from where the last one stopped.
         left = self._to_neutral - step + 1
         return Cue(weight=0.0, neutral=1.0 if left <= 1 else 1 / left)

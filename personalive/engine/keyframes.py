@@ -19,11 +19,11 @@ class KeyframeTest:
     motion: Tensor
     """Motion tokens of the window, [16, tokens, width], oldest frame first."""
     bank: Tensor
-    """Motion that is remembered, fp32 [n, tokens·width]; the first is the reference's."""
+    """Remembered motion, fp32 [n, tokens·width]; the first is the reference's."""
     keyframes: int
     """Keyframes made so far."""
     threshold: float
-    """Euclidean distance from which motion counts as new."""
+    """Euclidean distance beyond which motion counts as new."""
 
     def distance(self, frame: int) -> float:
         """Distance of one frame's motion to the nearest in the bank, in fp32."""
@@ -41,7 +41,7 @@ class KeyframeDecision(NamedTuple):
 
 
 class KeyframePolicy(Protocol):
-    """Decides, once a step; again if the step has failed and is tried once more."""
+    """Decides once in each step, and again if the step failed and is repeated."""
 
     def __call__(self, test: KeyframeTest) -> KeyframeDecision: ...
 

@@ -17,7 +17,7 @@ from personalive.models.motion_extractor import MotionHeads
 
 DEGREES_PER_BIN, FIRST_BIN = 3.0, -97.5
 TRANSLATION_SCALE = 0.5
-"""How much of the driver's movement across the picture the portrait makes."""
+"""How much of the driver's movement across the picture the portrait follows."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ def retarget(reference: HeadPose, driving: HeadPose, first: HeadPose, strength: 
     """The reference's head, moved as the driver moves (docs/reference/model.md section 9.3).
 
     Args:
-        reference: one head. It gives shape and scale.
-        driving: n heads. They give the rotation as it is, and their movement since `first`.
-        first: the driver's head when the animation began.
-        strength: 1 follows the driver, 0 stays at the reference's pose; in between and beyond is a mixture.
+        reference: one head, which determines shape and scale.
+        driving: n heads, which determine the rotation, and the movement since `first`.
+        first: the driver's head at the start of the animation.
+        strength: 1 follows the driver, 0 stays at the reference's pose; values between and beyond mix the two.
     """
     moved = (driving.translation - first.translation) * TRANSLATION_SCALE + reference.translation
     return HeadPose(
@@ -124,7 +124,7 @@ class MotionChunk:
         return MotionChunk(torch.cat((self.keypoints, later.keypoints)), torch.cat((self.tokens, later.tokens)))
 
     def eased(self, before: "MotionChunk", rest: "MotionChunk", cues: Sequence[Cue]) -> "MotionChunk":
-        """These frames, each only as far as its cue says from the one before, and from there to `rest`.
+        """These frames, each moved as far as its cue says from the frame before, and from there towards `rest`.
 
         Args:
             before: motion of one frame, the last before these.
@@ -141,7 +141,7 @@ class MotionChunk:
         )
 
     def towards(self, other: "MotionChunk", share: float) -> "MotionChunk":
-        """From this motion (0) to another (1)."""
+        """Interpolate from this motion (0) to another (1)."""
         if share in (0.0, 1.0):
             return other if share else self
         return MotionChunk(

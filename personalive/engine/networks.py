@@ -14,7 +14,7 @@ from personalive.types import RGBArray
 
 
 class Features(Protocol):
-    """What a denoising UNet attends to beside its frames. Only the networks that made it look inside."""
+    """What a denoising UNet attends to besides its frames. Only the networks that made it look inside."""
 
     def with_keyframe(self, keyframe: Any, /) -> "Features":
         """These features, and after them the tokens of a keyframe."""
@@ -24,13 +24,13 @@ class HostCopy(Protocol):
     """Values on their way to the host."""
 
     def result(self) -> RGBArray:
-        """Wait for them. They are the caller's own."""
+        """Wait for the values. They belong to the caller."""
 
 
 class Networks(Protocol):
     """The networks of one model; shared by streams, read-only, one call at a time.
 
-    Images may come on the host; everything else is on `device`, and so are results.
+    Images may be on the host; everything else is on `device`, and so are results.
     """
 
     @property
@@ -43,10 +43,10 @@ class Networks(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which they compute, but for the motion extractor, which always has fp32."""
+        """The dtype in which they compute, except for the motion extractor, which is always in fp32."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """VAE: images [n, 3, H, W] in [-1, 1] → scaled latents [n, c, h, w]: the mean, nothing is drawn."""
+        """VAE: images [n, 3, H, W] in [-1, 1] → scaled latents [n, c, h, w]: the mean, not a sample."""
 
     def embed_image(self, images: Tensor) -> Tensor:
         """CLIP: normalised images [n, 3, s, s] → image embeddings [n, 1, e]."""
@@ -70,24 +70,24 @@ class Networks(Protocol):
 
         Args:
             timesteps: of each frame, oldest first.
-            reference: what `encode_reference` gave, keyframes appended.
+            reference: what `encode_reference` returned, with keyframes appended.
         """
 
     def decode(self, latents: Tensor) -> Tensor:
         """VAE: scaled latents [n, c, h, w] → images [n, 3, H, W] in [0, 1], fp32."""
 
     def upload(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Tensors, on the host or not, one after another along the first axis, on the device."""
+        """Tensors, on the host or not, concatenated along the first axis on the device."""
 
     def download(self, pixels: Tensor) -> HostCopy:
-        """Begin to bring uint8 values to the host."""
+        """Start copying uint8 values to the host."""
 
     def stage(self, tensor: Tensor) -> Tensor:
-        """A tensor on the host that will be uploaded, where that is quickest. Any thread may ask for it."""
+        """A tensor on the host that will be uploaded, in memory where that is fastest. Any thread may call this."""
 
 
 class PlainNetworks:
-    """The networks as they are written down in `personalive.models`; see `Networks`."""
+    """The networks exactly as in `personalive.models`; see `Networks`."""
 
     def __init__(self, config: ModelConfig, modules: Mapping[str, nn.Module], dtype: torch.dtype) -> None:
         """Take networks that are complete, on one device and in eval mode, by the names of `models.NETWORKS`."""
@@ -143,7 +143,7 @@ class PlainNetworks:
 
 
 class _Copied:
-    """A copy that is made when it is asked for."""
+    """A copy that is made when its result is requested."""
 
     def __init__(self, pixels: Tensor) -> None:
         self._pixels = pixels

@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class NoiseSource(Protocol):
-    """Gives Gaussian noise, draw by draw.
+    """Produces Gaussian noise, draw by draw.
 
-    A stream draws [12, c, h, w] when it begins and [4, c, h, w] in every step (docs/reference/streaming.md section 11).
-    After a step that failed, it goes back to the `state_dict` from before.
+    A stream draws [12, c, h, w] when it starts and [4, c, h, w] in every step (docs/reference/streaming.md section 11).
+    After a failed step, it returns to the `state_dict` from before.
     """
 
     def restart(self) -> None:
-        """Begin again, so that the same draws follow."""
+        """Start again, so that the same draws follow."""
 
     def draw(self, frames: int, channels: int, height: int, width: int) -> Tensor:
         """The next draw, [frames, channels, height, width]."""

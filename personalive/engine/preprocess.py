@@ -40,7 +40,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class DrivingFrames:
-    """What the networks see of n driving frames: fp32 on the CPU. Slices and joins along the frames."""
+    """What the networks see of n driving frames: fp32 on the CPU. It can be sliced and joined along the frames."""
 
     pose_images: Tensor
     """[n, 3, s, s] in [0, 1]."""
@@ -49,7 +49,7 @@ class DrivingFrames:
     frames: Tensor | None
     """[n, 3, height, width] in [-1, 1]; given where `faces` is not."""
     cues: Tensor | None = None
-    """How each frame's motion is taken, fp32 [n, 3]: the fields of `Cue`. None: all are `cues.PLAIN`."""
+    """How each frame's motion is used, fp32 [n, 3]: the fields of `Cue`. None: all are `cues.PLAIN`."""
 
     def __post_init__(self) -> None:
         if (self.faces is None) == (self.frames is None):
@@ -79,7 +79,7 @@ class DrivingFrames:
         return DrivingFrames(*joined)
 
     def cue(self, frame: int) -> Cue:
-        """How a frame's motion is taken."""
+        """How a frame's motion is used."""
         if self.cues is None:
             return PLAIN
         weight, neutral, anchor = self.cues[frame].tolist()
@@ -151,7 +151,7 @@ class Preprocessor:
             face_box: the face in pixels of `image`; None to have it cut out by keypoints.
 
         Raises:
-            InputError: no picture of that kind, or a box outside it.
+            InputError: not such a picture, or a box outside it.
         """
         _check(image)
         clip = self._squashed_for_clip(image) if face_box else self._cropped_for_clip(image)
@@ -172,10 +172,10 @@ class Preprocessor:
         Args:
             images: one or more pictures, uint8 [h, w, 3] each, of any size.
             face_boxes: one box per picture, in its pixels; None to have faces cut out by keypoints.
-            cues: how each picture's motion is taken; None: as it is.
+            cues: how each picture's motion is used; None: as it is.
 
         Raises:
-            InputError: no picture of that kind, or a box outside it.
+            InputError: not such a picture, or a box outside it.
         """
         images = [_check(image) for image in images]
         lanczos = Image.Resampling.LANCZOS
@@ -210,7 +210,7 @@ class Preprocessor:
         return _resize(image, self.clip_size, self.clip_size, Image.Resampling.BICUBIC)
 
     def _cropped_for_clip(self, image: RGBArray) -> RGBArray:
-        """The middle of the picture after its shorter edge is brought to size."""
+        """The centre of the picture after its shorter edge is resized."""
         size, (height, width) = self.clip_size, image.shape[:2]
         short = min(height, width)
         image = _resize(image, size * width // short, size * height // short, Image.Resampling.BICUBIC)

@@ -42,7 +42,7 @@ def timesteps(steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class InnerStep:
-    """One denoising step of all slots: what each frame of a window is at, and where it goes. Oldest frame first."""
+    """One denoising step of all slots: each frame's timestep, and where it goes. The oldest frame comes first."""
 
     timesteps: tuple[int, ...]
     """Timestep of each of the 16 frames."""
@@ -56,7 +56,7 @@ def inner_steps(steps: int) -> list[InnerStep]:
     at_once = steps // SLOTS
     result = []
     for inner in range(at_once):
-        # Slot s has (3 - s) steps of the engine behind it, so it begins one at place (3 - s)·n/4 of the path.
+        # Slot s has (3 - s) steps of the engine behind it, so it starts one at place (3 - s)·n/4 of the path.
         places = [(SLOTS - 1 - slot) * at_once + inner for slot in range(SLOTS) for _ in range(WINDOW)]
         now = tuple(t for t in (path[place] for place in places) if t is not None)
         result.append(InnerStep(now, tuple(path[place + 1] for place in places)))
@@ -64,14 +64,14 @@ def inner_steps(steps: int) -> list[InnerStep]:
 
 
 def lead_in_timesteps(steps: int) -> tuple[int, ...]:
-    """Levels to which the first 12 frames are noised: those at which the slots 0 to 2 begin a step."""
+    """Levels to which the first 12 frames are noised: those at which slots 0 to 2 start a step."""
     return inner_steps(steps)[0].timesteps[: (SLOTS - 1) * WINDOW]
 
 
 @lru_cache(maxsize=64)
 def _alphas(steps: tuple[int | None, ...], device: torch.device) -> Tensor:
-    """ᾱ per frame as fp32 [n, 1, 1, 1]; None has 1. Do not write to it."""
-    with torch.inference_mode(False):  # training may use what a preview asked for first
+    """ᾱ per frame as fp32 [n, 1, 1, 1]; it is 1 for None. Do not write to it."""
+    with torch.inference_mode(False):  # training may use what a preview requested first
         table = alphas_cumprod()
         values = torch.stack([torch.ones(()) if t is None else table[t] for t in steps])
         return values.to(device)[:, None, None, None]
@@ -102,7 +102,7 @@ class StepCoefficients:
     @lru_cache(maxsize=64)
     def of(cls, step: InnerStep, device: torch.device) -> "StepCoefficients":
         """The factors of `step`, on `device`. Do not write to them."""
-        with torch.inference_mode(False):  # training may use what a preview asked for first
+        with torch.inference_mode(False):  # training may use what a preview requested first
             now, after = _alphas(step.timesteps, device), _alphas(step.next_timesteps, device)
             return cls(now.sqrt(), (1 - now).sqrt(), after.sqrt(), (1 - after).sqrt())
 

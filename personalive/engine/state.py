@@ -1,6 +1,6 @@
 """What an animation keeps between steps (docs/reference/streaming.md section 7), and how it becomes plain values.
 
-A state is a value: a step returns the next one and leaves the one that it was given as it is.
+A state is a value: a step returns the next one and leaves its own unchanged.
 """
 
 from dataclasses import dataclass, is_dataclass, replace
@@ -19,7 +19,7 @@ from personalive.types import Box
 
 @dataclass(frozen=True)
 class StepOptions:
-    """What a stream was asked for, as far as steps need it."""
+    """What steps need of a stream's options."""
 
     width: int
     height: int
@@ -47,7 +47,7 @@ class ReferenceState:
 
 @dataclass(frozen=True)
 class StreamState:
-    """Everything that the next step depends on, but for the driving frames and the noise."""
+    """Everything that the next step depends on, except for the driving frames and the noise."""
 
     options: StepOptions
     reference: ReferenceState
@@ -56,14 +56,14 @@ class StreamState:
     features: Features
     """The reference's features and those of its keyframes."""
     bank: Tensor
-    """Motion that is remembered, fp32 [n, tokens·width]; the first is the reference's."""
+    """Remembered motion, fp32 [n, tokens·width]; the first is the reference's."""
     keyframes: tuple[Tensor, ...] = ()
     """Clean latents of the keyframes since the reference came, [1, c, h, w] each."""
     step: int = 0
     """Index of the next step, from 0."""
     frames_in: int = 0
     first: HeadPose | None = None
-    """The driver's head at the beginning, from which its movement is measured."""
+    """The driver's head at the start, from which its movement is measured."""
     lead_in: MotionChunk | None = None
     """The 12 frames that lead to the first driving frame; known once that has come."""
     history: MotionChunk | None = None
@@ -83,7 +83,7 @@ class StreamState:
         return cls(options, reference, latents, reference.features, _bank(reference))
 
     def with_reference(self, reference: ReferenceState) -> "StreamState":
-        """Go on with another reference and none of the keyframes."""
+        """Continue with another reference and none of the keyframes."""
         return replace(self, reference=reference, features=reference.features, bank=_bank(reference), keyframes=())
 
     def with_pending(self, frames: DrivingFrames) -> "StreamState":
@@ -93,7 +93,7 @@ class StreamState:
 
     @property
     def queued(self) -> int:
-        """Driving frames that wait."""
+        """Driving frames that are waiting."""
         return 0 if self.pending is None else len(self.pending)
 
     def take_pending(self, count: int) -> tuple["StreamState", DrivingFrames]:
@@ -108,13 +108,13 @@ class StreamState:
         return replace(self, history=joined[-FRAMES:])
 
     def ending(self, queued: int) -> tuple[int, MotionChunk]:
-        """What brings the last driving frame out when no more come.
+        """What pushes the last driving frame out when no more come.
 
         Args:
             queued: the last frames of the history that have entered no window yet.
 
         Returns:
-            How many frames more than the driver's come out, and whole chunks: the queued frames, then the driver's last
+            How many more frames come out than went in, and whole chunks: the queued frames, then the driver's last
             ones in reverse, which push the last driving frame through all slots.
         """
         assert self.history is not None  # at least one frame has been encoded
@@ -149,7 +149,7 @@ def mirrored(length: int, count: int) -> list[int]:
 def to_plain(state: StreamState) -> dict[str, Any]:
     """A state as dicts, lists and CPU tensors, which a file can hold.
 
-    Features are left out: `from_plain` makes them again, from latents of a hundredth of their size.
+    Features are left out: `from_plain` computes them again, from latents of a hundredth of their size.
     """
     left_out = ("options", "reference", "features")
     reference = {name: _plain(value) for name, value in vars(state.reference).items() if name not in left_out}
@@ -166,7 +166,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_plain(plain: dict[str, Any], options: StepOptions, networks: Networks) -> StreamState:
-    """The opposite of `to_plain`, for networks with the same weights."""
+    """The inverse of `to_plain`, for networks with the same weights."""
     device = networks.device
 
     def moved(values: dict[str, Any]) -> dict[str, Any]:

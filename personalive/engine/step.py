@@ -1,9 +1,9 @@
 """One step: four driving frames of each of several streams → four finished frames of each.
 
 The algorithm is that of docs/reference/streaming.md sections 8 and 9. Every function takes states and returns the next
-ones. A step is all or nothing: the caller takes the new states only when there are frames.
+ones. A step is all or nothing: the caller takes the new states only if it succeeds.
 
-The encoders take the frames of all streams together; windows are denoised one by one, as each fills a device.
+The encoders take the frames of all streams together; windows are denoised one by one, as one fills a device.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Finished:
     """What a step made of one stream's window."""
 
     state: StreamState
-    """From which the next step goes on."""
+    """The state for the next step."""
     pixels: RGBArray
     """The four frames that leave."""
     record: StepRecord
@@ -141,7 +141,7 @@ def _retarget(
     if cues:
         rest = MotionChunk(project(reference.pose), reference.motion)
         chunk = chunk.eased(rest if state.history is None else state.history[-1:], rest, cues)
-        if cues[0].weight == 0:  # the animation begins without a face
+        if cues[0].weight == 0:  # the animation starts without a face
             start, start_tokens = reference.pose, reference.motion
     if leading is None:
         weights = lead_in_weights(tokens.device).to(tokens.dtype)[:, None, None]
@@ -153,12 +153,12 @@ def _retarget(
 
 
 def _anchors(cues: Sequence[Cue]) -> bool:
-    """Whether the first frame is one from which movement is measured."""
+    """Whether movement is measured from the first frame."""
     return bool(cues) and cues[0].anchor
 
 
 def _scenes(count: int, cues: Sequence[Cue]) -> list[slice]:
-    """Frames that have their anchor in common."""
+    """Runs of frames that share an anchor."""
     starts = [0, *(index for index, cue in enumerate(cues) if cue.anchor and index), count]
     return [slice(start, end) for start, end in pairwise(starts)]
 
@@ -179,7 +179,7 @@ def denoise_window(
     guided = networks.guide(keypoints, options.width, options.height).split([len(chunk) for chunk in entering])
     windows = [s.enter(chunk.tokens, pose) for s, chunk, pose in zip(states, entering, guided, strict=True)]
     sampled = [_sample(networks, *item) for item in zip(windows, noise, strict=True)]
-    # Asking whether motion is new waits for the device, so that comes when all of its work is under way.
+    # Asking whether motion is new waits for the device, so it comes once all of its work is under way.
     decisions = [_decide(state) for state in windows]
     pixels = [sample.pixels.result() for sample in sampled]
     columns = zip(windows, entering, sampled, decisions, pixels, strict=True)
@@ -196,7 +196,7 @@ class _Sample:
 
 
 def _sample(networks: Networks, state: StreamState, noise: Tensor) -> _Sample:
-    """All inner steps, and the pictures of what leaves, which are on their way to the host then."""
+    """All inner steps, and the finished pictures, which are then on their way to the host."""
     assert state.motion is not None and state.pose_features is not None  # the window has been entered
     steps = schedule.inner_steps(state.options.steps)
     new = schedule.add_noise(state.reference.latents, noise, steps[0].timesteps[-WINDOW:])

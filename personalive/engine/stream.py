@@ -1,8 +1,8 @@
 """One animation. An animation from files is a live stream that is fed from a file: there is no other engine.
 
-A driving frame leaves the sampler four steps after it came in (docs/reference/streaming.md sections 7 to 11). The first
-three steps finish a lead-in, which goes from the reference to the first driving frame; `flush` brings out what is under
-way.
+A driving frame takes part in four steps and leaves the sampler in the last (docs/reference/streaming.md sections 7 to
+11). The first three steps finish a lead-in, which goes from the reference to the first driving frame; `flush` brings
+out what is under way.
 """
 
 import math
@@ -37,7 +37,7 @@ from personalive.types import RGBArray
 class Stream:
     """All state of one animation, and no weights.
 
-    Whatever is asked of it is all or nothing: if it fails, the stream is as it was before, and it may be tried again.
+    Every operation is all or nothing: if it fails, the stream is as it was before, and it may be tried again.
     """
 
     def __init__(
@@ -55,19 +55,20 @@ class Stream:
         keyframes: KeyframePolicy = keyframe_policy,
         observer: Callable[[StepRecord], None] | None = None,
     ) -> None:
-        """Prepare an animation; `set_reference` begins it.
+        """Prepare an animation; `set_reference` starts it.
 
         Args:
             networks: a model's, which may be shared with other streams.
-            width, height: of the output in pixels, multiples of the VAE's factor; default: the model's size.
+            width: of the output in pixels, a multiple of the VAE's factor; default: the model's size.
+            height: like `width`.
             steps: denoising steps of a frame: 4, 8, 12 or 16.
             seed: of the default noise, from 0 to 2³² − 1.
             keyframe_threshold: from 0 to 1000; default: the model's.
             motion_strength: how far pose and expression go from the reference's (0) to the driver's (1); at most 2.
-            emit_lead_in: return the 12 frames that lead from the reference to the first driving frame, too.
+            emit_lead_in: also return the 12 frames that lead from the reference to the first driving frame.
             noise: default: Gaussian noise by `seed`.
             keyframes: when a finished frame becomes a keyframe; default: the specified behaviour.
-            observer: is given what each step computed.
+            observer: receives what each step computed.
 
         Raises:
             InputError: a value that is not allowed.
@@ -92,7 +93,7 @@ class Stream:
 
     @property
     def keyframe_threshold(self) -> float:
-        """Distance of motion from which a finished frame becomes a keyframe. May be changed between steps."""
+        """Distance of motion beyond which a finished frame becomes a keyframe. May be changed between steps."""
         return self._options.keyframe_threshold
 
     @keyframe_threshold.setter
@@ -117,21 +118,21 @@ class Stream:
 
     @property
     def frames_in(self) -> int:
-        """Driving frames pushed since the animation began."""
+        """Driving frames pushed since the animation started."""
         return 0 if self._state is None else self._state.frames_in
 
     @property
     def keyframe_count(self) -> int:
-        """Keyframes made since the animation began."""
+        """Keyframes made since the animation started."""
         return 0 if self._state is None else len(self._state.keyframes)
 
     @property
     def state(self) -> StreamState | None:
-        """What steps have led to so far; None before there is a reference."""
+        """The state after the last step; None before there is a reference."""
         return self._state
 
     def require_state(self) -> StreamState:
-        """The state that the next step begins with.
+        """The state that the next step starts from.
 
         Raises:
             InputError: there is no reference.
@@ -142,7 +143,7 @@ class Stream:
 
     @torch.inference_mode()
     def set_reference(self, reference: Reference) -> None:
-        """Take a portrait and begin a new animation with it.
+        """Take a portrait and start a new animation with it.
 
         Raises:
             InputError: it was prepared for another size.
@@ -151,9 +152,10 @@ class Stream:
 
     @torch.inference_mode()
     def swap_reference(self, reference: Reference) -> None:
-        """Take another portrait while the animation goes on.
+        """Take another portrait while the animation continues.
 
-        Frames that are under way turn into the new identity within the next steps; keyframes of the old one go.
+        Frames that are under way turn into the new identity within the next steps; keyframes of the old one are
+        dropped.
 
         Raises:
             InputError: it was prepared for another size, or there was no portrait before.
@@ -163,7 +165,7 @@ class Stream:
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Forget the driver and everything under way: begin again with the same reference and the same noise.
+        """Forget the driver and everything under way: start again with the same reference and the same noise.
 
         Raises:
             InputError: there is no reference.
@@ -171,7 +173,7 @@ class Stream:
         self._begin(self.require_state().reference)
 
     def reanchor(self) -> None:
-        """Measure the driver's movement across the picture from its next frame on."""
+        """Measure the driver's movement across the picture from the next frame on."""
         self._state = replace(self.require_state(), first=None)
 
     def push(self, driving: DrivingFrames) -> RGBArray:
@@ -182,7 +184,7 @@ class Stream:
             `emit_lead_in`, they finish the lead-in).
 
         Raises:
-            InputError: there is no reference, or the frames were prepared otherwise than those before.
+            InputError: there is no reference, or the frames were prepared differently from those before.
         """
         return advance([self], [driving])[0]
 
@@ -237,13 +239,13 @@ class Stream:
         """Continue where `state_dict` was taken.
 
         Raises:
-            InputError: the state belongs to another size, another number of steps, or another model.
+            InputError: the state is for another size, number of steps, or model.
         """
         size = [self._options.width, self._options.height]
         if state["size"] != size or state["steps"] != self.steps:
             raise InputError(
                 f"the saved state has size {state['size']} and {state['steps']} steps, "
-                f"this stream {size} and {self.steps}: make the stream with the same values"
+                f"this stream {size} and {self.steps}: create the stream with the same values"
             )
         reference, shape = state["reference"], self._latent_shape(1)
         if reference is not None and tuple(reference["latents"].shape) != shape:
@@ -285,17 +287,17 @@ class Stream:
         return frames, vae.latent_channels, options.height // vae.factor, options.width // vae.factor
 
     def outgoing(self, done: Finished) -> list[RGBArray]:
-        """The frames of a step that go out: none of the lead-in, unless it is wanted."""
+        """The frames of a step that are returned: none of the lead-in, unless it is wanted."""
         return [done.pixels] if self.emit_lead_in or done.record.step >= LEAD_IN_STEPS else []
 
     def take(self, state: StreamState, records: Sequence[StepRecord]) -> None:
-        """Go on from a state that steps have led to."""
+        """Continue from the state after these steps."""
         self._state = state
         for record in records:
             self._show(record)
 
     def joined(self, parts: Sequence[RGBArray]) -> RGBArray:
-        """The frames of any number of steps, uint8 [m, height, width, 3]; those of one are not copied."""
+        """The frames of any number of steps, uint8 [m, height, width, 3]; those of a single step are not copied."""
         none = np.empty((0, self._options.height, self._options.width, 3), dtype=np.uint8)
         return parts[0] if len(parts) == 1 else np.concatenate([none, *parts])
 

@@ -1,4 +1,4 @@
-"""The service in front of Cog's own server: it checks what strangers send, and calls what they name.
+"""The service in front of Cog's own server: it checks what strangers send, and calls the addresses that they name.
 
-`docs/decisions.md` says why, `docs/security.md` what it keeps off.
+`docs/decisions.md` says why, and `docs/security.md` what it protects against.
 """

@@ -1,4 +1,4 @@
-"""The interface: Cog's paths, answered here and by Cog's own server behind."""
+"""The interface: Cog's paths, answered here and by Cog's own server behind it."""
 
 import asyncio
 import contextlib
@@ -34,9 +34,9 @@ from personalive.net.waiting import WaitingRoom
 
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 MAX_CHECKS = 4
-"""Requests whose addresses are looked up at once: a name server of a client's choice may take its time."""
+"""The most requests whose addresses are looked up at once: a client may name a slow name server."""
 TRACE_HEADERS = ("traceparent", "tracestate")
-"""Headers that go on to webhooks, as with Cog."""
+"""Headers that are passed on to webhooks, as with Cog."""
 TRACE_VALUE = re.compile(r"[\x21-\x7e ]{1,512}")
 
 
@@ -71,7 +71,7 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
 
 
 class _Interface:
-    """What stands behind each path."""
+    """The handler of each path."""
 
     def __init__(self, cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> None:
         self._cog = cog
@@ -82,7 +82,7 @@ class _Interface:
         self._checks = 0
 
     async def index(self, request: Request) -> Response:
-        """What there is."""
+        """The index."""
         return JSONResponse(
             {
                 "openapi_url": "/openapi.json",
@@ -107,7 +107,7 @@ class _Interface:
         """A prediction: POST, or PUT with its id in the path, which may be repeated while it runs."""
         path_id = _checked_id(request) if request.method == "PUT" else None
         if not JSON_TYPE.fullmatch(request.headers.get("content-type", "")):
-            raise HTTPException(415, "the body must be JSON, and be called so: Content-Type: application/json")
+            raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
         current = self._predictions.current
         if current is not None:
             await self._bodies.skip(request, MAX_BODY)
@@ -125,7 +125,7 @@ class _Interface:
         wanted = parse(body, self._inputs)
         if path_id is not None:
             if wanted.id not in (None, path_id):
-                raise InvalidError(422, [complaint(("body", "id"), "it must be the id in the URL, or be left out")])
+                raise InvalidError(422, [complaint(("body", "id"), "it must equal the id in the URL, or be left out")])
             wanted.id = path_id
         await self._check_addresses(wanted)
         trace = {name: request.headers[name] for name in TRACE_HEADERS if name in request.headers}
@@ -145,7 +145,7 @@ class _Interface:
             self._checks -= 1
 
     async def _wait(self, request: Request, prediction: Prediction) -> None:
-        """Until it has ended. A client who leaves cancels it."""
+        """Wait until it has ended. A client that disconnects cancels it."""
         gone = asyncio.create_task(_disconnected(request))
         done = asyncio.create_task(prediction.done.wait())
         try:
@@ -165,7 +165,7 @@ class _Interface:
 
 
 def _checked_id(request: Request) -> str:
-    # Not from `path_params`: the router takes no notice of a newline at the end.
+    # Not from `path_params`: the router ignores a newline at the end.
     identifier = str(request.scope["path"]).removeprefix("/predictions/")
     if request.method == "POST":
         identifier = identifier.removesuffix("/cancel")
@@ -176,7 +176,7 @@ def _checked_id(request: Request) -> str:
 
 
 def _asynchronous(request: Request) -> bool:
-    """Whether `Prefer` asks for an answer at once; preferences that are not known are no error (RFC 7240)."""
+    """Whether `Prefer` asks for an answer at once; unknown preferences are not an error (RFC 7240)."""
     preferences = ",".join(request.headers.getlist("prefer")).split(",")
     return any(each.partition(";")[0].strip().lower() == "respond-async" for each in preferences)
 
@@ -224,10 +224,10 @@ def _failure(error: str, status: int, headers: Any) -> Response:
 
 
 def create_events_app(predictions: Predictions, secret: str) -> Starlette:
-    """The application that only Cog's server calls, on loopback, with what happens in a prediction.
+    """The application that only Cog's server calls, on loopback, with the events of predictions.
 
     Args:
-        secret: the first part of the path; other processes of the machine do not know it.
+        secret: the first part of the path, which other processes on the machine do not know.
     """
 
     async def take(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Reading what clients send: so much of it, not too slowly, and not more of all together than there is memory."""
+"""Reads what clients send: bounded in size, not too slowly, and bounded in memory over all requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from personalive.net.pace import Pace
 SECONDS = 300.0
 LEAST_RATE = 32 * 1024
 MAX_HELD = 384 * 2**20
-"""Bytes of all bodies in memory. Beyond them, the oldest that is not complete gives way."""
+"""The most bytes of all bodies in memory. Beyond that, the oldest incomplete one gives way."""
 
 
 class _Reader:
@@ -35,15 +35,15 @@ class Bodies:
         self._max_held = max_held
         self._held = 0
         self._readers: dict[_Reader, None] = {}
-        """With the oldest first."""
+        """The oldest first."""
 
     @asynccontextmanager
     async def read(self, request: Request, limit: int) -> AsyncIterator[bytes]:
         """The whole body, which counts as held until the block ends.
 
         Args:
-            request: of which nothing was read.
-            limit: bytes that its body may have.
+            request: one that has not been read from.
+            limit: the most bytes that its body may have.
 
         Raises:
             HTTPException: 408 if it comes too slowly, 413 if it is too long, 503 if it gave way.
@@ -61,7 +61,7 @@ class Bodies:
             self._held -= reader.held
 
     async def skip(self, request: Request, limit: int) -> None:
-        """Wait for the end of a body that nobody needs: not every client reads an answer while it is sending.
+        """Wait for the end of an unneeded body, as not every client reads an answer while it is sending.
 
         Raises:
             As `read` does.
@@ -85,7 +85,7 @@ class Bodies:
                     size += len(piece)
                     pace.count(len(piece))
                     if size > limit:
-                        raise HTTPException(413, f"the body has more than the {limit} bytes that are taken")
+                        raise HTTPException(413, f"the body has more than the {limit} bytes that are allowed")
                     if reader is not None:
                         pieces.append(piece)
                         self._hold(reader, len(piece))
@@ -94,7 +94,7 @@ class Bodies:
         except TimeoutError as error:
             if reader is not None and reader.gave_way:
                 raise HTTPException(503, "too much is being sent to this server", {"Retry-After": "10"}) from None
-            raise HTTPException(408, f"the body does not come: {str(error) or 'no byte of it for too long'}") from None
+            raise HTTPException(408, f"the body is not coming: {str(error) or 'no byte of it for too long'}") from None
 
     def _hold(self, reader: _Reader, size: int) -> None:
         reader.held += size

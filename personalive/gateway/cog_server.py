@@ -1,4 +1,4 @@
-"""Cog's own server: a child process that only this process talks to."""
+"""Cog's own server: a child process that talks only to this one."""
 
 import asyncio
 import contextlib
@@ -24,20 +24,20 @@ logger = logging.getLogger(__name__)
 
 PREDICTOR = "predict.py:Predictor"
 PREDICTIONS = Path("/tmp/coglet/predictions")
-"""Where Cog's server keeps a folder for every prediction. The place is part of its program, and nothing is removed."""
+"""Where Cog's server keeps a folder for every prediction. The path is fixed in it, and it removes nothing."""
 SCRATCH = "PERSONALIVE_SCRATCH"
 """Tells predict.py where its temporary folders are to be."""
 POLL_SECONDS = 0.5
 SETTLE_SECONDS = 15.0
-"""Time after the end of a prediction in which Cog has to have its slot free again."""
+"""Time after the end of a prediction by which Cog must have freed its slot."""
 SILENT_SECONDS = 60.0
-"""Time without an answer after which Cog's server counts as dead."""
+"""Time without an answer after which Cog's server is considered dead."""
 STOP_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
-"""Linux has it."""
+"""Linux only."""
 BROKEN = ("UNHEALTHY", "DEFUNCT")
-"""Cog's own words for a worker that has died. It starts no other."""
+"""Cog's own words for a worker that has died. It does not start another."""
 
 
 class NotReadyError(PersonaLiveError):
@@ -49,18 +49,18 @@ class CogServer:
 
     Args:
         root: the folder with predict.py and .cog, in which Cog's server runs.
-        scratch: a folder for what predictions leave, which nobody else uses.
+        scratch: a folder of its own for what predictions leave.
     """
 
     def __init__(self, root: Path, scratch: Path) -> None:
         self._root = root
         self._scratch = scratch
-        # Any address of 127.0.0.0/8 is loopback. A client who may name private addresses still does not know this one.
+        # Any address in 127.0.0.0/8 is loopback. A client that may name private addresses still does not know this one.
         self._host = ".".join(["127", *(str(random.SystemRandom().randint(1, 254)) for _ in range(3))])
         self._process: asyncio.subprocess.Process | None = None
         self._client = httpx.AsyncClient(trust_env=False, timeout=60.0)
         self.health: dict[str, Any] = {"status": "STARTING"}
-        """What its health check said last."""
+        """What its last health check said."""
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -79,7 +79,7 @@ class CogServer:
             *(sys.executable, "-m", "cog.server.http", "--host", self._host),
             cwd=self._root,
             env=self._environment(port),
-            start_new_session=True,  # Ctrl-C is for this process alone, which then ends the other
+            start_new_session=True,  # Ctrl-C is for this process only, which then ends the other
             preexec_fn=_end_with_parent,
         )
 
@@ -93,7 +93,7 @@ class CogServer:
         return environment
 
     async def watch(self) -> str:
-        """Follow the server's health until it can no longer work; says why."""
+        """Follow the server's health until it can no longer work; return the reason."""
         assert self._process is not None
         ended = asyncio.create_task(self._process.wait())
         last_answer = asyncio.get_running_loop().time()
@@ -124,17 +124,17 @@ class CogServer:
             return None
 
     def fail(self, reason: str) -> None:
-        """Cog cannot go on."""
+        """Cog can no longer work."""
         if self.health["status"] not in BROKEN:
             self.health = {**self.health, "status": "DEFUNCT"}
         if not self._failure.done():
             self._failure.set_result(reason)
 
     async def predict(self, cog_id: str, values: dict[str, Any]) -> None:
-        """Begin a prediction; its events go to the webhook among the values.
+        """Start a prediction; its events go to the webhook in the values.
 
         Raises:
-            NotReadyError: Cog takes none now.
+            NotReadyError: Cog accepts none now.
             InvalidError: Cog refuses the values.
         """
         deadline = asyncio.get_running_loop().time() + SETTLE_SECONDS
@@ -146,7 +146,7 @@ class CogServer:
                     headers={"Content-Type": "application/json", "Prefer": "respond-async"},
                 )
             except httpx.HTTPError as error:
-                raise NotReadyError("the model is not loaded; GET /health-check says how it is") from error
+                raise NotReadyError("the model is not loaded; see GET /health-check") from error
             if answer.status_code != 409:
                 break
             # Its slot has been free for us since `settle`, but not for long.
@@ -176,7 +176,7 @@ class CogServer:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def stop(self) -> None:
-        """End the server and all that it started."""
+        """End the server and everything that it started."""
         await self._client.aclose()
         if self._process is None:
             return
@@ -190,7 +190,7 @@ class CogServer:
 
 
 def _end_with_parent() -> None:
-    """In the child: even where this process is killed, none is left."""
+    """In the child: it ends even if this process is killed."""
     if _prctl is not None:
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

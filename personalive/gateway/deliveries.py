@@ -1,7 +1,7 @@
-"""What is sent to addresses that clients named: events to webhooks, results to where they asked for them.
+"""What is sent to addresses that clients name: events to webhooks, and results.
 
-Cog would send both itself, to any address, and looks it up again after any check of ours. So it sends its events here
-only, and they go on from here through the guard in `personalive.net`.
+Cog would send both itself, to any address, looking it up again after any check of ours. So it sends its events only to
+this process, which passes them on through the checks in `personalive.net`.
 """
 
 import asyncio
@@ -23,40 +23,40 @@ from personalive.net.pace import Pace
 logger = logging.getLogger(__name__)
 
 MAX_DELIVERIES = 32
-"""Webhooks and uploads at once. Beyond them, the oldest gives way."""
+"""The most webhooks and uploads at once. Beyond that, the oldest gives way."""
 ATTEMPTS = 8
-"""For the last event; the others are sent once."""
+"""Attempts for the last event; the others are sent once."""
 ATTEMPT_SECONDS = 60.0
 UPLOAD_SECONDS = 300.0
 LEAST_RATE = 64 * 1024
 REPEATED = (408, 425, 429)
-"""Statuses below 500 after which it makes sense to ask again."""
+"""Statuses below 500 after which another attempt makes sense."""
 
 
 class UploadError(PersonaLiveError):
-    """A result could not be sent where it was asked for."""
+    """A result could not be sent where it was wanted."""
 
 
 class Deliveries:
-    """Sends requests in threads, each of which ends in time."""
+    """Sends requests in threads, each with a deadline."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
         self._threads = ThreadPoolExecutor(MAX_DELIVERIES, "delivery")
         self._tasks: dict[asyncio.Task[None], None] = {}
-        """With the oldest first."""
+        """The oldest first."""
 
     async def send(
         self, method: str, url: str, body: bytes, headers: Mapping[str, str], pace: Pace, *, trusted: bool = False
     ) -> int:
-        """Send a body; returns the answer's status.
+        """Send a body and return the answer's status.
 
         Args:
-            trusted: the address is the operator's, who may name any.
+            trusted: the address is the operator's, which may be any.
 
         Raises:
             InputError: the address is not allowed.
-            OSError, http.client.HTTPException, ValueError: it did not arrive.
+            OSError, http.client.HTTPException, ValueError: it was not delivered.
         """
         allowed = trusted or self._allow_private
 
@@ -71,17 +71,17 @@ class Deliveries:
             raise
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that sends; when there is too much of it, the oldest is given up."""
+        """Run something that sends; if there is too much of it, the oldest is dropped."""
         task = asyncio.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
         if len(self._tasks) > MAX_DELIVERIES:
-            logger.warning("more than %d webhooks and uploads at once: the oldest is given up", MAX_DELIVERIES)
+            logger.warning("more than %d webhooks and uploads at once: the oldest is dropped", MAX_DELIVERIES)
             next(iter(self._tasks)).cancel()
         return task
 
     async def close(self, seconds: float) -> None:
-        """Wait so long for what is on its way, and give up the rest."""
+        """Wait that long for what is on its way, and drop the rest."""
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=seconds)
         for task in list(self._tasks):
@@ -89,10 +89,10 @@ class Deliveries:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def upload(self, result: str, prefix: str, *, trusted: bool) -> str:
-        """Send a result, which is a data: URL, to a name under the prefix; returns its address there.
+        """Send a result, a data: URL, to a name under the prefix; return its address there.
 
         Raises:
-            UploadError: it did not get there.
+            UploadError: it was not delivered.
         """
         head, _, content = result.partition(",")
         kind = head.removeprefix("data:").partition(";")[0]
@@ -109,13 +109,13 @@ class Deliveries:
 
 
 class Webhook:
-    """A client's address for events. They arrive in order: each once at most, and the last with several attempts.
+    """A client's address for events. They arrive in order, each at most once, the last with several attempts.
 
     Args:
         deliveries: sends them.
         url: where to.
         events: which of start, output, logs and completed.
-        headers: what goes with them.
+        headers: sent with them.
     """
 
     def __init__(self, deliveries: Deliveries, url: str, events: Set[str], headers: Mapping[str, str]) -> None:
@@ -129,14 +129,14 @@ class Webhook:
         self._something = asyncio.Event()
 
     def tell(self, event: str, payload: dict[str, Any]) -> None:
-        """Send an event, after those before. Logs that wait are replaced by longer ones."""
+        """Send an event, after those before. Waiting logs are replaced by longer ones."""
         if self._waiting and self._waiting[-1][0] == event == "logs":
             self._waiting.pop()
         self._waiting.append((event, payload))
         self._something.set()
 
     async def run(self) -> None:
-        """Send what there is to tell, until the prediction is completed."""
+        """Send the events until the prediction is completed."""
         event = ""
         while event != "completed":
             await self._something.wait()

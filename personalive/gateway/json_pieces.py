@@ -1,4 +1,4 @@
-"""JSON with files in it, written piece by piece, so that the server does something else in between."""
+"""JSON with files in it, written piece by piece, so that the server can do other things in between."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""The description of the interface: Cog's, with what this service answers besides."""
+"""The description of the interface: Cog's, with this service's additional answers."""
 
 import copy
 from typing import Any, get_args
@@ -42,7 +42,7 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
             "put": {
                 **begin,
                 "summary": "Predict, once",
-                "description": "Run a prediction under this id; while it runs, the same request answers how it is.",
+                "description": "Run a prediction with this id; while it runs, the same request returns its state.",
                 "operationId": "predict_idempotent_predictions_put",
                 "parameters": [identifier, PREFER],
                 "requestBody": {
@@ -58,7 +58,7 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
                 "responses": {
                     "200": _answer("It is being cancelled, or has just ended", {"type": "object"}),
                     "404": _answer("No prediction with this id is running or has just ended", _reference("Refusal")),
-                    "422": _answer("It is no id", _reference("HTTPValidationError")),
+                    "422": _answer("It is not an id", _reference("HTTPValidationError")),
                 },
             }
         },
@@ -84,7 +84,7 @@ def _request_schema(more: dict[str, Any]) -> dict[str, Any]:
             "webhook_events_filter": {
                 "type": "array",
                 "items": {"type": "string", "enum": list(get_args(Event))},
-                "description": "Which events; all of them if it is left out.",
+                "description": "Which events; all if it is left out.",
             },
             "output_file_prefix": {
                 **address,
@@ -106,17 +106,17 @@ PREFER = {
     "name": "Prefer",
     "in": "header",
     "schema": {"type": "string"},
-    "description": "respond-async: answer at once; the webhook tells how it went.",
+    "description": "respond-async: answer at once; the webhook reports the outcome.",
 }
 RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
 _BEGIN_ANSWERS = {
-    "200": _answer("It has ended; `status` says how", _reference("PredictionResponse")),
+    "200": _answer("It has ended; see `status`", _reference("PredictionResponse")),
     "202": _answer("It has begun", _reference("PredictionResponse")),
     "400": _answer("The body is not JSON", _reference("Refusal")),
-    "408": _answer("The body comes too slowly", _reference("Refusal")),
+    "408": _answer("The body is sent too slowly", _reference("Refusal")),
     "409": _answer("Another prediction is running", _reference("Failure")),
     "413": _answer("The body is too long", _reference("Refusal")),
-    "415": _answer("The body is not called application/json", _reference("Refusal")),
-    "422": _answer("Something in the request is not what it must be", _reference("HTTPValidationError")),
+    "415": _answer("The body is not declared as application/json", _reference("Refusal")),
+    "422": _answer("Something in the request is invalid", _reference("HTTPValidationError")),
     "503": _answer("The model is not loaded, or too much is being sent", _reference("Failure"), headers=RETRY_AFTER),
 }

@@ -1,4 +1,4 @@
-"""What an operator chooses for the HTTP service."""
+"""The operator's options for the HTTP service."""
 
 import os
 from functools import partial
@@ -21,7 +21,7 @@ class GatewayOptions(Settings):
     upload_url: str | None = _server(
         None,
         "Address under which results are stored, by PUT",
-        details="Answers then have their addresses; a request may name another with output_file_prefix",
+        details="Answers then contain their addresses; a request may name another with output_file_prefix",
         default_text="they are in the answers",
         metavar="URL",
     )
@@ -31,7 +31,7 @@ class GatewayOptions(Settings):
         """The port that was named, by the flag or by the environment, as with Cog's own server.
 
         Raises:
-            InputError: $PORT is no port.
+            InputError: $PORT is not a port.
         """
         if self.port is not None:
             return self.port

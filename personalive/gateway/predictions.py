@@ -1,4 +1,4 @@
-"""The one prediction that Cog has room for: begun, followed by its events, cancelled, and told to whom it concerns."""
+"""The one prediction that Cog has room for: started, followed by its events, cancelled, and reported."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 TERMINAL = ("succeeded", "failed", "canceled")
 COG_EVENTS = ["start", "logs", "completed"]
-"""What Cog is asked to report. Its output events come before or after the completed one, as it happens."""
+"""What Cog is asked to report. Its output events may come before or after the completed one."""
 REMEMBERED = 64
-"""Ids of predictions that have ended."""
+"""The most ids of ended predictions that are remembered."""
 REPEATED = re.compile(r"^(Prediction failed: )+")
 
 
@@ -33,13 +33,13 @@ class Prediction:
 
     def __init__(self, request: PredictionRequest, webhook: Webhook | None, prefix: str | None) -> None:
         self.cog_id = uuid.uuid4().hex
-        """Cog's name for it, which is a folder in a place that all users of the machine share."""
+        """Cog's name for it, which becomes a folder in a place that all users of the machine share."""
         self.id = request.id or f"pred_{self.cog_id[:16]}"
         self.webhook = webhook
         self.prefix = prefix
         self.trusted_prefix = request.output_file_prefix is None
         self.state: dict[str, Any] = {"id": self.id, "status": "starting", "logs": ""}
-        """What is known of it."""
+        """What is known about it."""
         self.done = asyncio.Event()
 
     def tell(self, event: Event) -> None:
@@ -49,7 +49,7 @@ class Prediction:
 
 
 class Predictions:
-    """Who has Cog's slot.
+    """The holder of Cog's slot.
 
     Args:
         cog: the server.
@@ -69,10 +69,10 @@ class Predictions:
         self.current: Prediction | None = None
 
     async def start(self, request: PredictionRequest, headers: Mapping[str, str]) -> Prediction:
-        """Begin a prediction.
+        """Start a prediction.
 
         Args:
-            headers: what its webhooks are to carry on.
+            headers: to be sent with its webhooks.
 
         Raises:
             BusyError: there is another.
@@ -102,7 +102,7 @@ class Predictions:
         return prediction
 
     def on_event(self, cog_id: str, event: dict[str, Any]) -> None:
-        """What Cog reports of the prediction. What it reports of others, or too late, is left out."""
+        """An event that Cog reports of the prediction. Events of others, or late ones, are ignored."""
         prediction = self.current
         if prediction is None or prediction.cog_id != cog_id or self._ending is not None:
             return
@@ -130,7 +130,7 @@ class Predictions:
             )
         except (UploadError, asyncio.CancelledError) as error:
             del state["output"]
-            state.update(status="failed", error=f"Prediction failed: {error or 'its upload was given up'}")
+            state.update(status="failed", error=f"Prediction failed: {error or 'its upload was dropped'}")
 
     def _complete(self, prediction: Prediction, state: dict[str, Any]) -> None:
         self._ended.append(prediction.id)
@@ -154,7 +154,7 @@ class Predictions:
         return identifier in self._ended
 
     async def close(self, seconds: float) -> None:
-        """Take no more, and stop the one that there is; what does not stop in time counts as cancelled."""
+        """Accept no more, and stop the current one; if it does not stop in time it counts as cancelled."""
         self._closing = True
         prediction = self.current
         if prediction is None:
@@ -167,7 +167,7 @@ class Predictions:
             self.abandon("canceled", "the server was stopped")
 
     def abandon(self, status: str, error: str) -> None:
-        """End the prediction that there is without Cog."""
+        """End the current prediction without Cog."""
         prediction, self.current = self.current, None
         if self._ending is not None:
             self._ending.cancel()

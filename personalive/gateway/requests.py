@@ -1,4 +1,4 @@
-"""What a request for a prediction must be, before Cog sees anything of it."""
+"""What a request for a prediction must be, before Cog sees any of it."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -11,9 +11,9 @@ from personalive.errors import InputError, PersonaLiveError
 from personalive.net.outbound import check
 
 ID_PATTERN = "^[A-Za-z0-9_-]{1,64}$"
-"""Cog makes a folder of a prediction's id, wherever that leads, and loses its only slot when it cannot."""
+"""Cog makes a folder from a prediction's id, wherever that leads, and loses its only slot if it cannot."""
 MAX_BODY = 100 * 2**20 - 4096
-"""Bytes. Cog takes 100 MiB, and something is added."""
+"""Bytes. Cog accepts 100 MiB, and something is added."""
 
 Identifier = Annotated[str, Field(pattern=ID_PATTERN)]
 Event = Literal["start", "output", "logs", "completed"]
@@ -33,7 +33,7 @@ class PredictionRequest(BaseModel):
 
 
 class InvalidError(PersonaLiveError):
-    """A request that is not taken: the answer's status, and what it says."""
+    """A request that is refused: the answer's status and message."""
 
     def __init__(self, status: int, detail: Any) -> None:
         super().__init__(str(detail))
@@ -53,7 +53,7 @@ def parse(body: bytes, inputs: Mapping[str, Mapping[str, Any]]) -> PredictionReq
         inputs: the schema of each input.
 
     Raises:
-        InvalidError: it is no JSON (400), or not what a request must be (422); every fault is named.
+        InvalidError: it is not JSON (400), or not a valid request (422); every fault is named.
     """
     try:
         values = from_json(body, allow_inf_nan=False)
@@ -75,7 +75,7 @@ def parse(body: bytes, inputs: Mapping[str, Mapping[str, Any]]) -> PredictionReq
     ]
     if wrong:
         raise InvalidError(422, wrong)
-    # Cog's check takes no null, not even where its schema says so.
+    # Cog's check accepts no null, even where its schema allows it.
     request.input = {
         name: value for name, value in request.input.items() if value is not None or not inputs[name].get("nullable")
     }
@@ -83,7 +83,7 @@ def parse(body: bytes, inputs: Mapping[str, Mapping[str, Any]]) -> PredictionReq
 
 
 def check_id(identifier: str) -> None:
-    """Refuse what is no id.
+    """Refuse what is not an id.
 
     Raises:
         InvalidError: with 422.
@@ -95,10 +95,10 @@ def check_id(identifier: str) -> None:
 
 
 def check_addresses(request: PredictionRequest, *, allow_private: bool) -> None:
-    """Look up the addresses that a request wants called, which may take a moment.
+    """Look up the addresses that a request wants to be called, which may take a moment.
 
     Raises:
-        InvalidError: with 422, where one is not public or none at all.
+        InvalidError: with 422, if one is not public or not an address.
     """
     named: Mapping[str, str | None] = {
         "webhook": request.webhook,

@@ -1,4 +1,4 @@
-"""Runs the service: the public interface, the place where Cog reports to, and Cog's server between them."""
+"""Runs the service: the public interface, the endpoint that Cog reports to, and Cog's server between them."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ from personalive.net.connection import HttpConnection, Stage
 logger = logging.getLogger(__name__)
 
 SCHEMA = Path(".cog", "openapi_schema.json")
-"""Where Cog looks for it, in the folder that it is started in. Without it, Cog checks no inputs."""
+"""Where Cog looks for it, in the folder in which it is started. Without it, Cog checks no inputs."""
 CANCEL_SECONDS = 3.5
 """Time for a prediction to stop when the service is stopped, then for its webhook, then for Cog's server."""
 DELIVERY_SECONDS = 2.0
@@ -37,7 +37,7 @@ MAX_HEAD = 32 * 1024
 
 
 class ServiceError(PersonaLiveError):
-    """The service cannot run, or cannot run on."""
+    """The service cannot run, or cannot continue."""
 
 
 class GatewayConnection(HttpConnection):
@@ -51,7 +51,7 @@ class GatewayConnection(HttpConnection):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, as this process runs two of it."""
+    """uvicorn without its signal handlers, as this process runs two of them."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -63,7 +63,7 @@ def serve(options: GatewayOptions) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        ServiceError: the address is taken, this is not the repository's folder, or Cog's server can work no longer.
+        ServiceError: the address is taken, this is not the repository's folder, or Cog's server no longer works.
     """
     if not SCHEMA.exists() or not Path("predict.py").exists():
         raise ServiceError(f"there is no predict.py or no {SCHEMA} here: start the service in the repository's folder")
@@ -106,7 +106,7 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
 
 
 async def _until(stop: asyncio.Event, cog: CogServer) -> str | None:
-    """Wait for a signal, or for the end of Cog, and say why it came."""
+    """Wait for a signal or for the end of Cog, and return the reason."""
     stopped, watched = asyncio.create_task(stop.wait()), asyncio.create_task(cog.watch())
     await asyncio.wait([stopped, watched], return_when="FIRST_COMPLETED")
     stopped.cancel()
@@ -134,7 +134,7 @@ def _server(app: Starlette) -> _Server:
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    # With its protocol named: else asyncio does not switch Nagle's algorithm off, and waits 40 ms.
+    # With its protocol named: otherwise asyncio does not turn Nagle's algorithm off, and waits 40 ms.
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""What the operator of a live server chooses."""
+"""The options of a live server's operator."""
 
 import dataclasses
 import ipaddress
@@ -28,7 +28,7 @@ def tokens_of_environment() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class IceServer:
-    """A STUN or TURN server that helps browsers and this server to find each other."""
+    """A STUN or TURN server that helps browsers and this server find each other."""
 
     urls: str
     username: str | None = None
@@ -39,7 +39,7 @@ class IceServer:
         """Read `stun:host:port` or `turn:host:port,username=NAME,credential=SECRET`.
 
         Raises:
-            InputError: not of that form.
+            InputError: it has another form.
         """
         urls, _, rest = text.partition(",")
         given = dict(parse_qsl(rest.replace(",", "&"), keep_blank_values=True))
@@ -50,7 +50,7 @@ class IceServer:
         return cls(urls, given.get("username"), given.get("credential"))
 
     def to_dict(self) -> dict[str, str]:
-        """As browsers take it."""
+        """In the form that browsers take."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
@@ -84,7 +84,7 @@ class ServeOptions(Settings):
     max_batch: int = _server(
         1,
         "Sessions in one call",
-        details="A GPU that one session fills gains nothing from more, and everybody waits longer",
+        details="A GPU that one session fills gains nothing from more, and everyone waits longer",
         low=1,
         high=16,
     )
@@ -104,7 +104,7 @@ class ServeOptions(Settings):
         metavar="SERVER",
     )
     allowed_hosts: tuple[str, ...] = _several(
-        "Name under which browsers may call, besides the address that is listened on; needed behind a proxy",
+        "Further host name that browsers may use; needed behind a proxy",
         flags=("--allowed_host",),
         metavar="NAME",
     )
@@ -112,7 +112,10 @@ class ServeOptions(Settings):
         60.0, "Seconds without camera frames after which a session is closed", low=1, high=86400
     )
     linger_seconds: float = setting(
-        15.0, "Seconds for which a session is kept whose client went away, so that it can come back", low=0, high=3600
+        15.0,
+        "Seconds for which a session is kept after its client has gone, so that it can come back",
+        low=0,
+        high=3600,
     )
     load_at_start: bool = setting(True, "Load the model before a client asks for it")
     presets: Path | None = _server(
@@ -121,7 +124,7 @@ class ServeOptions(Settings):
     insecure: bool = _server(False, "Let other machines connect without a token")
 
     def model_post_init(self, context: Any) -> None:
-        """Check what concerns several settings together."""
+        """Check settings that depend on each other."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("tls_cert and tls_key belong together: give both or neither")
         for path in (self.tls_cert, self.tls_key):

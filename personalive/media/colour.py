@@ -22,7 +22,7 @@ REFERENCE_WHITE = 203.0
 HLG_PEAK = 1000.0
 """Nits of the brightest HLG signal on the display that ITU-R BT.2100 takes as nominal, whose system gamma is 1.2."""
 WHITE = 0.96
-"""Linear light that diffuse white becomes. Highlights share what is left: they are compressed to end at 1."""
+"""The linear light that diffuse white becomes. Highlights share the rest: they are compressed to end at 1."""
 LUT_SIZE = 65
 """Points along each axis of a table. Pillow allows no more."""
 TO_BT709: dict[int, npt.NDArray[np.float64]] = {
@@ -33,7 +33,7 @@ TO_BT709: dict[int, npt.NDArray[np.float64]] = {
 
 
 def from_icc(image: Image.Image) -> Image.Image:
-    """The picture in sRGB, if it carries a usable ICC profile that is not of sRGB already; else as it is.
+    """The picture in sRGB if it has a usable ICC profile other than sRGB; otherwise unchanged.
 
     Args:
         image: any mode that its profile describes, without transparency.
@@ -50,14 +50,14 @@ def from_icc(image: Image.Image) -> Image.Image:
             outputMode="RGB",
             flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
-    except (ImageCms.PyCMSError, OSError):  # damaged, or of another kind of picture: viewers ignore it too
+    except (ImageCms.PyCMSError, OSError):  # damaged, or for another kind of picture: viewers ignore it too
         return image
-    return image if converted is None else converted  # None: in place, which was not asked for
+    return image if converted is None else converted  # None: in place, which was not requested
 
 
 def apply(table: ImageFilter.Color3DLUT, image: npt.NDArray[np.uint16]) -> RGBArray:
     """A picture of 16 bits a channel [height, width, 3] through a table."""
-    rounded = np.minimum((image >> 7) + 1 >> 1, 255).astype(np.uint8)  # to cut off would darken by half a level
+    rounded = np.minimum((image >> 7) + 1 >> 1, 255).astype(np.uint8)  # truncating would darken by half a level
     return np.asarray(Image.fromarray(rounded).filter(table))
 
 
@@ -66,7 +66,7 @@ def to_srgb(primaries: int, transfer: int) -> ImageFilter.Color3DLUT | None:
     """The table that turns RGB of these code points into sRGB, as a filter for Pillow.
 
     Returns:
-        None: they are shown as they are (BT.709, BT.601, sRGB and whatever is not tagged).
+        None: they are shown unchanged (BT.709, BT.601, sRGB and everything untagged).
     """
     if transfer not in (PQ, HLG) and primaries not in TO_BT709:
         return None
@@ -89,7 +89,7 @@ def _linear(signal: Curve, transfer: int) -> Curve:
         return nits / REFERENCE_WHITE
     if transfer == HLG:
         scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
-        # Of each channel by itself, as in zimg (FFmpeg's zscale); BT.2100 would take the luminance's for all three.
+        # For each channel separately, as in zimg (FFmpeg's zscale); BT.2100 would use the luminance's for all three.
         display: Curve = scene**1.2 * (HLG_PEAK / REFERENCE_WHITE)
         return display
     if transfer == SRGB_TRANSFER:
@@ -99,7 +99,7 @@ def _linear(signal: Curve, transfer: int) -> Curve:
 
 
 def _encoded(light: Curve, transfer: int) -> Curve:
-    """Light in [0, 1] → signal: the opposite of what `_linear` does for pictures of standard range."""
+    """Light in [0, 1] → signal: the inverse of `_linear` for pictures of standard range."""
     if transfer == SRGB_TRANSFER:
         return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     power: Curve = light ** (1 / 2.4)
@@ -109,7 +109,7 @@ def _encoded(light: Curve, transfer: int) -> Curve:
 def _roll_off(light: Curve, peak: float) -> Curve:
     """Compress what is brighter than `WHITE`, so that `peak` becomes 1 and colours keep their hue.
 
-    Reinhard's curve with a white point, of which everything below it is spared.
+    Reinhard's curve with a white point, applied only above it.
     """
     brightest = np.maximum(light.max(axis=-1, keepdims=True), 1e-9)
     room = 1 - WHITE

@@ -1,4 +1,4 @@
-"""The part of a picture that the model is shown: around a face, in the middle, or all of it."""
+"""The part of a picture that the model sees: around a face, in the middle, or all of it."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from personalive.types import Box, Crop, RGBArray
 CROP_MARGIN = 2.5
 """Height of an automatic crop, in face boxes: head and shoulders."""
 CROP_CENTRE = 0.45
-"""Where an automatic crop has the middle of the face, as a fraction of its height from the top..."""
+"""Where an automatic crop has the centre of the face, as a fraction of its height from the top..."""
 HEADROOM = 0.6
-"""...but with so many face boxes above the face: the hair is not in the box..."""
+"""...but with this many face boxes above the face, as the hair is not in the box..."""
 MOST_HEADROOM = 0.7
-"""...and with no more than this of the room that there is: the chin moves too."""
+"""...and with no more than this fraction of the available room, as the chin moves too."""
 
 
 def crop_box(size: tuple[int, int], shape: tuple[int, int], crop: Crop, face: Box | None) -> Box:
@@ -63,7 +63,7 @@ def holds(part: Box, face: Box) -> bool:
 
 
 def within(box: Box, part: Box) -> Box:
-    """A box in the coordinates of a part of the picture, cut off at the part's border."""
+    """A box in the coordinates of a part of the picture, clipped to it."""
     left, top, right, bottom = part
     inside = max(box[0], left), max(box[1], top), min(box[2], right), min(box[3], bottom)
     return inside[0] - left, inside[1] - top, inside[2] - left, inside[3] - top

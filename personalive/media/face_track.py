@@ -1,8 +1,8 @@
 """Where the driver's face is throughout a video, and the part of each frame that follows it.
 
-A first pass over small copies of the work to come: it finds the face in every frame that will be used, before anything
-is animated. If one crop holds the face throughout, it is kept, and movement across the picture is the head's. If not,
-the crop follows on a smooth path; where the scene is cut, it starts again.
+A first pass finds the face in every frame that will be used, before anything is animated. If one crop holds the face
+throughout, it is kept, and movement across the picture is the head's. If not, the crop follows on a smooth path; at a
+cut it starts again.
 """
 
 import itertools
@@ -23,16 +23,16 @@ Absence = Literal["left", "none", "other"]
 """Why there is no usable face: it left the picture, none is seen, or only another person's."""
 
 CUT_CHANGE = 28.0
-"""Mean change of a small copy of the picture, in levels, from which the scene may have been cut..."""
+"""Mean change of a small copy of the picture, in levels, above which there may be a cut..."""
 CUT_FACTOR = 4.0
-"""...if it is so many times the usual change from frame to frame."""
+"""...if it is this many times the usual change from frame to frame."""
 THUMBNAIL = (32, 18)
 DARK = 6.0
 """Spread of levels below which a frame shows nothing: black, or blank."""
 STILL = 0.12
 """How far, in face sides, the face may move over two frames for the frame in between to be interpolated."""
 BORDER = 0.04
-"""How near to the picture's border, as a fraction of its side, a face is on its way out."""
+"""How near to the picture's border, as a fraction of its side, a face is leaving it."""
 SMOOTH_SECONDS = 0.6
 """Width of the window over which a path is smoothed."""
 
@@ -46,12 +46,12 @@ class FaceTrack:
     absences: dict[int, Absence]
     """Why, for the frames without a box."""
     cuts: tuple[int, ...]
-    """Frames with which a new scene begins, the first frame not among them."""
+    """Frames with which a new scene starts, except for the first frame."""
     most_faces: int
-    """Faces in the frame that had most."""
+    """Faces in the frame with the most."""
 
     def moved(self, x: int, y: int) -> "FaceTrack":
-        """The same in a picture of which this one begins `x` and `y` pixels from the left and top."""
+        """The same in a picture in which this one starts `x` and `y` pixels from the left and top."""
         boxes = (None if box is None else (box[0] + x, box[1] + y, box[2] + x, box[3] + y) for box in self.boxes)
         return replace(self, boxes=tuple(boxes))
 
@@ -73,7 +73,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
         tracker: reset; it says which of several faces is followed.
 
     Yields:
-        After each frame the number of frames so far, at last the track.
+        After each frame the number of frames so far, and finally the track.
     """
     scenes = _Scenes()
     boxes: list[Box | None] = []
@@ -113,7 +113,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
 
 
 class _Scenes:
-    """Finds the frames with which a new scene begins."""
+    """Finds the frames with which a new scene starts."""
 
     def __init__(self) -> None:
         self.cuts: list[int] = []
@@ -122,7 +122,7 @@ class _Scenes:
         self._index = -1
 
     def add(self, image: RGBArray) -> bool:
-        """Whether the next frame begins a scene. Blank frames belong to none: what follows them may go on."""
+        """Whether the next frame starts a scene. Blank frames belong to none: the last one may continue after them."""
         self._index += 1
         small = Image.fromarray(image).resize(THUMBNAIL, Image.Resampling.BOX)
         thumbnail = np.asarray(small, dtype=np.float32)
@@ -154,7 +154,7 @@ def _between(before: Box | None, after: Box | None) -> Box | None:
 def _absences(boxes: Sequence[Box | None], others: set[int], size: tuple[int, int]) -> dict[int, Absence]:
     absences: dict[int, Absence] = {}
     last: Box | None = None
-    coming: Box | None = None  # where the face would be next if it went on
+    coming: Box | None = None  # where the face would be next if it kept moving
     for index, box in enumerate(boxes):
         if box is not None:
             coming = box if last is None else _continued(last, box)
@@ -197,7 +197,7 @@ def crop_path(track: FaceTrack, size: tuple[int, int], shape: tuple[int, int], r
     for start, end in itertools.pairwise(bounds):
         scene = track.boxes[start:end]
         found = [box for box in scene if box is not None]
-        if not found:  # nothing to follow: as before the cut
+        if not found:  # nothing to follow: stay as before the cut
             path += [path[-1] if path else crop_box(size, shape, "auto", known)] * len(scene)
             continue
         known = found[-1]
@@ -206,7 +206,7 @@ def crop_path(track: FaceTrack, size: tuple[int, int], shape: tuple[int, int], r
 
 
 def _one_crop(found: Sequence[Box], size: tuple[int, int], shape: tuple[int, int], count: int) -> list[Box] | None:
-    """A crop of the size that the first face asks for, if it can hold every face: where it is, or moved a little."""
+    """A crop of the size that the first face needs, if it can hold every face: in its place, or moved a little."""
     part = crop_box(size, shape, "auto", found[0])
     if all(holds(part, box) for box in found):
         return [part] * count
@@ -224,7 +224,7 @@ def _moved_to_hold(part: Box, union: Box) -> Box:
 
 
 def _following(scene: Sequence[Box | None], size: tuple[int, int], shape: tuple[int, int], rate: Fraction) -> list[Box]:
-    """Crops about a face that moves too far for one: smoothed, but never so much that it leaves them."""
+    """Crops around a face that moves too far for one: smoothed, but never so much that it leaves them."""
     places = [index for index, box in enumerate(scene) if box is not None]
     values = np.array([_centre_and_side(box) for box in scene if box is not None])
     every = np.arange(len(scene))
@@ -243,7 +243,7 @@ def _centre_and_side(box: Box) -> tuple[float, float, float]:
 
 
 def _smoothed(path: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
-    """Each column averaged twice over a window of frames; the ends are continued straight on."""
+    """Each column averaged twice over a window of frames; the ends are extrapolated linearly."""
     for _ in range(2):
         if window > 1:
             pad = window // 2

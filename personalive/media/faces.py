@@ -15,21 +15,21 @@ from personalive.types import Box, RGBArray
 MESH_MARGIN = 1.1
 """Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""
 MIN_FACE = 8
-"""Shortest side, in pixels, of a face box that is of use."""
+"""Shortest side, in pixels, of a usable face box."""
 MAX_FACES = 5
-"""Faces that are looked for in one picture."""
+"""The most faces that are searched for in one picture."""
 SEARCH_MARGIN = 2.0
 """Side of the region in which the mesh looks again for a small face, per side of the face."""
 NEAR_MARGIN = 3.0
 """Side of the region in which the followed face is looked for, per side of the face."""
 MIN_TILE = 180
-"""Side in pixels of the smallest tiles that a picture without a found face is searched in."""
+"""Side in pixels of the smallest tiles in which a picture without a found face is searched."""
 TILE_LEVELS = 3
-"""How often tiles are halved at most, from the picture's shorter side on."""
+"""How often tiles are halved at most, starting from the picture's shorter side."""
 PATIENCE = 25
 """Frames without the followed face after which the largest one is taken instead."""
 TILES_EVERY = 5
-"""Of frames in a row without any face, one in so many is searched in tiles."""
+"""Of consecutive frames without any face, one in this many is searched in tiles."""
 LEFT_EYE, RIGHT_EYE = 33, 263
 """The mesh's points at the outer corners of the eyes, as they are seen in the picture."""
 
@@ -39,11 +39,11 @@ class Face:
     """A face in a picture."""
 
     box: Box
-    """Left, top, right, bottom in pixels, ends exclusive: what the motion encoder is shown."""
+    """Left, top, right, bottom in pixels, ends exclusive: what the motion encoder sees."""
     roll: float = 0.0
     """Degrees by which the line between the eyes is turned clockwise."""
     yaw: float = 0.0
-    """Degrees by which the face looks to the side; 0: at the camera."""
+    """Degrees by which the face is turned to the side; 0: towards the camera."""
 
     @property
     def area(self) -> int:
@@ -62,7 +62,7 @@ def choose(faces: Sequence[Face], which: str) -> Face:
 
     Args:
         faces: at least one.
-        which: "largest", "left", "right", or a number: the how manyth from the left, the last if there are fewer.
+        which: "largest", "left", "right", or a number, counted from the left; the last one if there are fewer.
     """
     from_left = sorted(faces, key=lambda face: face.box[0] + face.box[2])
     if which == "largest":
@@ -93,7 +93,7 @@ class FaceTracker:
     """Finds faces in pictures, and follows one through a video. One thread at a time; a context manager."""
 
     def __init__(self, which: str = "largest") -> None:
-        """Follow the face that `choose` takes in the first picture with one."""
+        """Follow the face that `choose` picks in the first picture with one."""
         solutions = load_mediapipe()
         # Static mode: a result depends on its own picture alone, so that any frame can be repeated.
         self._mesh: Any = solutions.face_mesh.FaceMesh(static_image_mode=True, max_num_faces=MAX_FACES)
@@ -104,7 +104,7 @@ class FaceTracker:
     def reset(self) -> None:
         """Forget the face that is followed, and the counts."""
         self.box: Box | None = None
-        """Of the last frame in which the face was found."""
+        """The box in the last frame in which the face was found."""
         self.frames = 0
         """Frames that were followed."""
         self.missing = 0
@@ -112,12 +112,12 @@ class FaceTracker:
         self.others = 0
         """Of these, frames in which other faces were found instead."""
         self.most = 0
-        """Faces in the picture that had most."""
+        """Faces in the picture with the most."""
         self._missing_now = 0
         self._alone = True
 
     def start_scene(self, box: Box | None = None) -> None:
-        """Follow the face at `box`, or the chosen one of the next frame, wherever it is; the counts go on."""
+        """Follow the face at `box`, or the chosen one of the next frame, wherever it is; the counts continue."""
         self.box, self._missing_now, self._alone = box, 0, True
 
     def __enter__(self) -> Self:
@@ -185,7 +185,7 @@ class FaceTracker:
         return nearest if _distance(nearest.box, box) < _side(box) / 2 else None
 
     def _near_faces(self, image: RGBArray) -> list[Face]:
-        """Faces that the mesh finds by itself: near the camera, within some two metres. The largest first."""
+        """Faces that the mesh finds on its own: within some two metres of the camera. The largest first."""
         height, width = image.shape[:2]
         found = self._mesh.process(image).multi_face_landmarks or []
         faces = (mesh_face([(p.x, p.y, p.z) for p in face.landmark], width, height) for face in found)
@@ -246,7 +246,7 @@ def _corners(width: int, height: int, side: int) -> Iterator[tuple[int, int]]:
 
 
 def _add(faces: list[Face], found: Face) -> None:
-    """Append a face, unless it is one of those that are there."""
+    """Append a face, unless it is already there."""
     if all(_distance(face.box, found.box) > face.side / 2 for face in faces):
         faces.append(found)
 
@@ -261,7 +261,7 @@ def _side(box: Box) -> int:
 
 
 def _distance(a: Box, b: Box) -> float:
-    """Between the middles of two boxes, along the axis on which they are further apart."""
+    """Distance between the centres of two boxes, along the axis on which they are further apart."""
     return max(abs(a[0] + a[2] - b[0] - b[2]), abs(a[1] + a[3] - b[1] - b[3])) / 2
 
 
@@ -283,7 +283,7 @@ def mesh_box(points: list[tuple[float, float]], width: int, height: int) -> Box:
 
 
 def _square(x: float, y: float, side: float, width: int, height: int) -> Box:
-    """A square about a point, cut off at the picture's last row and column."""
+    """A square around a point, clipped at the picture's last row and column."""
     return (
         int(max(0, x - side / 2)),
         int(max(0, y - side / 2)),

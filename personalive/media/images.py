@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP")
 """Pillow's names."""
 FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, JPEG 2000, BMP or GIF"
-"""What people are told."""
+"""The formats in words."""
 MAX_PIXELS = 80_000_000
-"""Largest picture or video frame that is decoded (8K has 33 million pixels)."""
+"""The most pixels of a picture or video frame that is decoded (8K has 33 million)."""
 MAX_SIDE = 2048
 """Longest side, in pixels, of a picture after reading: larger ones are scaled down to it."""
 MIN_SIDE = 16
-"""Shortest side, in pixels, that is worth a search for a face."""
+"""Shortest side, in pixels, in which a face is worth searching for."""
 
 
 def require_file(path: Path, what: str) -> None:
     """Check that `path` is a file with something in it; `what` names it in the message.
 
     Raises:
-        InputError: it does not exist, is a folder or something else that is no file, is empty or can not be read.
+        InputError: it does not exist, is a folder or something else that is not a file, is empty or cannot be read.
     """
     try:
         if not path.exists():
@@ -43,7 +43,7 @@ def require_file(path: Path, what: str) -> None:
             if not file.read(1):
                 raise InputError(f"{what} {path} is empty (0 bytes)")
     except (OSError, ValueError) as error:
-        raise InputError(f"{what} {str(path)!r} can not be read: {error}") from error
+        raise InputError(f"{what} {str(path)!r} cannot be read: {error}") from error
 
 
 def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS) -> None:
@@ -87,7 +87,7 @@ def read_image(path: Path) -> RGBArray:
     """Read a picture from a file; see `decode_image`.
 
     Raises:
-        InputError: no such file, no picture, damaged, too small, or too large to decode safely.
+        InputError: there is no such file, or it is not a picture, damaged, too small, or too large to decode safely.
     """
     require_file(path, "the image")
     with path.open("rb") as file:
@@ -109,7 +109,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
         uint8 [height, width, 3].
 
     Raises:
-        InputError: no picture, damaged, too small, or too large to decode safely.
+        InputError: it is not a picture, damaged, too small, or too large to decode safely.
     """
     try:
         with _open(file) as image:
@@ -132,7 +132,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def _is_heif(file: BinaryIO) -> bool:
-    """Whether a file is HEIC by its brand. The file is read from its start, and left there."""
+    """Whether a file is HEIC by its brand. The file is read from its start, and rewound."""
     file.seek(0)
     head = file.read(64)
     file.seek(0)
@@ -145,7 +145,7 @@ def _open(file: BinaryIO) -> Image.Image:
         return Image.open(file, formats=IMAGE_FORMATS)
     import pi_heif
 
-    # 8 bits a channel, of which `colour` makes sRGB. Turned upright by libheif, as the format wants.
+    # 8 bits a channel, which `colour` converts to sRGB. libheif turns it upright, as the format requires.
     image: Image.Image = pi_heif.HeifImageFile(file)
     return image
 
@@ -153,8 +153,8 @@ def _open(file: BinaryIO) -> Image.Image:
 def _upright(image: Image.Image, name: str) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # EXIF is written by thousands of programs, and the picture is good without it
-        logger.warning("%s: its EXIF data cannot be read (%s), so it is taken as it lies", name, error)
+    except Exception as error:  # EXIF is written by thousands of programs, and the picture is fine without it
+        logger.warning("%s: its EXIF data cannot be read (%s), so the picture is not turned", name, error)
         return image
 
 
@@ -163,7 +163,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = _to_grey(image, name)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         layer = image.convert("RGBA")
-        layer.info = image.info  # conversions may drop the profile
+        layer.info = image.info  # conversions may lose the profile
         rgb = _to_srgb(layer.convert("RGB") if image.mode != "LA" else image.getchannel("L"), image.info)
         white = Image.new("RGB", layer.size, "white")
         return Image.composite(rgb, white, layer.getchannel("A"))
@@ -189,7 +189,7 @@ def _to_grey(image: Image.Image, name: str) -> Image.Image:
     values = np.asarray(image)
     if image.mode == "F":  # no standard says what is white
         top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0 if values.max() <= 255.0 else 65535.0
-        logger.warning("%s holds fractions: %g is taken for white", name, top)
+        logger.warning("%s holds fractions: %g is taken as white", name, top)
         scaled = np.nan_to_num(values) * (255.0 / top)
     else:
         scaled = values / (257.0 if values.max(initial=0) <= 65535 else 2.0**24)

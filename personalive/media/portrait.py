@@ -1,4 +1,4 @@
-"""The portrait: its face found, turned upright, cropped, and judged by what will come of it."""
+"""The portrait: its face is found, turned upright, cropped, and judged by what the result will look like."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ UPRIGHT_SCORE = 0.85
 """The detector's confidence from which a face whose eyes are level is upright. Of upright faces, drawn and
 photographed, it was 0.92 and more; of faces upside down, in which the mesh finds a face too, 0.73 at most."""
 MUCH_BETTER = 0.1
-"""By so much another turn's confidence must be higher for it to be taken."""
+"""How much higher another turn's confidence must be for it to be chosen."""
 MAX_ROLL = 35.0
-"""Degrees by which a head may be tilted without being turned upright."""
+"""Degrees by which a head may be tilted without being turned."""
 MAX_YAW = 40.0
-"""Degrees from which a face is in profile: what is not seen of it has to be made up."""
+"""Degrees beyond which a face is in profile: what cannot be seen of it has to be made up."""
 SMALL_FACE = 64
 """Pixels of a face's side below which the result is soft."""
 BLURRED = 3.0
 """Sharpness (see `sharpness`) below which a face is blurred."""
 ROLL_WEIGHT = 300.0
-"""Degrees of tilt that count as much as all of the detector's confidence."""
+"""Degrees of tilt that count as much as the detector's whole confidence."""
 DETECTOR_MARGIN = 2.0
-"""Side of what the detector is shown, per side of the face."""
+"""Side of the region that the detector sees, per side of the face."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Portrait:
     image: RGBArray
     """uint8 [h, w, 3]"""
     box: Box | None
-    """The face in it; None: nobody looked for it."""
+    """The face in it; None: it was not searched for."""
     remarks: tuple[str, ...] = ()
-    """What its owner should know: what was chosen or turned, and what will not look well."""
+    """What its owner should know: what was chosen or turned, and what will not look good."""
 
 
 class PortraitFinder:
@@ -63,7 +63,7 @@ class PortraitFinder:
         self._detector.close()
 
     def find(self, image: RGBArray, shape: tuple[int, int], crop: Crop) -> Portrait | None:
-        """The portrait in a picture, or None where it shows no face.
+        """The portrait in a picture, or None if it shows no face.
 
         Args:
             image: uint8 [h, w, 3].
@@ -109,7 +109,7 @@ class PortraitFinder:
         return abs(face.roll) <= MAX_ROLL and self._confidence(image, face) >= UPRIGHT_SCORE
 
     def _score(self, image: RGBArray, faces: Sequence[Face]) -> float:
-        """How sure it is that the face in a picture is upright; tilted faces are less so."""
+        """How certain it is that the face in a picture is upright; less so for tilted faces."""
         if not faces:
             return -1.0
         face = choose(faces, self._which)
@@ -169,7 +169,7 @@ def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
     remarks = []
     if abs(face.yaw) > MAX_YAW:
         remarks.append(
-            f"the portrait's face looks {abs(face.yaw):.0f} degrees to the side: the other half of it will be made up; "
+            f"the portrait's face looks {abs(face.yaw):.0f} degrees to the side: its other half will be made up; "
             "a picture from the front looks better"
         )
     if face.side < SMALL_FACE:
@@ -180,7 +180,7 @@ def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
 
 
 def _rotated(image: RGBArray, degrees: float) -> RGBArray:
-    """The picture turned counter-clockwise; what comes in at the corners mirrors the border."""
+    """The picture turned counter-clockwise; the corners are filled by mirroring at the border."""
     height, width = image.shape[:2]
     pad = max(height, width) // 2
     wide = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="symmetric" if pad <= min(height, width) else "edge")

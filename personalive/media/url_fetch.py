@@ -1,4 +1,4 @@
-"""Files that a request brings along: inline as `data:` URLs, or from the web, but from nowhere inside."""
+"""Files that a request brings: inline as `data:` URLs, or from the web, but not from private networks."""
 
 import base64
 import binascii
@@ -13,21 +13,21 @@ from personalive.net.pace import Pace
 
 MAX_BYTES = 2 << 30
 SECONDS = 300.0
-"""Time for a whole file."""
+"""Seconds for a whole file."""
 LEAST_RATE = 64 * 1024
-"""Bytes a second. Who sends a file more slowly would keep the model waiting."""
+"""The least bytes a second: a slower sender would keep the model waiting."""
 
 
 def fetch(url: str, target: Path, *, allow_private: bool = False) -> Path:
-    """Store what a URL stands for.
+    """Store the file that a URL stands for.
 
     Args:
         url: `data:`, `http:` or `https:`.
         target: the file to write.
-        allow_private: also take it from loopback and private addresses.
+        allow_private: also allow loopback and private addresses.
 
     Raises:
-        InputError: no such URL, an address that is not allowed, a server that does not deliver, or too many bytes.
+        InputError: it is not such a URL, the address is not allowed, the server does not deliver, or it is too large.
     """
     scheme = url.partition(":")[0].lower()
     if scheme == "data":

@@ -19,7 +19,7 @@ MATRICES = {1: "bt709", 4: "fcc", 5: "bt470bg", 6: "smpte170m", 7: "smpte240m", 
 """FFmpeg's names of the matrices between RGB and YCbCr, by their code points in H.273."""
 RANGES = {1: "tv", 2: "pc"}
 HD_HEIGHT = 720
-"""Lines from which players take the colours of an untagged picture for HD's (BT.709), below for SD's (BT.601)."""
+"""Lines from which players take an untagged picture's colours as HD (BT.709), and below as SD (BT.601)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: "VideoFrame") -> "Orientation":
-        """What the display matrix of a frame asks for; turns are taken to the nearest quarter."""
+        """What a frame's display matrix asks for; turns are rounded to quarters."""
         data: Any = frame.side_data.get("DISPLAYMATRIX")
         if data is None:
             return cls(False, False, False)
@@ -42,7 +42,7 @@ class Orientation:
         return cls(True, c < 0, b < 0)
 
     def apply(self, image: RGBArray) -> RGBArray:
-        """The picture [height, width, 3] as it is to be shown."""
+        """The picture [height, width, 3] as it should be shown."""
         if self.transposed:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(image[:: -1 if self.flipped_y else 1, :: -1 if self.flipped_x else 1])
@@ -53,7 +53,8 @@ def shown(frames: Iterable["VideoFrame"], width: int, height: int) -> Iterator[t
 
     Args:
         frames: decoded, in the order in which they are shown.
-        width, height: of the upright pictures, in pixels.
+        width: of the upright pictures, in pixels.
+        height: like `width`.
 
     Returns:
         uint8 [height, width, 3] each.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# PyAV is imported where it is used: everything else of the package works without it.
+# PyAV is imported where it is used: everything else in the package works without it.
 
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,gif"
 """FFmpeg's names of the container formats that may be opened."""
@@ -34,14 +34,14 @@ MIN_RATE, MAX_RATE = 1, 240
 DEFAULT_RATE = Fraction(25)
 """Used for a single frame in a file that says nothing about its rate."""
 RATE_TOLERANCE = 1.5
-"""How many times longer the short times between frames, or shorter the usual ones, may be than at the file's rate."""
+"""How many times longer the shortest, or shorter the usual, frame intervals may be than the file's rate says."""
 GAP = 4
-"""A time between frames that is so many times longer than the usual one is a gap, which tells nothing of the rate."""
+"""An interval this many times longer than the usual one is a gap, which says nothing about the rate."""
 JUMP = 10
-"""Seconds by which time stamps must leap ahead in a stream whose clock may restart, to be taken for another recording
-that was joined on; FFmpeg's own limit, which its copy of the sound follows."""
+"""Seconds by which time stamps must leap ahead, in a stream whose clock may restart, to count as another recording that
+was appended; it is FFmpeg's own limit, which its copy of the sound follows."""
 CLOCK = 1_000_000
-"""Units a second of FFmpeg's times of whole files."""
+"""Units a second of FFmpeg's times for whole files."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class VideoInfo:
     height: int
     """Pixels as shown: turned upright, with square pixels, and scaled down to `images.MAX_SIDE` where larger."""
     rate: Fraction
-    """Frames a second: what the file names, where its time stamps agree; else what they say."""
+    """Frames a second: what the file names if its time stamps agree, otherwise what they say."""
     duration: Fraction
     """From the start of the first frame to the end of the last."""
     first: Fraction
@@ -72,7 +72,8 @@ def probe(path: Path) -> VideoInfo:
     """Look through a video file without decoding it.
 
     Raises:
-        InputError: no such file, no video, no frames, cut off, or frames too large to decode safely.
+        InputError: there is no such file, or it has no video or no frames, is cut off, or is too large to decode
+        safely.
     """
     with _open(path) as container:
         stream = _video_stream(container, path)
@@ -97,7 +98,7 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None) -> Iterator[RGBAr
     """The frames of a video, resampled in time to a constant `rate` (None: the file's own); the duration stays.
 
     Each frame given is the one that is on screen in the middle of its time slot, so a file of constant rate gives
-    exactly its frames and small errors of its time stamps do not matter. Damaged frames are passed over, and the one
+    exactly its frames and small errors of its time stamps do not matter. Damaged frames are skipped, and the one
     before stays on screen. Memory does not depend on the length of the file.
 
     Returns:
@@ -116,7 +117,7 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None) -> Iterator[RGBAr
 def resample(timed: Iterable[tuple[Fraction, RGBArray]], rate: Fraction, duration: Fraction) -> Iterator[RGBArray]:
     """Frames at a constant `rate` from frames with rising time stamps; the last one stays until `duration`.
 
-    Times are seconds from the start. `round(duration * rate)` frames come out, but at least one.
+    Times are seconds from the start. It returns `round(duration * rate)` frames, but at least one.
     """
     shown: RGBArray | None = None
     given = 0
@@ -146,17 +147,17 @@ class _Scan:
 
 @dataclass
 class _Clock:
-    """Time stamps of one stream as one rising time, also where recordings were joined and their clocks start again."""
+    """Turns the time stamps of a stream into rising times, even if recordings were joined and their clocks restart."""
 
     may_jump: bool
-    """Whether a leap ahead is a new clock too, as in broadcast formats; elsewhere it is a gap in the recording."""
+    """Whether a leap ahead also means a new clock, as in broadcast formats; elsewhere it is a gap in the recording."""
     offset: Fraction = Fraction(0)
     jumps: int = 0
     _before: Fraction | None = field(default=None, init=False)
     _step: Fraction = field(default=Fraction(0), init=False)
 
     def adjust(self, packet: "Packet[Any]") -> None:
-        """Write the time that counts into a packet. Packets must come in the order of the file."""
+        """Write the rising time into a packet. Packets must come in the order of the file."""
         if packet.dts is None or packet.time_base is None:
             return
         time = packet.dts * packet.time_base + self.offset
@@ -198,7 +199,7 @@ def _video_stream(container: "InputContainer", path: Path) -> "VideoStream":
 
 
 def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Scan:
-    """Read every packet, decode none: headers do not always know counts and times, and a cut shows only here."""
+    """Read every packet, decode none: headers do not always have counts and times, and a cut file shows only here."""
     import av
 
     times: list[Fraction] = []
@@ -220,13 +221,16 @@ def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Sc
             if not times or time >= max(times[-8:]):
                 last_duration = duration
             times.append(time)
-    except (av.FFmpegError, IndexError) as error:  # PyAV: IndexError for a stream that only turns up inside the file
+    except (
+        av.FFmpegError,
+        IndexError,
+    ) as error:  # PyAV: IndexError for a stream that only appears inside the file
         raise InputError(f"the video {path} is damaged or cut off after {packets} frames: {error}") from error
     if packets == 0:
         raise InputError(f"the video {path} has no frames")
     if clock.jumps:
         logger.warning(
-            "the time stamps of %s start again %d time(s), as in joined recordings: the parts follow one another",
+            "the time stamps of %s restart %d time(s), as in joined recordings: the parts are played one after another",
             path,
             clock.jumps,
         )
@@ -239,7 +243,7 @@ def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Sc
 
 
 def _may_jump(container: "InputContainer") -> bool:
-    """Whether the format belongs to broadcasts, whose clock may start again at any place."""
+    """Whether it is a broadcast format, whose clock may restart anywhere."""
     return bool({"mpegts", "mpeg"} & set(container.format.name.split(",")))
 
 
@@ -262,7 +266,7 @@ def _check_complete(container: "InputContainer", stream: "VideoStream", scan: _S
 
 
 def _named_rate(stream: "VideoStream") -> Fraction | None:
-    """The rate that the file names; None: none, or none that makes sense (browsers' recordings: 1000 a second)."""
+    """The rate that the file names; None if there is none that makes sense (browsers' recordings say 1000 a second)."""
     average = stream.average_rate
     if average and not MIN_RATE <= average <= MAX_RATE:
         return None
@@ -273,7 +277,7 @@ def _named_rate(stream: "VideoStream") -> Fraction | None:
 
 
 def _rate(stream: "VideoStream", scan: _Scan) -> Fraction:
-    """Frames a second: what the file names, unless its time stamps contradict it; else what they say."""
+    """Frames a second: what the file names, unless its time stamps contradict it; then what they say."""
     named = _named_rate(stream)
     if not scan.steps:
         return named or DEFAULT_RATE

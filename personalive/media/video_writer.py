@@ -47,9 +47,9 @@ class VideoWriter:
     """Writes one MP4; a context manager. Unless `finish` was called, leaving it removes everything that was written.
 
     Args:
-        path: the file to make; its folder is made where missing.
+        path: the file to make; its folder is created if missing.
         video: size, rate and comment.
-        sound: the video whose sound goes along; None: silent.
+        sound: the video whose sound is added; None: silent.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -102,7 +102,7 @@ class VideoWriter:
         """Complete the file and give it its name.
 
         Raises:
-            OutputError: it cannot be written, or in the meantime another program made a file of that name.
+            OutputError: it cannot be written, or another program has made a file of that name in the meantime.
         """
         assert self._encoder.stdin is not None
         with contextlib.suppress(OSError):  # a broken pipe shows in the exit status too
@@ -118,7 +118,7 @@ class VideoWriter:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
 
     def abort(self) -> None:
-        """Stop the encoder and remove what is not finished. Does nothing after `finish`."""
+        """Stop the encoder and remove the unfinished file. Does nothing after `finish`."""
         if self._encoder.poll() is None:
             self._encoder.kill()
             self._encoder.wait()
@@ -177,7 +177,7 @@ def check_output(path: Path, overwrite: bool) -> None:
         if path.is_dir():
             raise OutputError(f"the output {path} is a folder; name a file in it")
         if path.exists() and not overwrite:
-            raise OutputError(f"the output {path} exists already; choose another name or allow it with --overwrite")
+            raise OutputError(f"the output {path} already exists; choose another name or allow it with --overwrite")
     except (OSError, ValueError) as error:
         raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
 
@@ -194,23 +194,23 @@ def check_folder(path: Path) -> None:
 
 
 def find_ffmpeg() -> str:
-    """The ffmpeg to use: the one that imageio-ffmpeg carries, or where it carries none, the system's.
+    """The ffmpeg to use: the one that comes with imageio-ffmpeg, or the system's if there is none.
 
     Raises:
         OutputError: there is none.
     """
-    import imageio_ffmpeg  # here, so that the rest of the package works without it
+    import imageio_ffmpeg  # imported here, so that the rest of the package works without it
 
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
-        raise OutputError("no ffmpeg was found, which writes the result; install the package ffmpeg") from error
+        raise OutputError("no ffmpeg was found to write the result; install the package ffmpeg") from error
 
 
 def _make_part(path: Path) -> Path:
     """A new, empty file beside the output, with the permissions that the process's mask leaves to new files.
 
-    `tempfile` would make it for its owner alone, and the mask cannot be read without changing it for every thread.
+    `tempfile` would make it for its owner only, and the mask cannot be read without changing it for every thread.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -223,7 +223,7 @@ def _make_part(path: Path) -> Path:
 
 def _encode_arguments(video: VideoFormat) -> list[str]:
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{video.width}x{video.height}"]
-    # Players take HD colours for granted, ffmpeg's default for RGB is SD: convert to HD and say so.
+    # Players assume HD colours, but ffmpeg's default for RGB is SD: convert to HD and tag it.
     tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
     colours = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"]
     return [

@@ -1,4 +1,4 @@
-"""The networks, in plain PyTorch, as the paper's diagram has them: tensors in, tensors out. They know no files."""
+"""The networks, in plain PyTorch, as in the paper's diagram: tensors in, tensors out. They know nothing of files."""
 
 from collections.abc import Callable
 

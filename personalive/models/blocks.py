@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 def dense(x: Tensor) -> Tensor:
-    """The same values in the standard memory layout, copied only if need be.
+    """The same values in the standard memory layout, copied only if necessary.
 
-    Every network takes its inputs through this. PyTorch chooses kernels, and with them the rounding, by how a tensor
-    lies in memory; a network's result must depend on the values alone.
+    Every network takes its inputs through this. PyTorch chooses kernels, and with them the rounding, by a tensor's
+    memory layout; a network's result must depend on its values alone.
     """
     return x.contiguous()
 
@@ -95,7 +95,7 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention without mask; heads are contiguous slices of the channels (docs/reference/model.md 0)."""
+    """Multi-head attention without a mask; heads are slices of the channels (docs/reference/model.md section 0)."""
 
     def __init__(self, channels: int, heads: int, context_channels: int | None = None) -> None:
         super().__init__()

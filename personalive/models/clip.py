@@ -11,7 +11,7 @@ from personalive.models.libraries import libraries
 
 
 def clip_fields(config: ImageEncoderConfig) -> dict[str, Any]:
-    """The image encoder's sizes as transformers names them."""
+    """The image encoder's sizes under transformers' names."""
     return {
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -34,7 +34,7 @@ class ImageEncoder(nn.Module):
         published = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**clip_fields(config)))
         self.vision_model: Any = published.vision_model
         self.visual_projection: nn.Module = published.visual_projection
-        # No file holds this table, so it must have storage even where the network is built without.
+        # No file holds this table, so it needs storage even if the network is built without.
         embeddings = self.vision_model.embeddings
         embeddings.register_buffer(
             "position_ids", torch.arange(embeddings.num_positions, device="cpu")[None], persistent=False

@@ -1,7 +1,6 @@
 """The denoising UNet (docs/reference/model.md sections 2 and 4).
 
-Every unit goes from a resnet block through attention to the reference, attention to the motion tokens, and attention
-over the frames.
+Every unit is a resnet block, attention to the reference, attention to the motion tokens, and attention over the frames.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from personalive.models.unet_stages import make_stages
 
 @dataclass(frozen=True)
 class ReferenceFeatures:
-    """What the denoising UNet attends to: n portraits, each with equally many keyframes."""
+    """What the denoising UNet attends to: n portraits, each with the same number of keyframes."""
 
     embedding: Tensor
     """Image embeddings, [n, 1, e]."""
@@ -35,7 +34,7 @@ class ReadingTransformer(SpatialTransformer):
     """Every frame attends to itself, to its portrait and to its keyframes."""
 
     place = 0
-    """Among the UNet's spatial transformers, and so among the tensors of each bank."""
+    """Its place among the UNet's spatial transformers, and so among the tensors of each bank."""
 
     def forward(self, x: Tensor, reference: ReferenceFeatures) -> Tensor:
         """Image [n·f, c, h, w] and the features of n portraits, each of which serves f images in a row → image."""
@@ -115,6 +114,6 @@ class DenoisingUNet(nn.Module):
             for upsample in block.upsamplers:
                 x = upsample(x, skips[-1].shape[2:])
         x = F.silu(self.conv_norm_out(x))
-        # In fp32: at the noisiest timestep the sampler magnifies what rounding does to the prediction 66 times.
+        # In fp32: at the noisiest timestep the sampler magnifies the prediction's rounding 66 times.
         weight, bias = (parameter.float() for parameter in self.conv_out.parameters())
         return F.conv2d(x.float(), weight, bias, padding=1)

@@ -1,4 +1,4 @@
-"""diffusers and transformers, from which two networks are: importing them takes seconds."""
+"""diffusers and transformers, which two networks come from: importing them takes seconds."""
 
 import threading
 from contextlib import suppress
@@ -9,7 +9,7 @@ _importing = threading.Lock()
 
 
 def libraries() -> tuple[Any, Any]:
-    """diffusers and transformers: late, as those who only ask for help or err need not wait for them."""
+    """diffusers and transformers: imported late, so that help and error messages do not wait for them."""
     with _importing:
         import diffusers
         import transformers
@@ -20,10 +20,10 @@ def libraries() -> tuple[Any, Any]:
 
 
 def import_ahead() -> None:
-    """Begin to import `libraries`, while files are read."""
+    """Start importing `libraries` while files are read."""
     threading.Thread(target=_try_to_import, name="import", daemon=True).start()
 
 
 def _try_to_import() -> None:
-    with suppress(Exception):  # those who need them will see it
+    with suppress(Exception):  # the code that needs them will see it
         libraries()

@@ -1,4 +1,4 @@
-"""Motion and temporal modules, which the denoising UNet alone has (docs/reference/model.md sections 5 and 6).
+"""Motion and temporal modules, which only the denoising UNet has (docs/reference/model.md sections 5 and 6).
 
 Frames are folded into the batch, as in blocks.py.
 """
@@ -33,7 +33,7 @@ class FramePositions(nn.Module):
 
     def __init__(self, channels: int, length: int) -> None:
         super().__init__()
-        # On the CPU even while networks are built without storage: files may lack this table.
+        # On the CPU even while networks are built without storage: files may not have this table.
         position, channel = (torch.arange(0, end, step, device="cpu") for end, step in ((length, 1), (channels, 2)))
         angle = position[:, None] * 10000.0 ** (-channel / channels)
         self.register_buffer("pe", torch.stack((angle.sin(), angle.cos()), dim=-1).reshape(1, length, channels))
@@ -44,7 +44,7 @@ class FramePositions(nn.Module):
 
 
 class FrameAttention(Attention):
-    """Self-attention along the frames, for each pixel alone."""
+    """Self-attention along the frames, for each pixel separately."""
 
     def __init__(self, channels: int, heads: int, max_frames: int) -> None:
         super().__init__(channels, heads)
@@ -78,7 +78,7 @@ class TemporalBlock(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """What motion and temporal modules share: into tokens, through one block, back, and add."""
+    """What motion and temporal modules share: to tokens, through one block, back, and add."""
 
     def __init__(self, channels: int, norm_groups: int, block: MotionBlock | TemporalBlock) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ ATTENTION_NORM_GROUPS = 32
 def sinusoid(length: int, width: int) -> Tensor:
     """Positions 0 to length - 1 → [length, width]: sines, then cosines, of frequencies from 1 down to nearly 1/10000.
 
-    In fp64, and on the CPU even while networks are built without storage: no file holds these values.
+    In fp64, and on the CPU even while networks are built without storage, as no file holds these values.
     """
     frequencies = 10000.0 ** (-torch.arange(width // 2, dtype=torch.float64, device="cpu") / (width // 2))
     angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * frequencies
@@ -35,7 +35,7 @@ class ConvBlock(nn.Module):
         self.downsample: nn.Sequential | None = None
         if in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.BatchNorm2d(in_channels, eps=1e-4),  # the published network differs from its other norms here
+                nn.BatchNorm2d(in_channels, eps=1e-4),  # the published network uses another epsilon here
                 nn.ReLU(),
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
             )
@@ -50,7 +50,7 @@ class ConvBlock(nn.Module):
 
 
 class Hourglass(nn.Module):
-    """Halves the map `depth` times and comes back, adding a branch at each size."""
+    """Halves the map `depth` times and enlarges it again, adding a branch at each size."""
 
     def __init__(self, channels: int, depth: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Hourglass(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Image → patch tokens with a fixed table of their places."""
+    """Image → patch tokens with a fixed table of positions."""
 
     table: Tensor
 

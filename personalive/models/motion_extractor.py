@@ -17,7 +17,7 @@ from personalive.models.blocks import dense
 
 
 class MotionHeads(NamedTuple):
-    """What the network says of n images, as it says it: angles are scores of bins of 3 degrees."""
+    """The network's raw output for n images: angles are scores of bins of 3 degrees."""
 
     pitch: Tensor
     """[n, bins]"""

@@ -1,6 +1,6 @@
-"""The reference UNet: portrait or keyframe → the tokens that the denoising UNet attends to (docs/reference/model.md 3).
+"""Portrait or keyframe → the tokens that the denoising UNet attends to (docs/reference/model.md section 3).
 
-Only the inputs of its self-attentions are of use; the image that it ends with is thrown away.
+Only the inputs of its self-attentions are used; its final image is discarded.
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ class ReferenceUNet(nn.Module):
     def forward(self, latents: Tensor, embedding: Tensor) -> tuple[Tensor, ...]:
         """Latents [n, 4, h, w] (scaled, without noise) and image embedding [n, 1, e] → one bank per transformer.
 
-        A bank is the input of a self-attention, [n, tokens, c]; they come in the order in which the image passes.
+        A bank is the input of a self-attention, [n, tokens, c]; they are in the order in which the image passes.
         """
         latents, embedding = dense(latents), dense(embedding)
         t_emb = self.time_embedding(torch.zeros(len(latents), dtype=torch.long, device=latents.device))

@@ -1,4 +1,4 @@
-"""A tiny decoder in the place of the VAE's: faster by far, and less exact. TAESD's layout, as diffusers has it."""
+"""A tiny decoder in place of the VAE's: much faster, and less exact. TAESD's layout, as in diffusers."""
 
 from typing import Any
 

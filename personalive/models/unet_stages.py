@@ -1,4 +1,4 @@
-"""The stages of both UNets: which layers lie at which resolution (docs/reference/model.md sections 2 and 3).
+"""The stages of both UNets: which layers are at which resolution (docs/reference/model.md sections 2 and 3).
 
 The denoising UNet has a motion and a temporal module after every resnet block and its attention; the reference UNet has
 none.
@@ -23,12 +23,12 @@ def unchanged(x: Tensor, *_: Any) -> Tensor:
 
 
 class Stage(nn.Module):
-    """The layers of one resolution. Which pictures and tokens they see, the UNet's `forward` says."""
+    """The layers of one resolution. The UNet's `forward` says which pictures and tokens they see."""
 
     def __init__(
         self, config: UNetConfig, widths: Sequence[tuple[int, int]], attentions: int, make: MakeAttention, motion: bool
     ) -> None:
-        """Make resnets of the given (in, out) widths, and as many spatial transformers behind the first of them."""
+        """Make resnets of the given (in, out) widths, and that many spatial transformers after the first of them."""
         super().__init__()
         c, out = config, [width for _, width in widths]
         self.resnets = nn.ModuleList(ResnetBlock(i, o, c.time_channels, c.norm_groups) for i, o in widths)

@@ -38,5 +38,5 @@ class VAE(nn.Module):
         return out
 
     def replace_decoder(self, decoder: nn.Module) -> None:
-        """Decode by another network from now on; the own decoder is given up."""
+        """Decode with another network from now on; the original decoder is dropped."""
         self.post_quant_conv, self.decoder = nn.Identity(), decoder

@@ -1,1 +1,1 @@
-"""Connections to strangers and from them: where they may lead, how long they may take, how many may wait."""
+"""Connections to and from strangers: where they may lead, how long they may take, how many may wait."""

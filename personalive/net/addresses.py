@@ -1,6 +1,6 @@
-"""Which addresses a server calls for its clients: public ones, and no others unless its operator allows them.
+"""Which addresses a server calls for its clients: only public ones, unless its operator allows others.
 
-A client must not reach through the server what only the server can reach: services on loopback and addresses of the
+A client must not reach, through the server, what only the server can reach: services on loopback and addresses in the
 private network.
 """
 
@@ -27,7 +27,7 @@ def split_url(url: str) -> SplitResult:
     """The parts of an `http:` or `https:` URL, with a host and without a user name.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is not one.
     """
     try:
         parts = urlsplit(url)
@@ -42,14 +42,14 @@ def split_url(url: str) -> SplitResult:
 
 
 def resolve(parts: SplitResult, *, allow_private: bool) -> list[tuple[socket.AddressFamily, Any]]:
-    """Look the host up: its family and socket address, once for every address that it has.
+    """Look the host up: family and socket address of every address that it has.
 
-    Who connects must connect to one of these: a name that is looked up again may have become another address.
+    Connect only to one of these: if the name is looked up again, it may be another address.
 
     Raises:
         InputError: one of them is not public, and `allow_private` is False.
         OSError: the name is not known.
-        UnicodeError: the name cannot be one.
+        UnicodeError: the name is not valid.
     """
     host = parts.hostname or ""
     found = socket.getaddrinfo(host, parts.port or PORTS[parts.scheme], type=socket.SOCK_STREAM)
@@ -63,7 +63,7 @@ def resolve(parts: SplitResult, *, allow_private: bool) -> list[tuple[socket.Add
 
 
 def is_public(text: str) -> bool:
-    """Whether an IPv4 or IPv6 address belongs to one host of the public internet, in disguise too."""
+    """Whether an IPv4 or IPv6 address belongs to a host on the public internet, however it is written."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)

@@ -1,7 +1,7 @@
 """uvicorn's HTTP connections with deadlines: what a client is to send or to take has its time, and all have a limit.
 
-uvicorn waits without end for the rest of a request, and counts those that wait among the connections that it serves, so
-that a few hundred half requests lock everybody out. `docs/decisions.md` says what else was measured.
+uvicorn waits for ever for the rest of a request, and counts waiting connections among those that it serves, so a few
+hundred half requests lock everyone out. `docs/decisions.md` says what else was measured.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from uvicorn.server import ServerState
 from personalive.net.waiting import WaitingRoom
 
 ROOM, TLS = "waiting_room", "tls"
-"""Where the application's lifespan leaves the `WaitingRoom`, and the context for https or None."""
+"""Where the application's lifespan puts the `WaitingRoom`, and the context for https or None."""
 TLS_SHUTDOWN_SECONDS = 1.0
 
 
 class Stage(enum.Enum):
-    """What a connection waits for."""
+    """What a connection is waiting for."""
 
     HANDSHAKE = "TLS"
     REQUEST = "the head of a request"
@@ -41,9 +41,9 @@ SECONDS: Mapping[Stage, float] = {
     Stage.ANSWER: 20.0,
     Stage.GOODBYE: 3.0,
 }
-"""Time for each. A request's runs from the last answer, or from the beginning, until its head is complete. The
-application gives a body 30 seconds, and says so: this is for bodies that it does not read. An answer's is for each full
-buffer, which makes three kilobytes a second."""
+"""Time for each. A request's runs from the last answer, or from the start, until its head is complete. The application
+gives a body 30 seconds, and says so; this is for bodies that it does not read. An answer's is for each full buffer,
+which makes three kilobytes a second."""
 
 
 class Place:
@@ -66,7 +66,7 @@ class Place:
         self.address = str(peer[0]) if isinstance(peer, tuple) else "unknown"
 
     def move(self, stage: Stage | None) -> None:
-        """Wait for something else, or for nothing. What goes on keeps its deadline."""
+        """Wait for something else, or for nothing. An unchanged wait keeps its deadline."""
         if stage is self._stage:
             return
         if self._timer is not None:
@@ -78,21 +78,21 @@ class Place:
             self._room.enter(self)
 
     def hold(self, size: int) -> None:
-        """Take so many bytes of a body into memory."""
+        """Account for bytes of a body in memory."""
         self._room.hold(self, size)
 
     def release(self) -> None:
-        """The body is needed no longer."""
+        """The body is no longer needed."""
         self._room.release(self)
 
     def give_way(self) -> None:
-        """End at once, for others."""
+        """End at once, to make room for others."""
         self.move(None)
         self._transport.abort()
 
 
 class HttpConnection(H11Protocol):
-    """HTTP/1.1, and TLS below it where that is wanted: uvicorn would start it before anybody counts the connection."""
+    """HTTP/1.1, with TLS below it if wanted: uvicorn would start TLS before the connection is counted."""
 
     seconds: ClassVar[Mapping[Stage, float]] = SECONDS
     """Time for each stage."""
@@ -112,7 +112,7 @@ class HttpConnection(H11Protocol):
         self._ready = False
         """Whether requests can come: there is no TLS, or its handshake is done."""
         self._early = b""
-        """What came with the end of the handshake."""
+        """What arrived with the end of the handshake."""
 
     # ---- events ----
 
@@ -134,7 +134,7 @@ class HttpConnection(H11Protocol):
             super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Something came from the client."""
+        """Data arrived from the client."""
         if not self._ready:
             self._early += data
             return
@@ -157,12 +157,12 @@ class HttpConnection(H11Protocol):
         self._watch()
 
     def resume_writing(self) -> None:
-        """It takes it again."""
+        """The client takes it again."""
         super().resume_writing()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
+        """Answer something that is not HTTP."""
         self.refuse(400, "this is not a valid HTTP request")
 
     # ---- inside ----
@@ -201,7 +201,7 @@ class HttpConnection(H11Protocol):
                 ssl_handshake_timeout=self.seconds[Stage.HANDSHAKE],
                 ssl_shutdown_timeout=TLS_SHUTDOWN_SECONDS,
             )
-        except OSError:  # no TLS, not in time, or a client that left
+        except OSError:  # no TLS, too late, or a client that left
             self.leave()
             transport.abort()
             return
@@ -213,7 +213,7 @@ class HttpConnection(H11Protocol):
             self.data_received(self._early)
 
     def _expire(self) -> None:
-        """The client's time is over."""
+        """The client's time is up."""
         begun = self._ready and self._stage is Stage.REQUEST and bool(self.conn.trailing_data[0])
         if begun and self.conn.our_state is h11.IDLE:
             self.refuse(408, f"the request did not come within {self.seconds[Stage.REQUEST]:g} seconds")
@@ -221,7 +221,7 @@ class HttpConnection(H11Protocol):
             self._place.give_way()
 
     def refuse(self, status: int, detail: str, *more: tuple[bytes, bytes]) -> None:
-        """Answer a request that never reaches the application, and hang up."""
+        """Answer a request that never reaches the application, and close the connection."""
         body = json.dumps({"detail": detail}).encode()
         headers = [
             *((name.lower().encode(), value.encode()) for name, value in self.refusal_headers.items()),
@@ -231,10 +231,10 @@ class HttpConnection(H11Protocol):
             *more,
         ]
         reason = http.HTTPStatus(status).phrase.encode()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way already
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # otherwise an answer is already on its way
             answer = h11.Response(status_code=status, headers=headers, reason=reason)
             for event in (answer, h11.Data(body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        if self.transport.get_write_buffer_size():  # nobody takes it
+        if self.transport.get_write_buffer_size():  # no one takes it
             self.transport.abort()
         self.transport.close()

@@ -1,4 +1,4 @@
-"""Requests to addresses that a client named: only to where it was allowed, and never for longer than they may take."""
+"""Requests to addresses that a client names: only where allowed, and never for longer than they may take."""
 
 import http.client
 import io
@@ -16,10 +16,10 @@ from personalive.net.pace import Pace
 MAX_REDIRECTS = 5
 CONNECT_SECONDS = 5.0
 SLICE = 0.25
-"""Seconds after which a wait is looked at again: Cog cancels a prediction by an exception that waits for the next line
-of Python, and `Pace.stop` is seen by then."""
+"""Seconds after which a wait is interrupted: Cog cancels a prediction by an exception that is raised at the next line
+of Python, and `Pace.stop` is noticed then."""
 PIECE = 64 * 1024
-"""Bytes that are handed to the network at once."""
+"""Bytes that are passed to the network at once."""
 T = TypeVar("T")
 
 
@@ -33,13 +33,13 @@ def request(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> Iterator[http.client.HTTPResponse]:
-    """Send a request and give the answer, whatever its status; reading from it keeps to the pace, too.
+    """Send a request and return the answer, whatever its status; reading from it keeps to the pace as well.
 
-    Every address is looked up once, checked, and then connected to as it was checked, those of redirects too. A
-    redirect is followed with the same method and body, or not at all (303 after something else than a GET).
+    Every address, including those of redirects, is looked up once, checked, and then connected to as it was checked. A
+    redirect is followed with the same method and body, or not at all (303 after anything but a GET).
 
     Raises:
-        InputError: it leads to an address that is not allowed, or that is none.
+        InputError: it leads to an address that is not allowed or not valid.
         OSError, http.client.HTTPException, ValueError: there is no proper answer in time.
     """
     given = {"User-Agent": "personalive", "Accept": "*/*", **(headers or {})}
@@ -57,15 +57,15 @@ def request(
                 return
         url = urljoin(url, location)
         if split_url(url).netloc != parts.netloc:
-            given.pop("Authorization", None)  # what one host may know is not another's
+            given.pop("Authorization", None)  # what one host may know is not for another
     raise OSError(f"more than {MAX_REDIRECTS} redirects")
 
 
 def check(url: str, *, allow_private: bool) -> None:
-    """Refuse early what `request` would refuse. It is looked up again when it is called.
+    """Refuse early what `request` would refuse. The address is looked up again for the call.
 
     Raises:
-        InputError: no http: or https: URL, an address that is not allowed, or a host that is not known.
+        InputError: not an http: or https: URL, an address that is not allowed, or an unknown host.
     """
     try:
         resolve(split_url(url), allow_private=allow_private)
@@ -98,7 +98,7 @@ def _connection(parts: SplitResult, allow_private: bool, pace: Pace) -> Iterator
 
 
 def _open(addresses: list[tuple[socket.AddressFamily, Any]], pace: Pace) -> socket.socket:
-    """A connection to the first of the addresses that takes one."""
+    """A connection to the first address that accepts one."""
     for family, address in addresses:
         plain = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -122,7 +122,7 @@ class _PacedSocket(io.RawIOBase):
         self._pace = pace
 
     def start_tls(self, host: str) -> None:
-        """Go on encrypted, if the other side proves to be this host."""
+        """Switch to TLS, if the other side proves to be this host."""
         secure = ssl.create_default_context().wrap_socket(
             self._socket, server_hostname=host, do_handshake_on_connect=False
         )
@@ -148,7 +148,7 @@ class _PacedSocket(io.RawIOBase):
             rest = rest[sent:]
 
     def close(self) -> None:
-        """Nothing: `http.client` closes its socket when it has an answer, and reads the answer afterwards."""
+        """Does nothing: `http.client` closes its socket when it has an answer, and reads the answer afterwards."""
 
     def end(self) -> None:
         self._socket.close()

@@ -1,17 +1,17 @@
-"""How long an exchange with a stranger may take: in all, and for every byte of it."""
+"""How long an exchange with a stranger may take: in total, and for every byte of it."""
 
 import time
 from collections.abc import Callable
 
 
 class Pace:
-    """A total deadline and a least rate, so that neither silence nor one byte now and then keeps an exchange alive.
+    """A total deadline and a least rate, so that neither silence nor an occasional byte keeps an exchange alive.
 
     Args:
-        seconds: for all of it.
+        seconds: for the whole exchange.
         rate: bytes a second that must come or go after the first `grace` seconds, on average.
         grace: seconds for what comes before the bytes.
-        clock: seconds that only grow.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Pace:
         self._stopped = False
 
     def count(self, size: int) -> None:
-        """So many bytes came or went."""
+        """Bytes were received or sent."""
         self._bytes += size
 
     def stop(self) -> None:
@@ -34,7 +34,7 @@ class Pace:
         self._stopped = True
 
     def left(self) -> float:
-        """Seconds for which nothing may happen, more than 0.
+        """The seconds that nothing may happen for, more than 0.
 
         Raises:
             TimeoutError: none is left.
@@ -46,5 +46,5 @@ class Pace:
         if passed >= self._seconds:
             raise TimeoutError(f"it took longer than {self._seconds:g} seconds")
         if passed >= earned:
-            raise TimeoutError(f"it went slower than {self._rate / 1024:g} KiB a second")
+            raise TimeoutError(f"it was slower than {self._rate / 1024:g} KiB a second")
         return min(self._seconds, earned) - passed

@@ -1,31 +1,31 @@
-"""Connections whose client is to speak next: together they have a limit, of which the oldest give way."""
+"""Connections whose client is to speak next: they share a limit, beyond which the oldest give way."""
 
 import ipaddress
 from typing import Protocol
 
 MAX_WAITING = 256
-"""Connections that may wait for their clients at once."""
+"""The most connections that may wait for their clients."""
 MAX_HELD = 256 * 2**20
-"""Bytes of unfinished requests' bodies that may be in memory at once."""
+"""The most bytes of unfinished requests' bodies in memory."""
 
 
 class Visitor(Protocol):
-    """A connection that may be in the room."""
+    """A connection that may be in the waiting room."""
 
     @property
     def address(self) -> str:
-        """Where it comes from."""
+        """The client's address."""
 
     def give_way(self) -> None:
-        """End at once; it has left the room already."""
+        """End at once; it has already left the room."""
 
 
 class WaitingRoom:
     """Connections that wait for a handshake, a request, the rest of one, or for their answer to be taken.
 
-    When there are too many, one of the address that has most of them gives way, and among its own the one that has
-    waited longest. So a client with many idle connections displaces itself first; and where all come from one address,
-    as behind a proxy, those that do nothing give way to those that speak.
+    If there are too many, the address with most of them loses the one that has waited longest. So a client with many
+    idle connections displaces itself first. If all come from one address, as behind a proxy, those that do nothing
+    give way to those that speak.
     """
 
     def __init__(self, limit: int = MAX_WAITING, max_held: int = MAX_HELD) -> None:
@@ -38,13 +38,13 @@ class WaitingRoom:
         """Bytes of bodies, with the oldest body first."""
         self._held_bytes = 0
         self.given_way = 0
-        """Connections that were ended for others."""
+        """Connections that were ended to make room."""
 
     def __len__(self) -> int:
         return self._count
 
     def enter(self, visitor: Visitor) -> None:
-        """Wait, behind those that wait already; another one may have to give way."""
+        """Join the waiting connections; another one may have to give way."""
         self._queues.setdefault(group(visitor.address), {})[visitor] = None
         self._count += 1
         if self._count > self._limit:
@@ -52,7 +52,7 @@ class WaitingRoom:
             self._send_away(next(iter(greediest)))
 
     def leave(self, visitor: Visitor) -> None:
-        """Wait no longer; nothing happens to one that does not."""
+        """Stop waiting; does nothing for one that is not waiting."""
         name = group(visitor.address)
         queue = self._queues.get(name, {})
         if visitor in queue:
@@ -62,7 +62,7 @@ class WaitingRoom:
                 del self._queues[name]
 
     def hold(self, visitor: Visitor, size: int) -> None:
-        """Take so many bytes of a body into memory; the oldest body that is still on its way may have to give way."""
+        """Account for bytes of a body in memory; the oldest incomplete body may have to give way."""
         self._held[visitor] = self._held.get(visitor, 0) + size
         self._held_bytes += size
         if self._held_bytes > self._max_held:
@@ -70,7 +70,7 @@ class WaitingRoom:
             self._send_away(next(unfinished, visitor))
 
     def release(self, visitor: Visitor) -> None:
-        """The body of a request is in memory no longer."""
+        """The body of a request is no longer in memory."""
         self._held_bytes -= self._held.pop(visitor, 0)
 
     def _send_away(self, visitor: Visitor) -> None:
@@ -81,7 +81,7 @@ class WaitingRoom:
 
 
 def group(address: str) -> str:
-    """What counts as one address: of IPv6 the network, as each client has a whole one to itself."""
+    """What counts as one address: for IPv6 the network, as each client has a whole one to itself."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

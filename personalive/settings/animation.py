@@ -1,7 +1,7 @@
 """The settings of an animation.
 
 A new one is one declaration here, and appears on the surfaces that it names; `python -m scripts.write_settings` then
-writes what is kept in files. What it does belongs into `animate` or `engine`.
+writes what is kept in files. What it does belongs in `animate` or `engine`.
 """
 
 from fractions import Fraction
@@ -22,7 +22,7 @@ from personalive.types import Crop, FaceBoxes
 
 EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
 FILES = Surface.CLI | Surface.HTTP
-"""What only an animation from files has."""
+"""Settings that only an animation from files has."""
 MAX_FRAMES = 1_000_000
 MIN_FPS, MAX_FPS = 1, 120
 
@@ -45,7 +45,7 @@ class SizeSettings(Settings):
 
 
 class MotionSettings(Settings):
-    """How the driver's motion becomes the portrait's: the same from files and live."""
+    """How the driver's motion becomes the portrait's: the same for files and live."""
 
     motion_strength: float = motion(
         1.0,

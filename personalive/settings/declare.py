@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from personalive.errors import InputError
 
 FEW = 5
-"""So many values at most are listed; more are described by their bounds."""
+"""The most values that are listed; more are described by their bounds."""
 
 
 class Surface(enum.Flag):
@@ -43,7 +43,7 @@ class About:
     """What a declaration says beside type and default."""
 
     description: str
-    """One line that begins with a capital and has no full stop."""
+    """One line that starts with a capital and has no full stop."""
     on: Surface = NOWHERE
     group: str = ""
     """Heading under which the command's help has it."""
@@ -55,21 +55,21 @@ class About:
     pattern_text: str = ""
     """...and what that means, to be said after "must be"."""
     step: float | None = None
-    """By which a slider on the live page moves; a number without it has a field to type into."""
+    """Step of the slider on the live page; a number without one has a text field."""
     default_text: str = ""
-    """What is used where nothing is chosen, for a default of None."""
+    """What is used if nothing is chosen, for a default of None."""
     details: str = ""
-    """Further sentences for those who read the help."""
+    """Further sentences for the help."""
     label: str = ""
     """Caption on the live page; default: the name."""
     flags: tuple[str, ...] = ()
-    """Further flags on the command line, such as `-W`; one that begins with `--` takes the place of the name's."""
+    """Further flags on the command line, such as `-W`; one that starts with `--` replaces that of the name."""
     metavar: str = ""
     off: str = ""
     """For a switch that is on by default: the description of `no_NAME`, which turns it off."""
 
     def __call__(self, schema: dict[str, Any]) -> None:
-        """Finish what pydantic writes into a JSON schema: null, which clients need not send, is left out of it."""
+        """Finish pydantic's JSON schema: null, which clients need not send, is removed."""
         if "anyOf" in schema:
             schema.update(next(each for each in schema.pop("anyOf") if each.get("type") != "null"))
         if schema.get("default", ...) is None:
@@ -94,7 +94,7 @@ def setting(default: Any, description: str, **about: Any) -> Any:
 
 
 def same(model: "type[Settings]", name: str, **about: Any) -> Any:
-    """Declare a field as another model does, but for what `about` says."""
+    """Declare a field as another model does, except for what `about` says."""
     field = copy(model.model_fields[name])
     assert isinstance(field.json_schema_extra, About)
     field.json_schema_extra = replace(field.json_schema_extra, **about)
@@ -124,7 +124,7 @@ class Setting:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """Every allowed value, where they can be counted."""
+        """Every allowed value, if they can be listed."""
         first = self._alternatives[0]
         if typing.get_origin(first) is Literal:
             return typing.get_args(first)
@@ -199,7 +199,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_inputs(cls, inputs: Mapping[str, Any], on: Surface) -> Self:
-        """Read what a surface was given, in which a switch that is on by default is called `no_NAME`.
+        """Read a surface's values, in which a switch that is on by default is called `no_NAME`.
 
         Raises:
             InputError: as for a new object.

@@ -1,7 +1,7 @@
 """The places that published files come from: Hugging Face's hub and its mirrors, plain file servers, ModelScope.
 
-They differ in what they tell of a file before it comes. A hub of Hugging Face's protocol names the commit, and the size
-and digest of every file; ModelScope tells sizes and digests, but has commits of its own; a file server tells nothing.
+They differ in what they say about a file before it comes. A hub with Hugging Face's protocol names the commit, and the
+size and digest of every file; ModelScope has sizes and digests, but its own commits; a file server says nothing.
 """
 
 import fcntl
@@ -44,12 +44,12 @@ class RepositoryAbsentError(WeightsError):
 
 @dataclass(frozen=True)
 class Listing:
-    """What a remote has of a repository."""
+    """What a remote has in a repository."""
 
     revision: str
-    """The name of the cache's folder for it: a commit, or one that says where else the files are from."""
+    """The name of the cache's folder for it: a commit, or one that says where else the files come from."""
     files: Mapping[str, FileDigest]
-    """By path. Where the remote tells no digest, it is None."""
+    """By path; None where the remote states no digest."""
     remote: "Remote"
     """Downloads them."""
 
@@ -123,7 +123,7 @@ class HuggingFace:
 class FileServer:
     """A mirror that has files at Hugging Face's paths, and nothing that vouches for them.
 
-    The name of their folder in the cache is no commit, so that no program takes them for the hub's.
+    The name of their folder in the cache is not a commit, so that no program takes them for the hub's.
     """
 
     branch: str | None = None

@@ -66,7 +66,7 @@ def test_300_half_requests_lock_nobody_out(server, source):
     connections = [server.connect(HALVES["half a head"], source) for _ in range(300)]
     try:
         assert server.health("127.0.0.1") == server.health("127.0.0.2") == 200
-        # The oldest have given way to the newest, and to whoever came last.
+        # The oldest have given way to the newest, and to the last one.
         assert 200 < kept_open(connections) < 300
         assert not kept_open(connections[:20]) and kept_open(connections[-20:]) == 20
     finally:

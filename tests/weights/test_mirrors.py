@@ -56,7 +56,7 @@ class TestRevision:
         assert {file.file.repository.revision for file in plan if file.file.repository.name == PERSONALIVE} == {
             "1" * 40
         }
-        move(server, "2" * 40)  # the branch goes on
+        move(server, "2" * 40)  # the branch continues
         with caplog.at_level(logging.INFO):
             source = resolve(hub)
         assert f"{PERSONALIVE} is held to revision {'1' * 40}" in caplog.text

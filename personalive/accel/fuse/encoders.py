@@ -1,4 +1,4 @@
-"""The layers of the motion encoder and the motion extractor with their weights merged, for inference alone."""
+"""The layers of the motion encoder and the motion extractor with their weights merged, for inference only."""
 
 from typing import Any
 
@@ -101,7 +101,7 @@ class FusedChannelLayerNorm(nn.Module):
 
 
 class FusedConvNeXtBlock(nn.Module):
-    """A ConvNeXtBlock whose pointwise network is one operation; the bias of its normalisation has gone through it."""
+    """A ConvNeXtBlock whose pointwise network is one operation; its normalisation's bias is merged into it."""
 
     gamma: Tensor
     bias: Tensor
@@ -124,7 +124,7 @@ class FusedConvNeXtBlock(nn.Module):
 
 
 def _fold_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Identity:
-    """Make `conv` do what it and the batch norm behind it did; the result takes the norm's place."""
+    """Merge the batch norm after `conv` into it; the result takes the norm's place."""
     scale, bias = _scale_and_bias(norm)
     assert conv.bias is not None
     with torch.no_grad():

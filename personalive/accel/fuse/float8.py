@@ -1,10 +1,10 @@
 """Feed-forwards of a merged UNet in fp8 (e4m3): less exact, and on GPUs that multiply fp8, faster.
 
-Only feed-forwards: they are two thirds of the linear layers' work, and what comes before each of their products can
-write fp8 itself. For others, a pass over memory that converts their input costs what fp8 gains.
+Only feed-forwards: they are two thirds of the linear layers' work, and the operation before each of their products can
+write fp8 itself. For other layers, converting the input in a separate pass costs what fp8 gains.
 
-Weights have one scale each. What enters has a fixed one: it is a LayerNorm's output, so the norm's weights say how
-large it can be. What the gate gives has no such limit, so every row has the scale that fits it.
+Weights have one scale each. The input has a fixed one: it is a LayerNorm's output, so the norm's weights limit how
+large it can be. The gate's output has no such limit, so every row has its own scale.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ from personalive.models.blocks import to_image, to_tokens
 
 
 class ScaledNorm(nn.Module):
-    """The weights of a LayerNorm whose output is divided by `scale`, so that it fits fp8 whatever comes in."""
+    """The weights of a LayerNorm whose output is divided by `scale`, so that it fits fp8 whatever the input."""
 
     weight: Tensor
     bias: Tensor
@@ -32,7 +32,7 @@ class ScaledNorm(nn.Module):
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
         weight, bias = norm.weight.float(), norm.bias.float()
-        # A normalised value is at most the root of the number of channels.
+        # A normalised value is at most the square root of the number of channels.
         self.scale = float((weight.abs() * weight.numel() ** 0.5 + bias.abs()).max()) / LARGEST
         self.eps = norm.eps
         constant(self, "weight", weight / self.scale, torch.float32)

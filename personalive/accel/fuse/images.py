@@ -1,4 +1,4 @@
-"""Layers of images with their weights merged, of the UNets and of the VAE."""
+"""Image layers of the UNets and the VAE, with their weights merged."""
 
 import itertools
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from personalive.models.blocks import to_image, to_tokens
 
 
 def constant(module: nn.Module, name: str, value: Tensor, dtype: torch.dtype) -> None:
-    """Keep a merged weight as a buffer, so that it follows the module to another device; no file has it."""
+    """Keep a merged weight as a buffer, so that it follows the module to another device; it is in no file."""
     if value.dim() == 4:
         value = value.contiguous(memory_format=torch.channels_last)
     module.register_buffer(name, value.detach().to(dtype), persistent=False)
 
 
 class FusedGroupNorm(nn.Module):
-    """A GroupNorm, with the SiLU behind it if `silu`."""
+    """A GroupNorm, with the SiLU after it if `silu`."""
 
     def __init__(self, norm: nn.GroupNorm, operations: Operations, *, silu: bool = False) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class FusedGroupNorm(nn.Module):
 class FusedResnetBlock(nn.Module):
     """A resnet block whose biases join the time embedding and the final sum.
 
-    `block` may also be one of diffusers' autoencoder, which has no time embedding.
+    `block` may also be from diffusers' autoencoder, without a time embedding.
     """
 
     bias: Tensor
@@ -56,7 +56,7 @@ class FusedResnetBlock(nn.Module):
         self.entering: Tensor | None = None
 
     def absorb(self, bias: Tensor) -> None:
-        """Add a bias [i], which the layer before has left out, to the first channels of what comes in."""
+        """Add a bias [i], which the layer before has left out, to the first channels of the input."""
         channels = self.norm1.weight.numel()
         entering = F.pad(bias.detach().float(), (0, channels - bias.numel()))
         shortcut = entering if self.conv_shortcut is None else self.conv_shortcut.weight[:, :, 0, 0].float() @ entering
@@ -80,7 +80,7 @@ class FusedResnetBlock(nn.Module):
 
 
 class FusedUpsample(nn.Module):
-    """Doubling and convolving as one transposed convolution; other sizes as before."""
+    """Doubling and convolving as one transposed convolution; other sizes in two steps."""
 
     weight: Tensor
 
@@ -90,7 +90,7 @@ class FusedUpsample(nn.Module):
         constant(self, "weight", doubling_weight(layer.conv.weight), layer.conv.weight.dtype)
 
     def give_bias(self, block: FusedResnetBlock) -> None:
-        """Leave the bias to the block that comes next: to add it costs a GPU a pass over memory of its own."""
+        """Leave the bias to the next block: adding it here costs a GPU a separate pass over memory."""
         block.absorb(self.conv.bias)
         self.conv.bias = None
 
@@ -104,14 +104,14 @@ class FusedUpsample(nn.Module):
 def doubling_weight(weight: Tensor) -> Tensor:
     """3×3 kernel [out, in, 3, 3] after nearest-neighbour doubling → transposed kernel [in, out, 4, 4] of stride 2.
 
-    A pixel covers two pixels of the doubled image, so tap t meets it through taps 2 - t and 3 - t.
+    A pixel covers two pixels of the doubled image, so tap t contributes to taps 2 - t and 3 - t.
     """
     spread = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=weight.device)
     return torch.einsum("oiyx,ty,ux->iotu", weight.float(), spread, spread)
 
 
 def fold_upsample_biases(layers: Sequence[nn.Module]) -> None:
-    """Let every `FusedUpsample` leave its bias to the `FusedResnetBlock` behind it, in place."""
+    """Let every `FusedUpsample` leave its bias to the `FusedResnetBlock` after it, in place."""
     for layer, following in itertools.pairwise(layers):
         if isinstance(layer, FusedUpsample) and isinstance(following, FusedResnetBlock):
             layer.give_bias(following)

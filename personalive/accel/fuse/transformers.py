@@ -1,11 +1,11 @@
-"""The transformers of the UNets with their weights merged, for inference alone: the same results up to rounding.
+"""The transformers of the UNets with their weights merged, for inference only: the same results up to rounding.
 
-* queries, keys and values are one product;
-* the biases before a norm or a sum, and the positions of frames become constants;
+* queries, keys and values come from one product;
+* biases before a norm or a sum, and the positions of frames, become constants;
 * the keys of a motion token are a matrix of rank 16 (the token's width), so the query projection and the key
   projection merge into one to 16 values per head, and so do the value and the output projection.
 
-Images must be channels-last in memory: then tokens are a view of them.
+Images must be channels-last in memory, so that tokens are a view of them.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from personalive.models.blocks import SpatialTransformer, to_image, to_tokens
 from personalive.models.motion_blocks import TokenTransformer
 
 ROWS_AT_ONCE = 16384
-"""Tokens that a feed-forward takes at once. They fill a GPU, and what it holds between its layers, eight times the
-tokens' width at most, takes a quarter of the memory that all tokens of a 512×512 window would."""
+"""Tokens that a feed-forward takes at once: enough to fill a GPU. Its activations, at most eight times the tokens'
+width, take a quarter of the memory that all tokens of a 512×512 window would."""
 KEYS_AT_ONCE = 2**26
-"""Elements of keys that are concatenated at once: more frames wait. Their values take as many again."""
+"""The most elements of keys that are concatenated at once; values take as many again. Further frames follow."""
 
 
 class FusedFeedForward(nn.Module):
@@ -40,7 +40,7 @@ class FusedFeedForward(nn.Module):
 
 
 class FusedFFNProjOut(nn.Module):
-    """What ends a transformer: feed-forward, output projection, and the sum with what entered it."""
+    """The end of a transformer: feed-forward, output projection, and the sum with its input."""
 
     bias: Tensor
 
@@ -55,7 +55,8 @@ class FusedFFNProjOut(nn.Module):
         rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
         for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
             gated = self.operations.gated_linear(part, self.fc1.weight, self.fc1.bias)
-            # The product adds to the tokens itself: two passes over memory less. Its bias has gone through proj_out.
+            # The product adds to the tokens itself, which saves two passes over memory. Its bias is merged into
+            # proj_out's.
             total.addmm_(gated, self.fc2.weight.t())
         return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
 
@@ -65,7 +66,7 @@ class FusedSpatialTransformer(nn.Module):
 
     qkv: Tensor
     normed_dtype: torch.dtype | None = None
-    """What the feed-forward takes if that is not the model's dtype."""
+    """The feed-forward's input dtype, if that is not the model's."""
 
     def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
         super().__init__()
@@ -100,16 +101,16 @@ class FusedSpatialTransformer(nn.Module):
         """
         tokens, normed = self._enter(x)
         qkv = self.operations.linear(normed, self.qkv)
-        del normed  # attention is where most memory is in use
+        del normed  # attention is where most memory is used
         frames = _frames_at_once(len(qkv), qkv.shape[1] + keys.shape[1], keys.shape[2])
         attended = [self._attend(part, keys, values, frames) for part in qkv.split(frames)]
         return self._finish(x, tokens, attended[0] if len(attended) == 1 else torch.cat(attended), context)
 
     def write(self, x: Tensor, embedding: Tensor, banks: list[Tensor], last: bool) -> Tensor:
-        """Images [n, c, h, w] attend to themselves; appends what their self-attention sees to `banks`.
+        """Images [n, c, h, w] attend to themselves; appends their self-attention's input to `banks`.
 
         Args:
-            last: nothing else is wanted of it: what follows is not computed.
+            last: nothing else is needed, so what follows is not computed.
         """
         tokens, normed = self._enter(x)
         banks.append(normed)
@@ -147,7 +148,7 @@ class FusedSpatialTransformer(nn.Module):
 
 
 def _frames_at_once(frames: int, keys: int, channels: int) -> int:
-    """The most frames, a divisor of `frames`, whose joined keys are within the limit."""
+    """The most frames, a divisor of `frames`, whose concatenated keys are within the limit."""
     fitting = (n for n in range(frames, 0, -1) if frames % n == 0 and n * keys * channels <= KEYS_AT_ONCE)
     return next(fitting, 1)
 
@@ -157,7 +158,7 @@ class FusedTokenTransformer(nn.Module):
 
     attention_blocks: Any
     normed_dtype: torch.dtype | None = None
-    """What the feed-forward takes if that is not the model's dtype."""
+    """The feed-forward's input dtype, if that is not the model's."""
 
     def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
         super().__init__()

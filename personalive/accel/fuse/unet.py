@@ -1,7 +1,7 @@
-"""Both UNets with their layers merged, for inference alone: the same results up to rounding.
+"""Both UNets with their layers merged, for inference only: the same results up to rounding.
 
 What is the same in every step is computed once: what the timesteps and the image embedding add, and keys and values of
-the portrait and its keyframes. Images are channels-last in memory: then tokens are a view of them.
+the portrait and its keyframes. Images are channels-last in memory, so tokens are a view of them.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class ProjectedReference:
         return ProjectedReference(self.context, self.banks + keyframe.banks)
 
     def at(self, place: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Context, keys and values for the spatial transformer of that place, the banks one after another."""
+        """Context, keys and values for the spatial transformer with that index, the banks one after another."""
         keys = [bank[place] for bank in self.banks]
         values = [bank[len(self.context) + place] for bank in self.banks]
         if len(self.banks) == 1:
@@ -45,24 +45,24 @@ class ProjectedReference:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them, those of a keyframe behind what was there before it."""
+        """All tensors; a keyframe's come after those before it."""
         return sum(self.banks, self.context)
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor], places: int) -> "ProjectedReference":
-        """The opposite of `tensors`, for that many spatial transformers."""
+        """The inverse of `tensors`, for that many spatial transformers."""
         starts = range(places, len(tensors), 2 * places)
         return cls(tuple(tensors[:places]), tuple(tuple(tensors[start : start + 2 * places]) for start in starts))
 
 
 class FusedStage(nn.Module):
-    """The layers of one resolution; it runs as one call, so that its weights may be elsewhere until then."""
+    """The layers of one resolution. It runs as one call, so its weights may be elsewhere until then."""
 
     first_resnet = first_attention = 0
-    """Places of its first layers among all of the UNet's."""
+    """Indices of its first layers among all of the UNet's."""
 
     def __init__(self, stage: Any, operations: Operations, frames: int) -> None:
-        """Use up the layers of a plain stage.
+        """Consume the layers of a plain stage.
 
         Args:
             frames: frames per window.
@@ -84,7 +84,7 @@ class FusedStage(nn.Module):
         self.upsamplers = nn.ModuleList(FusedUpsample(layer) for layer in getattr(stage, "upsamplers", ()))
 
     def run(self, x: Tensor, skips: list[Tensor], *conditions: Any) -> Tensor:
-        """Units, each with what it takes from or leaves to the skips, then what leads to the next resolution."""
+        """Units, each with the skips that it takes or leaves, then what leads to the next resolution."""
         for j in range(len(self.resnets)):
             if self.pops:
                 x = torch.cat((x, skips.pop()), dim=1)
@@ -107,7 +107,7 @@ class FusedReferenceStage(FusedStage):
     """A stage of the reference UNet."""
 
     wanted = 0
-    """Spatial transformers of the whole UNet: what follows the last one is of no use."""
+    """Spatial transformers of the whole UNet: what follows the last one is not needed."""
 
     def forward(self, x: Tensor, skips: list[Tensor], t_emb: Tensor, embedding: Tensor, banks: list[Tensor]) -> Tensor:
         """Image [n, c, h, w] → image of the next resolution; appends to `banks`."""
@@ -148,7 +148,7 @@ class FusedReferenceUNet(nn.Module):
     """See `ReferenceUNet`."""
 
     def __init__(self, unet: Any, operations: Operations, frames: int) -> None:
-        """Use up a plain one."""
+        """Consume a plain one."""
         super().__init__()
         self.conv_in, self.time_embedding = unet.conv_in, unet.time_embedding
         self.stages = _stages(unet, FusedReferenceStage, operations, frames)
@@ -172,7 +172,7 @@ class FusedDenoisingUNet(nn.Module):
     """See `DenoisingUNet`; it takes one window at a time, of one portrait."""
 
     def __init__(self, unet: Any, operations: Operations, frames: int) -> None:
-        """Use up a plain one."""
+        """Consume a plain one."""
         super().__init__()
         self.conv_in, self.time_embedding, self.conv_out = unet.conv_in, unet.time_embedding, unet.conv_out
         self.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, operations, silu=True)
@@ -208,7 +208,7 @@ class FusedDenoisingUNet(nn.Module):
 
 
 def fold_decoder_path(unet: FusedReferenceUNet | FusedDenoisingUNet) -> None:
-    """Let the upsamplers of a UNet leave their biases to the resnet blocks behind them, in place."""
+    """Let the upsamplers of a UNet leave their biases to the resnet blocks after them, in place."""
     fold_upsample_biases(decoder_path(unet))
 
 
@@ -231,7 +231,7 @@ def _stages(unet: Any, kind: type[FusedStage], operations: Operations, frames: i
 
 
 def _taken(layers: Any) -> Any:
-    """Layers one by one. None is kept: what becomes of one frees its weights before the next is looked at."""
+    """Layers one by one. None is kept, so each one's weights are freed before the next one is processed."""
     for index in range(len(layers)):
         layer, layers[index] = layers[index], nn.Identity()
         yield layer

@@ -1,4 +1,4 @@
-"""The VAE's decoder with its weights merged, for inference alone: the same results up to rounding."""
+"""The VAE's decoder with its weights merged, for inference only: the same results up to rounding."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """Which attention implementation runs: on a GPU, the fastest for each shape, as measured on that GPU.
 
-Head widths of 40, 80 and 160 suit some kernels badly, and which ones differs between GPUs and versions of PyTorch.
+Head widths of 40, 80 and 160 suit some kernels badly; which ones depends on the GPU and the version of PyTorch.
 """
 
 import logging
@@ -21,11 +21,11 @@ Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 NARROWEST, SHORTEST = 32, 64
 """Head width and number of keys from which the fused kernels are tried, by name, without PyTorch's own checks. Smaller
-attention is so quick that the choice does not matter, and not every kernel refuses politely what it cannot do."""
+attention is so quick that the choice does not matter, and not every kernel fails cleanly at what it cannot do."""
 WIDEST = 256
 """Head width up to which the fused kernels work."""
 MAX_SCORES = 2**28
-"""Scores that may be held at once: 512 MiB in half precision."""
+"""The most scores that are held at once: 512 MiB in half precision."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Two products with the scores in memory: the best for few heads that are too wide for the fused kernels."""
+    """Two products with the scores in memory: best for a few heads that are too wide for the fused kernels."""
     scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)
     return scores.softmax(dim=-1) @ value
 
@@ -54,7 +54,7 @@ def _products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _xformers() -> Backend | None:
     try:
         from xformers.ops import memory_efficient_attention
-    except Exception:  # a library built for another PyTorch or CUDA fails in many ways
+    except Exception:  # a library that was built for another PyTorch or CUDA fails in many ways
         return None
 
     def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def autotuned_attention(name: AttentionName = "auto") -> Autotuned:
     if xformers is not None:
         candidates = {"xformers": xformers} if name == "xformers" else {**candidates, "xformers": xformers}
     elif name == "xformers":
-        _log.warning("xformers is missing or does not work here: PyTorch's attention takes its place")
+        _log.warning("xformers is missing or does not work here: PyTorch's attention is used instead")
     return Autotuned("attention", {"default": F.scaled_dot_product_attention, **candidates}, _suits)
 
 

@@ -1,8 +1,8 @@
 """Operations and layers for CPUs, by oneDNN's kernels where PyTorch's own choice is slower.
 
 PyTorch multiplies fp32 matrices with another library, which reaches half of oneDNN's speed for narrow matrices, and
-writes the bias beforehand in a pass of its own. What is wide is computed in blocks of rows that stay in the cache: a
-new array of many megabytes costs more to be given by the system than to be filled.
+writes the bias in a separate pass. Wide layers are computed in blocks of rows that stay in the cache: getting a new
+array of many megabytes from the system costs more than filling it.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ def group_norm(
     """See `operations.group_norm`; the image is channels-last.
 
     PyTorch's kernel for this layout adds up one pixel after another in fp32, which costs one to two digits. Here sums
-    are pairwise, and squares are those of differences from the channel's mean.
+    are pairwise, and the squares are of differences from the channel's mean.
     """
     if x.dtype != torch.float32:  # then the image itself is rounded far more than these sums
         out = F.group_norm(x if shift is None else x + shift[:, :, None, None], groups, weight, bias, eps)
@@ -76,7 +76,7 @@ def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
 
 
 def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
-    """See `operations.frame_attention`; PyTorch's kernel takes four axes, and pixels that lie together."""
+    """See `operations.frame_attention`; PyTorch's kernel takes four axes, and contiguous pixels."""
     n, length, width = qkv.shape
     pixels = qkv.view(-1, frames, length, width).transpose(1, 2).reshape(-1, frames, 3, heads, width // (3 * heads))
     out = F.scaled_dot_product_attention(*pixels.permute(2, 0, 3, 1, 4))
@@ -85,7 +85,7 @@ def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
 
 
 def feed_forward(tokens: Tensor, normed: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> None:
-    """Add a feed-forward of `normed` [r, c] to `tokens` [r, c], but for the last bias; `fc1` has values, then gates.
+    """Add a feed-forward of `normed` [r, c] to `tokens` [r, c], without the last bias; `fc1` has values, then gates.
 
     Writes to `tokens`.
     """
@@ -127,7 +127,7 @@ class FastFFNProjOut(nn.Module):
 
 
 def replace_layers(network: nn.Module) -> None:
-    """Replace what has a faster form here among the merged layers of `network`, in place."""
+    """Replace those merged layers of `network` that have a faster form here, in place."""
     for name, child in list(network.named_children()):
         if isinstance(child, FusedFFNProjOut):
             setattr(network, name, FastFFNProjOut(child))
@@ -145,12 +145,12 @@ OPERATIONS = operations.Operations(
     add_bias=add_bias,
     frame_attention=frame_attention,
 )
-"""The operations by these functions, and PyTorch's where it has nothing faster."""
+"""The operations by these functions, or PyTorch's where there is nothing faster."""
 
 
 def multiplies_bf16() -> bool:
-    """Whether this processor has instructions for bf16 that take two products in the time of one in fp32."""
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not every version of PyTorch can tell
+    """Whether this processor has bf16 instructions that do two products in the time of one in fp32."""
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # not every version of PyTorch can say
     return asked is not None and bool(asked())
 
 
@@ -162,6 +162,6 @@ def works(device: torch.device, dtype: torch.dtype) -> bool:
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((3, 48), (32, 48), (32,)))
     try:
         actual = _product(x, weight, bias, "gelu")
-    except (RuntimeError, AttributeError):  # built without oneDNN, or the function has another form
+    except (RuntimeError, AttributeError):  # built without oneDNN, or the function has another signature
         return False
     return torch.allclose(actual, F.gelu(F.linear(x, weight, bias)), atol=1e-4)

@@ -177,7 +177,7 @@ def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
 
 
 def scale_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """ReLU of image x·scale + bias, [n, c, h, w] and [c]: a batch norm in eval mode and its ReLU."""
+    """ReLU of image x·scale + bias, [n, c, h, w] and [c]: a batch norm in eval mode with its ReLU."""
     return F.relu(torch.addcmul(bias[:, None, None], x, scale[:, None, None]))
 
 

@@ -1,4 +1,4 @@
-"""PersonaLive in the shape that the live server asks for, and how it is loaded."""
+"""PersonaLive in the form that the live server needs, and how it is loaded."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from personalive.types import Box, RGBArray
 CALLS = 4
 """Warm-up on a CPU: the first call prepares 16 frames; with 4, 3, 2 and 1 new frames."""
 ACCELERATED_CALLS = 16
-"""On a GPU also with one, two and three keyframes, each of which is recorded by itself."""
+"""On a GPU also with one, two and three keyframes, each of which is captured separately."""
 
 
 class PersonaLiveEngine:
@@ -45,7 +45,7 @@ class PersonaLiveEngine:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Turn the device's own error into ours, and give back what the failed attempt left behind."""
+        """Turn the device's own error into ours, and release what the failed attempt left behind."""
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -53,7 +53,7 @@ class PersonaLiveEngine:
             raise DeviceMemoryError("the device's memory is used up: end sessions, or use a smaller size") from error
 
     def open(self, seed: int) -> Stream:
-        """The state for a new session; it gives pictures from its first call on."""
+        """The state for a new session; it returns pictures from its first call on."""
         return self._model.stream(width=self.width, height=self.height, seed=seed, emit_lead_in=True)
 
     def reference(self, image: RGBArray, face_box: Box | None) -> Reference:
@@ -70,10 +70,10 @@ class PersonaLiveEngine:
 
 
 class ModelFactory:
-    """Makes engines over one model, which is loaded once and kept for other sizes."""
+    """Makes engines from one model, which is loaded once and kept for other sizes."""
 
     def __init__(self, load: Callable[[], PersonaLive], face_boxes: bool) -> None:
-        """`load` reads the weights; `face_boxes` tells whether boxes will come with the pictures."""
+        """`load` reads the weights; `face_boxes` says whether boxes will come with the pictures."""
         self._load = load
         self._face_boxes = face_boxes
         self._model: PersonaLive | None = None
@@ -90,12 +90,12 @@ class ModelFactory:
 
 
 def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
-    """Run what sessions will run, so that none waits for compilers, allocators and recordings."""
+    """Run what sessions will run, so that none waits for compilers, allocators and graph captures."""
     rng = np.random.default_rng(0)
     image = np.full((engine.height, engine.width, 3), 127, dtype=np.uint8)
     box = (0, 0, engine.width, engine.height) if face_boxes else None
     stream = engine.open(seed=0)
-    stream.keyframe_threshold = 0.0  # every call that may make a keyframe makes one
+    stream.keyframe_threshold = 0.0  # every call that can make a keyframe makes one
     stream.set_reference(engine.reference(image, box))
     for call in range(ACCELERATED_CALLS if engine.is_accelerated else CALLS):
         count = engine.window - call % engine.window

@@ -1,4 +1,4 @@
-"""Figures of one session: what the page shows, and what the metrics add up."""
+"""Figures of one session, for the page and for the metrics."""
 
 import threading
 from bisect import bisect_left
@@ -6,11 +6,11 @@ from collections import deque
 from dataclasses import dataclass
 
 RATE_SECONDS = 3.0
-"""Span over which frame rates are counted."""
+"""Seconds over which frame rates are counted."""
 DELAY_SECONDS, DELAYS = 10.0, 1024
-"""The latest pictures whose delays count: so many seconds of them, and so many at most."""
+"""The latest pictures whose delays count: this many seconds of them, and at most this many."""
 DELAY_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
-"""Seconds up to which delays are counted together; the longest ones have no bound."""
+"""Upper bounds, in seconds, of the delay histogram; the last bucket has none."""
 
 
 class Rate:
@@ -31,10 +31,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Delays:
-    """Seconds from capture to show."""
+    """Seconds from capture to display."""
 
     counts: tuple[int, ...]
-    """Since the beginning: up to each of `DELAY_BOUNDS`, from the one before, and beyond the last."""
+    """Counts since the start, for each bucket of `DELAY_BOUNDS` and beyond the last."""
     total: float
     median: float
     slow: float
@@ -62,7 +62,7 @@ class SessionStatistics:
             self._in.add(now)
 
     def made(self, pictures: int) -> None:
-        """The model gave pictures."""
+        """The model returned pictures."""
         with self._lock:
             self.pictures_made += pictures
 
@@ -82,7 +82,7 @@ class SessionStatistics:
             return self._in.value(now), self._out.value(now)
 
     def delays(self) -> Delays:
-        """Delays: counts and sum since the beginning, percentiles of the latest."""
+        """Delays: counts and sum since the start, percentiles of the latest."""
         with self._lock:
             since = self._delays[-1][0] - DELAY_SECONDS if self._delays else 0.0
             latest = sorted(delay for when, delay in self._delays if when > since)

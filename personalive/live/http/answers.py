@@ -1,4 +1,4 @@
-"""Errors as answers of one form, `{"detail": …}`, which can be written no matter what the client has sent."""
+"""Errors as answers of one form, `{"detail": …}`, which can be sent whatever the client has sent."""
 
 import logging
 
@@ -26,13 +26,13 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
     PersonaLiveError: 400,
 }
 MAX_DETAIL = 1000
-"""Characters of a reason, which may repeat what the client has sent."""
+"""The most characters of a reason, which may repeat what the client has sent."""
 POLICY_VIOLATION = 1008
 """The code that a WebSocket is closed with."""
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let an application answer every error."""
+    """Make an application answer every error."""
     for kind in ANSWERS:
         app.add_exception_handler(kind, _answer_error)
     app.add_exception_handler(NotLoadedError, _answer_not_loaded)
@@ -78,7 +78,7 @@ async def _answer_defect(request: Request, error: Exception) -> Response:
 
 
 def _problems(error: RequestValidationError | WebSocketRequestValidationError) -> list[dict[str, object]]:
-    """Where and what, without the values: JSON lets clients send some that it cannot express itself, such as NaN."""
+    """Where and what, without the values: clients can send some that JSON cannot express, such as NaN."""
     return [
         {
             "type": each["type"],

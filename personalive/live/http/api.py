@@ -20,7 +20,7 @@ from personalive.live.transport.webrtc import Peer
 router = APIRouter()
 COOKIE_SECONDS = 365 * 86400
 SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned")]
-WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the one who is watched")]
+WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the watched client")]
 
 KINDS = ("image/jpeg", "image/png", "image/webp")
 PICTURE_BODY = {
@@ -37,7 +37,7 @@ def _problems(**reasons: str) -> dict[int | str, dict[str, Any]]:
 
 
 UNKNOWN = _problems(_403="Another client's session", _404="No such session")
-NO_PICTURE = _problems(_400="Not loaded, empty, no picture, or no face in it", _413="The picture is too large")
+NO_PICTURE = _problems(_400="Not loaded, empty, not a picture, or no face in it", _413="The picture is too large")
 
 
 def hub_of(request: Request) -> Hub:
@@ -56,14 +56,14 @@ def client_of(request: Request, response: Response) -> Client:
 
 
 def give_cookie(request: Request, response: Response) -> str:
-    """Give a client a cookie by which it is known again, also after its browser was closed: its watch id stays."""
+    """Give a client a cookie by which it is recognised even after its browser was closed, so its watch id stays."""
     cookie, secure = new_cookie(), request.url.scheme == "https"
     response.set_cookie(COOKIE, cookie, COOKIE_SECONDS, httponly=True, samesite="strict", secure=secure)
     return cookie
 
 
 def ice_of(request: Request) -> IceLimits:
-    """What the ICE agents of the server may do."""
+    """Limits for the server's ICE agents."""
     limits: IceLimits = request.app.state.ice
     return limits
 
@@ -74,7 +74,7 @@ IceOf = Annotated[IceLimits, Depends(ice_of)]
 
 
 def own_entry(session_id: SessionId, hub: HubOf, client: ClientOf) -> Entry:
-    """The session of a call's path; the client must be the one that may control it."""
+    """The session of a call's path; the client must be allowed to control it."""
     return hub.find(session_id, client)
 
 
@@ -89,7 +89,7 @@ async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswe
 
 @router.get("/api/v1/pipeline/status", response_model_exclude_none=True)
 async def status(hub: HubOf) -> schemas.StatusAnswer:
-    """How far loading is."""
+    """The progress of loading."""
     state = hub.loader.state
     return schemas.StatusAnswer(
         status=state.status,
@@ -119,7 +119,7 @@ async def pipeline_schemas() -> dict[str, Any]:
 
 @router.post("/api/v1/personalive/reference", openapi_extra=PICTURE_BODY, responses=NO_PICTURE)
 async def set_reference(request: Request, hub: HubOf, client: ClientOf) -> schemas.ReferenceAnswer:
-    """Set the portrait of the client's next session, and of those that run."""
+    """Set the portrait of the client's next session, and of its running ones."""
     running = await hub.set_portrait(client, await request.body())
     where = f"shown in {running} running session{'s' * (running > 1)}" if running else "used by the next session"
     return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}")
@@ -140,7 +140,7 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
     responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _503="Full, or not loaded")},
 )
 async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
-    """Connect by WebRTC: opens a session, or goes on with one."""
+    """Connect by WebRTC: open a session, or continue one."""
     parameters = request.initialParameters or {}
     if request.sessionId:
         entry = hub.find(request.sessionId, client)
@@ -167,7 +167,7 @@ async def _connected(peer: Peer, hub: Hub, entry: Entry, sdp: str, *, fresh: boo
 
 @router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
 async def candidates(entry: OwnEntry, request: schemas.CandidatesRequest) -> None:
-    """Name more addresses under which the client may be reached."""
+    """Add addresses at which the client may be reached."""
     if isinstance(entry.transport, Peer):
         await entry.transport.add_candidates([each.model_dump() for each in request.candidates])
 
@@ -180,7 +180,7 @@ async def own_watch_id(client: ClientOf) -> schemas.WatchIdAnswer:
 
 @router.get("/api/v1/watch/{watch_id}", response_model_exclude_none=True)
 async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
-    """Whether there is something to watch now. Needs no token: the id, which cannot be guessed, is enough."""
+    """Whether there is something to watch now. No token is needed: the id, which cannot be guessed, is enough."""
     if watched(hub.entries.values(), watch_id) is None:
         return schemas.WatchAnswer(live=False)
     return schemas.WatchAnswer(live=True, iceServers=_ice_servers(hub))
@@ -188,13 +188,13 @@ async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
 
 @router.post(
     "/api/v1/watch/{watch_id}/offer",
-    responses=_problems(_400="Bad SDP", _404="Nothing to watch now", _503="Enough viewers watch already"),
+    responses=_problems(_400="Bad SDP", _404="Nothing to watch now", _503="There are enough viewers already"),
 )
 async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
-    """Watch by WebRTC. Needs no token: the id, which cannot be guessed, is enough."""
+    """Watch by WebRTC. No token is needed: the id, which cannot be guessed, is enough."""
     entry = watched(hub.entries.values(), watch_id)
     if entry is None:
-        raise UnknownSessionError("there is nothing to watch now: ask again later")
+        raise UnknownSessionError("there is nothing to watch now: try again later")
     peer = Peer(hub, entry, ice, viewer=True)
     try:
         hub.connections.watch(entry, peer)
@@ -229,14 +229,14 @@ async def close_session(entry: OwnEntry) -> None:
 
 @router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
 async def replace_reference(request: Request, entry: OwnEntry, hub: HubOf) -> schemas.ReferenceAnswer:
-    """Show another portrait; movement goes on."""
+    """Show another portrait; the motion continues."""
     await hub.replace_portrait(entry.session, await request.body())
     return schemas.ReferenceAnswer(success=True, message="the portrait is set")
 
 
 @router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})
 async def change_parameters(entry: OwnEntry, changes: ParameterChanges) -> dict[str, Any]:
-    """Change settings; returns all of them."""
+    """Change settings; return all of them."""
     return entry.session.change(changes).given()
 
 
@@ -245,16 +245,16 @@ async def pause(
     entry: OwnEntry,
     request: Annotated[schemas.PauseRequest, Body()] = schemas.PauseRequest(),  # noqa: B008
 ) -> schemas.MessageAnswer:
-    """Stand still, or go on with `paused: false`."""
+    """Stand still, or continue with `paused: false`."""
     entry.session.change({"paused": request.paused})
-    return schemas.MessageAnswer(message="the session is paused" if request.paused else "the session goes on")
+    return schemas.MessageAnswer(message="the session is paused" if request.paused else "the session continues")
 
 
 @router.post("/api/v1/sessions/{session_id}/reset", responses=UNKNOWN)
 async def reset(entry: OwnEntry) -> schemas.MessageAnswer:
-    """Forget the driver and begin again from the portrait."""
+    """Forget the driver and start again from the portrait."""
     entry.session.change({"reset_cache": True})
-    return schemas.MessageAnswer(message="the session begins again")
+    return schemas.MessageAnswer(message="the session starts again")
 
 
 @router.post("/api/v1/sessions/{session_id}/snapshot", responses={**UNKNOWN, **_problems(_400="No portrait yet")})
@@ -268,12 +268,12 @@ async def snapshot(entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
 async def resume(entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
     """Continue from the client's snapshot, in this or another session."""
     await hub.resume(entry)
-    return schemas.MessageAnswer(message="the session goes on from the kept state")
+    return schemas.MessageAnswer(message="the session continues from the saved state")
 
 
 @router.get("/health")
 async def health(hub: HubOf) -> schemas.HealthAnswer:
-    """Whether the server answers."""
+    """Whether the server is up."""
     return schemas.HealthAnswer(
         status="healthy",
         pipeline=hub.loader.state.status,

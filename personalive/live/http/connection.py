@@ -17,9 +17,9 @@ from personalive.live.http.security import answer_headers
 from personalive.net.connection import ROOM, HttpConnection, Place, Stage
 
 CONTROL_FRAMES = 200
-"""Pings, pongs and parts of messages that a WebSocket may send at once, and ten seconds later again."""
+"""Pings, pongs and parts of messages that a WebSocket may send at once, and again ten seconds later."""
 MAX_LATE_BYTES = 65536
-"""What of a WebSocket is looked at after its end was said, to find the client's goodbye."""
+"""Bytes of a WebSocket that are read after we closed it, to find the client's close frame."""
 
 
 class LiveConnection(HttpConnection):
@@ -28,10 +28,10 @@ class LiveConnection(HttpConnection):
     refusal_headers = answer_headers("")
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over, if the handshake is one: refusals of the library go out without our headers."""
+        """Hand the connection over, if the handshake is valid: the library's refusals go out without our headers."""
         given = dict(self.headers)
         if given.get(b"sec-websocket-version") != b"13":
-            self.refuse(426, "only version 13 of the WebSocket protocol is spoken", (b"sec-websocket-version", b"13"))
+            self.refuse(426, "only version 13 of the WebSocket protocol is supported", (b"sec-websocket-version", b"13"))
         elif event.method != b"GET" or not _is_key(given.get(b"sec-websocket-key", b"")):
             self.refuse(400, "the WebSocket handshake is not complete")
         else:
@@ -47,10 +47,10 @@ def _is_key(value: bytes) -> bool:
 
 
 class SocketConnection(WebSocketsSansIOProtocol):
-    """WebSocket: control frames have a pace, and a goodbye has its time.
+    """A WebSocket: control frames are limited in rate, and closing in time.
 
     Whole messages are read one by one, as fast as the application takes them. Pings, pongs and parts of messages are
-    not: a client that sends nothing else would have the server answer without end, into a buffer that nobody empties.
+    not: a client that sends nothing else would make the server answer for ever, into a buffer that is never emptied.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class SocketConnection(WebSocketsSansIOProtocol):
             self._place.move(Stage.GOODBYE)
 
     def data_received(self, data: bytes) -> None:
-        """Something came. After the end it is dropped: a client that cannot send does not read either."""
+        """Data arrived. After the end it is dropped: a client that cannot send does not read either."""
         if self.close_sent:
             self._late_bytes += len(data)
         if self._late_bytes <= MAX_LATE_BYTES:
             super().data_received(data)
 
     async def send(self, message: Any) -> None:
-        """Send for the application, which may not know yet that the connection was given up."""
+        """Send for the application, which may not know yet that the connection was dropped."""
         if self.close_sent:
             raise ClientDisconnected
         await super().send(message)
@@ -99,12 +99,12 @@ class SocketConnection(WebSocketsSansIOProtocol):
             self.handshake_complete = self.close_sent
 
     def handle_ping(self) -> None:
-        """The pong is ready to go."""
+        """A pong is ready to go."""
         if self._within_pace():
             super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
-        """The client is there, or says so unasked."""
+        """A pong from the client, perhaps unasked."""
         if self._within_pace():
             super().handle_pong(event)
 
@@ -120,11 +120,11 @@ class SocketConnection(WebSocketsSansIOProtocol):
         self._frames_left = min(CONTROL_FRAMES, self._frames_left + gained) - 1
         self._counted = now
         if self._frames_left < 0 and not self.close_sent:
-            self._give_up(CloseCode.POLICY_VIOLATION, "more control frames came than anybody needs")
+            self._give_up(CloseCode.POLICY_VIOLATION, "there were too many control frames")
         return self._frames_left >= 0
 
     def _give_up(self, code: CloseCode, reason: str) -> None:
-        """Say goodbye, and drop what still comes: hanging up at once would take the goodbye along."""
+        """Send the close frame, and drop what still arrives: closing at once would lose the close frame."""
         self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
         self.conn.fail(code, reason)
         self.transport.write(b"".join(self.conn.data_to_send()))

@@ -31,32 +31,32 @@ class HubCollector(Collector):
         self._waiting_room = waiting_room
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics of this moment; to be called in the hub's event loop."""
+        """The current metrics; call it in the hub's event loop."""
         yield from self._sessions()
         yield from self._calls()
         yield from self._memory()
-        yield _gauge("waiting_connections", "Connections that wait for their clients", len(self._waiting_room))
+        yield _gauge("waiting_connections", "Connections that are waiting for their clients", len(self._waiting_room))
         yield CounterMetricFamily(
             "personalive_displaced_connections",
-            "Connections that were ended because too many waited",
+            "Connections that were ended because too many were waiting",
             value=self._waiting_room.given_way,
         )
-        yield _gauge("tasks", "Tasks of the event loop, with that which answers this", len(asyncio.all_tasks()))
-        yield _gauge("threads", "Threads of Python, with those of pools", threading.active_count())
+        yield _gauge("tasks", "Tasks of the event loop, including the one that answers this", len(asyncio.all_tasks()))
+        yield _gauge("threads", "Python threads, including those of pools", threading.active_count())
 
     def _sessions(self) -> Iterable[Metric]:
         hub = self._hub
         figures = [session_figures(entry.session) for entry in hub.entries.values()]
         yield _gauge("sessions", "Sessions that are open", len(figures))
-        yield _gauge("sessions_max", "Sessions that may be open", hub.options.max_sessions)
+        yield _gauge("sessions_max", "The most sessions that may be open", hub.options.max_sessions)
         yield CounterMetricFamily("personalive_sessions_opened", "Sessions opened", value=hub.sessions_opened)
         yield CounterMetricFamily("personalive_sessions_refused", "Sessions refused", value=hub.refused)
         yield _gauge("loaded", "1 if the model is loaded", hub.loader.state.status == "loaded")
         for name, help_text in (
             ("fps_in", "Camera frames a second, all sessions"),
             ("fps_out", "Pictures a second, all sessions"),
-            ("waiting_in", "Camera frames that wait to be chosen"),
-            ("waiting_out", "Pictures that wait to be sent"),
+            ("waiting_in", "Camera frames that are waiting to be chosen"),
+            ("waiting_out", "Pictures that are waiting to be sent"),
         ):
             yield _gauge(name, help_text, sum(each[name] for each in figures))
         totals = hub.totals()
@@ -96,7 +96,7 @@ def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
 
 
 def registry(hub: Hub, waiting_room: WaitingRoom) -> CollectorRegistry:
-    """The metrics of one server, with memory and CPU time of its process."""
+    """The metrics of one server, with its process's memory and CPU time."""
     result = CollectorRegistry()
     result.register(HubCollector(hub, waiting_room))
     ProcessCollector(registry=result)

@@ -14,15 +14,15 @@ KINDS = {
     **{suffix: Image.MIME[kind] for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS},
     **dict.fromkeys((".heic", ".heif"), "image/heic"),
 }
-"""Media types by suffix: what a portrait may be, so that a chosen one can be sent back."""
+"""Media types by suffix: those that a portrait may have, so that a chosen one can be sent back."""
 
 
 def router(folder: Path) -> APIRouter:
-    """The calls that list a folder's pictures and give them."""
+    """The calls that list a folder's pictures and return them."""
     result = APIRouter()
 
     def pictures() -> dict[str, Path]:
-        """Read again for each call, as the operator may add some."""
+        """The folder is read again for each call, as the operator may add pictures."""
         found = folder.iterdir() if folder.is_dir() else ()
         visible = (path for path in found if not path.name.startswith("."))
         return {path.name: path for path in visible if path.suffix.lower() in KINDS and path.is_file()}
@@ -44,7 +44,7 @@ def router(folder: Path) -> APIRouter:
         },
     )
     def preset(name: str) -> Response:
-        """One of them, as a picture."""
+        """One of the portraits, as a picture."""
         path = pictures().get(name)
         if path is None:
             raise HTTPException(404, "there is no such portrait")

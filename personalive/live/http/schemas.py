@@ -30,7 +30,7 @@ class MessageAnswer(BaseModel):
 
 
 class StatusAnswer(BaseModel):
-    """How far loading is."""
+    """The progress of loading."""
 
     status: Literal["not_loaded", "loading", "loaded", "error"]
     pipeline_id: str | None = None
@@ -40,7 +40,7 @@ class StatusAnswer(BaseModel):
 
 
 class ReferenceAnswer(BaseModel):
-    """What became of a portrait."""
+    """What happened to a portrait."""
 
     success: bool
     message: str
@@ -58,9 +58,9 @@ class OfferRequest(BaseModel):
     sdp: str = Field(min_length=1, max_length=MAX_SDP, examples=[EXAMPLE_SDP])
     type: Literal["offer"]
     initialParameters: dict[str, Any] | None = Field(  # noqa: N815
-        None, description="As sent later on the data channel", examples=[{"mirror": True}]
+        None, description="Like those sent later on the data channel", examples=[{"mirror": True}]
     )
-    sessionId: str | None = Field(default=None, max_length=64, description="Go on with this session")  # noqa: N815
+    sessionId: str | None = Field(default=None, max_length=64, description="Continue this session")  # noqa: N815
 
 
 class OfferAnswer(BaseModel):
@@ -102,7 +102,7 @@ class WatchOfferAnswer(BaseModel):
 
 
 class Candidate(BaseModel):
-    """An address under which the client may be reached."""
+    """An address at which the client may be reached."""
 
     candidate: str = Field(max_length=1000, examples=["candidate:1 1 udp 2122260223 192.0.2.7 54400 typ host"])
     sdpMid: str | None = Field(default=None, max_length=32)  # noqa: N815
@@ -132,7 +132,7 @@ class PauseRequest(BaseModel):
 
 
 class HealthAnswer(BaseModel):
-    """Whether the server answers, and whether it can animate."""
+    """Whether the server is up, and whether it can animate."""
 
     status: Literal["healthy"]
     pipeline: Literal["not_loaded", "loading", "loaded", "error"]

@@ -1,4 +1,4 @@
-"""What every request must pass: size, time, origin, host and token; and what every answer says about itself."""
+"""What every request is checked for: size, time, origin, host and token; and the headers of every answer."""
 
 import asyncio
 import hmac
@@ -19,12 +19,12 @@ MAX_BODY = 1024 * 1024
 MAX_PICTURE = 20 * 1024 * 1024
 """Bytes of a portrait."""
 BODY_SECONDS = 30.0
-"""Time that a client has to send a body."""
+"""Seconds that a client has to send a body."""
 MAX_WORKING = 64
-"""Requests with a body that are worked on at once."""
+"""The most requests with a body that are handled at once."""
 OPEN_FOLDERS = ("/static/", "/api/v1/watch/")
 OPEN_PATHS = ("/", "/embed", "/health", "/openapi.json")
-"""What is to be had without a token: the page itself, and the pictures of a session whose watch id the client knows."""
+"""What is available without a token: the page itself, and the pictures of a session whose watch id the client knows."""
 SOCKET_TOKEN = "token."
 """Prefix of the WebSocket subprotocol that carries the token, since browsers cannot set headers there."""
 
@@ -45,16 +45,16 @@ class TokenCheck:
         if not self._tokens:
             return True
         data = (given or "").encode("utf-8", "surrogateescape")
-        matches = [hmac.compare_digest(data, token) for token in self._tokens]  # all of them, whichever fits
+        matches = [hmac.compare_digest(data, token) for token in self._tokens]  # all of them, to take the same time
         return any(matches)
 
 
 class HostCheck:
-    """Which names this machine may be called by: against pages whose name is made to point here.
+    """The names by which this machine may be called, against pages whose name is made to point here (DNS rebinding).
 
-    On the loopback address these are its own names. On others any address will do, as an address cannot be made to
-    point elsewhere, and the machine's own names; with a token, which such a page does not have, any name. In each case
-    those of `--allowed_host` too.
+    On the loopback address, these are its own names. On other addresses, they are any IP address, as that cannot be
+    made to point elsewhere, and the machine's own names; with a token, which such a page does not have, any name. The
+    names in `--allowed_host` always count too.
     """
 
     def __init__(self, options: ServeOptions) -> None:
@@ -87,7 +87,7 @@ def given_token(headers: Headers) -> str | None:
 
 
 def answer_headers(path: str) -> dict[str, str]:
-    """What browsers should know of the answer to a request for this path, be it what it may."""
+    """Headers for browsers, for any answer to a request for this path."""
     ancestors = "*" if path == "/embed" else "'none'"
     return {
         "X-Content-Type-Options": "nosniff",
@@ -97,7 +97,7 @@ def answer_headers(path: str) -> dict[str, str]:
 
 
 class Gate:
-    """ASGI middleware that turns away what may not come in, and bounds what does."""
+    """ASGI middleware that refuses what may not come in, and limits what does."""
 
     def __init__(self, app: ASGIApp, options: ServeOptions) -> None:
         self._app = app
@@ -132,7 +132,7 @@ class Gate:
             message = await body.receive()
             if body.complete and body.size and not counted:
                 if self._working >= MAX_WORKING:
-                    raise HTTPException(503, f"{MAX_WORKING} requests are being worked on", {"Retry-After": "2"})
+                    raise HTTPException(503, f"{MAX_WORKING} requests are being handled", {"Retry-After": "2"})
                 self._working += 1
                 counted = True
             return message
@@ -150,19 +150,19 @@ class Gate:
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and origin is not None and _origin_host(origin) != host.lower():
-            return 403, "requests from pages of other sites are not taken"
+            return 403, "requests from pages of other sites are refused"
         path = scope["path"]
         if (
             path not in OPEN_PATHS
             and not path.startswith(OPEN_FOLDERS)
             and not self._tokens.accepts(given_token(headers))
         ):
-            return 401, "this server wants a token: send it as 'Authorization: Bearer TOKEN'"
+            return 401, "this server needs a token: send it as 'Authorization: Bearer TOKEN'"
         return None
 
 
 class Body:
-    """A request's body, counted while it comes, and with a time for it."""
+    """A request's body, counted as it arrives, with a deadline."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.size = 0
@@ -173,12 +173,12 @@ class Body:
         self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def receive(self) -> Message:
-        """The next part.
+        """The next part of it.
 
         Raises:
             HTTPException: it is too long, or takes too long.
         """
-        if self.complete:  # what comes now is the end of the connection, which may take its time
+        if self.complete:  # what comes now is the end of the connection, which may take a while
             return await self._receive()
         if self._announced.isdecimal() and int(self._announced) > self._limit:
             raise HTTPException(
@@ -188,10 +188,10 @@ class Body:
             async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} seconds") from None
+            raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} seconds") from None
         self.size += len(message.get("body", b""))
         if self.size > self._limit:
-            raise HTTPException(413, f"the body has more than the {self._limit} bytes that are taken")
+            raise HTTPException(413, f"the body has more than the {self._limit} bytes that are allowed")
         self.complete = not message.get("more_body", False)
         return message
 
@@ -233,7 +233,7 @@ async def _answer(scope: Scope, send: Send, status: int, detail: object) -> None
 
 
 def _described(scope: Scope, send: Send) -> Send:
-    """Add what browsers should know of every answer; a socket that is refused without one gets an answer, too."""
+    """Add headers for browsers to every answer; a socket that is refused without one gets an answer as well."""
     accepted = False
 
     async def described(message: Message) -> None:

@@ -37,7 +37,7 @@ PRESETS = STATIC / "presets"
 PROTOCOL = "personalive"
 """WebSocket subprotocol."""
 MAX_FILES = 8192
-"""Open files, sockets among them, that the process asks for."""
+"""Open files, including sockets, that the process asks for."""
 UVICORN: dict[str, Any] = {
     "http": LiveConnection,
     "ws": SocketConnection,
@@ -49,7 +49,7 @@ UVICORN: dict[str, Any] = {
     "access_log": False,
     "log_level": "error",
 }
-"""How uvicorn is run. It logs defects only: a line for each request would be one more thing to flood."""
+"""How uvicorn is run. It logs only defects: a line for each request would be one more thing to flood."""
 
 
 def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | None) -> FastAPI:
@@ -133,7 +133,7 @@ def _client(socket: WebSocket) -> Client:
 
 
 def model_factory(options: ServeOptions) -> ModelFactory:
-    """Loads what the options name."""
+    """Loads the model that the options name."""
     _, substitute = options.model.resolved_source()
     if substitute:
         logger.warning("%s", substitute)
@@ -163,7 +163,7 @@ def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
 
 
 def _allow_many_files() -> None:
-    """Take as many open files as the system allows: a crowd that connects at once needs them for a moment."""
+    """Raise the limit on open files to what the system allows: a crowd that connects at once needs them briefly."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
     if soft < wanted:

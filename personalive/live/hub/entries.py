@@ -1,4 +1,4 @@
-"""What the hub knows of each session, which state it is in, and what the hub may refuse."""
+"""What the hub knows about each session, its state, and what the hub may refuse."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,18 +46,18 @@ class SessionState(Enum):
     """Where a session stands between its opening and its end."""
 
     OPENING = "opening"
-    """It waits for a connection that is not up yet; at first its state is being made on the device."""
+    """It waits for a connection that is not up yet; at first its state is being created on the device."""
     CONNECTED = "connected"
     """A connection is up that may feed it."""
     DETACHED = "detached"
     """Its connection is gone; the client may come back with another."""
     CLOSING = "closing"
-    """It has ended; nothing uses it any more."""
+    """It has ended and is no longer used."""
 
 
 TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
     SessionState.OPENING: frozenset({SessionState.CONNECTED, SessionState.DETACHED, SessionState.CLOSING}),
-    # to OPENING: another connection, not up yet, takes the place of the one that was
+    # to OPENING: another connection, not up yet, replaces the last one
     SessionState.CONNECTED: frozenset({SessionState.OPENING, SessionState.DETACHED, SessionState.CLOSING}),
     SessionState.DETACHED: frozenset({SessionState.OPENING, SessionState.CONNECTED, SessionState.CLOSING}),
     SessionState.CLOSING: frozenset(),
@@ -67,12 +67,12 @@ TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
 
 @dataclass(eq=False)
 class Entry:
-    """A session and what the hub knows of it."""
+    """A session and what the hub knows about it."""
 
     session: Session
     client: Client
     since: float
-    """When it came into its present state, seconds on the hub's clock."""
+    """When it entered its present state, in seconds on the hub's clock."""
     state: SessionState = SessionState.OPENING
     transport: Transport | None = None
     viewers: list[Transport] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Totals:
-    """Counters over all sessions that ever were."""
+    """Counters over all sessions that ever existed."""
 
     frames_in: int = 0
     pictures_shown: int = 0
@@ -102,7 +102,7 @@ class Totals:
     delay_seconds: float = 0.0
 
     def plus(self, session: Session) -> "Totals":
-        """These and one session's."""
+        """These plus one session's."""
         figures, delays, dropped = session.statistics, session.statistics.delays(), session.dropped
         return Totals(
             self.frames_in + figures.frames_in,

@@ -16,7 +16,7 @@ from personalive.types import Box, RGBArray
 
 
 class Portraits:
-    """Each client's portrait for its next session. Pictures are decoded and searched in threads of their own."""
+    """Each client's portrait for its next session. Pictures are decoded and searched in separate threads."""
 
     def __init__(self, faces: Faces | None) -> None:
         """`faces` finds the face in a portrait; None leaves that to the model."""
@@ -38,7 +38,7 @@ class Portraits:
         return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
     def keep(self, client: Client, image: RGBArray) -> None:
-        """Remember a client's portrait, uint8 [h,w,3], in place of its last."""
+        """Remember a client's portrait, uint8 [h,w,3], in place of its last one."""
         self._kept.put(client, image)
 
     async def of(self, client: Client, engine: Engine) -> Any:
@@ -54,7 +54,7 @@ class Portraits:
 
 
 async def show(reference: Any, sessions: Sequence[Session]) -> int:
-    """Show a portrait (what the model made of it) in sessions that run; return how many show it.
+    """Show a portrait (what the model made of it) in running sessions; return how many show it.
 
     Raises:
         DeviceMemoryError: some could not show it; the message says how many.
@@ -85,7 +85,7 @@ def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:
         faces: finds the face; None leaves that to the model.
 
     Raises:
-        NoFaceError: a face was looked for and none was found.
+        NoFaceError: a face was searched for and none was found.
     """
     height, width = image.shape[:2]
     aspect = engine.width / engine.height

@@ -1,16 +1,16 @@
 """Repairs to aiortc 1.16 that its public interface does not allow: the one place where a library's inside is replaced.
 
-1. Its jitter buffer holds every frame until the first packet of the next one has come, which costs a whole frame
-   interval. The RTP marker bit tells that a frame is complete.
+1. Its jitter buffer holds every frame until the first packet of the next one has arrived, which costs a whole frame
+   interval. The RTP marker bit says that a frame is complete.
 2. Packets without payload, which browsers send to probe the bandwidth, become empty frames there; an empty packet tells
    FFmpeg's decoders that the stream has ended, and H.264 never recovers from it.
 3. Its video encoders are capped at 1.5 Mbit/s (VP8) and 3 Mbit/s (H.264), too little for 512×512 at 25 frames a second
    without visible blocks.
-4. Its ICE agents use every address of the machine but the loopback one, and send seven packets from each of them to
+4. Its ICE agents use every address of the machine except the loopback one, and send seven packets from each of them to
    each address that a client names.
 
-`apply` is to be called once before the first connection; other versions than 1.16 are left as they are. `limit_ice`
-is for each connection. To be deleted when a release of aiortc has the same.
+Call `apply` once before the first connection; versions other than 1.16 are left as they are. `limit_ice` is for each
+connection. Delete this when a release of aiortc does the same.
 """
 
 import logging
@@ -36,7 +36,7 @@ _stock_remove_frame = jitterbuffer.JitterBuffer._remove_frame
 
 
 def apply() -> bool:
-    """Repair aiortc in this process; whether that was done. Calls after the first change nothing."""
+    """Repair aiortc in this process; return whether that was done. Further calls change nothing."""
     version = metadata.version("aiortc")
     if not version.startswith(VERSION):
         logger.warning("aiortc %s is used as it is: the repairs are made for %sx", version, VERSION)
@@ -49,7 +49,7 @@ def apply() -> bool:
 
 def _remove_frame(buffer: JitterBuffer, sequence_number: int) -> JitterFrame | None:
     """Take the oldest frame out of the buffer if all of its packets are there."""
-    if not buffer._is_video:  # sound has one packet a frame, and wants the prefetching
+    if not buffer._is_video:  # sound has one packet a frame, and needs the prefetching
         return _stock_remove_frame(buffer, sequence_number)
     _skip_empty(buffer)
     packets: list[RtpPacket] = []
@@ -86,19 +86,19 @@ def _finish(buffer: JitterBuffer, packets: list[RtpPacket]) -> JitterFrame:
 
 
 def _payload(packet: RtpPacket) -> bytes:
-    """What the receiver left with the packet after it took the codec's header off."""
+    """What is left of the packet after the receiver took the codec's header off."""
     data: bytes = vars(packet)["_data"]
     return data
 
 
 def limit_ice(connection: RTCPeerConnection, limits: IceLimits) -> None:
-    """Hold a connection to limits; after its remote description is set, before its local one, which opens sockets."""
+    """Apply limits to a connection: after its remote description is set, before its local one, which opens sockets."""
     for transport in ice_transports(connection):
         _limit_agent(transport.iceGatherer._connection, limits)
 
 
 def ice_transports(connection: RTCPeerConnection) -> set[RTCIceTransport]:
-    """The ways by which a connection's parts travel: one, where all are bundled."""
+    """The transports of a connection's parts: one, if all are bundled."""
     parts = [each.receiver for each in connection.getTransceivers()]
     return {each.transport.transport for each in (*parts, connection.sctp) if each is not None and each.transport}
 
@@ -134,7 +134,7 @@ def _limit_sending(protocol: StunProtocol, limits: IceLimits) -> None:
     ) -> tuple[stun.Message, tuple[str, int]]:
         try:
             answer = await ask(request, address, integrity_key, retransmissions)
-        except stun.TransactionFailed:  # which is an answer, too: its author knows the key
+        except stun.TransactionFailed:  # which is an answer as well: its author knows the key
             limits.answered(address[0])
             raise
         limits.answered(answer[1][0])

@@ -1,7 +1,7 @@
-"""What the ICE agents of a server may do: from which addresses they send, and how much to one that never answers.
+"""Limits for a server's ICE agents: the addresses they send from, and how much they send to one that never answers.
 
-A client names the addresses under which it may be reached, and the server tries them all. Without bounds it would send
-hundreds of packets to whatever address somebody likes to name.
+A client names the addresses at which it may be reached, and the server tries them all. Without limits it would send
+hundreds of packets to any address that someone names.
 """
 
 import ipaddress
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from personalive.errors import InputError
 
 MAX_UNANSWERED = 20
-"""Packets in `WINDOW_SECONDS` that go to one address, over all connections, before it has answered."""
+"""The most packets in `WINDOW_SECONDS` to one address, over all connections, before it has answered."""
 WINDOW_SECONDS = 60.0
 MAX_ADDRESSES = 4096
-"""Addresses that are remembered."""
+"""The most addresses that are remembered."""
 
 
 @dataclass
@@ -29,16 +29,16 @@ class _Traffic:
 
 
 class IceLimits:
-    """Bounds that all connections of one server share."""
+    """Limits that all connections of one server share."""
 
     def __init__(self, host: str, clock: Callable[[], float] = time.monotonic) -> None:
         """`host`: where media is sent from and received; `0.0.0.0` or `::` stands for every address.
 
         Raises:
-            InputError: it is no address.
+            InputError: it is not an address.
         """
         self.addresses = _addresses(host)
-        """Of this machine, to send from and receive at; None: all."""
+        """This machine's addresses to send from and receive at; None: all."""
         self._clock = clock
         self._traffic: OrderedDict[str, _Traffic] = OrderedDict()
 
@@ -48,7 +48,7 @@ class IceLimits:
         return self.addresses is not None and all(ipaddress.ip_address(each).is_loopback for each in self.addresses)
 
     def may_send(self, address: str) -> bool:
-        """Count a check that is to go to an address; False: it has had enough."""
+        """Count a check that is to go to an address; False: it has had enough of them."""
         traffic = self._of(address)
         if traffic.has_answered:
             return True
@@ -58,7 +58,7 @@ class IceLimits:
         return True
 
     def heard_from(self, address: str) -> None:
-        """A check came from an address, which may be forged: one more may go there in return."""
+        """A check came from an address, which may be forged: one more may be sent there in return."""
         self._of(address).allowed += 1
 
     def answered(self, address: str) -> None:

@@ -1,4 +1,4 @@
-"""Looks at an offer's SDP before aiortc does, which trusts its shape and takes seconds for some that are large."""
+"""Checks an offer's SDP before aiortc reads it, which trusts its form and takes seconds for some large ones."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from personalive.errors import InputError
 
 MAX_SDP = 65536
-"""Characters of an offer; browsers' have 3,000 to 15,000."""
+"""The most characters of an offer; browsers' have 3,000 to 15,000."""
 MAX_LINES = 1000
-"""Lines of an offer: of some kinds, aiortc compares each with each."""
+"""The most lines of an offer: aiortc compares some kinds with each other."""
 MAX_SECTIONS = 8
-"""Media sections of an offer: two are needed, browsers send few more."""
+"""The most media sections of an offer: two are needed, and browsers send few more."""
 KINDS = ("video", "audio", "application")
 MAX_CANDIDATES = 128
-"""Addresses that one client may name, within its offer and after it."""
+"""The most addresses that one client may name, in its offer and after it."""
 MAX_HIDDEN = 16
-"""Of these, names that have to be asked for in the local network (mDNS)."""
+"""Of these, the most names that have to be looked up in the local network (mDNS)."""
 
 _HIDDEN = re.compile(r"[a-zA-Z0-9-]{1,63}\.local")
 
@@ -24,13 +24,13 @@ class Candidates:
     """Counts the addresses that a client names."""
 
     def __init__(self, *, local_only: bool) -> None:
-        """`local_only`: names in the network are not asked for, since nobody there can connect."""
+        """`local_only`: names in the network are not looked up, since nobody there can connect."""
         self._local_only = local_only
         self._count = 0
         self._hidden = 0
 
     def admit(self, candidate: str) -> bool:
-        """Count one, `foundation component transport priority address port typ …`; whether it is to be used.
+        """Count one, `foundation component transport priority address port typ …`; return whether to use it.
 
         Raises:
             InputError: there were too many.
@@ -46,10 +46,10 @@ class Candidates:
 
 
 def checked(sdp: str, candidates: Candidates) -> str:
-    """The offer, without candidates that are not to be used.
+    """The offer, without candidates that must not be used.
 
     Raises:
-        InputError: too large, or with sections that nothing tells apart or that have no fingerprint.
+        InputError: it is too large, or has sections that cannot be told apart or have no fingerprint.
     """
     lines = sdp.splitlines() if len(sdp) <= MAX_SDP else []
     if not 0 < len(lines) <= MAX_LINES:
@@ -61,7 +61,7 @@ def checked(sdp: str, candidates: Candidates) -> str:
 
 @dataclass
 class _Section:
-    """The lines before the first media section, or one of these."""
+    """The lines before the first media section, or those of a media section."""
 
     kind: str = ""
     names: list[str] = field(default_factory=list)
@@ -70,15 +70,15 @@ class _Section:
 
 
 def _check_sections(lines: list[str]) -> None:
-    """Each media section must have a name of its own (`a=mid`), and what is bundled must be one of them."""
+    """Each media section must have its own name (`a=mid`), and bundled names must be among them."""
     session, *media = _sections(lines)
     if len(media) > MAX_SECTIONS:
         raise InputError(f"the offer has more than {MAX_SECTIONS} media sections")
     for section in media:
         if section.kind not in KINDS:
-            raise InputError(f"a media section of the offer is {section.kind[:60]!r}, none of {', '.join(KINDS)}")
+            raise InputError(f"a media section of the offer is {section.kind[:60]!r}, not one of {', '.join(KINDS)}")
         if not session.has_fingerprint and not section.has_fingerprint:
-            raise InputError("the offer has no a=fingerprint line, by which its sender can be told from others")
+            raise InputError("the offer has no a=fingerprint line, by which its sender is identified")
         if len(section.names) != 1 or not section.names[0].strip():
             raise InputError("each media section of the offer must have one a=mid line")
     names = [section.names[0] for section in media]

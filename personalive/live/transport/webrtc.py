@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE = 1.0
 """Seconds after which a picture is sent again if there is no new one, so that latecomers see something."""
 BIG_FRAME = 1920 * 1088
-"""Pixels from which a camera frame is scaled down before it waits."""
+"""Pixels above which a camera frame is scaled down before it waits."""
 STATISTICS_SECONDS = 0.5
 GOODBYE_SECONDS = 0.2
 """Time for the last message to leave."""
 SILENT_SECONDS = 7
-"""A peer that sends nothing for so long has vanished: RTCP comes every few seconds, with a picture or without."""
+"""A peer that sends nothing for this long has vanished: RTCP comes every few seconds, with or without a picture."""
 
 
 class PictureTrack(MediaStreamTrack):
@@ -69,11 +69,11 @@ class PictureTrack(MediaStreamTrack):
 
     @property
     def delay(self) -> float:
-        """Seconds from capture to show at present."""
+        """The present delay from capture to display, in seconds."""
         return self.subscription.playout.delay
 
     async def recv(self) -> av.VideoFrame:
-        """The next picture when its time has come."""
+        """The next picture, when it is due."""
         while True:
             if self.readyState != "live":
                 raise MediaStreamError
@@ -128,10 +128,10 @@ class Peer:
         self._connection.on("connectionstatechange", self._on_state)
 
     async def answer(self, sdp: str) -> str:
-        """Take an offer and give the answer.
+        """Take an offer and return the answer.
 
         Raises:
-            InputError: no usable offer.
+            InputError: the offer cannot be used.
         """
         try:
             offered = checked(sdp, self._candidates)
@@ -142,14 +142,14 @@ class Peer:
             await self._connection.setLocalDescription(await self._connection.createAnswer())
         except InputError:
             raise
-        except Exception as error:  # aiortc trusts the shape of what it parses
+        except Exception as error:  # aiortc trusts the form of what it parses
             logger.info("an offer was refused: %s: %s", type(error).__name__, error)
             raise InputError("the offer's SDP cannot be used: it must offer to send or receive one video") from error
         self._work = asyncio.create_task(self._run())
         return self._connection.localDescription.sdp
 
     async def add_candidates(self, candidates: list[dict[str, Any]]) -> None:
-        """Take addresses of the client.
+        """Add addresses of the client.
 
         Raises:
             InputError: one that cannot be read, or too many.
@@ -181,17 +181,19 @@ class Peer:
         await self._hang_up()
 
     async def _hang_up(self) -> None:
-        """Free what the connection holds, even where aiortc cannot be brought to do it."""
+        """Free what the connection holds, even if aiortc fails to."""
         try:
             await self._connection.close()
         except Exception as error:
-            logger.warning("a connection could not be closed, its sockets are: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "a connection did not close, but its sockets are closed: %s: %s", type(error).__name__, error
+            )
             for transport in ice_transports(self._connection):
                 with contextlib.suppress(Exception):
                     await transport.stop()
 
     async def _run(self) -> None:
-        """Read the camera and tell figures until the connection is closed."""
+        """Read the camera and send figures until the connection is closed."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send_statistics())
@@ -208,7 +210,7 @@ class Peer:
             raise InputError("the offer has no video: add a video transceiver before making it")
         self._connection.addTrack(self._picture)
         capabilities = RTCRtpSender.getCapabilities("video").codecs
-        # VP8 takes a third of H.264's time to encode here, so it comes first where the client knows it.
+        # VP8 takes a third of H.264's time to encode here, so it comes first if the client supports it.
         ordered = sorted(capabilities, key=lambda codec: codec.mimeType != "video/VP8")
         for transceiver in self._connection.getTransceivers():
             if transceiver.kind == "video":
@@ -226,7 +228,7 @@ class Peer:
             candidate = candidate_from_sdp(line)
             candidate.sdpMid, candidate.sdpMLineIndex = given.get("sdpMid"), given.get("sdpMLineIndex")
             await self._connection.addIceCandidate(candidate)
-        except Exception as error:  # as above: whatever a malformed line makes aiortc stumble over
+        except Exception as error:  # as above: aiortc can fail in any way on a malformed line
             raise InputError(f"the candidate {text[:200]!r} cannot be used") from error
 
     def _on_track(self, track: MediaStreamTrack) -> None:
@@ -265,9 +267,9 @@ class Peer:
                 self._session.offer(CameraFrame(captured, partial(_to_rgb, frame)))
 
     async def _notice_silence(self) -> None:
-        """End the connection of a peer that has vanished, or that never came: ICE itself takes half a minute.
+        """End the connection of a peer that has vanished or never came: ICE itself takes half a minute.
 
-        Seconds are counted, not read from a clock: if this process stood still, the peer may have sent all the while.
+        Seconds are counted, not read from a clock: if this process was suspended, the peer may have kept sending.
         """
         packets = silent = 0
         while silent < (SILENT_SECONDS if self.connected else CONNECT_SECONDS):
@@ -277,7 +279,7 @@ class Peer:
         self._hub.connections.spawn(self.close())
 
     async def _packets_received(self) -> int:
-        """Packets of all kinds, but those of ICE."""
+        """Packets of all kinds, except those of ICE."""
         report = await self._connection.getStats()
         return sum(each.packetsReceived for each in report.values() if isinstance(each, RTCTransportStats))
 
@@ -295,7 +297,7 @@ class Peer:
 
 
 def _servers(servers: tuple[IceServer, ...], limits: IceLimits) -> list[RTCIceServer]:
-    # From the loopback address only a relay helps: a STUN server cannot be reached, and would be waited for.
+    # From the loopback address only a relay helps: a STUN server cannot be reached, and would only cost time.
     useful = (each for each in servers if not limits.local_only or each.urls.startswith("turn"))
     return [RTCIceServer(urls=each.urls, username=each.username, credential=each.credential) for each in useful]
 

@@ -1,7 +1,7 @@
 """The same session over a WebSocket, for networks where WebRTC cannot pass.
 
 Binary messages both ways: eight bytes, the client's time stamp as a little-endian double, then a JPEG or WebP picture.
-A picture comes back with the stamp of the camera frame that drove it (NaN for the first ones, which nothing drove).
+A picture comes back with the stamp of the camera frame that drove it (NaN for the first ones, which no frame drove).
 Text messages are those of the data channel.
 """
 
@@ -29,16 +29,16 @@ logger = logging.getLogger(__name__)
 
 STAMP = struct.Struct("<d")
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
-"""Longest message that is read; the server is told so, too."""
+"""The longest message that is read; the server is configured with it as well."""
 FRAMES_PER_SECOND = 130
-"""A client that sends faster is read no faster."""
+"""Messages a second; a client that sends faster is not read faster."""
 TEXTS_PER_SECOND = 50
 FLOOD_SECONDS = 2.0
 """A client that sends too much for so long is let go."""
 WAIT_SECONDS = 0.1
 """How long reading stops for each tenth of a second's worth that came too early."""
 SEND_SECONDS = 10.0
-"""A client that reads nothing for so long is let go."""
+"""Seconds after which a client that reads nothing is disconnected."""
 GOODBYE_SECONDS = 1.0
 """Time for the last messages to leave."""
 STATISTICS_SECONDS = 0.5
@@ -89,7 +89,7 @@ class Socket:
         except* Ended as ends:
             end = next(each for each in ends.exceptions if isinstance(each, Ended))
         except* (WebSocketDisconnect, TimeoutError):
-            pass  # a client that vanished, or does not read
+            pass  # a client that has vanished, or does not read
         except* Exception:
             logger.exception("a WebSocket broke")
         finally:
@@ -104,7 +104,7 @@ class Socket:
             self._loop.call_soon_threadsafe(self._queue, message)
 
     async def close(self) -> None:
-        """End the connection, after the messages that wait."""
+        """End the connection, after the waiting messages."""
         self._closing.set()
         await self._closed.wait()
 
@@ -119,7 +119,7 @@ class Socket:
     async def _hang_up(self, end: Ended) -> None:
         if self._socket.application_state is not WebSocketState.CONNECTED:
             return
-        # It may be gone already, or its buffers full.
+        # It may be gone, or its buffers full.
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
             async with asyncio.timeout(GOODBYE_SECONDS):
                 while not self._messages.empty():
@@ -186,10 +186,10 @@ class Socket:
 
 
 class Pace:
-    """Lets things pass at a rate, by making the caller wait: bursts of a second's worth pass at once.
+    """Limits a rate by making the caller wait; bursts of a second's worth pass at once.
 
-    Waiting also holds the sender up, since its messages are not read meanwhile. One that does not take the hint for
-    `FLOOD_SECONDS` is to be let go, or reading what it has sent would keep the session open long after it has left.
+    Waiting also holds the sender up, since its messages are not read meanwhile. One that keeps flooding for
+    `FLOOD_SECONDS` must be disconnected: reading what it has sent would keep the session open long after it has left.
     """
 
     def __init__(self, per_second: float) -> None:
@@ -199,7 +199,7 @@ class Pace:
         self._relaxed = self._updated
 
     async def wait(self) -> bool:
-        """Wait until one more thing may pass; False once too much has come for too long."""
+        """Wait until one more message may pass; False once there has been too much for too long."""
         now = time.monotonic()
         self._left = min(self._per_second, self._left + (now - self._updated) * self._per_second) - 1
         self._updated = now

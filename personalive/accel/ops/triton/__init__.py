@@ -1,7 +1,7 @@
-"""Triton kernels for what PyTorch runs far over the time that its bytes need.
+"""Triton kernels for operations on which PyTorch takes far longer than their memory traffic does.
 
-The same functions as in `personalive.accel.ops.reference`. Importing this package needs `triton`; those who want the
-kernels ask `personalive.accel.kernels`, which tries them on the device first.
+The same functions as in `personalive.accel.ops.reference`. Importing this package needs `triton`; use
+`personalive.accel.kernels`, which tries the kernels on the device first.
 """
 
 from personalive.accel.ops.triton.attention import frame_attention, token_attention

@@ -1,7 +1,7 @@
 """The motion extractor's GRN MLP in fp32 by 3×TF32 products, for GPUs.
 
 Each number is taken as the sum of two in TF32, and three of the four products are added up: the result is as exact as
-fp32 multiplied by itself, and comes in two thirds of the time.
+fp32 multiplied by itself, and takes two thirds of the time.
 """
 
 import torch
@@ -81,7 +81,7 @@ def _fc2(
 def grn_mlp(
     x: Tensor, fc1: Tensor, fc1_bias: Tensor, gamma: Tensor, fc2: Tensor, fc2_bias: Tensor, other: Tensor
 ) -> Tensor:
-    """See `operations.grn_mlp`; what is no whole number of tiles goes there, and all of it on old GPUs."""
+    """See `operations.grn_mlp`; sizes that are not whole tiles go there, and on old GPUs everything does."""
     n, length, channels = x.shape
     width = fc1.shape[0]
     old = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < _TF32_CAPABILITY

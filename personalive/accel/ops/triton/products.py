@@ -1,7 +1,7 @@
-"""Products whose result is used up before it reaches memory, for GPUs.
+"""Products whose result is processed before it reaches memory, for GPUs.
 
-They can load by TMA, which GPUs from Hopper on have. It takes addresses from a descriptor, so that fewer registers go
-to them and two programs fit on a multiprocessor: one multiplies while the other ends.
+They can load by TMA, which GPUs from Hopper on have. It takes addresses from a descriptor, which frees registers, so
+that two programs fit on a multiprocessor: one multiplies while the other finishes.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ except ImportError:  # older than Triton 3.4
     TensorDescriptor = None
 
 DEPTH = 64
-"""Inputs that are multiplied at a time; layers must have a multiple of it."""
+"""Inputs that are multiplied at a time; layers must have a multiple of this."""
 TMA_CAPABILITY = (9, 0)
 """The compute capability from which GPUs have TMA."""
 
@@ -63,7 +63,7 @@ def _gated_product(
     x, weight, bias, y, rows, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One tile of (x·value weights + bias) * gelu(x·gate weights + bias); the values' weights lie before the gates'."""
+    """One tile of (x·value weights + bias) * gelu(x·gate weights + bias); the values' weights come first."""
     row, column = tile_of_program(width, BLOCK_C)
     r = row.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = column * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -87,7 +87,7 @@ def _gated_product_tma(
     x, weight, bias, y, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """`_gated_product` with descriptors of x, weight and y. What lies outside is read as 0 and not written."""
+    """`_gated_product` with descriptors of x, weight and y. What is outside is read as 0 and not written."""
     row, column = tile_of_program(width, BLOCK_C)
     r, c = row * BLOCK_R, column * BLOCK_C
     value = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
@@ -114,12 +114,12 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
         `[..., w]`.
 
     Raises:
-        ValueError: the layer is no whole number of tiles.
+        ValueError: the layer is not a whole number of tiles.
         RuntimeError: the tile is for TMA, which the GPU or Triton lacks.
     """
     width, depth = weight.shape[0] // 2, weight.shape[1]
     if depth % DEPTH or width % tile.columns:
-        raise ValueError(f"a layer of {depth} to {2 * width} is no whole number of tiles")
+        raise ValueError(f"a layer of {depth} to {2 * width} is not a whole number of tiles")
     x, weight = x.contiguous(), weight.contiguous()
     rows = x.numel() // depth
     y = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
@@ -165,12 +165,12 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor, tile: Til
         `[..., o]`.
 
     Raises:
-        ValueError: the layer is no whole number of steps.
+        ValueError: the layer is not a whole number of steps.
         RuntimeError: the GPU or Triton has no TMA.
     """
     width, depth = weight.shape
     if depth % DEPTH or width % 8:
-        raise ValueError(f"a layer of {depth} to {width} is no whole number of steps")
+        raise ValueError(f"a layer of {depth} to {width} is not a whole number of steps")
     x, weight, other = x.contiguous(), weight.contiguous(), other.contiguous()
     rows = x.numel() // depth
     y = torch.empty_like(other)

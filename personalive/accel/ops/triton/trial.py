@@ -8,13 +8,13 @@ from torch import Tensor
 from personalive.accel.ops.reference import Operations
 
 EXACT = 1e-5
-"""Relative error that fp32 may have: a product of fewer bits has a hundred times as much."""
+"""The largest relative error in fp32: products with fewer bits have a hundred times as much."""
 GRN_MLP = ((2, 64, 96), (384, 96), (384,), (384,), (96, 384), (96,), (2, 64, 96))
 """Shapes of the arguments of `grn_mlp`."""
 
 
 def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool) -> None:
-    """Run every kernel once, in sizes of the model, and compare; but for products, which are measured before their use.
+    """Run every kernel once, at the model's sizes, and compare. Products are left out: they are measured before use.
 
     Raises:
         RuntimeError: a kernel's result is wrong.
@@ -54,5 +54,5 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
 
 
 def _exact(argument: Any) -> Any:
-    """fp32 as fp64: PyTorch may have been told to multiply fp32 with fewer bits."""
+    """fp32 as fp64, as PyTorch may be set to multiply fp32 with fewer bits."""
     return argument.double() if isinstance(argument, Tensor) and argument.dtype == torch.float32 else argument

@@ -79,7 +79,7 @@ export class Driver {
     try {
       await this.view.play();
     } catch {
-      throw new Error(`${this.file.name} is no video that this browser can play.`);
+      throw new Error(`${this.file.name} is not a video that this browser can play.`);
     }
     return this.view.captureStream();
   }
