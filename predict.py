@@ -21,6 +21,7 @@ import cog
 from cog import BasePredictor, Input
 
 from personalive.animate.job import animate
+from personalive.cli.progress import show_lines
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.url_fetch import fetch
@@ -143,10 +144,7 @@ class Predictor(BasePredictor):
             reference = fetch(ref_image, Path(inputs) / "reference", allow_private=allowed)
             driver = fetch(driving_video, Path(inputs) / "driver", allow_private=allowed)
             with closing(animate(self.model, reference, driver, output, options)) as work:
-                for progress in work:
-                    print(f"{progress.stage}: {progress.frames_done} of {progress.frames_total} frames")
-                    if progress.message:
-                        print(progress.message)
+                show_lines(work, print)
         return output
 
 

@@ -164,9 +164,9 @@ class Receiver:
         """The status in each event."""
         return [event["status"] for event in self.events()]
 
-    def wait_for_frames(self, count: int = 8) -> None:
-        """Wait until an event says that this many frames are done."""
-        wait_for(lambda: any(f"animating: {count} of" in event.get("logs", "") for event in self.events()))
+    def wait_until_busy(self) -> None:
+        """Wait until an event says that the networks have work."""
+        wait_for(lambda: any("animating" in event.get("logs", "") for event in self.events()))
 
 
 @contextmanager

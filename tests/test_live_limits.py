@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from personalive.errors import InputError
 from personalive.live.http.security import HostCheck
-from personalive.live.http.waiting import WaitingRoom, group
 from personalive.live.options import ServeOptions
 from personalive.live.transport.ice import MAX_ADDRESSES, MAX_UNANSWERED, WINDOW_SECONDS, IceLimits
 from personalive.live.transport.offer import MAX_CANDIDATES, MAX_HIDDEN, MAX_LINES, MAX_SDP, Candidates, checked
+from personalive.net.waiting import WaitingRoom, group
 from tests.hostile.mutations import mutated_sdp, seeds
 
 # ---- connections that wait ----
@@ -54,9 +54,9 @@ def test_the_largest_body_is_held_only_while_there_is_memory():
     for each in (first, second):
         room.enter(each)
         room.hold(each, 30)
-    assert not first.gone
+    assert [each.gone for each in (first, second, done)] == [False] * 3
     room.hold(second, 10)
-    assert first.gone and not second.gone and not done.gone
+    assert [each.gone for each in (first, second, done)] == [True, False, False]
     room.release(done)
     room.hold(second, 60)
     assert not second.gone

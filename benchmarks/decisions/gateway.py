@@ -82,7 +82,7 @@ def wait_until_ready(client: httpx.Client) -> None:
         time.sleep(0.05)
 
 
-def median(client: httpx.Client, ask: Callable[[httpx.Client], None]) -> float:
+def median(client: httpx.Client, ask: Callable[[httpx.Client], object]) -> float:
     """Milliseconds of a request; Cog's server alone is given the moment that it needs between two."""
     times = []
     for _ in range(COUNT):

@@ -28,9 +28,9 @@ from typing import Any
 import uvicorn
 
 from benchmarks.measuring import Results
-from personalive.live.http.connection import ROOM, TLS
 from personalive.live.http.server import UVICORN
-from personalive.live.http.waiting import WaitingRoom
+from personalive.net.connection import ROOM, TLS
+from personalive.net.waiting import WaitingRoom
 
 MESSAGE = MutableMapping[str, Any]
 PATIENCE = 75.0

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 
 from tqdm import tqdm
@@ -13,13 +13,13 @@ from personalive.animate.job import Progress
 logger = logging.getLogger(__name__)
 
 LINE_EVERY = 5.0
-"""Seconds between two log lines."""
+"""Seconds between two lines."""
 
 
 def show(work: Generator[Progress, None, None]) -> Progress:
     """Run an animation to its end, or close it when something interrupts; returns its last progress."""
     with closing(work):
-        return _bar(work) if sys.stderr.isatty() else show_lines(work)
+        return _bar(work) if sys.stderr.isatty() else show_lines(work, logger.info)
 
 
 def _bar(work: Generator[Progress, None, None]) -> Progress:
@@ -36,24 +36,26 @@ def _bar(work: Generator[Progress, None, None]) -> Progress:
     return last
 
 
-def show_lines(work: Generator[Progress, None, None], clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Log the progress: at the start of each stage, every few seconds, and at the end."""
+def show_lines(
+    work: Iterable[Progress], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+) -> Progress:
+    """Say how far the work is: at the start of each stage, every few seconds, and at the end."""
     begun = said = stage_begun = clock()
     last = Progress("reading", 0, 0)
     stage = ""
     for last in work:
         now = clock()
         if last.message:
-            logger.info("%s", last.message)
+            say(last.message)
         if last.stage != stage:
             stage, stage_begun = last.stage, now
         elif now - said < LINE_EVERY:
             continue
         said = now
         if last.stage == "done":
-            logger.info("done: %d frames in %.0f s", last.frames_done, now - begun)
+            say(f"done: {last.frames_done} frames in {now - begun:.0f} s")
         else:
-            logger.info("%s", _line(last, now - stage_begun))
+            say(_line(last, now - stage_begun))
     return last
 
 

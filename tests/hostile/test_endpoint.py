@@ -342,16 +342,15 @@ def test_result_that_cannot_be_sent_is_a_failure_and_says_so(trusting, inputs):
     assert answer["status"] == "failed" and "answers 403" in answer["error"] and "output" not in answer
 
 
-@pytest.mark.slow
 def test_same_id_while_it_runs(trusting, inputs, long):
     """PUT says how it is, POST is refused, and neither begins another."""
     with receiver() as web:
         assert trusting.put("twice", long, webhook=f"{web.url}/webhook").status_code == 202
-        web.wait_for_frames(4)
+        web.wait_until_busy()
         again = [trusting.put("twice", inputs, wait=wait) for wait in (True, False)]
         assert [answer.status_code for answer in again] == [202, 202]
         assert all(answer.json()["status"] == "processing" and "animating" in answer.json()["logs"] for answer in again)
-        assert all(len(answer.content) < 10_000 for answer in again), "its files are not sent back"
+        assert all(len(answer.content) < 10_000 for answer in again), "neither files nor a line for each frame"
         assert trusting.post(inputs, id="twice").status_code == 409
         assert trusting.put("other", inputs).status_code == 409
         assert trusting.cancel("other").status_code == 404
@@ -361,7 +360,6 @@ def test_same_id_while_it_runs(trusting, inputs, long):
     assert trusting.cancel("twice").status_code == 200, "that it has ended meanwhile is no error"
 
 
-@pytest.mark.slow
 def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
     with receiver() as web:
         answers = []
@@ -382,7 +380,6 @@ def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
         assert web.statuses().count("canceled") == 1
 
 
-@pytest.mark.slow
 def test_client_who_leaves_cancels(trusting, inputs, long):
     with receiver() as web:
         with pytest.raises(httpx.ReadTimeout):
@@ -398,7 +395,6 @@ def folders_of(server):
     return [COG_FOLDERS / name for name in names if (COG_FOLDERS / name).exists()]
 
 
-@pytest.mark.slow
 def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     """After success, failure and cancellation, in Cog's folder and ours."""
 
@@ -412,19 +408,18 @@ def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     assert left() == []
     with receiver() as web:
         trusting.put("left", long, webhook=f"{web.url}/webhook")
-        web.wait_for_frames(4)
+        web.wait_until_busy()
         trusting.cancel("left")
         wait_for(lambda: "canceled" in web.statuses())
     wait_for(lambda: trusting.status() == "READY")
     assert left() == []
 
 
-@pytest.mark.slow
 def test_sigterm_while_busy_tells_the_webhook_and_leaves_nothing(trusting, long):
     processes = trusting.processes()
     with receiver() as web:
         trusting.put("last", long, webhook=f"{web.url}/webhook")
-        web.wait_for_frames()
+        web.wait_until_busy()
         trusting.process.send_signal(signal.SIGTERM)
         wait_for(lambda: "canceled" in web.statuses(), 30)
         assert trusting.process.wait(WAIT) == 0

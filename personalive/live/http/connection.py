@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
 
 from personalive.live.http.security import answer_headers
-from personalive.net.connection import ROOM, HttpConnection, Place, Stage
+from personalive.net.connection import ROOM, SECONDS, HttpConnection, Place, Stage
 
 CONTROL_FRAMES = 200
 """Pings, pongs and parts of messages that a WebSocket may send at once, and again ten seconds later."""
@@ -31,7 +31,9 @@ class LiveConnection(HttpConnection):
         """Hand the connection over, if the handshake is valid: the library's refusals go out without our headers."""
         given = dict(self.headers)
         if given.get(b"sec-websocket-version") != b"13":
-            self.refuse(426, "only version 13 of the WebSocket protocol is supported", (b"sec-websocket-version", b"13"))
+            self.refuse(
+                426, "only version 13 of the WebSocket protocol is supported", (b"sec-websocket-version", b"13")
+            )
         elif event.method != b"GET" or not _is_key(given.get(b"sec-websocket-key", b"")):
             self.refuse(400, "the WebSocket handshake is not complete")
         else:
