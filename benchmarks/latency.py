@@ -36,7 +36,7 @@ from personalive.cli.arguments import add_settings, read_settings
 from personalive.config import MAX_KEYFRAME_THRESHOLD, ModelConfig
 from personalive.live.core.engine import Engine
 from personalive.live.core.model import ModelFactory, PersonaLiveEngine
-from personalive.live.hub.loader import LoadParameters
+from personalive.live.core.parameters import LoadParameters
 from personalive.loading import ModelChoice
 from personalive.testing.echo import EchoEngine
 from personalive.types import Latency

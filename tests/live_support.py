@@ -16,8 +16,8 @@ import uvicorn
 from PIL import Image
 
 from personalive.live.core.faces import Faces
+from personalive.live.core.parameters import LoadParameters
 from personalive.live.http.server import UVICORN, create_app
-from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
 from personalive.testing.echo import EchoEngine
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from personalive.engine.cues import PLAIN, Presence
 
 
-def run(presence, flags):
-    """Where a motion that is 1 in every frame with a face is led, from the portrait's 0."""
-    motion, path = 0.0, []
-    for usable in flags:
-        cue = presence.cue(usable)
+def run(rate, flags):
+    """Where a motion that is 1 in every frame with a face is led, from the portrait's 0, at frames a second."""
+    presence, motion, path = Presence(), 0.0, []
+    for index, usable in enumerate(flags):
+        cue = presence.cue(usable, index / rate)
         motion += (1.0 - motion) * cue.weight
         motion -= motion * cue.neutral
         path.append(motion)
@@ -20,17 +20,17 @@ def run(presence, flags):
 
 
 def test_frames_with_a_face_are_taken_as_they_are():
-    presence = Presence(25)
-    assert presence.cue(True).anchor
-    assert [presence.cue(True) for _ in range(5)] == [PLAIN] * 5
+    presence = Presence()
+    assert presence.cue(True, 0.0).anchor
+    assert [presence.cue(True, 0.04 * index) for index in range(1, 6)] == [PLAIN] * 5
 
 
 def test_a_short_gap_holds_the_motion():
-    assert run(Presence(25), [True] * 3 + [False] * 40) == [1.0] * 43
+    assert run(25, [True] * 3 + [False] * 40) == [1.0] * 43
 
 
 def test_a_long_gap_eases_to_the_portrait_and_back_in_equal_steps():
-    path = run(Presence(20), [True] * 2 + [False] * 90 + [True] * 10)
+    path = run(20, [True] * 2 + [False] * 90 + [True] * 10)
     assert path[2 + 40] < 1 and path[91] < 1e-9
     down = [a - b for a, b in pairwise(path[41:72])]
     assert max(down) - min(down) < 1e-9
@@ -39,19 +39,35 @@ def test_a_long_gap_eases_to_the_portrait_and_back_in_equal_steps():
 
 
 def test_before_the_first_face_the_portrait_rests():
-    assert run(Presence(25), [False] * 4) == [0.0] * 4
+    assert run(25, [False] * 4) == [0.0] * 4
 
 
 def test_a_cut_anchors_and_eases():
-    presence = Presence(25)
-    presence.cue(True)
-    cue = presence.cue(True, cut=True)
+    presence = Presence()
+    presence.cue(True, 0.0)
+    cue = presence.cue(True, 0.04, cut=True)
     assert cue.anchor and cue.weight < 1
 
 
-@given(st.lists(st.booleans(), max_size=200), st.floats(1, 120))
-def test_weights_are_shares(flags, rate):
-    presence = Presence(rate)
-    cues = [presence.cue(flag) for flag in flags]
+def test_a_camera_that_stalls_makes_no_difference_to_where_the_motion_is():
+    """The same times, seen at fewer of them."""
+    flags = [True] * 10 + [False] * 100 + [True] * 20
+    path, presence, motion = run(25, flags), Presence(), 0.0
+    for index in [0, 5, 9, 40, 59, 70, 71, 90, 109, 110, 113, 119, 129]:
+        cue = presence.cue(flags[index], index / 25)
+        motion += (1.0 - motion) * cue.weight
+        motion -= motion * cue.neutral
+        if flags[index] or index > 59:
+            assert abs(motion - path[index]) < 0.04, index
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(1e-3, 10)), max_size=200))
+def test_weights_are_shares(frames):
+    presence, at, cues = Presence(), 0.0, []
+    for usable, cut, gap in frames:
+        at += gap
+        cues.append(presence.cue(usable, at, cut=cut))
     assert all(0 <= cue.weight <= 1 and 0 <= cue.neutral <= 1 for cue in cues)
-    assert sum(cue.anchor for cue in cues) == (1 if any(flags) else 0)
+    usable = [cue for cue, (seen, _, _) in zip(cues, frames, strict=True) if seen]
+    assert not usable or usable[0].anchor
+    assert all(cue.weight == 0 for cue, (seen, _, _) in zip(cues, frames, strict=True) if not seen)

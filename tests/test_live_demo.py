@@ -12,9 +12,9 @@ from playwright.sync_api import expect, sync_playwright
 
 from personalive.assets import DEMO_MODEL
 from personalive.live.core.faces import MeshFaces
+from personalive.live.core.parameters import LoadParameters
 from personalive.live.core.pictures import decode
 from personalive.live.http.server import model_factory
-from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
 from personalive.testing.browser import CHROMIUM, chromium, write_camera

@@ -388,7 +388,7 @@ async def test_a_portrait_that_some_sessions_cannot_show_is_answered_with_the_tr
         assert {stream.colour for stream in bench.engine.streams} == {BLUE, GREEN}
         red.session.close()
         green.session.close()
-        assert await bench.hub.set_portrait(client, picture(BLUE)) == 0
+        assert await bench.hub.set_portrait(client, picture(BLUE)) == (0, ())
         await bench.opened("a")
         assert BLUE in {stream.colour for stream in bench.engine.streams}
 
@@ -399,7 +399,7 @@ async def test_a_session_that_ends_while_a_portrait_is_set_does_not_count():
         first, second = await bench.connected("a"), await bench.connected("a")
         # Its command waits when it ends: the device is not asked before.
         first.session.wake = first.session.close
-        assert await bench.hub.set_portrait(client, picture(BLUE)) == 1
+        assert await bench.hub.set_portrait(client, picture(BLUE)) == (1, ())
         assert not bench.alive(first) and second.session.has_portrait
 
 

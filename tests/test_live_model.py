@@ -13,10 +13,9 @@ from personalive.config import LEAD_IN
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.frames import CameraFrame
 from personalive.live.core.model import ModelFactory, PersonaLiveEngine
-from personalive.live.core.parameters import Parameters
+from personalive.live.core.parameters import LoadParameters, Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
-from personalive.live.hub.loader import LoadParameters
 from personalive.pipeline import PersonaLive
 from tests.live_support import until
 

@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from personalive.engine.cues import Cue
 from personalive.errors import InputError, NoFaceError
 from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces
 from personalive.live.core.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
 from personalive.live.core.parameters import Parameters
-from personalive.live.core.pictures import crop_window, decode
+from personalive.live.core.pictures import decode
 from personalive.live.http.security import TokenCheck
 from personalive.live.http.server import PRESETS
 from personalive.live.hub import portrait
 from personalive.live.options import IceServer, ServeOptions
+from personalive.media.portrait import Portrait
 from personalive.testing.echo import EchoEngine
 from personalive.types import RGBArray
 from tests.live_support import RED
@@ -168,33 +170,40 @@ class Script:
 
 def test_a_frame_without_a_face_takes_the_last_box_at_its_own_size():
     finder = FaceFinder(Script((10, 10, 30, 30), None))
-    assert finder.boxes([IMAGE, np.zeros((128, 128, 3), np.uint8)]) == [(10, 10, 30, 30), (20, 20, 60, 60)]
-    assert finder.boxes([IMAGE] * LOST_AFTER) == [(10, 10, 30, 30)] * LOST_AFTER
+    assert finder.find(IMAGE, 0.0)[0] == (10, 10, 30, 30)
+    assert finder.find(np.zeros((128, 128, 3), np.uint8), 0.1)[0] == (20, 20, 60, 60)
+    assert [finder.find(IMAGE, 0.2 + index)[0] for index in range(LOST_AFTER)] == [(10, 10, 30, 30)] * LOST_AFTER
     assert not finder.visible and finder.lost == 1 + LOST_AFTER
 
 
-def test_frames_before_the_first_face_take_its_box():
-    assert FaceFinder(Script(None, (1, 2, 3, 4))).boxes([IMAGE, IMAGE]) == [(1, 2, 3, 4)] * 2
-    assert FaceFinder(Script()).boxes([IMAGE]) is None
+def test_motion_of_frames_without_a_face_is_never_used():
+    finder = FaceFinder(Script(None, (1, 2, 3, 4), None, (1, 2, 3, 4)))
+    cues = [finder.find(IMAGE, index / 25)[1] for index in range(4)]
+    assert cues[0] == Cue(weight=0.0, neutral=1.0), "the portrait rests until there is a face"
+    assert cues[1] == Cue(anchor=True)
+    assert cues[2] == Cue(weight=0.0), "held"
+    assert 0 < cues[3].weight < 1, "eased back"
+
+
+def test_a_dark_picture_shows_no_face():
+    tracker, image = MeshFaces().tracker(), decode(PRESET_FILES[0].read_bytes())
+    assert tracker.follow(image) is not None
+    assert tracker.follow((image // 64).astype(np.uint8)) is None, "a mesh that is tracked would stay where it was"
+    tracker.close()
 
 
 def test_a_portrait_is_cropped_around_its_face():
     engine = EchoEngine(64, 64)
     image = np.zeros((100, 300, 3), dtype=np.uint8)
     image[:, 200:] = RED
-    faces = SimpleNamespace(in_portrait=lambda given: (230, 30, 270, 70))
-    assert portrait.prepare(image, engine, faces) == RED
+    found = Portrait(image[:, 200:], (30, 30, 70, 70), ("turned",))
+    prepared = portrait.prepare(image, engine, SimpleNamespace(portrait=lambda given, shape: found))
+    assert (prepared.reference, prepared.remarks) == (RED, ("turned",))
     with pytest.raises(NoFaceError, match="no face"):
-        portrait.prepare(image, engine, SimpleNamespace(in_portrait=lambda given: None))
+        portrait.prepare(image, engine, SimpleNamespace(portrait=lambda given, shape: None))
 
 
 # ---- the rest ----
-
-
-def test_windows_keep_their_shape_and_stay_inside():
-    assert crop_window((640, 480), 1.0) == (80, 0, 560, 480)
-    assert crop_window((640, 480), 1.0, (630, 10)) == (160, 0, 640, 480)
-    assert crop_window((100, 400), 2.0) == (0, 175, 100, 225)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "L", "P", "LA"])
@@ -274,9 +283,9 @@ def test_the_page_has_portraits_of_its_own():
 def test_each_preset_is_small_and_has_a_face(path):
     data = path.read_bytes()
     assert len(data) < 100_000
-    box = MeshFaces().in_portrait(decode(data))
-    assert box is not None
-    left, top, right, bottom = box
+    found = MeshFaces().portrait(decode(data), (512, 512))
+    assert found is not None and found.box is not None and found.remarks == ()
+    left, top, right, bottom = found.box
     assert 100 < right - left < 400 and 100 < bottom - top < 400
 
 

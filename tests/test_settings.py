@@ -19,10 +19,9 @@ from personalive.cli.arguments import add_settings, read_settings
 from personalive.cli.main import build_parser
 from personalive.config import STEP_CHOICES
 from personalive.errors import InputError
-from personalive.live.core.parameters import Changes, Parameters
+from personalive.live.core.parameters import Changes, LoadParameters, Parameters
 from personalive.live.http.schemas import LoadRequest
 from personalive.live.http.settings import PARAMETERS_SCHEMA, ParameterChanges
-from personalive.live.hub.loader import LoadParameters
 from personalive.live.options import IceServer, ServeOptions
 from personalive.loading import ModelChoice
 from personalive.settings import EVERYWHERE, AnimateOptions, Settings, Surface, setting

@@ -91,7 +91,7 @@ class DrivingReader:
         return False
 
     def _chunks(self) -> Iterator[Chunk]:
-        plan, presence = self._plan, Presence(float(self._plan.rate))
+        plan, presence = self._plan, Presence()
         frames = itertools.islice(read_frames(plan.info, plan.rate), plan.frames)
         tracker = FaceTracker() if plan.mesh and plan.track is not None else None
         try:
@@ -112,7 +112,7 @@ class DrivingReader:
             part, cue = cut(image, plan.crop(index)), Cue()
             box = plan.box(index)
             if plan.track is not None:
-                cue = presence.cue(box is not None, cut=index in plan.track.cuts)
+                cue = presence.cue(box is not None, float(index / plan.rate), cut=index in plan.track.cuts)
             if tracker is not None:
                 if cue.anchor and box is not None:
                     tracker.start_scene(box)

@@ -186,7 +186,7 @@ def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
     place = round(100 * (box[0] + box[2]) / 2 / plan.info.width)
     return (
         f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
-        "choose another with --face left, right or a number"
+        "for another, set --face to left, right or a number"
     )
 
 

@@ -34,39 +34,37 @@ PLAIN = Cue()
 class Presence:
     """Produces the cues of one animation, frame by frame."""
 
-    def __init__(self, rate: float) -> None:
-        """`rate`: driving frames a second."""
-        self._hold = round(HOLD_SECONDS * rate)
-        self._to_neutral = max(1, round(NEUTRAL_SECONDS * rate))
-        self._back = max(1, math.ceil(RETURN_SECONDS * rate))
+    def __init__(self) -> None:
         self._seen = False
-        self._away = 0
-        self._returning = 0
+        self._last = 0.0
+        self._seen_at = 0.0
+        self._away = False
+        self._back_at = -math.inf
+        """When the motion is the driver's again."""
 
-    def cue(self, usable: bool, *, cut: bool = False) -> Cue:
-        """The cue of the next frame: whether it shows the face that drives, and whether a new scene starts with it."""
+    def cue(self, usable: bool, at: float, *, cut: bool = False) -> Cue:
+        """The cue of the next frame.
+
+        Args:
+            usable: whether it shows the face that drives.
+            at: its time in seconds, later than the last frame's.
+            cut: whether a new scene starts with it.
+        """
+        last, self._last = self._last, at
         if not usable:
-            return self._absent()
-        anchor = not self._seen or (cut and self._away == 0)
-        if self._away and self._seen:
-            self._returning = self._back
-        first = not self._seen
-        self._seen, self._away = True, 0
-        if cut and not first:
-            self._returning = self._back
-        if not self._returning:
-            return Cue(anchor=True) if anchor else PLAIN
-        share = 1 / self._returning
-        self._returning -= 1
-        return Cue(weight=share, anchor=anchor)
+            self._away = True
+            # Equal steps to the end, each from where the last one stopped. Before the first face there is no motion.
+            hold_ends = self._seen_at + HOLD_SECONDS
+            neutral = _share(max(last, hold_ends), at, hold_ends + NEUTRAL_SECONDS) if self._seen else 1.0
+            return Cue(weight=0.0, neutral=neutral)
+        anchor = not self._seen or (cut and not self._away)
+        if self._seen and (self._away or cut):
+            self._back_at = last + RETURN_SECONDS
+        self._seen, self._away, self._seen_at = True, False, at
+        weight = _share(last, at, self._back_at)
+        return Cue(weight=weight, anchor=anchor) if anchor or weight < 1 else PLAIN
 
-    def _absent(self) -> Cue:
-        self._away += 1
-        if not self._seen:  # nothing to hold yet
-            return Cue(weight=0.0, neutral=1.0)
-        step = self._away - self._hold
-        if step <= 0:
-            return Cue(weight=0.0)
-        # Equal steps to the end, each from where the last one stopped.
-        left = self._to_neutral - step + 1
-        return Cue(weight=0.0, neutral=1.0 if left <= 1 else 1 / left)
+
+def _share(last: float, now: float, end: float) -> float:
+    """The part of the way from `last` to `end` that is gone now, from 0 to 1."""
+    return min(max((now - last) / (end - last), 0.0), 1.0) if now < end else 1.0

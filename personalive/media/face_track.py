@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from personalive.media.crop import crop_box, holds
-from personalive.media.faces import FaceTracker
+from personalive.media.faces import DARK, FaceTracker, is_blank
 from personalive.types import Box, RGBArray
 
 Absence = Literal["left", "none", "other"]
@@ -27,8 +27,6 @@ CUT_CHANGE = 28.0
 CUT_FACTOR = 4.0
 """...if it is this many times the usual change from frame to frame."""
 THUMBNAIL = (32, 18)
-DARK = 6.0
-"""Spread of levels below which a frame shows nothing: black, or blank."""
 STILL = 0.12
 """How far, in face sides, the face may move over two frames for the frame in between to be interpolated."""
 BORDER = 0.04
@@ -83,7 +81,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
 
     def search(image: RGBArray, index: int) -> Box | None:
         before = tracker.others
-        box = None if float(image.std()) < DARK else tracker.follow(image)
+        box = None if is_blank(image) else tracker.follow(image)
         if tracker.others > before:
             others.add(index)
         return box

@@ -30,6 +30,8 @@ PATIENCE = 25
 """Frames without the followed face after which the largest one is taken instead."""
 TILES_EVERY = 5
 """Of consecutive frames without any face, one in this many is searched in tiles."""
+DARK = 6.0
+"""Spread of levels below which a picture shows nothing."""
 LEFT_EYE, RIGHT_EYE = 33, 263
 """The mesh's points at the outer corners of the eyes, as they are seen in the picture."""
 
@@ -87,6 +89,11 @@ def load_mediapipe() -> Any:
             "on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0"
         ) from error
     return solutions
+
+
+def is_blank(image: RGBArray) -> bool:
+    """Whether a picture, uint8 [h, w, 3], shows nothing: black, white, or nearly so."""
+    return float(image.std()) < DARK
 
 
 class FaceTracker:

@@ -161,7 +161,7 @@ def _choice(faces: Sequence[Face], face: Face, which: str) -> list[str]:
     place = sorted(each.box[0] + each.box[2] for each in faces).index(face.box[0] + face.box[2]) + 1
     return [
         f"the portrait shows {len(faces)} faces: number {place} from the left ({which}) is animated; "
-        "choose another with --face left, right or a number"
+        "for another, crop the picture or set --face to left, right or a number"
     ]
 
 

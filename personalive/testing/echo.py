@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from personalive.engine.cues import Cue
 from personalive.errors import InputError
 from personalive.live.core.engine import Engine
 from personalive.live.core.frames import between
-from personalive.live.hub.loader import LoadParameters
+from personalive.live.core.parameters import LoadParameters
 from personalive.types import Box, RGBArray
 
 BORDER = 16
@@ -104,7 +105,9 @@ class EchoEngine:
         red, green, blue = image.reshape(-1, 3).mean(axis=0)
         return int(red), int(green), int(blue)
 
-    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> RGBArray:
+    def driving(
+        self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
+    ) -> RGBArray:
         """The frames at the output's size, those between two of them as the later one."""
         sized = [self._sized(image) for image in images]
         return np.stack([sized[index] for index, _ in between(0.0, [0.0] * len(sized), self.window)])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from personalive.engine.cues import Cue
 from personalive.types import Box, RGBArray
 
 __all__ = ["Box", "Engine", "LiveStream"]
@@ -66,8 +67,13 @@ class Engine(Protocol):
     def reference(self, image: RGBArray, face_box: Box | None) -> Any:
         """Prepare a portrait, uint8 [h,w,3] of any size."""
 
-    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> Any:
-        """Prepare driving frames: `window` of them, or fewer, between which motion is interpolated."""
+    def driving(
+        self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
+    ) -> Any:
+        """Prepare driving frames: `window` of them, or fewer, between which motion is interpolated.
+
+        `cues` say how the motion of each is used; None: as it is.
+        """
 
     def advance(self, streams: Sequence[Any], driving: Sequence[Any]) -> list[RGBArray]:
         """One call for several sessions: uint8 [window,H,W,3] for each.

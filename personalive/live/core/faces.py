@@ -1,8 +1,10 @@
-"""Where the driver's face is, frame by frame, and what happens while it cannot be seen."""
+"""The face in a portrait, and the driver's face, frame by frame, with what happens while it cannot be seen."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol
 
+from personalive.engine.cues import Cue, Presence
+from personalive.media.faces import MIN_FACE, is_blank, load_mediapipe, mesh_box
+from personalive.media.portrait import Portrait, PortraitFinder
 from personalive.types import Box, RGBArray
 
 LOST_AFTER = 4
@@ -22,8 +24,8 @@ class Tracker(Protocol):
 class Faces(Protocol):
     """Finds faces for a server."""
 
-    def in_portrait(self, image: RGBArray) -> Box | None:
-        """Box of the largest face in a still picture, uint8 [h,w,3], or None."""
+    def portrait(self, image: RGBArray, shape: tuple[int, int]) -> Portrait | None:
+        """The part of a picture, uint8 [h,w,3], that is animated at a width and height; None: it shows no face."""
 
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
@@ -32,12 +34,10 @@ class Faces(Protocol):
 class MeshFaces:
     """Faces by mediapipe's face mesh."""
 
-    def in_portrait(self, image: RGBArray) -> Box | None:
-        """Box of the largest face in a still picture, uint8 [h,w,3], or None."""
-        from personalive.media.faces import FaceTracker
-
-        with FaceTracker() as tracker:
-            return tracker.follow(image)
+    def portrait(self, image: RGBArray, shape: tuple[int, int]) -> Portrait | None:
+        """As for files, see `PortraitFinder`."""
+        with PortraitFinder() as finder:
+            return finder.find(image, shape, "auto")
 
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
@@ -52,8 +52,8 @@ class MeshTracker:
 
     def follow(self, image: RGBArray) -> Box | None:
         """Box of the face in the next frame, uint8 [h,w,3] of any size, or None."""
-        from personalive.media.faces import MIN_FACE, mesh_box
-
+        if is_blank(image):  # a tracked mesh stays in the dark where it was
+            return None
         height, width = image.shape[:2]
         found = self._begun().process(image).multi_face_landmarks
         if not found:
@@ -69,17 +69,16 @@ class MeshTracker:
     def _begun(self) -> Any:
         # Not before it is needed: a session is opened in the event loop, which must not wait for mediapipe.
         if self._mesh is None:
-            from personalive.media.faces import load_mediapipe
-
             self._mesh = load_mediapipe().face_mesh.FaceMesh(static_image_mode=False, max_num_faces=1)
         return self._mesh
 
 
 class FaceFinder:
-    """Boxes for a session's driving frames: a frame without a face takes the last good box."""
+    """The face in each driving frame of a session, and how the frame's motion is used."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
+        self._presence = Presence()
         self._last: tuple[float, float, float, float] | None = None
         self._missed = 0
         self.lost = 0
@@ -90,38 +89,31 @@ class FaceFinder:
         """Whether the driver's face was seen recently."""
         return self._missed < LOST_AFTER
 
-    def boxes(self, images: Sequence[RGBArray]) -> list[Box] | None:
-        """A box for each image, or None as long as no face has been seen."""
-        boxes: list[Box | None] = []
-        for image in images:
-            height, width = image.shape[:2]
-            box = self._tracker.follow(image)
-            if box is None:
-                self._missed += 1
-                self.lost += 1
-                boxes.append(self._scaled(width, height))
-            else:
-                self._missed = 0
-                self._last = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-                boxes.append(box)
-        return _filled(boxes)
+    def find(self, image: RGBArray, at: float) -> tuple[Box, Cue]:
+        """The face in the next frame, or where it was last, and the frame's cue.
+
+        Args:
+            image: uint8 [h,w,3] of any size.
+            at: when it was captured, in seconds.
+        """
+        height, width = image.shape[:2]
+        box = self._tracker.follow(image)
+        cue = self._presence.cue(box is not None, at)
+        if box is None:
+            self._missed += 1
+            self.lost += 1
+            return self._scaled(width, height), cue
+        self._missed = 0
+        self._last = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+        return box, cue
 
     def close(self) -> None:
         """Free the tracker."""
         self._tracker.close()
 
-    def _scaled(self, width: int, height: int) -> Box | None:
+    def _scaled(self, width: int, height: int) -> Box:
+        """The last box, or everything: a frame needs one, though its motion is not used."""
         # Kept as fractions: the camera may have changed its size since.
-        if self._last is None:
-            return None
-        left, top, right, bottom = self._last
+        left, top, right, bottom = self._last or (0.0, 0.0, 1.0, 1.0)
         box = (int(left * width), int(top * height), int(right * width), int(bottom * height))
-        return box if box[2] > box[0] and box[3] > box[1] else None
-
-
-def _filled(boxes: Sequence[Box | None]) -> list[Box] | None:
-    """Frames before a face is first seen get the box of that first sight."""
-    first = next((box for box in boxes if box is not None), None)
-    if first is None:
-        return None
-    return [first if box is None else box for box in boxes]
+        return box if box[2] > box[0] and box[3] > box[1] else (0, 0, width, height)

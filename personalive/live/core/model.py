@@ -7,11 +7,12 @@ import numpy as np
 import torch
 
 from personalive.config import LEAD_IN, WINDOW
+from personalive.engine.cues import Cue
 from personalive.engine.preprocess import DrivingFrames, Reference
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.live.core.engine import Engine
-from personalive.live.hub.loader import LoadParameters
+from personalive.live.core.parameters import LoadParameters
 from personalive.pipeline import PersonaLive
 from personalive.types import Box, RGBArray
 
@@ -60,9 +61,11 @@ class PersonaLiveEngine:
         """Prepare a portrait, uint8 [h,w,3]."""
         return self._preprocessor.reference(image, face_box)
 
-    def driving(self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None) -> DrivingFrames:
+    def driving(
+        self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
+    ) -> DrivingFrames:
         """Prepare driving frames, uint8 [h,w,3] each."""
-        return self._preprocessor.driving(images, face_boxes)
+        return self._preprocessor.driving(images, face_boxes, cues)
 
     def advance(self, streams: Sequence[Stream], driving: Sequence[DrivingFrames]) -> list[RGBArray]:
         """One call for several sessions."""

@@ -1,13 +1,27 @@
-"""What a client may change while its session runs."""
+"""What a client may ask for when it loads the model, and change while its session runs."""
 
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from personalive.settings import MotionSettings, Surface, setting
+from personalive.settings import MotionSettings, SizeSettings, Surface, same, setting
 from personalive.settings.animation import MAX_FPS, MIN_FPS
 
 _live = partial(setting, on=Surface.LIVE)
+
+
+class LoadParameters(SizeSettings):
+    """What a client asks for when it loads the pipeline.
+
+    Raises:
+        InputError: a size or seed that is not allowed.
+    """
+
+    seed: int = same(MotionSettings, "seed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, without those that were left to the model."""
+        return self.model_dump(exclude_none=True)
 
 
 class Parameters(MotionSettings):

@@ -1,8 +1,7 @@
-"""Pictures from outside: bounded before they are decoded, then RGB; and the crop that the model sees."""
+"""Pictures from outside and to them: bounded before they are decoded, then RGB."""
 
 import io
 
-import numpy as np
 from PIL import Image
 
 from personalive.errors import InputError
@@ -22,35 +21,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> RGBArray:
     if not data:
         raise InputError(f"the picture is empty (0 bytes): send the bytes of a {FORMATS_TEXT} file")
     return decode_image(io.BytesIO(data), "the picture", max_pixels=max_pixels)
-
-
-def crop_window(
-    size: tuple[int, int], aspect: float, centre: tuple[float, float] | None = None
-) -> tuple[int, int, int, int]:
-    """The largest window of an aspect ratio in a picture, as near to `centre` as fits.
-
-    Args:
-        size: width and height of the picture.
-        aspect: width over height of the window.
-        centre: x and y in pixels; None takes the middle.
-
-    Returns:
-        left, top, right, bottom (end exclusive).
-    """
-    width, height = size
-    wide = max(1, min(width, round(height * aspect)))
-    high = max(1, min(height, round(width / aspect)))
-    x, y = centre or (width / 2, height / 2)
-    left = min(max(round(x - wide / 2), 0), width - wide)
-    top = min(max(round(y - high / 2), 0), height - high)
-    return left, top, left + wide, top + high
-
-
-def crop(image: RGBArray, window: tuple[int, int, int, int], mirror: bool = False) -> RGBArray:
-    """The part of a picture inside a window, flipped left to right for `mirror`."""
-    left, top, right, bottom = window
-    part = image[top:bottom, left:right]
-    return np.ascontiguousarray(part[:, ::-1] if mirror else part)
 
 
 def encode(image: RGBArray, kind: str = "JPEG", quality: int = 85) -> bytes:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from personalive.errors import InputError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import FaceFinder
 from personalive.live.core.frames import CameraFrame, Message
-from personalive.live.core.pictures import crop, crop_window
+from personalive.media.crop import crop_box, cut
 from personalive.types import RGBArray
 
 NO_FACE: Message = {
@@ -39,7 +41,7 @@ class Preparation:
         self._face_was_visible = True
 
     def driving(self, frames: Sequence[CameraFrame], *, mirror: bool) -> Any:
-        """What `Engine.driving` makes of the frames; None if one is damaged, or no face was seen in any so far."""
+        """What `Engine.driving` makes of the frames; None if one is damaged."""
         images = []
         for frame in frames:
             try:
@@ -49,11 +51,11 @@ class Preparation:
                 return None
         if self._faces is None:
             return self._engine.driving(images, None)
-        boxes = self._faces.boxes(images)
+        found = [self._faces.find(image, frame.captured) for image, frame in zip(images, frames, strict=True)]
         if self._faces.visible != self._face_was_visible:
             self._face_was_visible = self._faces.visible
             self._send(FACE if self._face_was_visible else NO_FACE)
-        return None if boxes is None else self._engine.driving(images, boxes)
+        return self._engine.driving(images, [box for box, _ in found], [cue for _, cue in found])
 
     def close(self) -> None:
         """Free the face tracker."""
@@ -61,5 +63,6 @@ class Preparation:
             self._faces.close()
 
     def _seen(self, image: RGBArray, mirror: bool) -> RGBArray:
-        height, width = image.shape[:2]
-        return crop(image, crop_window((width, height), self._engine.width / self._engine.height), mirror)
+        shape = self._engine.width, self._engine.height
+        part = cut(image, crop_box((image.shape[1], image.shape[0]), shape, "center", None))
+        return np.ascontiguousarray(part[:, ::-1]) if mirror else part

@@ -120,9 +120,9 @@ async def pipeline_schemas() -> dict[str, Any]:
 @router.post("/api/v1/personalive/reference", openapi_extra=PICTURE_BODY, responses=NO_PICTURE)
 async def set_reference(request: Request, hub: HubOf, client: ClientOf) -> schemas.ReferenceAnswer:
     """Set the portrait of the client's next session, and of its running ones."""
-    running = await hub.set_portrait(client, await request.body())
+    running, remarks = await hub.set_portrait(client, await request.body())
     where = f"shown in {running} running session{'s' * (running > 1)}" if running else "used by the next session"
-    return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}")
+    return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}", remarks=remarks)
 
 
 @router.get("/api/v1/webrtc/ice-servers")
@@ -230,8 +230,8 @@ async def close_session(entry: OwnEntry) -> None:
 @router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
 async def replace_reference(request: Request, entry: OwnEntry, hub: HubOf) -> schemas.ReferenceAnswer:
     """Show another portrait; the motion continues."""
-    await hub.replace_portrait(entry.session, await request.body())
-    return schemas.ReferenceAnswer(success=True, message="the portrait is set")
+    remarks = await hub.replace_portrait(entry.session, await request.body())
+    return schemas.ReferenceAnswer(success=True, message="the portrait is set", remarks=remarks)
 
 
 @router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalive.live.core.parameters import LoadParameters
 from personalive.live.http.settings import LoadParams
-from personalive.live.hub.loader import LoadParameters
 from personalive.live.transport.offer import MAX_SDP
 
 EXAMPLE_SDP = "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n…"
@@ -44,6 +44,9 @@ class ReferenceAnswer(BaseModel):
 
     success: bool
     message: str
+    remarks: tuple[str, ...] = Field(
+        description="What was chosen or turned in the picture, and what will not look good"
+    )
 
 
 class IceServersAnswer(BaseModel):

@@ -8,8 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from personalive.errors import InputError
-from personalive.live.core.parameters import Changes
-from personalive.live.hub.loader import LoadParameters
+from personalive.live.core.parameters import Changes, LoadParameters
 from personalive.settings import Settings
 
 

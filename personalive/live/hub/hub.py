@@ -16,14 +16,14 @@ from personalive.live.core import garbage
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import FaceFinder, Faces
-from personalive.live.core.parameters import Parameters
+from personalive.live.core.parameters import LoadParameters, Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.hub.connections import Connections
 from personalive.live.hub.entries import Entry, FullError, NotLoadedError, NotYoursError, Totals, UnknownSessionError
 from personalive.live.hub.eviction import reason_to_end, sessions_to_evict
-from personalive.live.hub.loader import EngineFactory, Loader, LoadParameters
+from personalive.live.hub.loader import EngineFactory, Loader
 from personalive.live.hub.portrait import Portraits, show
 from personalive.live.options import ServeOptions
 
@@ -109,27 +109,31 @@ class Hub:
 
     # ---- portraits ----
 
-    async def set_portrait(self, client: Client, data: bytes) -> int:
-        """Keep a client's portrait for its next session and show it in its running ones; return how many these are.
+    async def set_portrait(self, client: Client, data: bytes) -> tuple[int, tuple[str, ...]]:
+        """Keep a client's portrait for its next session and show it in its running ones.
+
+        Returns:
+            How many these are, and what the portrait's owner should know about it.
 
         Raises:
             NotLoadedError, InputError, NoFaceError: nothing was changed.
             DeviceMemoryError: the portrait could not be prepared, or is kept but not shown in every session; the
                 message says which.
         """
-        image, reference = await self._portraits.read(data, self.engine)
+        image, prepared = await self._portraits.read(data, self.engine)
         self._portraits.keep(client, image)
         running = [entry.session for entry in self.entries.values() if entry.client.is_same(client)]
-        return await show(reference, running)
+        return await show(prepared.reference, running), prepared.remarks
 
-    async def replace_portrait(self, session: Session, data: bytes) -> None:
-        """Show another portrait in one session.
+    async def replace_portrait(self, session: Session, data: bytes) -> tuple[str, ...]:
+        """Show another portrait in one session; returns what its owner should know about it.
 
         Raises:
             SessionEndedError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
         """
-        _, reference = await self._portraits.read(data, self.engine)
-        await asyncio.wrap_future(session.set_portrait(reference))
+        _, prepared = await self._portraits.read(data, self.engine)
+        await asyncio.wrap_future(session.set_portrait(prepared.reference))
+        return prepared.remarks
 
     # ---- sessions ----
 
@@ -192,9 +196,9 @@ class Hub:
     async def _begin(self, session: Session, client: Client, engine: Engine) -> None:
         """Create a new session's state on the device now, so that a lack of memory shows before anyone waits."""
         await asyncio.wrap_future(session.open_stream())
-        reference = await self._portraits.of(client, engine)
-        if reference is not None:
-            await asyncio.wrap_future(session.set_first_portrait(reference))
+        prepared = await self._portraits.of(client, engine)
+        if prepared is not None:
+            await asyncio.wrap_future(session.set_first_portrait(prepared.reference))
         if session.closed:
             raise SessionEndedError(f"the session {session.identifier} has ended")
 

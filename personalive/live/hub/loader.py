@@ -4,11 +4,11 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from personalive.errors import PersonaLiveError
 from personalive.live.core.engine import Engine
-from personalive.settings import MotionSettings, SizeSettings, same
+from personalive.live.core.parameters import LoadParameters
 
 logger = logging.getLogger(__name__)
 
@@ -16,20 +16,6 @@ PIPELINE = "personalive"
 """The one pipeline of this server; which weights it uses is the operator's choice."""
 
 Status = Literal["not_loaded", "loading", "loaded", "error"]
-
-
-class LoadParameters(SizeSettings):
-    """What a client asks for when it loads the pipeline.
-
-    Raises:
-        InputError: a size or seed that is not allowed.
-    """
-
-    seed: int = same(MotionSettings, "seed")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, without those that were left to the model."""
-        return self.model_dump(exclude_none=True)
 
 
 EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]

@@ -3,16 +3,28 @@
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from personalive.errors import DeviceMemoryError, NoFaceError
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import Faces
-from personalive.live.core.pictures import crop, crop_window, decode
+from personalive.live.core.pictures import decode
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
-from personalive.types import Box, RGBArray
+from personalive.media.crop import crop_box, cut
+from personalive.types import RGBArray
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A portrait, ready for sessions."""
+
+    reference: Any
+    """What `Engine.reference` made of it."""
+    remarks: tuple[str, ...]
+    """What its owner should know; see `media.portrait.Portrait`."""
 
 
 class Portraits:
@@ -24,14 +36,14 @@ class Portraits:
         self._kept = ClientStore()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="live-portrait")
 
-    async def read(self, data: bytes, engine: Engine) -> tuple[RGBArray, Any]:
-        """The picture in a request's body, and what the model animates.
+    async def read(self, data: bytes, engine: Engine) -> tuple[RGBArray, Prepared]:
+        """The picture in a request's body, and what the model animates of it.
 
         Raises:
             InputError, NoFaceError, DeviceMemoryError
         """
 
-        def run() -> tuple[RGBArray, Any]:
+        def run() -> tuple[RGBArray, Prepared]:
             image = decode(data)
             return image, prepare(image, engine, self._faces)
 
@@ -41,7 +53,7 @@ class Portraits:
         """Remember a client's portrait, uint8 [h,w,3], in place of its last one."""
         self._kept.put(client, image)
 
-    async def of(self, client: Client, engine: Engine) -> Any:
+    async def of(self, client: Client, engine: Engine) -> Prepared | None:
         """What the model animates for a client, or None if it has sent no portrait."""
         image = self._kept.get(client)
         if image is None:
@@ -76,8 +88,8 @@ async def show(reference: Any, sessions: Sequence[Session]) -> int:
     return shown
 
 
-def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:
-    """Crop a portrait around its face to the shape of the output, and prepare it for the model.
+def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Prepared:
+    """Crop a portrait around its face to the shape of the output, as for files, and prepare it for the model.
 
     Args:
         image: uint8 [h,w,3].
@@ -87,25 +99,11 @@ def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Any:
     Raises:
         NoFaceError: a face was searched for and none was found.
     """
-    height, width = image.shape[:2]
-    aspect = engine.width / engine.height
+    shape = engine.width, engine.height
     if faces is None:
-        return engine.reference(crop(image, crop_window((width, height), aspect)), None)
-    face = faces.in_portrait(image)
-    if face is None:
+        part = crop_box((image.shape[1], image.shape[0]), shape, "center", None)
+        return Prepared(engine.reference(cut(image, part), None), ())
+    portrait = faces.portrait(image, shape)
+    if portrait is None:
         raise NoFaceError("no face was found in the picture: send a portrait that shows one face from the front")
-    centre = ((face[0] + face[2]) / 2, (face[1] + face[3]) / 2)
-    window = crop_window((width, height), aspect, centre)
-    return engine.reference(crop(image, window), _within(face, window))
-
-
-def _within(box: Box, window: Box) -> Box:
-    """A box in the coordinates of a window, clipped to it."""
-    left, top, right, bottom = window
-    width, height = right - left, bottom - top
-    return (
-        min(max(box[0] - left, 0), width - 1),
-        min(max(box[1] - top, 0), height - 1),
-        min(max(box[2] - left, 1), width),
-        min(max(box[3] - top, 1), height),
-    )
+    return Prepared(engine.reference(portrait.image, portrait.box), portrait.remarks)

@@ -84,7 +84,8 @@ const chooser = new PortraitChooser(
 );
 
 async function setPortrait(blob) {
-  await api.setPortrait(blob);
+  const { remarks } = await api.setPortrait(blob);
+  say(remarks.map((each) => `${each.charAt(0).toUpperCase()}${each.slice(1)}.`).join(" "));
   if ($("still").src) URL.revokeObjectURL($("still").src);
   $("still").src = URL.createObjectURL(blob);
   $("still").hidden = running !== null;
