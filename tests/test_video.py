@@ -3,8 +3,10 @@
 import gc
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import av
@@ -369,6 +371,78 @@ def test_leaving_early_removes_everything(tmp_path):
         assert len(os.listdir(tmp_path)) == 1
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
+
+
+WRITING = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from personalive.media.video_writer import VideoFormat, VideoWriter
+print("begins", flush=True)
+with VideoWriter(Path(sys.argv[1]), VideoFormat(128, 64, Fraction(25), "test")) as writer:
+    print("writes", flush=True)
+    while True:
+        writer.write(np.zeros((4, 64, 128, 3), np.uint8))
+"""
+
+
+def start_writing(path, until):
+    """A process that writes a video without end, once it says that it is so far."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITING, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # Who runs the tests in the background has made them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    while process.stdout.readline().strip() != until:
+        pass
+    return process
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next_unless_it_is_held(tmp_path):
+    (tmp_path / "holiday.part-1.mp4").write_bytes(b"precious")
+    killed, running = (start_writing(tmp_path / f"{name}.mp4", "writes") for name in ("killed", "running"))
+    killed.kill()
+    killed.wait()
+    assert sorted(name.partition(".part-")[0] for name in os.listdir(tmp_path)) == ["holiday", "killed", "running"]
+    for _ in range(200):  # its ffmpeg ends when it sees that no more frames come
+        write(tmp_path / "next.mp4", numbered(4, 128, 64), overwrite=True)
+        if not (left := [name for name in os.listdir(tmp_path) if name.startswith("killed")]):
+            break
+        time.sleep(0.1)
+    assert not left
+    assert [name for name in os.listdir(tmp_path) if name.startswith("running.part-")], "somebody holds it"
+    running.send_signal(signal.SIGINT)
+    running.wait()
+    assert sorted(os.listdir(tmp_path)) == ["holiday.part-1.mp4", "next.mp4"]
+
+
+@pytest.mark.parametrize("milliseconds", range(0, 30, 3))
+def test_a_signal_at_any_moment_leaves_nothing(tmp_path, milliseconds):
+    process = start_writing(tmp_path / "out.mp4", "begins")
+    time.sleep(milliseconds / 1000)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == -signal.SIGINT
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_symbolic_link_is_written_through(tmp_path, exists):
+    target, link = tmp_path / "elsewhere" / "file.bin", tmp_path / "links" / "out.mp4"
+    target.parent.mkdir()
+    link.parent.mkdir()
+    link.symlink_to("../elsewhere/file.bin")
+    if exists:
+        target.write_bytes(b"precious")
+        with pytest.raises(OutputError, match="--overwrite"):
+            write(link, numbered(4, 128, 64))
+        assert target.read_bytes() == b"precious"
+    write(link, numbered(4, 128, 64), overwrite=exists)
+    assert link.is_symlink() and len(streams_of(target)[0]) == 4
+    assert [os.listdir(folder.parent) for folder in (link, target)] == [["out.mp4"], ["file.bin"]]
 
 
 def test_existing_file_is_kept_unless_allowed(tmp_path):

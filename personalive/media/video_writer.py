@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import signal
 import subprocess
 import tempfile
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from personalive.errors import OutputError
+from personalive.media.part_file import PartFile, remove_abandoned
 from personalive.media.video_reader import CONTAINERS, VideoInfo
 from personalive.types import RGBArray
 
@@ -60,17 +60,20 @@ class VideoWriter:
     def __init__(self, path: Path, video: VideoFormat, *, sound: VideoInfo | None = None, overwrite: bool = False):
         check_output(path, overwrite)
         self.path = path
+        self._target = Path(os.path.realpath(path))  # a symbolic link is written through
         self.frames = 0
         self._video = video
         self._sound = sound
         self._overwrite = overwrite
         self._ffmpeg = find_ffmpeg()
-        with contextlib.ExitStack() as undo:
-            self._log: IO[bytes] = undo.enter_context(tempfile.TemporaryFile())
-            self._part = _make_part(path)
-            undo.callback(self._part.unlink, missing_ok=True)
+        remove_abandoned(self._target.parent)
+        self._part = PartFile(self._target)
+        try:
+            self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `abort`)
             self._encoder = self._start_encoder()
-            self._undo = undo.pop_all()
+        except BaseException:
+            self._part.discard()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +116,7 @@ class VideoWriter:
             self._add_sound(self._sound)
         check_output(self.path, self._overwrite)
         try:
-            self._part.replace(self.path)
+            self._part.keep(self._target)
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
 
@@ -125,15 +128,17 @@ class VideoWriter:
         if self._encoder.stdin is not None:
             with contextlib.suppress(OSError):
                 self._encoder.stdin.close()
-        self._undo.close()
+        self._log.close()
+        self._part.discard()
 
     def _start_encoder(self) -> "subprocess.Popen[bytes]":
         try:
             # Its own session: Ctrl-C in a terminal reaches this program alone, which then cleans up.
             return subprocess.Popen(
-                [self._ffmpeg, *_encode_arguments(self._video), str(self._part)],
+                [self._ffmpeg, *_encode_arguments(self._video), f"/dev/fd/{self._part.descriptor}"],
                 stdin=subprocess.PIPE,
                 stderr=self._log,
+                pass_fds=[self._part.descriptor],
                 start_new_session=True,
             )
         except OSError as error:
@@ -145,24 +150,25 @@ class VideoWriter:
 
     def _add_sound(self, source: VideoInfo) -> None:
         """Join picture and sound in a new file. Sound that cannot be used is dropped, and the log says so."""
-        joined = _make_part(self.path)
+        joined = PartFile(self._target)
         duration = self.frames / self._video.rate
         try:
             result = subprocess.run(
-                [self._ffmpeg, *_join_arguments(self._part, source, duration), str(joined)],
+                [self._ffmpeg, *_join_arguments(self._part.path, source, duration), f"/dev/fd/{joined.descriptor}"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
+                pass_fds=[joined.descriptor],
                 start_new_session=True,
             )
             message = result.stderr.decode(errors="replace").strip()
             if result.returncode == 0:
-                joined.replace(self._part)
+                self._part, joined = joined, self._part
             elif _room_reason(result.returncode, message):
                 raise _output_error(self.path, result.returncode, result.stderr)
             else:
                 logger.warning("The sound of %s cannot be used, so the result is silent: %s", source.path, message)
         finally:
-            joined.unlink(missing_ok=True)
+            joined.discard()
 
 
 def check_output(path: Path, overwrite: bool) -> None:
@@ -188,7 +194,8 @@ def check_folder(path: Path) -> None:
     Raises:
         OutputError: it cannot be made, or nothing can be written there.
     """
-    folder = next((each for each in path.absolute().parents if each.exists()), Path("/"))
+    target = Path(os.path.realpath(path))  # a symbolic link is written through
+    folder = next((each for each in target.parents if each.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
 
@@ -205,20 +212,6 @@ def find_ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise OutputError("no ffmpeg was found to write the result; install the package ffmpeg") from error
-
-
-def _make_part(path: Path) -> Path:
-    """A new, empty file beside the output, with the permissions that the process's mask leaves to new files.
-
-    `tempfile` would make it for its owner only, and the mask cannot be read without changing it for every thread.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.stem[:64]}.part-{secrets.token_hex(8)}.mp4")
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    except (OSError, ValueError) as error:
-        raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
-    return part
 
 
 def _encode_arguments(video: VideoFormat) -> list[str]:

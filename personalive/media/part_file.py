@@ -1,0 +1,94 @@
+"""A file that is made beside its destination under another name, so that it is there whole or not at all.
+
+A run that was killed leaves such a file behind. The next run in that folder removes it, if no process holds it.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import secrets
+import weakref
+from pathlib import Path
+
+from personalive.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r".*\.part-[0-9a-f]{16}(\..*)?")
+
+
+class PartFile:
+    """A new, empty file in the folder of `target`, which is made if missing. It is locked while it is unfinished.
+
+    It is removed when `discard` is called, and also when it is dropped or the program ends without `keep`: a signal may
+    come at any point, even within this constructor.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+
+    def __init__(self, target: Path) -> None:
+        # `tempfile` would make it for its owner only; the umask cannot be read without changing it for every thread.
+        self.path = target.with_name(f"{target.stem[:64]}.part-{secrets.token_hex(8)}{target.suffix.lower()}")
+        self._held: list[int] = []
+        self._discard = weakref.finalize(self, _discard, self.path, self._held)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            while not self._held:
+                self._held.append(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+                if not self.path.exists():  # a run that is just tidying up was faster
+                    os.close(self._held.pop())
+        except (OSError, ValueError) as error:
+            self.discard()
+            raise OutputError(f"the output {str(target)!r} cannot be written: {error}") from error
+
+    @property
+    def descriptor(self) -> int:
+        """Its file descriptor: a child process that has it writes to this file, whatever its name is by then."""
+        return self._held[0]
+
+    def keep(self, target: Path) -> None:
+        """Give it the name of the finished file, replacing what has it.
+
+        Raises:
+            OSError: it cannot be renamed.
+        """
+        self.path.replace(target)
+        self._discard.detach()
+        os.close(self._held.pop())
+
+    def discard(self) -> None:
+        """Remove it. Does nothing after `keep`."""
+        self._discard()
+
+
+def _discard(path: Path, held: list[int]) -> None:
+    path.unlink(missing_ok=True)
+    while held:
+        os.close(held.pop())
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the part files of runs that are no more."""
+    with contextlib.suppress(OSError):  # a folder that cannot be listed has none of ours to remove
+        for path in folder.iterdir():
+            if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                _remove_unless_held(path)
+
+
+def _remove_unless_held(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+        logger.info("removed %s, which a run that was killed had left", path)
+    except OSError:  # held, or not ours to remove
+        pass
+    finally:
+        os.close(descriptor)
