@@ -143,7 +143,7 @@ def test_joined_recordings_lose_no_frame(tmp_path, caplog):
     path = brought.save_joined(tmp_path / "joined.ts", [pictures[:25], pictures[25:]])
     with caplog.at_level(logging.WARNING):
         info = probe(path)
-    assert "start again" in caplog.text
+    assert "restart 1 time(s)" in caplog.text
     assert [read_number(frame) for frame in read_frames(info)] == list(range(45))
     assert info.duration == pytest.approx(Fraction(45, 25), abs=0.05)
 

@@ -72,7 +72,7 @@ def test_prediction_by_data_url(server, inputs, tmp_path):
     assert answer["status"] == "succeeded", answer
     assert frames_in(content_of(answer["output"]), tmp_path / "out.mp4") == (5, True)
     assert "seed: 42" in answer["logs"]
-    assert "5 of 5 frames" in answer["logs"]
+    assert "done: 5 frames" in answer["logs"]
 
 
 def test_every_option_arrives(server, inputs, tmp_path):

@@ -150,6 +150,7 @@ def test_a_portrait_follows_its_driver_from_file_to_file(model, reader, driver, 
     assert complaints(reader, frames, driver, portrait, strangers) == {}
 
 
+@pytest.mark.slow
 def test_a_shuffled_driver_is_noticed(model, reader, driver, portrait, strangers):
     order = np.random.default_rng(3).permutation(FRAMES)[:SHUFFLED]
     stream = begin(model, portrait, 1)
@@ -157,6 +158,7 @@ def test_a_shuffled_driver_is_noticed(model, reader, driver, portrait, strangers
     assert set(complaints(reader, frames, driver[range(SHUFFLED)], portrait, strangers)) == {"yaw", "mouth"}
 
 
+@pytest.mark.slow
 def test_identity_is_the_references_whatever_seed_and_driver_until_it_is_swapped(
     model, reader, other_driver, portrait, strangers
 ):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +16,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_stage_of_the_demo_model_is_in_a_small_picture(tmp_path):
     picture = tmp_path / "losses.png"
     result = run(ROOT / "weights" / "demo" / "metrics.csv", picture)

@@ -79,6 +79,7 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
     assert set(run.done) == set(STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["image", "streaming"])
 def test_a_resumed_run_continues_exactly(tmp_path, stage):
     whole = make_run(tmp_path / "whole", {stage: 7.0}, CPU)
@@ -135,6 +136,7 @@ def test_latents_have_unit_variance_after_the_vae_stage(finished):
     assert float(latents.std()) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.training_worker"]

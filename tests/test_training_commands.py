@@ -84,6 +84,7 @@ def run(out, *arguments):
     train.main(["--out", str(out), "--device", "cpu", "--steps", *batch, *map(str, arguments)])
 
 
+@pytest.mark.slow
 def test_a_published_model_is_fine_tuned_on_videos(tmp_path, videos, model_folder):
     """As docs/training.md says, with reduced networks in a folder in place of the published ones."""
     budgets = "image=3,temporal=3,streaming=5,decoder=2"
@@ -141,6 +142,7 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_networks_of_several_runs_become_one_model(runs, tmp_path):
     sources = [f"{runs}/a:*", f"{runs}/b:vae,motion_extractor"]
     merge.main(["--out", str(tmp_path / "whole"), "--from", sources[0], "--from", sources[1]])

@@ -36,6 +36,7 @@ def frames_of(path):
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
+@pytest.mark.slow
 def test_published_weights_are_downloaded_loaded_and_used(tmp_path, monkeypatch, portrait, driver, capsys):
     """The command as for the published model; only the hub's address and the sizes are replaced."""
     write_layout(tmp_path / "layout", random_states(ONE_HEAD), ONE_HEAD)
