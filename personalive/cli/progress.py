@@ -14,18 +14,21 @@ logger = logging.getLogger(__name__)
 
 LINE_EVERY = 5.0
 """Seconds between two lines."""
+FACE_PASS = "finding the face"
+"""The stage that looks through the driver before anything is animated."""
 
 
 def show(work: Generator[Progress, None, None]) -> Progress:
     """Run an animation to its end, or close it when something interrupts; returns its last progress."""
     with closing(work):
-        return _bar(work) if sys.stderr.isatty() else show_lines(work, logger.info)
+        return _bar(work, logger.info) if sys.stderr.isatty() else show_lines(work, logger.info)
 
 
-def _bar(work: Generator[Progress, None, None]) -> Progress:
-    last = next(work)
+def _bar(work: Iterable[Progress], say: Callable[[str], None]) -> Progress:
+    stages, last = _Stages(time.monotonic), Progress("reading", 0, 0)
     with tqdm(unit="frame", desc=last.stage, dynamic_ncols=True) as bar:
         for last in work:
+            stages.enter(last.stage)
             if bar.desc.removesuffix(": ") != last.stage:
                 bar.reset(last.frames_total)  # each stage counts from 0, at its own speed
                 bar.set_description(last.stage)
@@ -33,6 +36,7 @@ def _bar(work: Generator[Progress, None, None]) -> Progress:
             bar.update(last.frames_done - bar.n)
             if last.message:
                 bar.write(last.message, file=sys.stderr)
+    say(stages.summary(last))
     return last
 
 
@@ -40,23 +44,45 @@ def show_lines(
     work: Iterable[Progress], say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> Progress:
     """Say how far the work is: at the start of each stage, every few seconds, and at the end."""
-    begun = said = stage_begun = clock()
-    last = Progress("reading", 0, 0)
-    stage = ""
+    stages, last, said = _Stages(clock), Progress("reading", 0, 0), clock()
     for last in work:
-        now = clock()
         if last.message:
             say(last.message)
-        if last.stage != stage:
-            stage, stage_begun = last.stage, now
-        elif now - said < LINE_EVERY:
-            continue
-        said = now
-        if last.stage == "done":
-            say(f"done: {last.frames_done} frames in {now - begun:.0f} s")
-        else:
-            say(_line(last, now - stage_begun))
+        is_new = stages.enter(last.stage)
+        if last.stage != "done" and (is_new or clock() - said >= LINE_EVERY):
+            said = clock()
+            say(_line(last, stages.seconds))
+    say(stages.summary(last))
     return last
+
+
+class _Stages:
+    """How long each stage of an animation takes."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._begun = self._since = clock()
+        self._stage = ""
+        self._spent: dict[str, float] = {}
+
+    def enter(self, stage: str) -> bool:
+        """Whether the stage is another than before."""
+        if stage == self._stage:
+            return False
+        self._spent[self._stage] = self._spent.get(self._stage, 0.0) + self.seconds
+        self._stage, self._since = stage, self._clock()
+        return True
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began."""
+        return self._clock() - self._since
+
+    def summary(self, last: Progress) -> str:
+        """For instance `done: 100 frames in 41 s, of which finding the face took 3.2`."""
+        line = f"done: {last.frames_done} frames in {self._clock() - self._begun:.0f} s"
+        found = self._spent.get(FACE_PASS)
+        return line if found is None else f"{line}, of which {FACE_PASS} took {found:.1f}"
 
 
 def _line(progress: Progress, seconds: float) -> str:
