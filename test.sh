@@ -20,7 +20,7 @@ case ${1:-} in
     ;;
 esac
 
-make_venv requirements.txt requirements-dev.txt
+make_venv requirements-dev.txt
 make_libraries
 # The browser tests skip, and say so, where there is no Chromium.
 if [ "$tier" != --quick ] && ! command -v chromium >/dev/null; then

@@ -64,8 +64,10 @@ digest() {
     { cat "${files[@]}" && "$root/.venv/bin/python" -c 'import sys; print(sys.version, sys.prefix)'; } | sha256sum
 }
 
+# install_pins REQUIREMENTS: into .venv, with the files that it includes.
 install_pins() {
-    local python="$root/.venv/bin/python" stamp="$root/.venv/installed-$1"
+    local python="$root/.venv/bin/python" stamp="$root/.venv/installed-$1" included
+    local pip=("$python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile)
     "$python" -m pip --version >/dev/null 2>&1 || create_venv
     "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
         die ".venv has $("$python" --version), but 3.11 or 3.12 is needed; remove .venv and run this again"
@@ -73,19 +75,22 @@ install_pins() {
         return
     fi
     say "installing the pins of $1 into .venv (the first time takes minutes)"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input -r "$root/$1" >&2 ||
+    # Python compiles what is imported at its first use; compiling every file of every package takes a minute longer.
+    "${pip[@]}" -r "$root/$1" >&2 ||
         die "pip could not install $1; see its message above"
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --no-deps --editable "$root" >&2 ||
+    "${pip[@]}" --no-deps --editable "$root" >&2 ||
         die "pip could not install the package itself; see its message above"
     digest "$1" >"$stamp"
+    sed -n 's/^-r //p' "$root/$1" | while read -r included; do
+        digest "$included" >"$root/.venv/installed-$included"
+    done
 }
 
-# make_venv REQUIREMENTS...: .venv exists and holds these pins when this returns. Two at once wait for each other.
+# make_venv REQUIREMENTS: .venv exists and holds these pins when this returns. Two at once wait for each other.
 make_venv() {
-    local requirements
     (
         if command -v flock >/dev/null; then flock 9; fi
-        for requirements in "$@"; do install_pins "$requirements" 9>&-; done
+        install_pins "$1" 9>&-
     ) 9>"$root/.venv.lock" || exit
 }
 
