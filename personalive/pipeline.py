@@ -1,5 +1,7 @@
 """The façade: a loaded model, from which animations are started."""
 
+import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ from personalive.engine.stream import Stream
 from personalive.errors import InputError
 from personalive.models.vae import VAE
 from personalive.types import AccelerationName, AttentionName, QuantizeName, RGBArray
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from personalive.accel.accelerator import Accelerator
@@ -89,11 +93,13 @@ class PersonaLive:
         if tiny_vae is not None:  # before the large files, as this may be refused
             tiny = weights.load_tiny_decoder(Path(tiny_vae), found.config, dtype=dtype, device=device)
         modules: dict[str, nn.Module] = {}
+        begin = time.monotonic()
         for name in models.NETWORKS:
             with torch.device("meta"):
                 modules[name] = models.build_network(name, found.config)
             idle = accelerator is not None and name in accelerator.idle_networks
             weights.load_into(found, name, modules[name], dtype=dtype, device=torch.device("cpu") if idle else device)
+        logger.info("loaded %d networks in %.1f s", len(modules), time.monotonic() - begin)
         if tiny is not None:
             vae = modules["vae"]
             assert isinstance(vae, VAE)

@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 LINE_EVERY = 5.0
 """Seconds between two lines."""
+SHORTEST = 0.5
+"""Seconds of a stage from which its speed says something."""
 FACE_PASS = "finding the face"
 """The stage that looks through the driver before anything is animated."""
 
@@ -90,7 +92,7 @@ def _line(progress: Progress, seconds: float) -> str:
     if not progress.frames_total:
         return f"{progress.stage} ..."
     line = f"{progress.stage}: {progress.frames_done} of {progress.frames_total} frames"
-    if not progress.frames_done or seconds <= 0:
+    if not progress.frames_done or seconds < SHORTEST:
         return line
     rate = progress.frames_done / seconds
     return f"{line}, {rate:.1f} a second, {(progress.frames_total - progress.frames_done) / rate:.0f} s left"

@@ -48,7 +48,7 @@ def load_into(
             ignored=merged.ignored,
             seconds=time.monotonic() - begin,
         )
-    logger.info("%s", report)
+    logger.debug("%s", report)
     return report
 
 
