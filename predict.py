@@ -67,10 +67,37 @@ class Predictor(BasePredictor):
             choices=[256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 896, 960, 1024],
         ),
         motion_strength: float = Input(
-            description="How far motion goes from the reference's (0) to the driver's (1) and beyond.",
+            description="How far pose and expression go from the reference's (0) to the driver's (1) and beyond.",
             default=1,
             ge=0,
             le=2,
+        ),
+        pose_strength: float | None = Input(
+            description="The same for the head's pose alone. Default: that of motion_strength.",
+            default=None,
+            ge=0,
+            le=2,
+        ),
+        expression_strength: float | None = Input(
+            description="The same for the expression alone. Default: that of motion_strength.",
+            default=None,
+            ge=0,
+            le=2,
+        ),
+        motion: str = Input(
+            description="absolute: the driver's turn and expression; relative: the reference's, changed as the driver's differ from a neutral frame.",  # noqa: E501
+            default="absolute",
+            choices=["absolute", "relative"],
+        ),
+        keep: str = Input(
+            description="Parts of the pose that stay the reference's: pitch, yaw, roll, translation, scale. Scale follows the driver's only in relative motion.",  # noqa: E501
+            default="",
+        ),
+        smooth: float = Input(
+            description="Smooth the head's pose, the more the less it moves; no frame is delayed.",
+            default=0,
+            ge=0,
+            le=1,
         ),
         keyframe_threshold: float | None = Input(
             description="How different motion must be to keep a frame as a keyframe. Default: the model's, 17 for personalive.",  # noqa: E501
@@ -88,6 +115,12 @@ class Predictor(BasePredictor):
             description="Denoising steps a frame.",
             default=4,
             choices=[4, 8, 12, 16],
+        ),
+        neutral_frame: int | None = Input(
+            description="Frame of the driver, counted from 0, from which relative motion is measured. Default: the one with eyes open, mouth closed and the straightest look.",  # noqa: E501
+            default=None,
+            ge=0,
+            le=999999,
         ),
         face_boxes: str = Input(
             description="How faces are cut out: by a face mesh, or by the model's keypoints.",

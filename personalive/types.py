@@ -1,6 +1,6 @@
 """Names for values that packages pass to each other."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ Crop = Literal["auto", "center", "none"]
 """Around the face; the middle; everything, stretched to the output's shape."""
 FaceBoxes = Literal["mesh", "keypoints"]
 """Whether faces are cut out where the face mesh finds them, or where the motion extractor's keypoints are."""
+PosePart = Literal["pitch", "yaw", "roll", "translation", "scale"]
+POSE_PARTS: tuple[PosePart, ...] = get_args(PosePart)
+MotionKind = Literal["absolute", "relative"]
+"""The driver's own pose and expression; or the portrait's, changed as the driver's differ from a neutral frame."""
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs"]

@@ -114,9 +114,11 @@ def cog_input(each: Setting) -> Iterator[str]:
     said = ". ".join(filter(None, (about.off or about.description, about.details))) + "."
     if each.default is None and about.default_text:
         said += f" Default: {about.default_text}."
-    yield f"        {name}: {each.kind.__name__}{' | None' * each.is_optional} = Input("
+    kind = str if each.kind is tuple else each.kind  # several values are one text, with commas between them
+    yield f"        {name}: {kind.__name__}{' | None' * each.is_optional} = Input("
     yield _short_enough(f"            description={_literal(said)},")
-    yield f"            default={_literal(False if about.off else each.default)},"
+    default = ",".join(each.default) if each.kind is tuple else each.default
+    yield f"            default={_literal(False if about.off else default)},"
     if each.choices:
         yield _short_enough(f"            choices=[{', '.join(map(_literal, each.choices))}],")
     elif each.kind in (int, float):

@@ -143,8 +143,16 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     threshold.fill("13.75")
     threshold.blur()
     until(lambda: session.parameters.keyframe_threshold == 13.75)
+    page.get_by_label("Keep the portrait's").select_option(["roll", "scale"])
+    until(lambda: session.parameters.keep == ("roll", "scale"))
+    page.get_by_label("Keep the portrait's").select_option([])
+    until(lambda: session.parameters.keep == ())
+    page.get_by_label("Motion", exact=True).select_option("relative")
+    until(lambda: session.parameters.motion == "relative")
     page.get_by_role("button", name="Reset").click()
     until(lambda: session._animation._stream.resets == 1)
+    page.get_by_role("button", name="This is neutral").click()
+    until(lambda: session._animation._stream.anchors == 1)
 
 
 def test_controls_are_those_that_the_server_describes(page, server):
@@ -154,10 +162,14 @@ def test_controls_are_those_that_the_server_describes(page, server):
     shown = page.locator("[data-parameter]").evaluate_all(
         "(all) => all.map((each) => [each.dataset.parameter, each.type, each.min, each.max, each.step, each.value])"
     )
-    own = {"mirror", "paused", "reset_cache"}
+    own = {"mirror", "paused", "reset_cache", "set_neutral"}
     assert {row[0] for row in shown} == set(described["properties"]) - own
     for name, kind, low, high, step, value in shown:
         about = described["properties"][name]
+        if "enum" in about or about["type"] == "array":
+            assert kind == ("select-one" if "enum" in about else "select-multiple")
+            assert value == (about["default"] or "")
+            continue
         assert (float(low), float(high)) == (about["minimum"], about["maximum"]), name
         assert kind == ("range" if "step" in about else "number")
         assert step == str(about.get("step", 1 if about["type"] == "integer" else "any"))

@@ -111,11 +111,13 @@ def test_session_calls(server, client):
     assert client.get(path).json()["parameters"]["paused"] is True
     assert client.post(f"{path}/pause", json={"paused": False}).status_code == 200
     assert client.post(f"{path}/reset").status_code == 200
+    assert client.post(f"{path}/neutral").status_code == 200
     assert client.post(f"{path}/resume").status_code == 400
     assert client.post(f"{path}/snapshot").status_code == 200
     assert client.put(f"{path}/reference", content=picture(RED)).json()["success"]
     assert client.post(f"{path}/resume").status_code == 200
-    assert server.hub.entries[session["sessionId"]].session._animation._stream.colour == GREEN
+    stream = server.hub.entries[session["sessionId"]].session._animation._stream
+    assert stream.colour == GREEN and stream.anchors == 1
     assert client.delete(path).status_code == 204
     assert client.get(path).status_code == 404
 
@@ -152,7 +154,8 @@ def test_a_client_without_cookies_is_known_by_its_address(server, client):
     session = send("POST", "/api/v1/sessions", json={}).json()
     assert session["stats"]["has_portrait"]
     send("POST", "/api/v1/personalive/reference", content=picture(GREEN))
-    assert server.hub.entries[session["sessionId"]].session._animation._stream.colour == GREEN
+    stream = server.hub.entries[session["sessionId"]].session._animation._stream
+    assert stream.colour == GREEN and stream.anchors == 1
 
 
 def test_a_full_server_says_so(server, client):
@@ -216,7 +219,7 @@ def test_unknown_sessions_are_404(client):
     assert client.delete(missing).status_code == 404
     assert client.put(f"{missing}/reference", content=picture()).status_code == 404
     assert client.patch("/api/v1/webrtc/offer/nobody", json={"candidates": []}).status_code == 404
-    for call in ("pause", "reset", "snapshot", "resume"):
+    for call in ("pause", "reset", "neutral", "snapshot", "resume"):
         assert client.post(f"{missing}/{call}").status_code == 404
 
 

@@ -25,7 +25,7 @@ from personalive.live.http.settings import PARAMETERS_SCHEMA, ParameterChanges
 from personalive.live.options import IceServer, ServeOptions
 from personalive.loading import ModelChoice
 from personalive.settings import EVERYWHERE, AnimateOptions, Settings, Surface, setting
-from personalive.types import AccelerationName, AttentionName, QuantizeName
+from personalive.types import POSE_PARTS, AccelerationName, AttentionName, QuantizeName
 from scripts.write_settings import cog_input, live, predictor, readme
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +34,9 @@ LIMITS = [
     ("seed", [0, 2**32 - 1], [-1, 2**32]),
     ("keyframe_threshold", [0.0, 1000.0], [-0.01, 1000.01]),
     ("motion_strength", [0.0, 2.0], [-0.01, 2.01]),
+    ("pose_strength", [0.0, 2.0], [-0.01, 2.01]),
+    ("expression_strength", [0.0, 2.0], [-0.01, 2.01]),
+    ("smooth", [0.0, 1.0], [-0.01, 1.01]),
     ("fps", [1.0, 120.0], [0.99, 120.01]),
     ("width", [256, 1024], [192, 300, 1088]),
     ("height", [256, 1024], [192, 300, 1088]),
@@ -217,6 +220,9 @@ def test_a_value_is_kept_or_refused_in_our_words(name, value):
         assert len(told) < 200 and "\n" not in told and error.__suppress_context__
     else:
         kept = getattr(options, name)
+        if name == "keep":  # it may be written in several ways
+            assert set(kept) <= set(POSE_PARTS)
+            return
         assert kept == (float(value) if isinstance(kept, float) else value)
         assert isinstance(kept, bool) == isinstance(value, bool)
 

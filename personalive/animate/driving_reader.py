@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -109,12 +109,15 @@ class DrivingReader:
         plan = self._plan
         for image in frames:
             index, self._count = self._count, self._count + 1
-            part, cue = cut(image, plan.crop(index)), Cue()
+            part, cue, begins = cut(image, plan.crop(index)), Cue(), False
             box = plan.box(index)
             if plan.track is not None:
                 cue = presence.cue(box is not None, float(index / plan.rate), cut=index in plan.track.cuts)
+                begins = cue.anchor
+                if plan.in_neutral_scene(index):  # movement is measured from the neutral frame
+                    cue = replace(cue, anchor=False)
             if tracker is not None:
-                if cue.anchor and box is not None:
+                if begins and box is not None:
                     tracker.start_scene(box)
                 box = (tracker.follow(part) if box is not None else None) or box or self._last_box
                 self._last_box = box or self._last_box
@@ -128,6 +131,18 @@ class DrivingReader:
         boxes = [frame.box or _whole(frame.image) for frame in frames] if self._plan.mesh else None
         driving = self._preprocessor.driving(images, boxes, cues=[frame.cue for frame in frames])
         return Chunk(driving, pictures, sum(frame.cue.weight == 0 for frame in frames))
+
+
+def neutral_frame(plan: DrivingPlan, preprocessor: Preprocessor) -> DrivingFrames:
+    """The frame from which relative motion is measured, ready for the stream."""
+    assert plan.neutral is not None
+    image = next(itertools.islice(read_frames(plan.info, plan.rate), plan.neutral, None))
+    part, box = cut(image, plan.crop(plan.neutral)), plan.box(plan.neutral)
+    if not plan.mesh:
+        return preprocessor.driving([part], None)
+    with FaceTracker() as tracker:
+        tracker.start_scene(box)
+        return preprocessor.driving([part], [tracker.follow(part) or box or _whole(part)])
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ import contextlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from personalive.animate.driving_reader import DrivingReader, resize
+from personalive.animate.driving_reader import DrivingReader, neutral_frame, resize
 from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
+from personalive.engine.control import MotionControl
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.face_track import Absence
@@ -85,7 +87,7 @@ def _animate(
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
     with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        for message in (remark, _shortened(plan), _chosen_face(plan, options)):
+        for message in (remark, _shortened(plan), _chosen_face(plan, options), _neutral(plan, options)):
             yield Progress("reading", 0, plan.frames, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
@@ -114,8 +116,10 @@ def _generate(
     """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
     faceless = 0
     with _memory_advice(model, shape):
-        stream = _stream(model, shape, options)
+        stream = _stream(model, shape, plan.rate, options)
         stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
+        if plan.neutral is not None:
+            stream.set_neutral(neutral_frame(plan, stream.preprocessor))
         beside = _SideBySide(portrait, shape) if options.side_by_side else None
         with DrivingReader(plan, stream.preprocessor, keep_pictures=beside is not None) as reader:
             for chunk in reader:
@@ -144,15 +148,17 @@ class _SideBySide:
         return np.stack(rows)
 
 
-def _stream(model: PersonaLive, shape: tuple[int, int], options: AnimateOptions) -> Stream:
-    return model.stream(
+def _stream(model: PersonaLive, shape: tuple[int, int], rate: Fraction, options: AnimateOptions) -> Stream:
+    stream = model.stream(
         width=shape[0],
         height=shape[1],
         steps=options.steps,
         seed=options.seed,
         keyframe_threshold=options.keyframe_threshold,
-        motion_strength=options.motion_strength,
+        rate=float(rate),
     )
+    stream.control = MotionControl.of(options)
+    return stream
 
 
 @contextlib.contextmanager
@@ -188,6 +194,12 @@ def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
         f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
         "for another, set --face to left, right or a number"
     )
+
+
+def _neutral(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if plan.neutral is None or options.neutral_frame is not None:
+        return ""
+    return f"relative motion is measured from frame {plan.neutral}; for another, set --neutral_frame"
 
 
 def _without_face(plan: DrivingPlan, frames: int) -> str:

@@ -44,10 +44,19 @@ class DrivingPlan:
     """Where the face is in each frame; None: it was not searched for, and motion is taken from every frame."""
     mesh: bool = True
     """Whether faces are cut out where the mesh finds them, not by keypoints."""
+    neutral: int | None = None
+    """The frame from which relative motion is measured; None: motion is absolute."""
 
     def crop(self, frame: int) -> Box:
         """The part of a frame that is used."""
         return self.crops[min(frame, len(self.crops) - 1)]
+
+    def in_neutral_scene(self, frame: int) -> bool:
+        """Whether a frame belongs to the same scene as the neutral one."""
+        if self.neutral is None:
+            return False
+        low, high = sorted((frame, self.neutral))
+        return self.track is None or not any(low < cut <= high for cut in self.track.cuts)
 
     def box(self, frame: int) -> Box | None:
         """Where the face is in that part, as the pass found it; None: it is not there."""
@@ -96,10 +105,13 @@ def plan_driving(
     info = probe_driver(path)
     rate = options.rate or info.rate
     frames = min(info.frames_at(rate), options.max_frames or info.frames_at(rate))
+    check_neutral(options, frames)
+    relative = options.motion == "relative"
     size = info.width, info.height
     whole = None if options.crop == "auto" else crop_box(size, shape, options.crop, None)
     if options.face_boxes == "keypoints" and whole is not None:
-        return DrivingPlan(info, rate, frames, (whole,), mesh=False)
+        neutral = (options.neutral_frame or 0) if relative else None
+        return DrivingPlan(info, rate, frames, (whole,), mesh=False, neutral=neutral)
     kept = None if cache is None else track_path(cache, path, f"{rate} {frames} {options.face} {whole}")
     track = None if kept is None else read_track(kept)
     if track is None:
@@ -109,7 +121,23 @@ def plan_driving(
     if not track.seen:
         raise NoFaceError(f"no face was found in the {frames} frames of the driving video {path} that would be used")
     crops = tuple(crop_path(track, size, shape, rate)) if whole is None else (whole,)
-    return DrivingPlan(info, rate, frames, crops, track, mesh=options.face_boxes == "mesh")
+    neutral = track.neutral if options.neutral_frame is None else options.neutral_frame
+    if relative and neutral in track.absences:
+        raise NoFaceError(f"neutral_frame is {neutral}: that frame of the driving video shows no face; choose another")
+    mesh = options.face_boxes == "mesh"
+    return DrivingPlan(info, rate, frames, crops, track, mesh=mesh, neutral=neutral if relative else None)
+
+
+def check_neutral(options: AnimateOptions, frames: int) -> None:
+    """Refuse a neutral frame that is not among those that are used.
+
+    Raises:
+        InputError: as above.
+    """
+    if options.neutral_frame is not None and options.neutral_frame >= frames:
+        raise InputError(
+            f"neutral_frame is {options.neutral_frame}: it must be from 0 to {frames - 1}, as {frames} frames are used"
+        )
 
 
 def _search(
@@ -175,6 +203,8 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
     info = probe_driver(driving_video)
+    there = info.frames_at(options.rate or info.rate)
+    check_neutral(options, min(there, options.max_frames or there))
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from personalive.media.face_track import FaceTrack
 
-VERSION = 1
+VERSION = 2
 """Version of the format and of the search; tracks of other versions are not read."""
 KEPT = 200
 """The most tracks that are kept; the oldest are removed."""
@@ -52,7 +52,8 @@ def read_track(path: Path) -> FaceTrack | None:
         stored = json.loads(path.read_text())
         boxes = tuple(None if box is None else (box[0], box[1], box[2], box[3]) for box in stored["boxes"])
         absences = {int(frame): reason for frame, reason in stored["absences"].items()}
-        track = FaceTrack(boxes, absences, tuple(stored["cuts"]), int(stored["most_faces"]))
+        cuts, most, neutral = tuple(stored["cuts"]), int(stored["most_faces"]), int(stored["neutral"])
+        track = FaceTrack(boxes, absences, cuts, most, neutral)
         os.utime(path)
     except (OSError, ValueError, TypeError, LookupError):  # none, or a damaged one
         return None
@@ -66,6 +67,7 @@ def write_track(path: Path, track: FaceTrack) -> None:
         "absences": track.absences,
         "cuts": track.cuts,
         "most_faces": track.most_faces,
+        "neutral": track.neutral,
     }
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

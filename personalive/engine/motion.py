@@ -5,7 +5,7 @@ model's dtype.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,10 +14,14 @@ from torch import Tensor
 from personalive.config import LEAD_IN
 from personalive.engine.cues import Cue
 from personalive.models.motion_extractor import MotionHeads
+from personalive.types import PosePart
 
 DEGREES_PER_BIN, FIRST_BIN = 3.0, -97.5
 TRANSLATION_SCALE = 0.5
 """How much of the driver's movement across the picture the portrait follows."""
+MAX_GROWTH = 2.0
+"""How many times larger or smaller a portrait's head may become with the driver's."""
+ANGLES: tuple[PosePart, ...] = ("pitch", "yaw", "roll")
 
 
 @dataclass(frozen=True)
@@ -70,20 +74,40 @@ def project(pose: HeadPose) -> Tensor:
     return points + shift[:, None]
 
 
-def retarget(reference: HeadPose, driving: HeadPose, first: HeadPose, strength: float | Tensor = 1.0) -> HeadPose:
+def retarget(
+    reference: HeadPose,
+    driving: HeadPose,
+    first: HeadPose,
+    strength: float = 1.0,
+    *,
+    neutral: HeadPose | None = None,
+    keep: Collection[PosePart] = (),
+) -> HeadPose:
     """The reference's head, moved as the driver moves (docs/reference/model.md section 9.3).
 
     Args:
         reference: one head, which determines shape and scale.
         driving: n heads, which determine the rotation, and the movement since `first`.
-        first: the driver's head at the start of the animation.
+        first: the driver's head from which movement is measured.
         strength: 1 follows the driver, 0 stays at the reference's pose; values between and beyond mix the two.
+        neutral: the driver's head at rest, for relative motion: the reference's turns by as much as the driver's has
+            turned since, and grows as the driver's has grown since `first`.
+        keep: parts of the pose that stay the reference's.
     """
+    angles, scale = driving.angles, reference.scale.expand_as(driving.scale)
+    if neutral is not None:
+        angles = reference.angles + (driving.angles - neutral.angles)
+        if "scale" not in keep:
+            scale = scale * (driving.scale / first.scale).clamp(1 / MAX_GROWTH, MAX_GROWTH) ** strength
+    angles = torch.lerp(reference.angles, angles, strength)
+    kept = [part in keep for part in ANGLES]
+    if any(kept):
+        angles = torch.where(torch.tensor(kept, device=angles.device), reference.angles, angles)
     moved = (driving.translation - first.translation) * TRANSLATION_SCALE + reference.translation
     return HeadPose(
-        torch.lerp(reference.angles, driving.angles, strength),
-        torch.lerp(reference.translation, moved, strength),
-        reference.scale.expand_as(driving.scale),
+        angles,
+        torch.lerp(reference.translation, moved, 0.0 if "translation" in keep else strength),
+        scale,
         reference.canonical.expand_as(driving.canonical),
     )
 
@@ -99,7 +123,7 @@ def lead_in(reference: HeadPose, first: HeadPose) -> HeadPose:
     return HeadPose(
         torch.lerp(reference.angles, first.angles, weights),
         torch.lerp(reference.translation, first.translation, weights),
-        reference.scale.expand(LEAD_IN, -1),
+        torch.lerp(reference.scale, first.scale, weights),
         reference.canonical.expand(LEAD_IN, -1, -1),
     )
 

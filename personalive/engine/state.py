@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from personalive.config import FRAMES, LEAD_IN, WINDOW
+from personalive.engine.control import MotionControl
 from personalive.engine.keyframes import KeyframePolicy
 from personalive.engine.motion import HeadPose, MotionChunk
 from personalive.engine.networks import Features, Networks
 from personalive.engine.preprocess import DrivingFrames
+from personalive.engine.smoothing import Smoothed
 from personalive.types import Box
 
 
@@ -26,7 +28,9 @@ class StepOptions:
     steps: int
     """Denoising steps of a frame."""
     keyframe_threshold: float
-    motion_strength: float
+    control: MotionControl
+    rate: float
+    """Driving frames a second, as far as smoothing is concerned."""
     keyframes: KeyframePolicy
 
 
@@ -64,6 +68,12 @@ class StreamState:
     frames_in: int = 0
     first: HeadPose | None = None
     """The driver's head at the start, from which its movement is measured."""
+    neutral: HeadPose | None = None
+    """The driver's head at rest, from which relative motion is measured..."""
+    neutral_tokens: Tensor | None = None
+    """...and its motion tokens, [1, tokens, width]."""
+    smoothed: Smoothed | None = None
+    """The driver's smoothed pose."""
     lead_in: MotionChunk | None = None
     """The 12 frames that lead to the first driving frame; known once that has come."""
     history: MotionChunk | None = None
@@ -146,6 +156,16 @@ def mirrored(length: int, count: int) -> list[int]:
     return [min(place, period - place) if length > 1 else 0 for place in places]
 
 
+KEPT_MOTION = {
+    "first": HeadPose,
+    "neutral": HeadPose,
+    "smoothed": Smoothed,
+    "lead_in": MotionChunk,
+    "history": MotionChunk,
+}
+"""What a state has of motion, by name."""
+
+
 def to_plain(state: StreamState) -> dict[str, Any]:
     """A state as dicts, lists and CPU tensors, which a file can hold.
 
@@ -180,8 +200,8 @@ def from_plain(plain: dict[str, Any], options: StepOptions, networks: Networks) 
     values["keyframes"] = tuple(latents.to(device) for latents in values["keyframes"])
     for latents in values["keyframes"]:
         features = features.with_keyframe(networks.encode_reference(latents, reference.embedding))
-    for name, kind in (("first", HeadPose), ("lead_in", MotionChunk), ("history", MotionChunk)):
-        values[name] = None if values[name] is None else kind(**moved(values[name]))
+    for name, kind in KEPT_MOTION.items():
+        values[name] = None if values.get(name) is None else kind(**moved(values[name]))
     values["pending"] = None if values["pending"] is None else DrivingFrames(**values["pending"])
     values["last_box"] = None if values["last_box"] is None else tuple(values["last_box"])
     return StreamState(options=options, reference=reference, features=features, **values)

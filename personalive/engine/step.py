@@ -22,6 +22,7 @@ from personalive.engine.motion import HeadPose, MotionChunk, lead_in, lead_in_we
 from personalive.engine.networks import HostCopy, Networks
 from personalive.engine.preprocess import DrivingFrames, Reference, bilinear
 from personalive.engine.raster import face_boxes, usable
+from personalive.engine.smoothing import smooth_pose
 from personalive.engine.state import ReferenceState, StreamState
 from personalive.types import Box, RGBArray
 
@@ -79,14 +80,21 @@ def encode_driving(
     networks: Networks, states: Sequence[StreamState], chunks: Sequence[DrivingFrames], *, stretch: bool = False
 ) -> tuple[list[StreamState], list[MotionChunk]]:
     """Driving frames → their motion, retargeted to each stream's portrait; with `stretch` always four frames of it."""
+    states, poses, tokens = observe(networks, states, chunks)
+    cues = [[] if chunk.cues is None else [chunk.cue(i) for i in range(len(chunk))] for chunk in chunks]
+    moved = [_retarget(*item, stretch) for item in zip(states, poses, tokens, cues, strict=True)]
+    return [state for state, _ in moved], [chunk for _, chunk in moved]
+
+
+def observe(
+    networks: Networks, states: Sequence[StreamState], chunks: Sequence[DrivingFrames]
+) -> tuple[list[StreamState], list[HeadPose], tuple[Tensor, ...]]:
+    """The driver's own poses and motion tokens in each stream's frames, and the states after finding the faces."""
     counts = [len(chunk) for chunk in chunks]
     every_pose = networks.extract_pose(networks.upload([chunk.pose_images for chunk in chunks]))
     poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
     states, faces = _faces(networks, states, chunks, poses)
-    tokens = networks.encode_motion(faces).split(counts)
-    cues = [[] if chunk.cues is None else [chunk.cue(i) for i in range(len(chunk))] for chunk in chunks]
-    moved = [_retarget(*item, stretch) for item in zip(states, poses, tokens, cues, strict=True)]
-    return [state for state, _ in moved], [chunk for _, chunk in moved]
+    return states, poses, networks.encode_motion(faces).split(counts)
 
 
 def _faces(
@@ -129,13 +137,23 @@ def _retarget(
     state: StreamState, pose: HeadPose, tokens: Tensor, cues: Sequence[Cue], stretch: bool
 ) -> tuple[StreamState, MotionChunk]:
     """The driver's pose and tokens as the portrait shows them."""
-    reference, strength = state.reference, state.options.motion_strength
-    first = pose[:1] if state.first is None else state.first
+    reference, control = state.reference, state.options.control
+    seen = _first_seen(len(tokens), cues)
+    if state.neutral is None and seen is not None:
+        state = replace(state, neutral=pose[seen : seen + 1], neutral_tokens=tokens[seen : seen + 1])
+    if control.smooth > 0:
+        pose, smoothed = smooth_pose(pose, state.smoothed, control.smooth, state.options.rate, cues)
+        state = replace(state, smoothed=smoothed)
+    first = pose[seen or 0 :][:1] if state.first is None else state.first
+    neutral = state.neutral if control.motion == "relative" else None
     targets = []
     for frames in _scenes(len(tokens), cues):  # movement is measured from the first frame of each
         first = pose[frames.start : frames.start + 1] if frames.start or _anchors(cues) else first
-        targets.append(retarget(reference.pose, pose[frames], first, strength))
-    tokens = torch.lerp(reference.motion.expand_as(tokens), tokens, strength)
+        moved = retarget(reference.pose, pose[frames], first, control.pose, neutral=neutral, keep=control.keep)
+        targets.append(moved)
+    if neutral is not None and state.neutral_tokens is not None:
+        tokens = reference.motion + (tokens - state.neutral_tokens)
+    tokens = torch.lerp(reference.motion.expand_as(tokens), tokens, control.expression)
     chunk, leading = MotionChunk(torch.cat([project(target) for target in targets]), tokens), state.lead_in
     start, start_tokens = targets[0][:1], tokens[:1]
     if cues:
@@ -149,7 +167,13 @@ def _retarget(
         leading = MotionChunk(keypoints, torch.lerp(reference.motion, start_tokens, weights))
     if stretch and len(chunk) < WINDOW:
         chunk = chunk.stretched(state.history, WINDOW)
-    return replace(state, first=first, lead_in=leading).with_motion(chunk), chunk
+    first_seen = None if state.first is None and seen is None else first
+    return replace(state, first=first_seen, lead_in=leading).with_motion(chunk), chunk
+
+
+def _first_seen(count: int, cues: Sequence[Cue]) -> int | None:
+    """The first frame whose motion is used."""
+    return next((index for index in range(count) if not cues or cues[index].weight > 0), None)
 
 
 def _anchors(cues: Sequence[Cue]) -> bool:

@@ -5,18 +5,18 @@ A driving frame takes part in four steps and leaves the sampler in the last (doc
 out what is under way.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from personalive.config import LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_MOTION_STRENGTH, MAX_SEED, WINDOW
+from personalive.config import LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_SEED, WINDOW
 from personalive.engine import schedule
 from personalive.engine.advance import advance, all_or_nothing
+from personalive.engine.control import MotionControl, between
 from personalive.engine.keyframes import KeyframePolicy, keyframe_policy
 from personalive.engine.networks import Networks
 from personalive.engine.noise import GaussianNoise, NoiseSource
@@ -29,9 +29,12 @@ from personalive.engine.step import (
     denoise_window,
     encode_driving,
     encode_reference,
+    observe,
 )
 from personalive.errors import InputError
 from personalive.types import RGBArray
+
+DEFAULT_RATE = 25.0
 
 
 class Stream:
@@ -49,11 +52,12 @@ class Stream:
         steps: int = 4,
         seed: int = 42,
         keyframe_threshold: float | None = None,
-        motion_strength: float = 1.0,
+        rate: float = DEFAULT_RATE,
         emit_lead_in: bool = False,
         noise: NoiseSource | None = None,
         keyframes: KeyframePolicy = keyframe_policy,
         observer: Callable[[StepRecord], None] | None = None,
+        **motion: Any,
     ) -> None:
         """Prepare an animation; `set_reference` starts it.
 
@@ -64,11 +68,12 @@ class Stream:
             steps: denoising steps of a frame: 4, 8, 12 or 16.
             seed: of the default noise, from 0 to 2³² − 1.
             keyframe_threshold: from 0 to 1000; default: the model's.
-            motion_strength: how far pose and expression go from the reference's (0) to the driver's (1); at most 2.
+            rate: driving frames a second, which `smooth` takes into account.
             emit_lead_in: also return the 12 frames that lead from the reference to the first driving frame.
             noise: default: Gaussian noise by `seed`.
             keyframes: when a finished frame becomes a keyframe; default: the specified behaviour.
             observer: receives what each step computed.
+            motion: fields of `MotionControl`, such as `motion_strength`, which is 1 by default.
 
         Raises:
             InputError: a value that is not allowed.
@@ -84,8 +89,9 @@ class Stream:
             width=self.preprocessor.width,
             height=self.preprocessor.height,
             steps=steps,
-            keyframe_threshold=_between("keyframe_threshold", threshold, MAX_KEYFRAME_THRESHOLD),
-            motion_strength=_between("motion_strength", motion_strength, MAX_MOTION_STRENGTH),
+            keyframe_threshold=between("keyframe_threshold", threshold, MAX_KEYFRAME_THRESHOLD),
+            control=MotionControl(**motion),
+            rate=rate,
             keyframes=keyframes,
         )
         self.noise: NoiseSource = noise or GaussianNoise(seed)
@@ -98,18 +104,26 @@ class Stream:
 
     @keyframe_threshold.setter
     def keyframe_threshold(self, value: float) -> None:
-        threshold = _between("keyframe_threshold", value, MAX_KEYFRAME_THRESHOLD)
+        threshold = between("keyframe_threshold", value, MAX_KEYFRAME_THRESHOLD)
         self._options = replace(self._options, keyframe_threshold=threshold)
+
+    @property
+    def control(self) -> MotionControl:
+        """What of the driver's motion the portrait takes. May be changed between steps."""
+        return self._options.control
+
+    @control.setter
+    def control(self, value: MotionControl) -> None:
+        self._options = replace(self._options, control=value)
 
     @property
     def motion_strength(self) -> float:
         """How far pose and expression go from the reference's to the driver's. May be changed between steps."""
-        return self._options.motion_strength
+        return self.control.motion_strength
 
     @motion_strength.setter
     def motion_strength(self, value: float) -> None:
-        strength = _between("motion_strength", value, MAX_MOTION_STRENGTH)
-        self._options = replace(self._options, motion_strength=strength)
+        self.control = replace(self.control, motion_strength=value)
 
     @property
     def steps(self) -> int:
@@ -173,8 +187,27 @@ class Stream:
         self._begin(self.require_state().reference)
 
     def reanchor(self) -> None:
-        """Measure the driver's movement across the picture from the next frame on."""
-        self._state = replace(self.require_state(), first=None)
+        """Measure the driver's motion from the next frame on: movement across the picture, and all relative motion."""
+        self._state = replace(self.require_state(), first=None, neutral=None, neutral_tokens=None)
+
+    @torch.inference_mode()
+    def set_neutral(self, driving: DrivingFrames) -> None:
+        """Measure the driver's motion from this frame: movement across the picture, and all relative motion.
+
+        Without it, this is the first frame that shows a face. After a cut, movement is measured from the first frame
+        of the new scene.
+
+        Args:
+            driving: one frame, which need not be part of the animation.
+
+        Raises:
+            InputError: there is no reference, or it is not one frame.
+        """
+        state = self.require_state()
+        if len(driving) != 1:
+            raise InputError(f"the neutral frame is one frame, not {len(driving)}")
+        _, (pose,), (tokens,) = observe(self.networks, [state], [driving])
+        self._state = replace(state, first=pose, neutral=pose, neutral_tokens=tokens)
 
     def push(self, driving: DrivingFrames) -> RGBArray:
         """Take any number of driving frames and return the frames that they finish.
@@ -229,7 +262,7 @@ class Stream:
             "steps": self.steps,
             "emit_lead_in": self.emit_lead_in,
             "keyframe_threshold": self.keyframe_threshold,
-            "motion_strength": self.motion_strength,
+            "motion": asdict(self.control),
             "noise": self.noise.state_dict(),
             **state,
         }
@@ -255,8 +288,8 @@ class Stream:
             )
         options = replace(
             self._options,
-            keyframe_threshold=_between("keyframe_threshold", state["keyframe_threshold"], MAX_KEYFRAME_THRESHOLD),
-            motion_strength=_between("motion_strength", state["motion_strength"], MAX_MOTION_STRENGTH),
+            keyframe_threshold=between("keyframe_threshold", state["keyframe_threshold"], MAX_KEYFRAME_THRESHOLD),
+            control=MotionControl(**state["motion"]),
         )
         with all_or_nothing([self]):
             self.noise.load_state_dict(state["noise"])
@@ -304,11 +337,3 @@ class Stream:
     def _show(self, record: StepRecord) -> None:
         if self.observer is not None:
             self.observer(record)
-
-
-def _between(name: str, value: float, most: float) -> float:
-    """A number from 0 to `most`, or an error that names it."""
-    number = float(value)
-    if not (math.isfinite(number) and 0 <= number <= most):
-        raise InputError(f"{name} is {value}: it must be a number from 0 to {most:g}")
-    return number

@@ -6,6 +6,7 @@ cut it starts again.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from personalive.media.crop import crop_box, holds
-from personalive.media.faces import DARK, FaceTracker, is_blank
+from personalive.media.faces import DARK, Face, FaceTracker, is_blank
+from personalive.media.neutral import most_neutral
 from personalive.types import Box, RGBArray
 
 Absence = Literal["left", "none", "other"]
@@ -47,6 +49,8 @@ class FaceTrack:
     """Frames with which a new scene starts, except for the first frame."""
     most_faces: int
     """Faces in the frame with the most."""
+    neutral: int = 0
+    """The frame of the first scene with a face that shows it most at rest."""
 
     def moved(self, x: int, y: int) -> "FaceTrack":
         """The same in a picture in which this one starts `x` and `y` pixels from the left and top."""
@@ -75,6 +79,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
     """
     scenes = _Scenes()
     boxes: list[Box | None] = []
+    faces: dict[int, Face] = {}
     others: set[int] = set()
     waiting: RGBArray | None = None  # the last frame, if the search in it can be saved
     size = (0, 0)
@@ -84,6 +89,8 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
         box = None if is_blank(image) else tracker.follow(image)
         if tracker.others > before:
             others.add(index)
+        if box is not None and tracker.face is not None:
+            faces[index] = tracker.face
         return box
 
     index = -1
@@ -107,7 +114,13 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
         yield index + 1
     if waiting is not None:
         boxes[-1] = search(waiting, index)
-    yield FaceTrack(tuple(boxes), _absences(boxes, others, size), tuple(scenes.cuts), tracker.most)
+    absences, neutral = _absences(boxes, others, size), _neutral(faces, scenes.cuts)
+    yield FaceTrack(tuple(boxes), absences, tuple(scenes.cuts), tracker.most, neutral)
+
+
+def _neutral(faces: dict[int, Face], cuts: Sequence[int]) -> int:
+    end = next((cut for cut in cuts if cut > min(faces, default=0)), math.inf)
+    return most_neutral({index: face for index, face in faces.items() if index < end})
 
 
 class _Scenes:

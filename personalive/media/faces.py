@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,6 +34,9 @@ DARK = 6.0
 """Spread of levels below which a picture shows nothing."""
 LEFT_EYE, RIGHT_EYE = 33, 263
 """The mesh's points at the outer corners of the eyes, as they are seen in the picture."""
+FOREHEAD, CHIN = 10, 152
+LIPS = (13, 14)
+LIDS = ((159, 145), (386, 374))
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Face:
     """Degrees by which the line between the eyes is turned clockwise."""
     yaw: float = 0.0
     """Degrees by which the face is turned to the side; 0: towards the camera."""
+    pitch: float = 0.0
+    """Degrees by which the face looks up or down."""
+    mouth: float = 0.0
+    """Distance of the inner lips, per distance of the eyes' outer corners."""
+    eyes: float = 0.0
+    """Height of the eyes' openings, in the same unit."""
 
     @property
     def area(self) -> int:
@@ -111,7 +120,9 @@ class FaceTracker:
     def reset(self) -> None:
         """Forget the face that is followed, and the counts."""
         self.box: Box | None = None
-        """The box in the last frame in which the face was found."""
+        """The box in the last frame in which the face was found..."""
+        self.face: Face | None = None
+        """...and what the mesh says of it there."""
         self.frames = 0
         """Frames that were followed."""
         self.missing = 0
@@ -176,7 +187,7 @@ class FaceTracker:
                 self.others += bool(found)
                 self._missing_now += 1
                 return None
-        self.box, self._missing_now = face.box, 0
+        self.box, self.face, self._missing_now = face.box, face, 0
         return face.box
 
     def _same(self, faces: list[Face]) -> Face | None:
@@ -236,9 +247,7 @@ class FaceTracker:
         shown = np.ascontiguousarray(image[top:bottom, left:right])
         faces = self._near_faces(shown)
         return [
-            Face((left + a, top + b, left + c, top + d), face.roll, face.yaw)
-            for face in faces
-            for a, b, c, d in [face.box]
+            replace(face, box=(left + a, top + b, left + c, top + d)) for face in faces for a, b, c, d in [face.box]
         ]
 
 
@@ -274,11 +283,22 @@ def _distance(a: Box, b: Box) -> float:
 
 def mesh_face(points: Sequence[tuple[float, float, float]], width: int, height: int) -> Face:
     """The face of the mesh's 468 points: x and y from 0 to 1, z in the unit of x."""
-    (ax, ay, az), (bx, by, bz) = points[LEFT_EYE], points[RIGHT_EYE]
-    across, down, deep = (bx - ax) * width, (by - ay) * height, (bz - az) * width
-    roll = math.degrees(math.atan2(down, across))
-    yaw = math.degrees(math.atan2(deep, math.hypot(across, down)))
-    return Face(mesh_box([(x, y) for x, y, _ in points], width, height), roll, yaw)
+    mesh = np.asarray(points, dtype=np.float64) * (width, height, width)
+    across, down, deep = mesh[RIGHT_EYE] - mesh[LEFT_EYE]
+    size = float(np.linalg.norm(mesh[RIGHT_EYE] - mesh[LEFT_EYE])) or 1.0
+    _, long, tilt = mesh[CHIN] - mesh[FOREHEAD]
+
+    def gap(pair: tuple[int, int]) -> float:
+        return float(np.linalg.norm(mesh[pair[1]] - mesh[pair[0]])) / size
+
+    return Face(
+        mesh_box([(x, y) for x, y, _ in points], width, height),
+        roll=math.degrees(math.atan2(down, across)),
+        yaw=math.degrees(math.atan2(deep, math.hypot(across, down))),
+        pitch=math.degrees(math.atan2(tilt, long)),
+        mouth=gap(LIPS),
+        eyes=sum(map(gap, LIDS)) / len(LIDS),
+    )
 
 
 def mesh_box(points: list[tuple[float, float]], width: int, height: int) -> Box:

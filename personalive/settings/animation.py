@@ -6,6 +6,9 @@ writes what is kept in files. What it does belongs in `animate` or `engine`.
 
 from fractions import Fraction
 from functools import partial
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
 
 from personalive.config import (
     MAX_KEYFRAME_THRESHOLD,
@@ -17,8 +20,9 @@ from personalive.config import (
     SLOTS,
     STEP_CHOICES,
 )
+from personalive.errors import InputError
 from personalive.settings.declare import Settings, Surface, setting
-from personalive.types import Crop, FaceBoxes
+from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, PosePart
 
 EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
 FILES = Surface.CLI | Surface.HTTP
@@ -29,12 +33,21 @@ MIN_FPS, MAX_FPS = 1, 120
 REFERENCE = "The portrait: a picture, or a video whose first face is taken"
 DRIVER = "The video whose movement, rate and sound the result has"
 
-motion = partial(setting, group="motion", on=EVERYWHERE)
+movement = partial(setting, group="motion", on=EVERYWHERE)
 picture = partial(setting, group="picture", on=FILES)
 part = partial(setting, group="part of the driver", on=FILES)
 pixels = partial(
     picture, low=MIN_SIZE, high=MAX_SIZE, multiple_of=SIZE_STEP, default_text="the model's, 512 for personalive"
 )
+
+
+def parts_of_pose(given: Any) -> Any:
+    """Parts of the pose from texts with commas, as they are typed, or from a list of them."""
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        return given  # to be refused
+    named = {part.strip() for text in texts for part in text.split(",")} - {""}
+    return (*(part for part in POSE_PARTS if part in named), *sorted(named - set(POSE_PARTS)))
 
 
 class SizeSettings(Settings):
@@ -47,15 +60,53 @@ class SizeSettings(Settings):
 class MotionSettings(Settings):
     """How the driver's motion becomes the portrait's: the same for files and live."""
 
-    motion_strength: float = motion(
+    motion_strength: float = movement(
         1.0,
-        "How far motion goes from the reference's (0) to the driver's (1) and beyond",
+        "How far pose and expression go from the reference's (0) to the driver's (1) and beyond",
         low=0,
         high=MAX_MOTION_STRENGTH,
         step=0.05,
         label="Motion strength",
     )
-    keyframe_threshold: float | None = motion(
+    pose_strength: float | None = movement(
+        None,
+        "The same for the head's pose alone",
+        low=0,
+        high=MAX_MOTION_STRENGTH,
+        label="Pose strength",
+        default_text="that of motion_strength",
+    )
+    expression_strength: float | None = movement(
+        None,
+        "The same for the expression alone",
+        low=0,
+        high=MAX_MOTION_STRENGTH,
+        label="Expression strength",
+        default_text="that of motion_strength",
+    )
+    motion: MotionKind = movement(
+        "absolute",
+        "absolute: the driver's turn and expression; relative: the reference's, changed as the driver's differ from a "
+        "neutral frame",
+        label="Motion",
+    )
+    keep: Annotated[tuple[PosePart, ...], BeforeValidator(parts_of_pose)] = movement(
+        (),
+        f"Parts of the pose that stay the reference's: {', '.join(POSE_PARTS)}",
+        details="Scale follows the driver's only in relative motion",
+        label="Keep the portrait's",
+        metavar="PART,PART",
+        pattern_text=f"some of {', '.join(POSE_PARTS)}, with commas between them",
+    )
+    smooth: float = movement(
+        0.0,
+        "Smooth the head's pose, the more the less it moves; no frame is delayed",
+        low=0,
+        high=1,
+        step=0.05,
+        label="Smoothing",
+    )
+    keyframe_threshold: float | None = movement(
         None,
         "How different motion must be to keep a frame as a keyframe",
         low=0,
@@ -63,7 +114,7 @@ class MotionSettings(Settings):
         label="Keyframe threshold",
         default_text="the model's, 17 for personalive",
     )
-    seed: int = motion(42, "Seed of the noise", low=0, high=MAX_SEED, label="Seed")
+    seed: int = movement(42, "Seed of the noise", low=0, high=MAX_SEED, label="Seed")
 
 
 class AnimateOptions(MotionSettings, SizeSettings):
@@ -81,6 +132,15 @@ class AnimateOptions(MotionSettings, SizeSettings):
         low=STEP_CHOICES[0],
         high=STEP_CHOICES[-1],
         multiple_of=SLOTS,
+    )
+    neutral_frame: int | None = setting(
+        None,
+        "Frame of the driver, counted from 0, from which relative motion is measured",
+        group="motion",
+        on=FILES,
+        low=0,
+        high=MAX_FRAMES - 1,
+        default_text="the one with eyes open, mouth closed and the straightest look",
     )
     face_boxes: FaceBoxes = setting(
         "mesh",
@@ -105,6 +165,11 @@ class AnimateOptions(MotionSettings, SizeSettings):
     max_frames: int = part(100, "Driving frames to use at most; 0: all", low=0, high=MAX_FRAMES, flags=("-L",))
     audio: bool = part(True, "Keep the driving video's sound", off="Leave the driving video's sound out")
     overwrite: bool = setting(False, "Replace an existing output", group="files", on=Surface.CLI)
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse settings that would do nothing."""
+        if self.neutral_frame is not None and self.motion != "relative":
+            raise InputError(f"neutral_frame is {self.neutral_frame}: it must be left out unless motion is relative")
 
     @property
     def rate(self) -> Fraction | None:

@@ -239,6 +239,8 @@ def shown(value: Any) -> str:
 
 
 def _named(value: Any) -> str:
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        return ", ".join(map(repr, value))
     return str(value) if isinstance(value, Fraction) else f"of type {type(value).__name__}"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from personalive.engine.control import MotionControl
 from personalive.engine.cues import Cue
 from personalive.errors import InputError
 from personalive.live.core.engine import Engine
@@ -33,11 +34,12 @@ class EchoStream:
 
     delay_frames: int
     seed: int
-    motion_strength: float = 1.0
+    control: MotionControl = field(default_factory=MotionControl)
     keyframe_threshold: float = 17.0
     colour: tuple[int, int, int] | None = None
     waiting: deque[RGBArray] = field(default_factory=deque)
     resets: int = 0
+    anchors: int = 0
     frames_in: int = 0
 
     def set_reference(self, reference: Any) -> None:
@@ -53,6 +55,10 @@ class EchoStream:
         """Forget the driver."""
         self.resets += 1
         self.waiting.clear()
+
+    def reanchor(self) -> None:
+        """Count that it was asked for."""
+        self.anchors += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The temporal state."""

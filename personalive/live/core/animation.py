@@ -42,6 +42,11 @@ class Animation:
         if self._stream is not None and self.has_portrait:
             self._stream.reset()
 
+    def reanchor(self) -> None:
+        """Take the driver's next frame as the neutral one."""
+        if self._stream is not None and self.has_portrait:
+            self._stream.reanchor()
+
     def reseed(self, seed: int) -> None:
         """Start again with other noise."""
         stream = self._engine.open(seed)

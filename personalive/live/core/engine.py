@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from personalive.engine.control import MotionControl
 from personalive.engine.cues import Cue
 from personalive.types import Box, RGBArray
 
@@ -17,7 +18,7 @@ __all__ = ["Box", "Engine", "LiveStream"]
 class LiveStream(Protocol):
     """The state of one animation. Every method is called from the device's thread."""
 
-    motion_strength: float
+    control: MotionControl
     keyframe_threshold: float
 
     @property
@@ -32,6 +33,9 @@ class LiveStream(Protocol):
 
     def reset(self) -> None:
         """Forget the driver, keep the portrait."""
+
+    def reanchor(self) -> None:
+        """Measure the driver's motion from the next frame on."""
 
     def state_dict(self) -> dict[str, Any]:
         """The temporal state."""

@@ -45,16 +45,21 @@ class Parameters(MotionSettings):
     def updated(self, values: Mapping[str, Any]) -> "Parameters":
         """These settings with some changed; None leaves one as it is.
 
-        Unknown names are ignored, so that older clients keep working.
+        Unknown names are ignored, so that older clients keep working. A `motion_strength` alone is that of the pose and
+        of the expression, whatever these were before.
 
         Raises:
             InputError: a value of the wrong kind or out of bounds.
         """
         known = {each.name for each in self.declared()}
-        return self.replace(**{name: value for name, value in values.items() if name in known and value is not None})
+        changes = {name: value for name, value in values.items() if name in known and value is not None}
+        if "motion_strength" in changes:
+            changes = {"pose_strength": None, "expression_strength": None} | changes
+        return self.replace(**changes)
 
 
 class Changes(Parameters):
     """What a client may send: parameters to change, and actions. What it leaves out stays as it is."""
 
     reset_cache: bool = _live(False, "Forget the driver, keep the portrait")
+    set_neutral: bool = _live(False, "Measure motion from the driver's next frame on, as from a face at rest")

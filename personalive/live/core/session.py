@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from personalive.engine.control import MotionControl
 from personalive.errors import InputError
 from personalive.live.core.animation import Animation
 from personalive.live.core.commands import Commands
@@ -111,20 +112,22 @@ class Session:
         self._subscriptions.remove(subscription)
 
     def change(self, values: dict[str, Any]) -> Parameters:
-        """Change parameters, and reset with `reset_cache: true`.
+        """Change parameters, and do what `reset_cache: true` and `set_neutral: true` ask for.
 
         Raises:
             InputError: a value of the wrong kind or out of bounds, or too many changes are waiting; nothing was
                 changed.
         """
-        reset = values.get("reset_cache", False)
-        if not isinstance(reset, bool):
-            raise InputError(f"reset_cache must be true or false, not {reset!r}")
+        for name in ("reset_cache", "set_neutral"):
+            if not isinstance(values.get(name, False), bool):
+                raise InputError(f"{name} must be true or false, not {values[name]!r}")
         after = self.parameters.updated(values)
         if after.seed != self.parameters.seed:
             self._submit_and_start_over(lambda: self._animation.reseed(after.seed))
-        elif reset:
+        elif values.get("reset_cache"):
             self.reset()
+        if values.get("set_neutral"):
+            self.submit(self._animation.reanchor)
         with self._lock:
             before, self.parameters = self.parameters, self.parameters.updated(values)
             if before.paused != self.parameters.paused:
@@ -261,11 +264,10 @@ class Session:
             if chunk is None or self._closed:
                 return None
             stream = self._animation.stream(self.parameters.seed)
-            for name in ("motion_strength", "keyframe_threshold"):
-                value = getattr(self.parameters, name)
-                # None: the model's. Setting a value copies it, so only a changed one is set.
-                if value not in (None, getattr(stream, name)):
-                    setattr(stream, name, value)
+            stream.control = MotionControl.of(self.parameters)
+            threshold = self.parameters.keyframe_threshold
+            if threshold is not None:  # None: the model's
+                stream.keyframe_threshold = threshold
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 

@@ -257,6 +257,13 @@ async def reset(entry: OwnEntry) -> schemas.MessageAnswer:
     return schemas.MessageAnswer(message="the session starts again")
 
 
+@router.post("/api/v1/sessions/{session_id}/neutral", responses=UNKNOWN)
+async def set_neutral(entry: OwnEntry) -> schemas.MessageAnswer:
+    """Measure motion from the driver's next frame on, as from a face at rest."""
+    entry.session.change({"set_neutral": True})
+    return schemas.MessageAnswer(message="the driver's next frame is the neutral one")
+
+
 @router.post("/api/v1/sessions/{session_id}/snapshot", responses={**UNKNOWN, **_problems(_400="No portrait yet")})
 async def snapshot(entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
     """Remember the temporal state of the animation for this client; the last one counts."""

@@ -42,7 +42,7 @@ function showRunning() {
   const on = running !== null;
   $("start").textContent = on ? "Stop" : "Start";
   $("start").disabled = !loaded;
-  for (const id of ["pause", "reset", "record"]) $(id).disabled = !on;
+  for (const id of ["pause", "reset", "neutral", "record"]) $(id).disabled = !on;
   $("transport").textContent = on ? running.connection.kind : "–";
   if (!on) showFigures(null);
 }
@@ -216,6 +216,7 @@ async function listCameras() {
 $("start").addEventListener("click", () => (running ? stop() : attempt(start)));
 $("pause").addEventListener("click", () => setPaused(!paused));
 $("reset").addEventListener("click", () => running?.connection.send({ reset_cache: true }));
+$("neutral").addEventListener("click", () => running?.connection.send({ set_neutral: true }));
 $("shot").addEventListener("click", () => attempt(takePhoto));
 $("record").addEventListener("click", () =>
   attempt(async () => {

@@ -1,12 +1,15 @@
 /** Controls for the parameters of a session, made from the server's description: names, bounds and defaults. */
 
 /** These have controls of their own elsewhere on the page. */
-const OWN = ["paused", "mirror", "reset_cache"];
+const OWN = ["paused", "mirror", "reset_cache", "set_neutral"];
 
 function inputFor(about) {
-  if (about.enum) {
+  const choices = about.enum ?? about.items?.enum;
+  if (choices) {
     const select = document.createElement("select");
-    select.append(...about.enum.map((each) => new Option(each, each)));
+    select.append(...choices.map((each) => new Option(each, each)));
+    select.multiple = about.type === "array";
+    if (select.multiple) select.size = choices.length;
     return select;
   }
   const input = document.createElement("input");
@@ -68,7 +71,8 @@ export class Parameters {
 
   /** What the user has chosen. The rest is left to the server. */
   chosen() {
-    const touched = this.#inputs().filter((input) => "touched" in input.dataset && input.value !== "");
+    const given = (input) => input.multiple || input.value !== "";
+    const touched = this.#inputs().filter((input) => "touched" in input.dataset && given(input));
     const usable = touched.filter((input) => input.checkValidity());
     return Object.fromEntries(usable.map((input) => [input.dataset.parameter, this.#valueOf(input)]));
   }
@@ -84,11 +88,13 @@ export class Parameters {
 
   #valueOf(input) {
     if (input.type === "checkbox") return input.checked;
+    if (input.multiple) return [...input.selectedOptions].map((each) => each.value);
     return input.tagName === "SELECT" ? input.value : Number(input.value);
   }
 
   #set(input, value) {
     if (input.type === "checkbox") input.checked = Boolean(value);
+    else if (input.multiple) for (const each of input.options) each.selected = Boolean(value?.includes(each.value));
     else input.value = value ?? "";
     this.#showNumber(input);
   }
