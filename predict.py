@@ -146,11 +146,29 @@ class Predictor(BasePredictor):
             description="Show reference, driver and result in one picture.",
             default=False,
         ),
-        max_frames: int = Input(
-            description="Driving frames to use at most; 0: all.",
-            default=100,
+        start: str = Input(
+            description="Where in the driving video the used part begins. A time is written as seconds, mm:ss.s or hh:mm:ss.s.",  # noqa: E501
+            default="0",
+        ),
+        duration: str | None = Input(
+            description="How long the used part is. A time is written as seconds, mm:ss.s or hh:mm:ss.s. Default: the rest.",  # noqa: E501
+            default=None,
+        ),
+        max_frames: int | None = Input(
+            description="Driving frames to use at most; 0: all. Default: 100; with a duration, all of it.",
+            default=None,
             ge=0,
             le=1000000,
+        ),
+        loop: int | None = Input(
+            description="How often the part is played. Default: once; with ping_pong, twice.",
+            default=None,
+            ge=1,
+            le=100,
+        ),
+        ping_pong: bool = Input(
+            description="Play it backwards every second time, without sound.",
+            default=False,
         ),
         no_audio: bool = Input(
             description="Leave the driving video's sound out.",

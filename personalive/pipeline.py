@@ -13,7 +13,8 @@ from personalive import models, weights
 from personalive.config import ModelConfig
 from personalive.engine.advance import advance
 from personalive.engine.networks import Networks, PlainNetworks
-from personalive.engine.preprocess import DrivingFrames, Preprocessor
+from personalive.engine.preprocess import Preprocessor
+from personalive.engine.state import Driving
 from personalive.engine.stream import Stream
 from personalive.errors import InputError
 from personalive.models.vae import VAE
@@ -147,7 +148,7 @@ class PersonaLive:
         return Preprocessor(self.config, width or size, height or size, self.networks.stage)
 
     def advance(
-        self, streams: Sequence[Stream], driving: Sequence[DrivingFrames], *, stretch: bool = False
+        self, streams: Sequence[Stream], driving: Sequence[Driving], *, stretch: bool = False
     ) -> list[RGBArray]:
         """Push frames into several streams of this model at once; see `personalive.engine.advance.advance`."""
         return advance(streams, driving, stretch=stretch)

@@ -114,14 +114,17 @@ def cog_input(each: Setting) -> Iterator[str]:
     said = ". ".join(filter(None, (about.off or about.description, about.details))) + "."
     if each.default is None and about.default_text:
         said += f" Default: {about.default_text}."
-    kind = str if each.kind is tuple else each.kind  # several values are one text, with commas between them
+    as_text = each.about.text or each.kind is tuple  # several values are one text, with commas between them
+    kind = str if as_text else each.kind
     yield f"        {name}: {kind.__name__}{' | None' * each.is_optional} = Input("
     yield _short_enough(f"            description={_literal(said)},")
     default = ",".join(each.default) if each.kind is tuple else each.default
+    if about.text and default is not None:
+        default = f"{default:g}"
     yield f"            default={_literal(False if about.off else default)},"
     if each.choices:
         yield _short_enough(f"            choices=[{', '.join(map(_literal, each.choices))}],")
-    elif each.kind in (int, float):
+    elif kind in (int, float):
         yield f"            ge={_literal(about.low)},"
         yield f"            le={_literal(about.high)},"
     yield "        ),"

@@ -229,7 +229,7 @@ NOT_NUMBERS = [math.nan, math.inf, -math.inf, -1, 1e300, 10**30, "1", True]
     [
         ("width", [v for v in NOT_WHOLE if v is not None] + [0, 192, 257, 300, 1088]),
         ("height", [v for v in NOT_WHOLE if v is not None] + [0, 192, 257, 300, 1088]),
-        ("max_frames", [*NOT_WHOLE, 1_000_001]),
+        ("max_frames", [*[v for v in NOT_WHOLE if v is not None], 1_000_001]),
         ("steps", [*NOT_WHOLE, 0, 1, 5, 20]),
         ("seed", [*NOT_WHOLE, 2**32]),
         ("fps", [*NOT_NUMBERS, 0, 0.5, 121]),

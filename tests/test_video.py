@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from personalive.errors import InputError, OutputError
 from personalive.media.images import MAX_SIDE
+from personalive.media.sound import Sound
 from personalive.media.video_reader import probe, read_frames, resample
 from personalive.media.video_writer import VideoFormat, VideoWriter
 from personalive.testing.pictures import numbered, read_number, run_ffmpeg, save_video
@@ -331,7 +332,7 @@ def test_sound_stays_in_time_with_the_picture(tmp_path, suffix, options):
     source = probe(beep_and_flash(tmp_path / f"driver.{suffix}", *options))
     path = tmp_path / "out.mp4"
     frames = [np.full((64, 128, 3), int(frame.mean()), np.uint8) for frame in read_frames(source)]
-    write(path, frames, sound=source)
+    write(path, frames, sound=Sound(source))
     shown, _, (codec, seconds), _ = streams_of(path)
     flash = next(n for n, frame in enumerate(shown) if frame.mean() > 128) / 25
     assert flash == pytest.approx(1.0, abs=0.041)
@@ -351,7 +352,7 @@ def test_sound_that_begins_long_before_the_picture(tmp_path):
     source = probe(late)
     assert float(source.start) == pytest.approx(0.6, abs=0.05)
     frames = [np.full((64, 128, 3), int(frame.mean()), np.uint8) for frame in read_frames(source)]
-    write(tmp_path / "out.mp4", frames, sound=source)
+    write(tmp_path / "out.mp4", frames, sound=Sound(source))
     shown, *_ = streams_of(tmp_path / "out.mp4")
     flash = next(n for n, frame in enumerate(shown) if frame.mean() > 128) / 25
     assert flash == pytest.approx(0.4, abs=0.05)
@@ -359,7 +360,7 @@ def test_sound_that_begins_long_before_the_picture(tmp_path):
 
 
 def test_sound_ends_with_a_shorter_picture(tmp_path, clip):
-    write(tmp_path / "out.mp4", numbered(10, 128, 64), sound=probe(clip))
+    write(tmp_path / "out.mp4", numbered(10, 128, 64), sound=Sound(probe(clip)))
     frames, _, (_, seconds), _ = streams_of(tmp_path / "out.mp4")
     assert len(frames) == 10
     assert seconds == pytest.approx(0.4, abs=0.05)
@@ -505,11 +506,12 @@ def test_the_result_has_the_permissions_of_new_files_and_the_process_s_mask_is_l
         "import os, sys, pathlib, fractions\n"
         "os.umask(0o027)\n"
         "from personalive.media.video_reader import probe\n"
+        "from personalive.media.sound import Sound\n"
         "from personalive.media.video_writer import VideoFormat, VideoWriter\n"
         "import numpy\n"
         "os.umask = lambda mask: os._exit(7)\n"
         "video = VideoFormat(128, 64, fractions.Fraction(25), 'x')\n"
-        "with VideoWriter(pathlib.Path(sys.argv[1]), video, sound=probe(pathlib.Path(sys.argv[2]))) as writer:\n"
+        "with VideoWriter(pathlib.Path(sys.argv[1]), video, sound=Sound(probe(pathlib.Path(sys.argv[2])))) as writer:\n"
         "    writer.write(numpy.zeros((10, 64, 128, 3), numpy.uint8))\n"
         "    writer.finish()\n"
     )
@@ -556,7 +558,7 @@ def test_disk_full_leaves_nothing(tmp_path, clip, room, sound):
         pytest.skip("this user may not mount a small disk; the limit on file sizes stands in for it")
     try:
         with pytest.raises(OutputError, match="no room"):
-            write_noise(disk / "out.mp4", probe(clip) if sound else None)
+            write_noise(disk / "out.mp4", Sound(probe(clip)) if sound else None)
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", disk], check=True)

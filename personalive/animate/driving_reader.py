@@ -4,7 +4,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from personalive.animate.plan import DrivingPlan
+from personalive.animate.replay import Presences
 from personalive.config import WINDOW
-from personalive.engine.cues import Cue, Presence
+from personalive.engine.cues import PLAIN, Cue
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.media.crop import cut
 from personalive.media.faces import FaceTracker
@@ -31,6 +32,8 @@ class Chunk:
     driving: DrivingFrames
     pictures: tuple[RGBArray, ...]
     """The same frames at the output's size, uint8 [height, width, 3] each, if requested."""
+    usable: tuple[bool, ...]
+    """Whether each frame shows the face that drives."""
     faceless: int
     """Frames without the face in it, whose motion was held."""
 
@@ -42,8 +45,11 @@ class DrivingReader:
         InputError: the video turns out to be damaged.
     """
 
-    def __init__(self, plan: DrivingPlan, preprocessor: Preprocessor, *, keep_pictures: bool = False) -> None:
+    def __init__(
+        self, plan: DrivingPlan, preprocessor: Preprocessor, presences: Presences, *, keep_pictures: bool = False
+    ) -> None:
         self._plan = plan
+        self._presences = presences
         self._preprocessor = preprocessor
         self._keep_pictures = keep_pictures
         self._queue: queue.Queue[Chunk | BaseException | None] = queue.Queue(QUEUED_CHUNKS)
@@ -91,37 +97,33 @@ class DrivingReader:
         return False
 
     def _chunks(self) -> Iterator[Chunk]:
-        plan, presence = self._plan, Presence()
-        frames = itertools.islice(read_frames(plan.info, plan.rate), plan.frames)
+        plan = self._plan
+        frames = itertools.islice(read_frames(plan.info, plan.rate, plan.skip), plan.frames)
         tracker = FaceTracker() if plan.mesh and plan.track is not None else None
         try:
-            windows = iter(lambda: [*itertools.islice(self._frames(frames, presence, tracker), WINDOW)], [])
+            windows = iter(lambda: [*itertools.islice(self._frames(frames, tracker), WINDOW)], [])
             for window in windows:
                 yield self._chunk(window)
         finally:
             if tracker is not None:
                 tracker.close()
 
-    def _frames(
-        self, frames: Iterator[RGBArray], presence: Presence, tracker: FaceTracker | None
-    ) -> Iterator["_Frame"]:
+    def _frames(self, frames: Iterator[RGBArray], tracker: FaceTracker | None) -> Iterator["_Frame"]:
         """The used parts of the frames, with the face in each and how its motion is used."""
         plan = self._plan
         for image in frames:
             index, self._count = self._count, self._count + 1
-            part, cue, begins = cut(image, plan.crop(index)), Cue(), False
-            box = plan.box(index)
-            if plan.track is not None:
-                cue = presence.cue(box is not None, float(index / plan.rate), cut=index in plan.track.cuts)
-                begins = cue.anchor
-                if plan.in_neutral_scene(index):  # movement is measured from the neutral frame
-                    cue = replace(cue, anchor=False)
+            part, box = cut(image, plan.crop(index)), plan.box(index)
+            usable = plan.track is None or box is not None
+            cue, begins = self._presences.cue(index, usable=usable)
+            if plan.track is None:  # nothing is known of faces
+                cue = PLAIN
             if tracker is not None:
                 if begins and box is not None:
                     tracker.start_scene(box)
                 box = (tracker.follow(part) if box is not None else None) or box or self._last_box
                 self._last_box = box or self._last_box
-            yield _Frame(part, box, cue)
+            yield _Frame(part, box, cue, usable)
 
     def _chunk(self, frames: Sequence["_Frame"]) -> Chunk:
         images = [frame.image for frame in frames]
@@ -130,13 +132,14 @@ class DrivingReader:
             pictures = tuple(resize(image, self._preprocessor.width, self._preprocessor.height) for image in images)
         boxes = [frame.box or _whole(frame.image) for frame in frames] if self._plan.mesh else None
         driving = self._preprocessor.driving(images, boxes, cues=[frame.cue for frame in frames])
-        return Chunk(driving, pictures, sum(frame.cue.weight == 0 for frame in frames))
+        usable = tuple(frame.usable for frame in frames)
+        return Chunk(driving, pictures, usable, usable.count(False))
 
 
 def neutral_frame(plan: DrivingPlan, preprocessor: Preprocessor) -> DrivingFrames:
     """The frame from which relative motion is measured, ready for the stream."""
     assert plan.neutral is not None
-    image = next(itertools.islice(read_frames(plan.info, plan.rate), plan.neutral, None))
+    image = next(itertools.islice(read_frames(plan.info, plan.rate, plan.skip), plan.neutral, None))
     part, box = cut(image, plan.crop(plan.neutral)), plan.box(plan.neutral)
     if not plan.mesh:
         return preprocessor.driving([part], None)
@@ -150,6 +153,7 @@ class _Frame:
     image: RGBArray
     box: Box | None
     cue: Cue
+    usable: bool
 
 
 def resize(image: RGBArray, width: int, height: int) -> RGBArray:

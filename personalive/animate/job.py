@@ -1,23 +1,25 @@
 """From a portrait and a driving video to a video: files in, one file out, with progress on the way."""
 
 import contextlib
-from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
-from personalive.animate.driving_reader import DrivingReader, neutral_frame, resize
+from personalive.animate.driving_reader import DrivingReader, neutral_frame
 from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
+from personalive.animate.replay import Presences, Recorded, length, order
+from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
+from personalive.engine.motion import DriverMotion
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.face_track import Absence
 from personalive.media.portrait import Portrait
+from personalive.media.sound import Sound
 from personalive.media.video_writer import VideoFormat, VideoWriter
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -86,16 +88,22 @@ def _animate(
         yield Progress("reading", 0, 0, message=message)
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
     video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
-    with VideoWriter(output, video, sound=plan.info if options.audio else None, overwrite=options.overwrite) as writer:
-        for message in (remark, _shortened(plan), _chosen_face(plan, options), _neutral(plan, options)):
-            yield Progress("reading", 0, plan.frames, message=message)
+    total = length(plan.frames, options.passes, ping_pong=options.ping_pong)
+    sound = None
+    if options.audio and plan.info.sound is not None and not options.ping_pong:
+        part = plan.skip / plan.rate, plan.frames / plan.rate
+        sound = Sound(plan.info, *part, passes=options.passes)
+    with VideoWriter(output, video, sound=sound, overwrite=options.overwrite) as writer:
+        remarks = (remark, _shortened(plan, options), _silent(plan, options), _chosen_face(plan, options))
+        for message in (*remarks, _neutral(plan, options)):
+            yield Progress("reading", 0, total, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
             if len(frames):
                 writer.write(frames)
-            yield Progress("animating", writer.frames, max(plan.frames, writer.frames), faceless)
+            yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         writer.finish()
-        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan, writer.frames))
+        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
 
 
 def _finding_faces(
@@ -115,37 +123,36 @@ def _generate(
 ) -> Iterator[tuple[RGBArray, int]]:
     """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
     faceless = 0
-    with _memory_advice(model, shape):
+    presences = Presences(plan.rate, () if plan.track is None else plan.track.cuts, plan.neutral_scene)
+    with _memory_advice(model, shape), contextlib.ExitStack() as stack:
         stream = _stream(model, shape, plan.rate, options)
         stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
         if plan.neutral is not None:
             stream.set_neutral(neutral_frame(plan, stream.preprocessor))
-        beside = _SideBySide(portrait, shape) if options.side_by_side else None
-        with DrivingReader(plan, stream.preprocessor, keep_pictures=beside is not None) as reader:
+        beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
+        observed: list[DriverMotion] = []
+        usable: list[bool] = []
+        with DrivingReader(plan, stream.preprocessor, presences, keep_pictures=beside is not None) as reader:
             for chunk in reader:
                 faceless += chunk.faceless
-                frames = stream.push(chunk.driving)
+                motion = stream.observe(chunk.driving)
+                if options.passes > 1:
+                    observed.append(motion.to("cpu"))
+                    usable += chunk.usable
                 if beside:
-                    beside.drivers.extend(chunk.pictures)
-                    frames = beside.join(frames)
-                yield frames, faceless
+                    beside.add(chunk.pictures)
+                frames = stream.push(motion)
+                yield beside.join(frames) if beside else frames, faceless
+        if observed:
+            recorded = Recorded.of(observed, usable)
+            indices = list(order(len(recorded), options.passes, ping_pong=options.ping_pong))
+            if beside:
+                beside.show_in_order(indices)
+            for again in recorded.chunks(indices[len(recorded) :], presences):
+                frames = stream.push(again.to(model.device))
+                yield beside.join(frames) if beside else frames, faceless
         for frames in stream.drain():
             yield beside.join(frames) if beside else frames, faceless
-
-
-class _SideBySide:
-    """Joins reference, driver and result; driving pictures wait here for their results."""
-
-    def __init__(self, portrait: Portrait, shape: tuple[int, int]) -> None:
-        self._reference = resize(portrait.image, *shape)
-        self.drivers: deque[RGBArray] = deque()
-
-    def join(self, frames: RGBArray) -> RGBArray:
-        """[n, height, width, 3] → [n, height, 3 · width, 3]"""
-        if not len(frames):
-            return frames
-        rows = [np.concatenate((self._reference, self.drivers.popleft(), frame), axis=1) for frame in frames]
-        return np.stack(rows)
 
 
 def _stream(model: PersonaLive, shape: tuple[int, int], rate: Fraction, options: AnimateOptions) -> Stream:
@@ -180,9 +187,20 @@ def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
 
 
-def _shortened(plan: DrivingPlan) -> str:
-    there = plan.info.frames_at(plan.rate)
+def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
+    there = plan.info.frames_at(plan.rate) - plan.skip
+    if options.duration is not None:
+        wanted = Fraction(options.duration) * plan.rate
+        if there < round(wanted):
+            return f"the driving video ends {float((wanted - there) / plan.rate):.2f} s before the part does"
+        there = round(wanted)
     return f"{plan.frames} of {there} frames used" if plan.frames < there else ""
+
+
+def _silent(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if options.ping_pong and options.audio and plan.info.sound is not None:
+        return "the result has no sound, as it would be played backwards every second time"
+    return ""
 
 
 def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
@@ -202,7 +220,7 @@ def _neutral(plan: DrivingPlan, options: AnimateOptions) -> str:
     return f"relative motion is measured from frame {plan.neutral}; for another, set --neutral_frame"
 
 
-def _without_face(plan: DrivingPlan, frames: int) -> str:
+def _without_face(plan: DrivingPlan) -> str:
     if plan.track is None or not plan.track.absences:
         return ""
     reasons: dict[Absence, str] = {
@@ -211,4 +229,5 @@ def _without_face(plan: DrivingPlan, frames: int) -> str:
         "other": "only another person was seen",
     }
     parts = [f"{count} where {text}" for reason, text in reasons.items() if (count := plan.track.count(reason))]
-    return f"the last motion was held in {len(plan.track.absences)} of {frames} driving frames: {', '.join(parts)}"
+    held = f"{len(plan.track.absences)} of {len(plan.track.boxes)} driving frames"
+    return f"the last motion was held in {held}: {', '.join(parts)}"

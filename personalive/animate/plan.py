@@ -36,8 +36,10 @@ class DrivingPlan:
     info: VideoInfo
     rate: Fraction
     """Frames a second of the result."""
+    skip: int
+    """Frames before the part that is used."""
     frames: int
-    """Frames that are used, as far as the file says beforehand."""
+    """Frames of the part, as far as the file says beforehand; other numbers of frames count from its first one."""
     crops: tuple[Box, ...]
     """The part of each frame that is used; the last one stays."""
     track: FaceTrack | None = None
@@ -51,12 +53,14 @@ class DrivingPlan:
         """The part of a frame that is used."""
         return self.crops[min(frame, len(self.crops) - 1)]
 
-    def in_neutral_scene(self, frame: int) -> bool:
-        """Whether a frame belongs to the same scene as the neutral one."""
+    @property
+    def neutral_scene(self) -> range | None:
+        """The frames of the scene of the neutral one; None: there is none."""
         if self.neutral is None:
-            return False
-        low, high = sorted((frame, self.neutral))
-        return self.track is None or not any(low < cut <= high for cut in self.track.cuts)
+            return None
+        bounds = [0, *(self.track.cuts if self.track else ()), self.frames]
+        start = max(bound for bound in bounds[:-1] if bound <= self.neutral)
+        return range(start, min(bound for bound in bounds[1:] if bound > self.neutral))
 
     def box(self, frame: int) -> Box | None:
         """Where the face is in that part, as the pass found it; None: it is not there."""
@@ -104,18 +108,17 @@ def plan_driving(
     """
     info = probe_driver(path)
     rate = options.rate or info.rate
-    frames = min(info.frames_at(rate), options.max_frames or info.frames_at(rate))
-    check_neutral(options, frames)
+    skip, frames = part_of(info, rate, options)
     relative = options.motion == "relative"
     size = info.width, info.height
     whole = None if options.crop == "auto" else crop_box(size, shape, options.crop, None)
     if options.face_boxes == "keypoints" and whole is not None:
         neutral = (options.neutral_frame or 0) if relative else None
-        return DrivingPlan(info, rate, frames, (whole,), mesh=False, neutral=neutral)
-    kept = None if cache is None else track_path(cache, path, f"{rate} {frames} {options.face} {whole}")
+        return DrivingPlan(info, rate, skip, frames, (whole,), mesh=False, neutral=neutral)
+    kept = None if cache is None else track_path(cache, path, f"{rate} {skip} {frames} {options.face} {whole}")
     track = None if kept is None else read_track(kept)
     if track is None:
-        track = yield from _search(info, rate, frames, whole, options.face)
+        track = yield from _search(info, rate, skip, frames, whole, options.face)
         if kept is not None:
             write_track(kept, track)
     if not track.seen:
@@ -125,26 +128,36 @@ def plan_driving(
     if relative and neutral in track.absences:
         raise NoFaceError(f"neutral_frame is {neutral}: that frame of the driving video shows no face; choose another")
     mesh = options.face_boxes == "mesh"
-    return DrivingPlan(info, rate, frames, crops, track, mesh=mesh, neutral=neutral if relative else None)
+    return DrivingPlan(info, rate, skip, frames, crops, track, mesh=mesh, neutral=neutral if relative else None)
 
 
-def check_neutral(options: AnimateOptions, frames: int) -> None:
-    """Refuse a neutral frame that is not among those that are used.
+def part_of(info: VideoInfo, rate: Fraction, options: AnimateOptions) -> tuple[int, int]:
+    """The part of a driving video that is used: frames before it, and in it.
 
     Raises:
-        InputError: as above.
+        InputError: the video ends before it begins, or it does not have the neutral frame.
     """
+    there, skip = info.frames_at(rate), round(Fraction(options.start) * rate)
+    if skip >= there:
+        raise InputError(
+            f"start is {options.start:g} s: the driving video {info.path} has only {float(info.duration):.2f} s"
+        )
+    frames = there - skip
+    if options.duration is not None:
+        frames = min(frames, max(1, round(Fraction(options.duration) * rate)))
+    frames = min(frames, options.limit or frames)
     if options.neutral_frame is not None and options.neutral_frame >= frames:
         raise InputError(
             f"neutral_frame is {options.neutral_frame}: it must be from 0 to {frames - 1}, as {frames} frames are used"
         )
+    return skip, frames
 
 
 def _search(
-    info: VideoInfo, rate: Fraction, frames: int, whole: Box | None, which: str
+    info: VideoInfo, rate: Fraction, skip: int, frames: int, whole: Box | None, which: str
 ) -> Generator[tuple[int, int], None, FaceTrack]:
     with FaceTracker(which) as tracker:
-        images = itertools.islice(read_frames(info, rate), frames)
+        images = itertools.islice(read_frames(info, rate, skip), frames)
         shown = images if whole is None else (cut(image, whole) for image in images)
         for found in track_face(shown, tracker):
             if isinstance(found, FaceTrack):
@@ -203,13 +216,12 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
     info = probe_driver(driving_video)
-    there = info.frames_at(options.rate or info.rate)
-    check_neutral(options, min(there, options.max_frames or there))
+    rate = options.rate or info.rate
+    skip, count = part_of(info, rate, options)
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return
-    rate = options.rate or info.rate
-    frames = itertools.islice(read_frames(info, rate), options.max_frames or None)
+    frames = itertools.islice(read_frames(info, rate, skip), count)
     with FaceTracker(options.face) as tracker:
         if not any(tracker.detect(image) for image in itertools.islice(frames, 0, None, CHECKED)):
             raise NoFaceError(f"no face was found in the part of the driving video {driving_video} that would be used")

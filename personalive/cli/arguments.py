@@ -30,7 +30,8 @@ def add_settings(parser: argparse.ArgumentParser, settings: type[Settings]) -> N
 def _options_of_a_value(each: Setting) -> dict[str, Any]:
     if each.kind is tuple:  # values are checked when the settings are made
         return {"dest": each.name, "action": "append", "default": [], "metavar": each.about.metavar}
-    options: dict[str, Any] = {"dest": each.name, "type": each.kind, "default": each.default}
+    kind = str if each.about.text else each.kind
+    options: dict[str, Any] = {"dest": each.name, "type": kind, "default": each.default}
     if each.kind is str and each.choices:
         return options | {"choices": each.choices}
     return options | {"metavar": each.about.metavar or METAVARS[each.kind]}

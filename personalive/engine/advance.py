@@ -14,8 +14,7 @@ from torch import Tensor
 from personalive.config import WINDOW
 from personalive.engine.networks import Networks
 from personalive.engine.noise import NoiseSource
-from personalive.engine.preprocess import DrivingFrames
-from personalive.engine.state import StreamState
+from personalive.engine.state import Driving, StreamState
 from personalive.engine.step import Finished, StepRecord, denoise_window, encode_driving
 from personalive.errors import InputError
 from personalive.types import RGBArray
@@ -62,7 +61,7 @@ def all_or_nothing(streams: Sequence[Advancing]) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def advance(streams: Sequence[Advancing], driving: Sequence[DrivingFrames], *, stretch: bool = False) -> list[RGBArray]:
+def advance(streams: Sequence[Advancing], driving: Sequence[Driving], *, stretch: bool = False) -> list[RGBArray]:
     """Push frames into several streams of one model, computing together what they can share.
 
     Args:
@@ -100,7 +99,7 @@ class _Run:
         self._frames: list[list[RGBArray]] = [[] for _ in streams]
         self._records: list[list[StepRecord]] = [[] for _ in streams]
 
-    def push(self, driving: Sequence[DrivingFrames]) -> None:
+    def push(self, driving: Sequence[Driving]) -> None:
         """As many steps as there are whole chunks."""
         states = [state.with_pending(frames) for state, frames in zip(self._states, driving, strict=True)]
         self._states = states
@@ -110,7 +109,7 @@ class _Run:
                 states[i], chunks[i] = states[i].take_pending(WINDOW)
             self._step(chunks)
 
-    def stretch(self, driving: Sequence[DrivingFrames]) -> None:
+    def stretch(self, driving: Sequence[Driving]) -> None:
         """One step."""
         if not all(1 <= len(frames) <= WINDOW for frames in driving) or any(state.queued for state in self._states):
             raise InputError("only 1 to 4 frames stretch to a chunk of 4, and none may be waiting for others")
@@ -118,7 +117,7 @@ class _Run:
         chunks = dict(zip(range(len(self._streams)), driving, strict=True))
         self._step(chunks, stretch=True)
 
-    def _step(self, chunks: dict[int, DrivingFrames], *, stretch: bool = False) -> None:
+    def _step(self, chunks: dict[int, Driving], *, stretch: bool = False) -> None:
         """One step of the streams that have a chunk, by index."""
         networks = self._streams[0].networks
         states = [self._states[i] for i in chunks]

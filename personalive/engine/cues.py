@@ -5,7 +5,11 @@ face is back its motion is eased in. Files and live use the same cues.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 HOLD_SECONDS = 2.0
 """Seconds for which the last motion is held."""
@@ -29,6 +33,27 @@ class Cue:
 
 PLAIN = Cue()
 """The cue of a frame with a face, after others like it."""
+
+
+def cue_rows(cues: Sequence[Cue]) -> Tensor:
+    """Cues as rows, fp32 [n, 3]: their fields."""
+    return torch.tensor([[cue.weight, cue.neutral, float(cue.anchor)] for cue in cues], dtype=torch.float32)
+
+
+def cue_of(rows: Tensor | None, frame: int) -> Cue:
+    """The cue of a frame; without rows, all are `PLAIN`."""
+    if rows is None:
+        return PLAIN
+    weight, neutral, anchor = rows[frame].tolist()
+    return Cue(weight, neutral, bool(anchor))
+
+
+def join_rows(first: Tensor | None, count: int, second: Tensor | None, more: int) -> Tensor | None:
+    """The rows of `count` frames, then those of `more` others."""
+    if first is None and second is None:
+        return None
+    rows = (cue_rows([PLAIN] * n) if each is None else each for each, n in ((first, count), (second, more)))
+    return torch.cat([row.cpu() for row in rows])
 
 
 class Presence:

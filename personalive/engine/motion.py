@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from personalive.config import LEAD_IN
-from personalive.engine.cues import Cue
+from personalive.engine.cues import Cue, cue_of, join_rows
 from personalive.models.motion_extractor import MotionHeads
 from personalive.types import PosePart
 
@@ -39,6 +39,10 @@ class HeadPose:
 
     def __getitem__(self, frames: slice) -> "HeadPose":
         return HeadPose(*(getattr(self, field.name)[frames] for field in fields(self)))
+
+    def join(self, later: "HeadPose") -> "HeadPose":
+        """These heads, then `later`."""
+        return HeadPose(*(torch.cat((getattr(self, f.name), getattr(later, f.name))) for f in fields(self)))
 
 
 def degrees(scores: Tensor) -> Tensor:
@@ -126,6 +130,37 @@ def lead_in(reference: HeadPose, first: HeadPose) -> HeadPose:
         torch.lerp(reference.scale, first.scale, weights),
         reference.canonical.expand(LEAD_IN, -1, -1),
     )
+
+
+@dataclass(frozen=True)
+class DriverMotion:
+    """The driver's own motion in n frames, all that the networks take from its pictures. It can be sliced, joined."""
+
+    pose: HeadPose
+    tokens: Tensor
+    """Motion tokens, [n, tokens, width]."""
+    cues: Tensor | None = None
+    """How each frame's motion is used, fp32 [n, 3]: the fields of `Cue`. None: all are `cues.PLAIN`."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, frames: slice) -> "DriverMotion":
+        return DriverMotion(self.pose[frames], self.tokens[frames], None if self.cues is None else self.cues[frames])
+
+    def join(self, later: "DriverMotion") -> "DriverMotion":
+        """This motion, then `later`."""
+        cues = join_rows(self.cues, len(self), later.cues, len(later))
+        return DriverMotion(self.pose.join(later.pose), torch.cat((self.tokens, later.tokens)), cues)
+
+    def cue(self, frame: int) -> Cue:
+        """How a frame's motion is used."""
+        return cue_of(self.cues, frame)
+
+    def to(self, device: torch.device | str) -> "DriverMotion":
+        """The same on another device; cues stay on the host."""
+        pose = HeadPose(*(getattr(self.pose, field.name).to(device) for field in fields(self.pose)))
+        return DriverMotion(pose, self.tokens.to(device), self.cues)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from personalive.config import ModelConfig
-from personalive.engine.cues import PLAIN, Cue
+from personalive.engine.cues import PLAIN, Cue, cue_of, cue_rows, join_rows
 from personalive.errors import InputError
 from personalive.types import Box, RGBArray
 
@@ -69,21 +69,14 @@ class DrivingFrames:
         """
         if (self.faces is None) != (later.faces is None):
             raise InputError("frames with face boxes and frames without cannot be mixed in one animation")
-        first, second = self, later
-        if (self.cues is None) != (later.cues is None):
-            first, second = (
-                replace(each, cues=cue_rows([each.cue(i) for i in range(len(each))])) for each in (self, later)
-            )
-        pairs = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(self)]
-        joined: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
-        return DrivingFrames(*joined)
+        pairs = [(getattr(self, field.name), getattr(later, field.name)) for field in fields(self)[:-1]]
+        images: Any = [None if a is None else torch.cat((a, b)) for a, b in pairs]
+        pose_images, faces, frames = images
+        return DrivingFrames(pose_images, faces, frames, join_rows(self.cues, len(self), later.cues, len(later)))
 
     def cue(self, frame: int) -> Cue:
         """How a frame's motion is used."""
-        if self.cues is None:
-            return PLAIN
-        weight, neutral, anchor = self.cues[frame].tolist()
-        return Cue(weight, neutral, bool(anchor))
+        return cue_of(self.cues, frame)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "DrivingFrames":
         """These frames, every tensor changed."""
@@ -112,11 +105,6 @@ def _unit(images: Sequence[RGBArray]) -> Tensor:
 def bilinear(images: Tensor, size: int) -> Tensor:
     """[n, 3, h, w] → [n, 3, size, size] without antialiasing, as the published live path does."""
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
-
-
-def cue_rows(cues: Sequence[Cue]) -> Tensor:
-    """Cues as `DrivingFrames` keeps them."""
-    return torch.tensor([[cue.weight, cue.neutral, float(cue.anchor)] for cue in cues], dtype=torch.float32)
 
 
 class Preprocessor:

@@ -4,7 +4,7 @@ A state is a value: a step returns the next one and leaves its own unchanged.
 """
 
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,11 +12,15 @@ from torch import Tensor
 from personalive.config import FRAMES, LEAD_IN, WINDOW
 from personalive.engine.control import MotionControl
 from personalive.engine.keyframes import KeyframePolicy
-from personalive.engine.motion import HeadPose, MotionChunk
+from personalive.engine.motion import DriverMotion, HeadPose, MotionChunk
 from personalive.engine.networks import Features, Networks
 from personalive.engine.preprocess import DrivingFrames
 from personalive.engine.smoothing import Smoothed
+from personalive.errors import InputError
 from personalive.types import Box
+
+Driving: TypeAlias = DrivingFrames | DriverMotion
+"""What drives: frames, or what `observe` found in frames before."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class StreamState:
     """Pose features of the last step's window, [16, c₀, h, w]."""
     last_box: Box | None = None
     """The last usable face box that keypoints gave."""
-    pending: DrivingFrames | None = None
+    pending: Driving | None = None
     """Frames that do not fill a chunk yet."""
 
     @classmethod
@@ -96,9 +100,21 @@ class StreamState:
         """Continue with another reference and none of the keyframes."""
         return replace(self, reference=reference, features=reference.features, bank=_bank(reference), keyframes=())
 
-    def with_pending(self, frames: DrivingFrames) -> "StreamState":
-        """Driving frames queued."""
-        pending = frames if self.pending is None else self.pending.join(frames)
+    def with_pending(self, frames: Driving) -> "StreamState":
+        """Driving frames queued.
+
+        Raises:
+            InputError: they are of another kind than those that wait.
+        """
+        match self.pending, frames:
+            case None, _:
+                pending = frames
+            case (DrivingFrames() as waiting, DrivingFrames() as more):
+                pending = waiting.join(more)
+            case (DriverMotion() as waiting, DriverMotion() as more):
+                pending = waiting.join(more)
+            case _:
+                raise InputError("pictures and motion cannot be mixed within a chunk of four frames")
         return replace(self, pending=pending if len(pending) else None, frames_in=self.frames_in + len(frames))
 
     @property
@@ -106,7 +122,7 @@ class StreamState:
         """Driving frames that are waiting."""
         return 0 if self.pending is None else len(self.pending)
 
-    def take_pending(self, count: int) -> tuple["StreamState", DrivingFrames]:
+    def take_pending(self, count: int) -> tuple["StreamState", Driving]:
         """The oldest queued frames, `count` of them, and the state without them."""
         assert self.pending is not None
         taken, rest = self.pending[:count], self.pending[count:]
@@ -202,6 +218,14 @@ def from_plain(plain: dict[str, Any], options: StepOptions, networks: Networks) 
         features = features.with_keyframe(networks.encode_reference(latents, reference.embedding))
     for name, kind in KEPT_MOTION.items():
         values[name] = None if values.get(name) is None else kind(**moved(values[name]))
-    values["pending"] = None if values["pending"] is None else DrivingFrames(**values["pending"])
+    values["pending"] = _driving(values["pending"], device)
     values["last_box"] = None if values["last_box"] is None else tuple(values["last_box"])
     return StreamState(options=options, reference=reference, features=features, **values)
+
+
+def _driving(plain: dict[str, Any] | None, device: torch.device) -> Driving | None:
+    if plain is None:
+        return None
+    if "pose" not in plain:
+        return DrivingFrames(**plain)
+    return DriverMotion(HeadPose(**plain["pose"]), plain["tokens"], plain["cues"]).to(device)

@@ -18,12 +18,12 @@ from personalive.config import FRAMES, SLOTS, WINDOW
 from personalive.engine import schedule
 from personalive.engine.cues import Cue
 from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
-from personalive.engine.motion import HeadPose, MotionChunk, lead_in, lead_in_weights, project, retarget
+from personalive.engine.motion import DriverMotion, HeadPose, MotionChunk, lead_in, lead_in_weights, project, retarget
 from personalive.engine.networks import HostCopy, Networks
 from personalive.engine.preprocess import DrivingFrames, Reference, bilinear
 from personalive.engine.raster import face_boxes, usable
 from personalive.engine.smoothing import smooth_pose
-from personalive.engine.state import ReferenceState, StreamState
+from personalive.engine.state import Driving, ReferenceState, StreamState
 from personalive.types import Box, RGBArray
 
 
@@ -77,24 +77,30 @@ def encode_reference(networks: Networks, reference: Reference) -> ReferenceState
 
 
 def encode_driving(
-    networks: Networks, states: Sequence[StreamState], chunks: Sequence[DrivingFrames], *, stretch: bool = False
+    networks: Networks, states: Sequence[StreamState], chunks: Sequence[Driving], *, stretch: bool = False
 ) -> tuple[list[StreamState], list[MotionChunk]]:
     """Driving frames → their motion, retargeted to each stream's portrait; with `stretch` always four frames of it."""
-    states, poses, tokens = observe(networks, states, chunks)
-    cues = [[] if chunk.cues is None else [chunk.cue(i) for i in range(len(chunk))] for chunk in chunks]
-    moved = [_retarget(*item, stretch) for item in zip(states, poses, tokens, cues, strict=True)]
+    after = list(states)
+    motions = {i: chunk for i, chunk in enumerate(chunks) if isinstance(chunk, DriverMotion)}
+    pictures = {i: chunk for i, chunk in enumerate(chunks) if isinstance(chunk, DrivingFrames)}
+    if pictures:
+        seen, found = observe(networks, [states[i] for i in pictures], [*pictures.values()])
+        for i, state, motion in zip(pictures, seen, found, strict=True):
+            after[i], motions[i] = state, motion
+    moved = [_retarget(state, motions[i], stretch) for i, state in enumerate(after)]
     return [state for state, _ in moved], [chunk for _, chunk in moved]
 
 
 def observe(
     networks: Networks, states: Sequence[StreamState], chunks: Sequence[DrivingFrames]
-) -> tuple[list[StreamState], list[HeadPose], tuple[Tensor, ...]]:
-    """The driver's own poses and motion tokens in each stream's frames, and the states after finding the faces."""
+) -> tuple[list[StreamState], list[DriverMotion]]:
+    """The driver's own motion in each stream's frames, and the states after finding the faces."""
     counts = [len(chunk) for chunk in chunks]
     every_pose = networks.extract_pose(networks.upload([chunk.pose_images for chunk in chunks]))
     poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
     states, faces = _faces(networks, states, chunks, poses)
-    return states, poses, networks.encode_motion(faces).split(counts)
+    tokens = networks.encode_motion(faces).split(counts)
+    return states, [DriverMotion(*item) for item in zip(poses, tokens, (c.cues for c in chunks), strict=True)]
 
 
 def _faces(
@@ -133,11 +139,11 @@ def _cut(image: Tensor, box: Box, size: int) -> Tensor:
     return bilinear(image[:, :, top:bottom, left:right], size)
 
 
-def _retarget(
-    state: StreamState, pose: HeadPose, tokens: Tensor, cues: Sequence[Cue], stretch: bool
-) -> tuple[StreamState, MotionChunk]:
+def _retarget(state: StreamState, motion: DriverMotion, stretch: bool) -> tuple[StreamState, MotionChunk]:
     """The driver's pose and tokens as the portrait shows them."""
     reference, control = state.reference, state.options.control
+    pose, tokens = motion.pose, motion.tokens
+    cues = [] if motion.cues is None else [motion.cue(i) for i in range(len(motion))]
     seen = _first_seen(len(tokens), cues)
     if state.neutral is None and seen is not None:
         state = replace(state, neutral=pose[seen : seen + 1], neutral_tokens=tokens[seen : seen + 1])

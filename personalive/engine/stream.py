@@ -18,10 +18,11 @@ from personalive.engine import schedule
 from personalive.engine.advance import advance, all_or_nothing
 from personalive.engine.control import MotionControl, between
 from personalive.engine.keyframes import KeyframePolicy, keyframe_policy
+from personalive.engine.motion import DriverMotion
 from personalive.engine.networks import Networks
 from personalive.engine.noise import GaussianNoise, NoiseSource
 from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
-from personalive.engine.state import ReferenceState, StepOptions, StreamState, from_plain, to_plain
+from personalive.engine.state import Driving, ReferenceState, StepOptions, StreamState, from_plain, to_plain
 from personalive.engine.step import (
     LEAD_IN_STEPS,
     Finished,
@@ -191,7 +192,7 @@ class Stream:
         self._state = replace(self.require_state(), first=None, neutral=None, neutral_tokens=None)
 
     @torch.inference_mode()
-    def set_neutral(self, driving: DrivingFrames) -> None:
+    def set_neutral(self, driving: Driving) -> None:
         """Measure the driver's motion from this frame: movement across the picture, and all relative motion.
 
         Without it, this is the first frame that shows a face. After a cut, movement is measured from the first frame
@@ -206,11 +207,24 @@ class Stream:
         state = self.require_state()
         if len(driving) != 1:
             raise InputError(f"the neutral frame is one frame, not {len(driving)}")
-        _, (pose,), (tokens,) = observe(self.networks, [state], [driving])
-        self._state = replace(state, first=pose, neutral=pose, neutral_tokens=tokens)
+        if isinstance(driving, DrivingFrames):
+            _, (driving,) = observe(self.networks, [state], [driving])
+        self._state = replace(state, first=driving.pose, neutral=driving.pose, neutral_tokens=driving.tokens)
 
-    def push(self, driving: DrivingFrames) -> RGBArray:
-        """Take any number of driving frames and return the frames that they finish.
+    @torch.inference_mode()
+    def observe(self, driving: DrivingFrames) -> DriverMotion:
+        """The driver's motion in frames, to be pushed, or kept and pushed into any stream of the same model.
+
+        Nothing moves, but face boxes by keypoints go on from here.
+
+        Raises:
+            InputError: there is no reference.
+        """
+        (self._state,), (motion,) = observe(self.networks, [self.require_state()], [driving])
+        return motion
+
+    def push(self, driving: Driving) -> RGBArray:
+        """Take any number of driving frames, or their motion, and return the frames that they finish.
 
         Returns:
             uint8 [m, height, width, 3], m a multiple of 4. The first 12 driving frames finish none (with

@@ -94,12 +94,17 @@ def probe(path: Path) -> VideoInfo:
     return VideoInfo(path, width, height, rate, scan.last - scan.first + last, scan.first, scan.first - start, sound)
 
 
-def read_frames(info: VideoInfo, rate: Fraction | None = None) -> Iterator[RGBArray]:
+def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Iterator[RGBArray]:
     """The frames of a video, resampled in time to a constant `rate` (None: the file's own); the duration stays.
 
     Each frame given is the one that is on screen in the middle of its time slot, so a file of constant rate gives
     exactly its frames and small errors of its time stamps do not matter. Damaged frames are skipped, and the one
     before stays on screen. Memory does not depend on the length of the file.
+
+    Args:
+        info: of the file.
+        rate: frames a second.
+        skip: the first frames at this rate, which are left out.
 
     Returns:
         uint8 [height, width, 3] each, of the size in `info`; a repeated frame is the same array.
@@ -111,22 +116,27 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None) -> Iterator[RGBAr
         stream = _video_stream(container, info.path)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 2
-        yield from resample(_decode(container, stream, info), rate or info.rate, info.duration)
+        rate = rate or info.rate
+        timed = _decode(container, stream, info, Fraction(2 * skip + 1, 2) / rate)
+        yield from resample(timed, rate, info.duration, skip)
 
 
-def resample(timed: Iterable[tuple[Fraction, RGBArray]], rate: Fraction, duration: Fraction) -> Iterator[RGBArray]:
+def resample(
+    timed: Iterable[tuple[Fraction, RGBArray]], rate: Fraction, duration: Fraction, skip: int = 0
+) -> Iterator[RGBArray]:
     """Frames at a constant `rate` from frames with rising time stamps; the last one stays until `duration`.
 
-    Times are seconds from the start. It returns `round(duration * rate)` frames, but at least one.
+    Times are seconds from the start. It returns `round(duration * rate)` frames, but at least one, except for the first
+    `skip` of them.
     """
     shown: RGBArray | None = None
-    given = 0
+    given = skip
     for time, image in timed:
         while shown is not None and Fraction(2 * given + 1, 2) / rate < time:
             yield shown
             given += 1
         shown = image
-    while shown is not None and (given == 0 or Fraction(2 * given + 1, 2) / rate < duration):
+    while shown is not None and (given == skip or Fraction(2 * given + 1, 2) / rate < duration):
         yield shown
         given += 1
 
@@ -318,12 +328,30 @@ def _frames(container: "InputContainer", stream: "VideoStream") -> Iterator["Vid
             continue
 
 
-def _decode(container: "InputContainer", stream: "VideoStream", info: VideoInfo) -> Iterator[tuple[Fraction, RGBArray]]:
-    """Each frame as a player shows it, with its time from the first frame on."""
+def _decode(
+    container: "InputContainer", stream: "VideoStream", info: VideoInfo, since: Fraction
+) -> Iterator[tuple[Fraction, RGBArray]]:
+    """Each frame as a player shows it from a time on, with its time from the first frame on."""
     time = Fraction(-1) / info.rate
-    for stamp, image in shown(_frames(container, stream), info.width, info.height):
+    frames = _on_screen_from(_frames(container, stream), info.first + since)
+    for stamp, image in shown(frames, info.width, info.height):
         since = time if stamp is None else stamp - info.first
         time = since if since > time else time + 1 / info.rate
         yield time, image
     if time < 0:
         raise InputError(f"no frame of the video {info.path} can be decoded")
+
+
+def _on_screen_from(frames: Iterator["VideoFrame"], time: Fraction) -> Iterator["VideoFrame"]:
+    """The frame that is on screen at a time, and those after it; the others are not worth converting."""
+    before: VideoFrame | None = None
+    for frame in frames:
+        if frame.pts is not None and frame.time_base is not None and frame.pts * frame.time_base <= time:
+            before = frame
+            continue
+        if before is not None:
+            yield before
+            before = None
+        yield frame
+    if before is not None:
+        yield before

@@ -18,17 +18,13 @@ from typing import IO, Self
 
 from personalive.errors import OutputError
 from personalive.media.part_file import PartFile, remove_abandoned
-from personalive.media.video_reader import CONTAINERS, VideoInfo
+from personalive.media.sound import Sound, join_arguments
 from personalive.types import RGBArray
 
 logger = logging.getLogger(__name__)
 
 QUALITY = 18
 """x264's constant rate factor."""
-COPIED_SOUND = ("aac", "mp3")
-"""Codecs whose packets every MP4 player takes as they are; others become AAC."""
-LATE_PICTURE = Fraction(1, 10)
-"""Seconds by which sound may begin before the picture and be kept; longer leads are cut away."""
 _FULL_DISK = re.compile(r"No space left on device|File too large|Disk quota exceeded", re.IGNORECASE)
 
 
@@ -49,7 +45,7 @@ class VideoWriter:
     Args:
         path: the file to make; its folder is created if missing.
         video: size, rate and comment.
-        sound: the video whose sound is added; None: silent.
+        sound: what is added; None: silent.
         overwrite: whether an existing file may be replaced.
 
     Raises:
@@ -57,7 +53,7 @@ class VideoWriter:
             no ffmpeg.
     """
 
-    def __init__(self, path: Path, video: VideoFormat, *, sound: VideoInfo | None = None, overwrite: bool = False):
+    def __init__(self, path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False):
         check_output(path, overwrite)
         self.path = path
         self._target = Path(os.path.realpath(path))  # a symbolic link is written through
@@ -112,7 +108,7 @@ class VideoWriter:
             self._encoder.stdin.close()
         if self._encoder.wait() != 0:
             raise self._failure()
-        if self._sound is not None and self._sound.sound is not None:
+        if self._sound is not None:
             self._add_sound(self._sound)
         check_output(self.path, self._overwrite)
         try:
@@ -148,13 +144,13 @@ class VideoWriter:
         self._log.seek(0)
         return _output_error(self.path, self._encoder.returncode, self._log.read())
 
-    def _add_sound(self, source: VideoInfo) -> None:
+    def _add_sound(self, sound: Sound) -> None:
         """Join picture and sound in a new file. Sound that cannot be used is dropped, and the log says so."""
         joined = PartFile(self._target)
         duration = self.frames / self._video.rate
         try:
             result = subprocess.run(
-                [self._ffmpeg, *_join_arguments(self._part.path, source, duration), f"/dev/fd/{joined.descriptor}"],
+                [self._ffmpeg, *join_arguments(self._part.path, sound, duration), f"/dev/fd/{joined.descriptor}"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 pass_fds=[joined.descriptor],
@@ -166,7 +162,9 @@ class VideoWriter:
             elif _room_reason(result.returncode, message):
                 raise _output_error(self.path, result.returncode, result.stderr)
             else:
-                logger.warning("The sound of %s cannot be used, so the result is silent: %s", source.path, message)
+                logger.warning(
+                    "The sound of %s cannot be used, so the result is silent: %s", sound.source.path, message
+                )
         finally:
             joined.discard()
 
@@ -226,22 +224,6 @@ def _encode_arguments(video: VideoFormat) -> list[str]:
         *colours,
         *("-c:v", "libx264", "-preset", "medium", "-crf", str(QUALITY), "-threads", "2"),
         *("-metadata", f"comment={video.comment}", "-movflags", "+faststart", "-f", "mp4"),
-    ]
-
-
-def _join_arguments(picture: Path, source: VideoInfo, duration: Fraction) -> list[str]:
-    # The driving video's clock starts with its first packet, ours with its first frame.
-    early = source.start
-    shift = ["-ss", f"{float(early):.6f}"] if early > LATE_PICTURE else ["-itsoffset", f"{-float(early):.6f}"]
-    guarded = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
-    codec = ["copy"] if source.sound in COPIED_SOUND else ["aac", "-b:a", "192k"]
-    return [
-        *("-hide_banner", "-loglevel", "error", "-y", "-i", f"file:{picture}"),
-        *shift,
-        *guarded,
-        *("-i", f"file:{source.path}", "-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy", "-c:a", *codec),
-        *("-t", f"{float(duration):.6f}", "-map_metadata", "0", "-map_chapters", "-1"),
-        *("-movflags", "+faststart", "-f", "mp4"),
     ]
 
 

@@ -4,6 +4,7 @@ A new one is one declaration here, and appears on the surfaces that it names; `p
 writes what is kept in files. What it does belongs in `animate` or `engine`.
 """
 
+import re
 from fractions import Fraction
 from functools import partial
 from typing import Annotated, Any
@@ -24,11 +25,16 @@ from personalive.errors import InputError
 from personalive.settings.declare import Settings, Surface, setting
 from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, PosePart
 
+TIME = re.compile(r"(?:[0-9]{1,5}:)?(?:[0-9]{1,5}:)?[0-9]{1,9}(?:\.[0-9]{0,9})?")
 EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
 FILES = Surface.CLI | Surface.HTTP
 """Settings that only an animation from files has."""
 MAX_FRAMES = 1_000_000
+USUAL_FRAMES = 100
+MAX_LOOPS = 100
 MIN_FPS, MAX_FPS = 1, 120
+MIN_DURATION, LATEST = 0.01, 86_400
+"""Seconds."""
 
 REFERENCE = "The portrait: a picture, or a video whose first face is taken"
 DRIVER = "The video whose movement, rate and sound the result has"
@@ -36,6 +42,15 @@ DRIVER = "The video whose movement, rate and sound the result has"
 movement = partial(setting, group="motion", on=EVERYWHERE)
 picture = partial(setting, group="picture", on=FILES)
 part = partial(setting, group="part of the driver", on=FILES)
+moment = partial(
+    part,
+    low=0,
+    high=LATEST,
+    text=True,
+    metavar="TIME",
+    details="A time is written as seconds, mm:ss.s or hh:mm:ss.s",
+    pattern_text=f"seconds, mm:ss.s or hh:mm:ss.s, up to {LATEST} s",
+)
 pixels = partial(
     picture, low=MIN_SIZE, high=MAX_SIZE, multiple_of=SIZE_STEP, default_text="the model's, 512 for personalive"
 )
@@ -48,6 +63,13 @@ def parts_of_pose(given: Any) -> Any:
         return given  # to be refused
     named = {part.strip() for text in texts for part in text.split(",")} - {""}
     return (*(part for part in POSE_PARTS if part in named), *sorted(named - set(POSE_PARTS)))
+
+
+def seconds(given: Any) -> Any:
+    """Seconds from a time as it is typed: `75`, `1:15`, `0:01:15.5`."""
+    if not isinstance(given, str) or not TIME.fullmatch(given.strip()):
+        return given  # a number, or to be refused
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(given.strip().split(":"))))
 
 
 class SizeSettings(Settings):
@@ -162,7 +184,22 @@ class AnimateOptions(MotionSettings, SizeSettings):
         None, "Frames a second; the duration stays", low=MIN_FPS, high=MAX_FPS, default_text="the driving video's"
     )
     side_by_side: bool = picture(False, "Show reference, driver and result in one picture")
-    max_frames: int = part(100, "Driving frames to use at most; 0: all", low=0, high=MAX_FRAMES, flags=("-L",))
+    start: Annotated[float, BeforeValidator(seconds)] = moment(0.0, "Where in the driving video the used part begins")
+    duration: Annotated[float | None, BeforeValidator(seconds)] = moment(
+        None, "How long the used part is", low=MIN_DURATION, default_text="the rest"
+    )
+    max_frames: int | None = part(
+        None,
+        "Driving frames to use at most; 0: all",
+        low=0,
+        high=MAX_FRAMES,
+        flags=("-L",),
+        default_text=f"{USUAL_FRAMES}; with a duration, all of it",
+    )
+    loop: int | None = part(
+        None, "How often the part is played", low=1, high=MAX_LOOPS, default_text="once; with ping_pong, twice"
+    )
+    ping_pong: bool = part(False, "Play it backwards every second time, without sound")
     audio: bool = part(True, "Keep the driving video's sound", off="Leave the driving video's sound out")
     overwrite: bool = setting(False, "Replace an existing output", group="files", on=Surface.CLI)
 
@@ -170,6 +207,20 @@ class AnimateOptions(MotionSettings, SizeSettings):
         """Refuse settings that would do nothing."""
         if self.neutral_frame is not None and self.motion != "relative":
             raise InputError(f"neutral_frame is {self.neutral_frame}: it must be left out unless motion is relative")
+        if self.ping_pong and self.loop == 1:
+            raise InputError("ping_pong is True: it must be left out with loop 1, or loop be 2 or more")
+
+    @property
+    def limit(self) -> int:
+        """The most driving frames that are used; 0: all."""
+        if self.max_frames is not None:
+            return self.max_frames
+        return USUAL_FRAMES if self.duration is None else 0
+
+    @property
+    def passes(self) -> int:
+        """How often the part is played."""
+        return self.loop or (2 if self.ping_pong else 1)
 
     @property
     def rate(self) -> Fraction | None:

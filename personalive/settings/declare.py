@@ -65,6 +65,8 @@ class About:
     flags: tuple[str, ...] = ()
     """Further flags on the command line, such as `-W`; one that starts with `--` replaces that of the name."""
     metavar: str = ""
+    text: bool = False
+    """Whether commands and HTTP take it as text, which its validator reads: a time, for instance."""
     off: str = ""
     """For a switch that is on by default: the description of `no_NAME`, which turns it off."""
 
