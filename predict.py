@@ -174,6 +174,17 @@ class Predictor(BasePredictor):
             description="Leave the driving video's sound out.",
             default=False,
         ),
+        codec: str | None = Input(
+            description="Codec of the picture: .mp4 takes h264, h265 and av1, .webm takes vp9 and av1. Default: the first.",  # noqa: E501
+            default=None,
+            choices=["h264", "h265", "vp9", "av1"],
+        ),
+        quality: int | None = Input(
+            description="Constant rate factor of the picture: lower is better, and larger. Default: 18 for h264, 20 for h265, 24 for vp9 and av1.",  # noqa: E501
+            default=None,
+            ge=0,
+            le=51,
+        ),
         # End of what is written.
     ) -> cog.Path:
         """Make the video."""

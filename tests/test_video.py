@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalive.errors import InputError, OutputError
+from personalive.media.encoding import VideoFormat
 from personalive.media.images import MAX_SIDE
 from personalive.media.sound import Sound
 from personalive.media.video_reader import probe, read_frames, resample
-from personalive.media.video_writer import VideoFormat, VideoWriter
+from personalive.media.video_writer import VideoWriter
 from personalive.testing.pictures import numbered, read_number, run_ffmpeg, save_video
 
 
@@ -379,7 +380,8 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 import numpy as np
-from personalive.media.video_writer import VideoFormat, VideoWriter
+from personalive.media.encoding import VideoFormat
+from personalive.media.video_writer import VideoWriter
 print("begins", flush=True)
 with VideoWriter(Path(sys.argv[1]), VideoFormat(128, 64, Fraction(25), "test")) as writer:
     print("writes", flush=True)
@@ -507,7 +509,7 @@ def test_the_result_has_the_permissions_of_new_files_and_the_process_s_mask_is_l
         "os.umask(0o027)\n"
         "from personalive.media.video_reader import probe\n"
         "from personalive.media.sound import Sound\n"
-        "from personalive.media.video_writer import VideoFormat, VideoWriter\n"
+        "from personalive.media.encoding import VideoFormat\nfrom personalive.media.video_writer import VideoWriter\n"
         "import numpy\n"
         "os.umask = lambda mask: os._exit(7)\n"
         "video = VideoFormat(128, 64, fractions.Fraction(25), 'x')\n"

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measuring import Results
+from personalive.media.encoding import KINDS, VideoFormat
 from personalive.media.video_reader import probe, read_frames
-from personalive.media.video_writer import QUALITY, VideoFormat, VideoWriter
+from personalive.media.video_writer import VideoWriter
 from personalive.types import RGBArray
 
 SIZE, RATE = 512, 25
@@ -49,7 +50,7 @@ def by_library(pictures: Sequence[RGBArray], path: Path) -> None:
     from av.video.stream import VideoStream
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": str(QUALITY)})
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": str(KINDS[".mp4"].crf["h264"])})
         assert isinstance(stream, VideoStream)
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         for picture in pictures:

@@ -17,10 +17,11 @@ from personalive.engine.control import MotionControl
 from personalive.engine.motion import DriverMotion
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
+from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import Portrait
 from personalive.media.sound import Sound
-from personalive.media.video_writer import VideoFormat, VideoWriter
+from personalive.media.video_writer import open_result
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
@@ -57,7 +58,7 @@ def animate(
         model: the networks.
         ref_image: a picture, or a video of which the first frame with a face is taken.
         driving_video: whose movement, rate and sound the result has.
-        output: the `.mp4` file to make.
+        output: the file to make: `.mp4`, `.webm`, `.gif` or `.webp`, or `FOLDER/%05d.png` for pictures.
         options: default: `AnimateOptions()`.
         cache: folder in which positions of faces are kept for the next run with the same video; None: nowhere.
 
@@ -87,14 +88,15 @@ def _animate(
     for message in portrait.remarks:
         yield Progress("reading", 0, 0, message=message)
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
-    video = VideoFormat(shape[0] * (3 if options.side_by_side else 1), shape[1], plan.rate, _comment(model, options))
+    width = shape[0] * (3 if options.side_by_side else 1)
+    video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
     total = length(plan.frames, options.passes, ping_pong=options.ping_pong)
     sound = None
-    if options.audio and plan.info.sound is not None and not options.ping_pong:
+    if options.audio and plan.info.sound is not None and not (options.ping_pong or is_silent(output)):
         part = plan.skip / plan.rate, plan.frames / plan.rate
         sound = Sound(plan.info, *part, passes=options.passes)
-    with VideoWriter(output, video, sound=sound, overwrite=options.overwrite) as writer:
-        remarks = (remark, _shortened(plan, options), _silent(plan, options), _chosen_face(plan, options))
+    with open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
+        remarks = (remark, _shortened(plan, options), _silent(plan, options, output), _chosen_face(plan, options))
         for message in (*remarks, _neutral(plan, options)):
             yield Progress("reading", 0, total, message=message)
         faceless = 0
@@ -197,8 +199,12 @@ def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
     return f"{plan.frames} of {there} frames used" if plan.frames < there else ""
 
 
-def _silent(plan: DrivingPlan, options: AnimateOptions) -> str:
-    if options.ping_pong and options.audio and plan.info.sound is not None:
+def _silent(plan: DrivingPlan, options: AnimateOptions, output: Path) -> str:
+    if not options.audio or plan.info.sound is None:
+        return ""
+    if is_silent(output):
+        return "the result has no sound, as such files have none"
+    if options.ping_pong:
         return "the result has no sound, as it would be played backwards every second time"
     return ""
 

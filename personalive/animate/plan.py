@@ -10,6 +10,7 @@ from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError, OutputError
 from personalive.extras import missing, pip_install
 from personalive.media.crop import crop_box, cut, within
+from personalive.media.encoding import check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import FaceTracker
 from personalive.media.images import FORMATS_TEXT, is_image, read_image, require_file
@@ -197,6 +198,7 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     require_file(ref_image, "the reference")
     require_file(driving_video, "the driving video")
     check_output(output, options.overwrite)
+    check_choices(output, options.codec, options.quality)
     for source in (ref_image, driving_video):
         if output.exists() and output.samefile(source):
             raise OutputError(f"the output {output} is one of the inputs; choose another name")

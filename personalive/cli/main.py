@@ -83,7 +83,8 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
         "-o",
         type=Path,
         metavar="PATH",
-        help="The .mp4 file to make (default: outputs/output_TIMESTAMP.mp4)",
+        help="The .mp4, .webm, .gif or .webp file to make, or FOLDER/%%05d.png for numbered pictures "
+        "(default: outputs/output_TIMESTAMP.mp4)",
     )
     add_settings(parser, AnimateOptions)
     add_settings(parser, ModelChoice)

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r".*\.part-[0-9a-f]{16}(\..*)?")
 
+NUMBERED = re.compile(r"[0-9]{5,}\.png")
+
 
 class PartFile:
     """A new, empty file in the folder of `target`, which is made if missing. It is locked while it is unfinished.
@@ -65,6 +67,46 @@ class PartFile:
         self._discard()
 
 
+class PartFolder:
+    """A new, empty folder for numbered pictures in `folder`, which is made if missing. It is locked while unfinished.
+
+    It is removed like a `PartFile`, with the numbered pictures in it and nothing else.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"frames.part-{secrets.token_hex(8)}"
+        self._held: list[int] = []
+        self._discard = weakref.finalize(self, _discard_folder, self.path, self._held)
+        try:
+            self.path.mkdir(parents=True)
+            self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
+            fcntl.flock(self._held[0], fcntl.LOCK_EX)
+        except (OSError, ValueError) as error:
+            self.discard()
+            raise OutputError(f"the output folder {str(folder)!r} cannot be written: {error}") from error
+
+    def discard(self) -> None:
+        """Remove what is left of it."""
+        self._discard()
+
+
+def _discard_folder(path: Path, held: list[int]) -> None:
+    with contextlib.suppress(OSError):
+        _empty(path)
+        path.rmdir()
+    while held:
+        os.close(held.pop())
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if NUMBERED.fullmatch(path.name) and not path.is_dir():
+            path.unlink()
+
+
 def _discard(path: Path, held: list[int]) -> None:
     path.unlink(missing_ok=True)
     while held:
@@ -75,7 +117,7 @@ def remove_abandoned(folder: Path) -> None:
     """Remove the part files of runs that are no more."""
     with contextlib.suppress(OSError):  # a folder that cannot be listed has none of ours to remove
         for path in folder.iterdir():
-            if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            if _NAME.fullmatch(path.name) and not path.is_symlink() and (path.is_file() or path.is_dir()):
                 _remove_unless_held(path)
 
 
@@ -86,7 +128,11 @@ def _remove_unless_held(path: Path) -> None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if path.is_dir():
+            _empty(path)
+            path.rmdir()
+        else:
+            path.unlink()
         logger.info("removed %s, which a run that was killed had left", path)
     except OSError:  # held, or not ours to remove
         pass

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from personalive.media.encoding import Kind
 from personalive.media.video_reader import CONTAINERS, VideoInfo
 
-COPIED = ("aac", "mp3")
-"""Codecs whose packets every MP4 player takes as they are; others become AAC."""
 LATE_PICTURE = Fraction(1, 10)
 """Seconds by which sound may begin before the picture and be kept; longer leads are cut away."""
 
@@ -25,20 +24,16 @@ class Sound:
     passes: int = 1
     """How often the part is heard."""
 
-    @property
-    def copied(self) -> bool:
-        """Whether packets can be copied as they are."""
-        return self.source.sound in COPIED and self.start == 0 and self.passes == 1
 
-
-def join_arguments(picture: Path, sound: Sound, duration: Fraction) -> list[str]:
+def join_arguments(kind: Kind, picture: Path, sound: Sound, duration: Fraction) -> list[str]:
     """ffmpeg's arguments, except for the output's name, that add sound to a finished picture of this duration."""
     source = sound.source
     # The driving video's clock starts with its first packet, ours with its first frame.
     early = source.start + sound.start
     shift = ["-ss", f"{float(early):.6f}"] if early > LATE_PICTURE else ["-itsoffset", f"{-float(early):.6f}"]
     guarded = ["-protocol_whitelist", "file", "-format_whitelist", CONTAINERS]
-    codec = ["copy"] if sound.copied else ["aac", "-b:a", "192k"]
+    whole = sound.start == 0 and sound.passes == 1
+    codec = ["copy"] if whole and source.sound in kind.copied_sound else kind.sound
     return [
         *("-hide_banner", "-loglevel", "error", "-y", "-i", f"file:{picture}"),
         *shift,
@@ -46,7 +41,7 @@ def join_arguments(picture: Path, sound: Sound, duration: Fraction) -> list[str]
         *("-i", f"file:{source.path}", "-map", "0:v:0", "-map", "1:a:0", *_repeated(sound)),
         *("-c:v", "copy", "-c:a", *codec),
         *("-t", f"{float(duration):.6f}", "-map_metadata", "0", "-map_chapters", "-1"),
-        *("-movflags", "+faststart", "-f", "mp4"),
+        *kind.muxer,
     ]
 
 

@@ -1,4 +1,4 @@
-"""The result as a file: H.264 in MP4, made by ffmpeg from frames in a pipe, with the sound of the driving video.
+"""The result as a file, made by ffmpeg from frames in a pipe, with the sound of the driving video.
 
 Everything is written beside the output under another name and renamed when it is complete.
 """
@@ -10,37 +10,33 @@ import re
 import signal
 import subprocess
 import tempfile
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from personalive.errors import OutputError
+from personalive.media.encoding import (
+    FRAMES_NAME,
+    VideoFormat,
+    check_choices,
+    encode_arguments,
+    kind_of,
+    write_comment,
+)
+from personalive.media.frames_writer import FramesWriter, check_frames
 from personalive.media.part_file import PartFile, remove_abandoned
 from personalive.media.sound import Sound, join_arguments
 from personalive.types import RGBArray
 
 logger = logging.getLogger(__name__)
 
-QUALITY = 18
-"""x264's constant rate factor."""
 _FULL_DISK = re.compile(r"No space left on device|File too large|Disk quota exceeded", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class VideoFormat:
-    """What the encoder must know before the first frame."""
-
-    width: int
-    height: int
-    rate: Fraction
-    comment: str
-    """Stored in the file: that it is synthetic, and how it was made."""
-
-
 class VideoWriter:
-    """Writes one MP4; a context manager. Unless `finish` was called, leaving it removes everything that was written.
+    """Writes one file of a kind in `encoding.KINDS`; a context manager.
+
+    Unless `finish` was called, leaving it removes everything that was written.
 
     Args:
         path: the file to make; its folder is created if missing.
@@ -49,13 +45,14 @@ class VideoWriter:
         overwrite: whether an existing file may be replaced.
 
     Raises:
-        OutputError: not a `.mp4` name, a folder, an existing file, or a place that cannot be written; or there is
-            no ffmpeg.
+        OutputError: another name, a folder, an existing file, or a place that cannot be written; or there is no
+            ffmpeg, or it lacks the encoder.
     """
 
     def __init__(self, path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False):
         check_output(path, overwrite)
-        self.path = path
+        check_choices(path, video.codec, video.quality)
+        self.path, self._kind = path, kind_of(path)
         self._target = Path(os.path.realpath(path))  # a symbolic link is written through
         self.frames = 0
         self._video = video
@@ -108,7 +105,11 @@ class VideoWriter:
             self._encoder.stdin.close()
         if self._encoder.wait() != 0:
             raise self._failure()
-        if self._sound is not None:
+        try:
+            write_comment(self._part.descriptor, self.path.suffix.lower(), self._video.comment)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
+        if self._sound is not None and self._kind.sound:
             self._add_sound(self._sound)
         check_output(self.path, self._overwrite)
         try:
@@ -131,7 +132,7 @@ class VideoWriter:
         try:
             # Its own session: Ctrl-C in a terminal reaches this program alone, which then cleans up.
             return subprocess.Popen(
-                [self._ffmpeg, *_encode_arguments(self._video), f"/dev/fd/{self._part.descriptor}"],
+                [self._ffmpeg, *encode_arguments(self._kind, self._video), f"/dev/fd/{self._part.descriptor}"],
                 stdin=subprocess.PIPE,
                 stderr=self._log,
                 pass_fds=[self._part.descriptor],
@@ -147,10 +148,10 @@ class VideoWriter:
     def _add_sound(self, sound: Sound) -> None:
         """Join picture and sound in a new file. Sound that cannot be used is dropped, and the log says so."""
         joined = PartFile(self._target)
-        duration = self.frames / self._video.rate
+        arguments = join_arguments(self._kind, self._part.path, sound, self.frames / self._video.rate)
         try:
             result = subprocess.run(
-                [self._ffmpeg, *join_arguments(self._part.path, sound, duration), f"/dev/fd/{joined.descriptor}"],
+                [self._ffmpeg, *arguments, f"/dev/fd/{joined.descriptor}"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 pass_fds=[joined.descriptor],
@@ -169,15 +170,28 @@ class VideoWriter:
             joined.discard()
 
 
+def open_result(
+    path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False
+) -> VideoWriter | FramesWriter:
+    """The writer for the kind of result that a name asks for; arguments and errors as for `VideoWriter`."""
+    if path.name == FRAMES_NAME:
+        check_choices(path, video.codec, video.quality)
+        return FramesWriter(path, video, overwrite=overwrite)
+    return VideoWriter(path, video, sound=sound, overwrite=overwrite)
+
+
 def check_output(path: Path, overwrite: bool) -> None:
     """Refuse an output before any work is done for it.
 
     Raises:
-        OutputError: not a `.mp4` name, a folder, or an existing file without `overwrite`.
+        OutputError: a name of no known kind, a folder, or an existing file without `overwrite`.
     """
-    if path.suffix.lower() != ".mp4":
-        raise OutputError(f"the output {path} must be a file whose name ends with .mp4")
     try:
+        if path.name == FRAMES_NAME:
+            return check_frames(path, overwrite)
+        kind_of(path)
+        if "\0" in str(path):
+            raise ValueError("a name has no null bytes")
         if path.is_dir():
             raise OutputError(f"the output {path} is a folder; name a file in it")
         if path.exists() and not overwrite:
@@ -210,21 +224,6 @@ def find_ffmpeg() -> str:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise OutputError("no ffmpeg was found to write the result; install the package ffmpeg") from error
-
-
-def _encode_arguments(video: VideoFormat) -> list[str]:
-    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{video.width}x{video.height}"]
-    # Players assume HD colours, but ffmpeg's default for RGB is SD: convert to HD and tag it.
-    tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-    colours = ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"]
-    return [
-        *("-hide_banner", "-loglevel", "error", "-y"),
-        *source,
-        *("-framerate", str(video.rate), "-i", "pipe:0", "-an"),
-        *colours,
-        *("-c:v", "libx264", "-preset", "medium", "-crf", str(QUALITY), "-threads", "2"),
-        *("-metadata", f"comment={video.comment}", "-movflags", "+faststart", "-f", "mp4"),
-    ]
 
 
 def _room_reason(status: int, message: str) -> str | None:

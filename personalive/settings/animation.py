@@ -23,7 +23,7 @@ from personalive.config import (
 )
 from personalive.errors import InputError
 from personalive.settings.declare import Settings, Surface, setting
-from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, PosePart
+from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, PosePart, VideoCodec
 
 TIME = re.compile(r"(?:[0-9]{1,5}:)?(?:[0-9]{1,5}:)?[0-9]{1,9}(?:\.[0-9]{0,9})?")
 EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
@@ -201,6 +201,22 @@ class AnimateOptions(MotionSettings, SizeSettings):
     )
     ping_pong: bool = part(False, "Play it backwards every second time, without sound")
     audio: bool = part(True, "Keep the driving video's sound", off="Leave the driving video's sound out")
+    codec: VideoCodec | None = setting(
+        None,
+        "Codec of the picture: .mp4 takes h264, h265 and av1, .webm takes vp9 and av1",
+        group="files",
+        on=FILES,
+        default_text="the first",
+    )
+    quality: int | None = setting(
+        None,
+        "Constant rate factor of the picture: lower is better, and larger",
+        group="files",
+        on=FILES,
+        low=0,
+        high=51,
+        default_text="18 for h264, 20 for h265, 24 for vp9 and av1",
+    )
     overwrite: bool = setting(False, "Replace an existing output", group="files", on=Surface.CLI)
 
     def model_post_init(self, context: Any) -> None:
