@@ -175,7 +175,7 @@ class Predictor(BasePredictor):
             default=False,
         ),
         codec: str | None = Input(
-            description="Codec of the picture: .mp4 takes h264, h265 and av1, .webm takes vp9 and av1. Default: the first.",  # noqa: E501
+            description="Codec of the picture: an MP4 takes h264, h265 and av1, a WebM vp9 and av1. Default: the first.",  # noqa: E501
             default=None,
             choices=["h264", "h265", "vp9", "av1"],
         ),

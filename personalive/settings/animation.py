@@ -203,7 +203,7 @@ class AnimateOptions(MotionSettings, SizeSettings):
     audio: bool = part(True, "Keep the driving video's sound", off="Leave the driving video's sound out")
     codec: VideoCodec | None = setting(
         None,
-        "Codec of the picture: .mp4 takes h264, h265 and av1, .webm takes vp9 and av1",
+        "Codec of the picture: an MP4 takes h264, h265 and av1, a WebM vp9 and av1",
         group="files",
         on=FILES,
         default_text="the first",
