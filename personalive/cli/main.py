@@ -185,7 +185,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from personalive.cli.doctor import findings
 
     for name, value in findings(choice):
-        print(f"{name:12} {value}")
+        print(f"{name:12} {value}", flush=True)
     return 0
 
 
