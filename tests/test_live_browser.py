@@ -119,6 +119,7 @@ def test_a_new_user_animates_a_portrait_replaces_it_records_and_stops(page, tmp_
     expect(page.locator("#notice")).to_be_hidden()
 
 
+@pytest.mark.slow
 def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     start(page, "green")
     result(page, GREEN)
@@ -164,6 +165,7 @@ def test_controls_are_those_that_the_server_describes(page, server):
         assert value == (str(about["default"]).removesuffix(".0") if "default" in about else ""), name
 
 
+@pytest.mark.slow
 def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, camera, page, server):
     start(page, "red")
     with chromium(playwright, camera) as second:
