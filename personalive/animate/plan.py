@@ -171,7 +171,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
         OutputError: the output cannot be written.
     """
     check_paths(ref_image, driving_video, output, options)
-    check_folder(output)
+    check_folder(output, check_output(output, options.overwrite))
     options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
     info = probe_driver(driving_video)

@@ -66,7 +66,8 @@ class PartFile:
 
 
 def _discard(path: Path, held: list[int]) -> None:
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):  # it may be gone, or a name that nothing can have
+        path.unlink()
     while held:
         os.close(held.pop())
 

@@ -58,9 +58,8 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, video: VideoFormat, *, sound: VideoInfo | None = None, overwrite: bool = False):
-        check_output(path, overwrite)
+        self._target = check_output(path, overwrite)
         self.path = path
-        self._target = Path(os.path.realpath(path))  # a symbolic link is written through
         self.frames = 0
         self._video = video
         self._sound = sound
@@ -171,8 +170,11 @@ class VideoWriter:
             joined.discard()
 
 
-def check_output(path: Path, overwrite: bool) -> None:
+def check_output(path: Path, overwrite: bool) -> Path:
     """Refuse an output before any work is done for it.
+
+    Returns:
+        The file itself: symbolic links are written through.
 
     Raises:
         OutputError: not a `.mp4` name, a folder, or an existing file without `overwrite`.
@@ -184,17 +186,21 @@ def check_output(path: Path, overwrite: bool) -> None:
             raise OutputError(f"the output {path} is a folder; name a file in it")
         if path.exists() and not overwrite:
             raise OutputError(f"the output {path} already exists; choose another name or allow it with --overwrite")
+        return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
         raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, target: Path) -> None:
     """Refuse an output whose folder cannot be written, before any work is done for it.
+
+    Args:
+        path: as the user calls it.
+        target: the file itself.
 
     Raises:
         OutputError: it cannot be made, or nothing can be written there.
     """
-    target = Path(os.path.realpath(path))  # a symbolic link is written through
     folder = next((each for each in target.parents if each.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
