@@ -165,7 +165,7 @@ def _errors_for_clients(*folders: str) -> Iterator[None]:
     except Exception:
         # Anything else that is printed is part of the prediction's logs, which the client gets.
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)
-        raise RuntimeError("an error of the server; its log says more") from None
+        raise RuntimeError("internal server error; see the server's log") from None
 
 
 @contextmanager

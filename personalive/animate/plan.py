@@ -20,7 +20,7 @@ from personalive.settings import AnimateOptions
 from personalive.types import Box
 
 NO_FACES = (
-    "mediapipe is not installed, so faces are cut out by the model's keypoints, and nothing is cropped around a face; "
+    "mediapipe is not installed, so faces are located by the model's keypoints, and there is no automatic crop; "
     f"this installs it: {pip_install('faces')}."
 )
 SIDE = 512

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_settings(add("doctor", help="show what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
-        verb.add_argument("--verbose", action="store_true", help="Say more, and show where an error came from")
+        verb.add_argument("--verbose", action="store_true", help="Log more, and show tracebacks")
     return parser
 
 

@@ -68,7 +68,7 @@ class _Stages:
         self._spent: dict[str, float] = {}
 
     def enter(self, stage: str) -> bool:
-        """Whether the stage is another than before."""
+        """Whether the stage has changed."""
         if stage == self._stage:
             return False
         self._spent[self._stage] = self._spent.get(self._stage, 0.0) + self.seconds

@@ -28,7 +28,7 @@ from personalive.types import Box, RGBArray
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Values inside one step of one stream, for those who want to look; frames are oldest first."""
+    """Intermediate values of one step of one stream, for observers; frames are oldest first."""
 
     step: int
     keypoints: Tensor

@@ -78,8 +78,8 @@ class ServeOptions(Settings):
         metavar="ADDRESS",
         default_text="that of --host",
     )
-    max_sessions: int = _server(4, "People at once", low=1, high=64)
-    latency: Latency = _server("balanced", "low: twice the calls for less delay")
+    max_sessions: int = _server(4, "Concurrent sessions", low=1, high=64)
+    latency: Latency = _server("balanced", "low: less delay for twice the computing")
     face_boxes: FaceBoxes = same(AnimateOptions, "face_boxes", group="server", on=Surface.CLI)
     max_batch: int = _server(
         1,

@@ -73,7 +73,7 @@ def _discard(path: Path, held: list[int]) -> None:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the part files of runs that are no more."""
+    """Remove part files that ended runs left behind."""
     with contextlib.suppress(OSError):  # a folder that cannot be listed has none of ours to remove
         for path in folder.iterdir():
             if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():

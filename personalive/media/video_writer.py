@@ -203,7 +203,7 @@ def check_folder(path: Path, target: Path) -> None:
     """
     folder = next((each for each in target.parents if each.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
+        raise OutputError(f"the output {path} cannot be written: {folder} is not a writable folder")
 
 
 def find_ffmpeg() -> str:

@@ -284,7 +284,7 @@ class Session:
         self._animation.free()
 
     def _submit_and_start_over(self, command: Callable[[], None]) -> "Future[None]":
-        """A command that makes everything under way void."""
+        """A command after which all frames and pictures in flight are discarded."""
 
         def run() -> None:
             command()

@@ -1,4 +1,4 @@
-"""What client and session say to each other while pictures flow: JSON objects, on a data channel or a socket."""
+"""Messages between client and session while streaming: JSON objects on a data channel or a socket."""
 
 import json
 import time

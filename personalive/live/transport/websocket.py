@@ -34,7 +34,7 @@ FRAMES_PER_SECOND = 130
 """Messages a second; a client that sends faster is not read faster."""
 TEXTS_PER_SECOND = 50
 FLOOD_SECONDS = 2.0
-"""A client that sends too much for so long is let go."""
+"""A client that floods for this long is disconnected."""
 WAIT_SECONDS = 0.1
 """How long reading stops for each tenth of a second's worth that came too early."""
 SEND_SECONDS = 10.0
@@ -207,6 +207,6 @@ class Pace:
             self._relaxed = now
         elif self._left < -self._per_second * WAIT_SECONDS:
             await asyncio.sleep(WAIT_SECONDS)
-            # However long that took: a server that is busy would else mistake its own delay for the sender's patience.
+            # However long the sleep took: otherwise a busy server would credit its own delay to the sender.
             self._left, self._updated = 0.0, time.monotonic()
         return now - self._relaxed < FLOOD_SECONDS
