@@ -1,5 +1,6 @@
 """The driver's face is found in every frame that shows it, and the crop holds it without jumping."""
 
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -130,7 +131,11 @@ def test_tracks_are_kept_for_the_same_search_in_the_same_file(tmp_path):
     write_track(path, found)
     assert read_track(track_path(folder, video, "25 100")) == found
     assert read_track(track_path(folder, video, "25 101")) is None
-    video.write_bytes(b"1235" * 1000)
+    fetched = tmp_path / "fetched later"
+    fetched.write_bytes(b"1234" * 1000)
+    os.utime(fetched, ns=(1, 1))
+    assert read_track(track_path(folder, fetched, "25 100")) == found
+    video.write_bytes(b"1234" * 500 + b"1235" + b"1234" * 499)
     assert read_track(track_path(folder, video, "25 100")) is None
     path.write_text("{")
     assert read_track(path) is None

@@ -246,6 +246,28 @@ def test_the_socket_carries_the_same_session(page):
     assert followed(seen["driver"], seen["result"])[0] > 0.9
 
 
+TIMERS = """() => {
+  window.running = new Set();
+  const { setInterval: begin, clearInterval: end } = window;
+  window.setInterval = (...given) => { const timer = begin(...given); window.running.add(timer); return timer; };
+  window.clearInterval = (timer) => { window.running.delete(timer); end(timer); };
+}"""
+
+
+def test_a_chosen_rate_does_not_send_every_frame_twice_over_the_socket(page):
+    page.get_by_label("Connection").select_option("websocket")
+    page.locator("#parameter-fps").evaluate("""(input) => {
+      input.value = 20;
+      for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, { bubbles: true }));
+    }""")
+    page.evaluate(TIMERS)
+    start(page, "green")
+    result(page, GREEN)
+    assert page.evaluate("window.running.size") == 1
+    page.get_by_role("button", name="Stop").click()
+    page.wait_for_function("window.running.size === 0")
+
+
 def test_embed_shows_only_the_picture(page, browser):
     start(page, "blue")
     result(page, BLUE)

@@ -150,6 +150,24 @@ async def test_garbage_offers_are_refused_and_leave_nothing(server):
             assert answer.status_code == 422
 
 
+async def test_an_offer_that_is_refused_changes_no_parameters(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()))
+        body = {
+            "sdp": "garbage",
+            "type": "offer",
+            "sessionId": client.session_id,
+            "initialParameters": {"mirror": True},
+        }
+        assert (await client.http.post("/api/v1/webrtc/offer", json=body)).status_code == 400
+        session = (await client.http.get(f"/api/v1/sessions/{client.session_id}")).json()
+        assert session["parameters"]["mirror"] is False and session["state"] != "detached"
+        body |= {"sdp": client.peer.localDescription.sdp, "initialParameters": {"mirror": 3}}
+        assert (await client.http.post("/api/v1/webrtc/offer", json=body)).status_code == 400
+        await client.watch(5)
+
+
 async def test_garbage_candidates_are_refused(server):
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))

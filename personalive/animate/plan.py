@@ -12,7 +12,7 @@ from personalive.extras import missing, pip_install
 from personalive.media.crop import crop_box, cut, within
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import FaceTracker
-from personalive.media.images import FORMATS_TEXT, is_image, read_image, require_file
+from personalive.media.images import FORMATS_TEXT, is_gif, is_image, read_image, require_file
 from personalive.media.portrait import Portrait, find_portrait
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
@@ -131,7 +131,7 @@ def probe_driver(path: Path) -> VideoInfo:
     Raises:
         InputError: it is not a readable video; the message says what it is.
     """
-    if is_image(path) and path.suffix.lower() != ".gif":
+    if is_image(path) and not is_gif(path):
         raise InputError(
             f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of someone talking"
         )

@@ -83,6 +83,12 @@ def is_image(path: Path) -> bool:
         return False
 
 
+def is_gif(path: Path) -> bool:
+    """Whether the file starts like a GIF, which may be a picture or a video."""
+    with path.open("rb") as file:
+        return file.read(6) in (b"GIF87a", b"GIF89a")
+
+
 def read_image(path: Path) -> RGBArray:
     """Read a picture from a file; see `decode_image`.
 

@@ -526,6 +526,19 @@ def test_signals_end_all_processes_even_where_the_prediction_does_not_listen(stu
     wait_for(lambda: not alive(processes))
 
 
+def test_sigterm_during_an_upload_still_tells_the_webhook_how_it_ended(stub_folder):
+    with socket.create_server(("127.0.0.1", 0)) as deaf, receiver() as web:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/kept"
+        with stub_server(stub_folder, "--upload_url", url) as running:
+            running.put("kept", {"what": "result"}, webhook=f"{web.url}/webhook")
+            upload, _ = deaf.accept()
+            with upload:
+                running.process.send_signal(signal.SIGTERM)
+                assert running.process.wait(WAIT) == 0
+        assert web.statuses()[-1] == "failed"
+        assert "upload" in web.events()[-1]["error"]
+
+
 def test_service_that_is_killed_leaves_no_process(stub):
     processes = stub.processes()
     stub.process.kill()

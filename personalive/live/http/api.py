@@ -142,27 +142,20 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
 async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
     """Connect by WebRTC: open a session, or continue one."""
     parameters = request.initialParameters or {}
-    if request.sessionId:
-        entry = hub.find(request.sessionId, client)
-        entry.session.change(parameters)
-    else:
-        entry = await hub.open(client, parameters)
-    sdp = await _connected(
-        Peer(hub, entry, ice, viewer=False), hub, entry, request.sdp, fresh=request.sessionId is None
-    )
-    return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
-
-
-async def _connected(peer: Peer, hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
+    fresh = request.sessionId is None
+    entry = await hub.open(client, parameters) if request.sessionId is None else hub.find(request.sessionId, client)
+    peer = Peer(hub, entry, ice, viewer=False)
     try:
-        answer = await peer.answer(sdp)
+        sdp = await peer.answer(request.sdp)
+        if not fresh:
+            entry.session.change(parameters)
         hub.connections.attach(entry, peer)
     except BaseException:
         if fresh:
             entry.session.close("the offer could not be used")
         await peer.close()
         raise
-    return answer
+    return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
 
 
 @router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
