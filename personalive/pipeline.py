@@ -108,20 +108,6 @@ class PersonaLive:
         return cls.from_modules(found.config, modules, dtype, accelerator)
 
     @classmethod
-    def from_config(
-        cls,
-        config: ModelConfig,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> "PersonaLive":
-        """A model with its networks' initial weights: for training and measuring."""
-        device, dtype = _defaults(device, dtype)
-        with device:
-            modules = {name: models.build_network(name, config) for name in models.NETWORKS}
-        return cls.from_modules(config, {name: models.cast(module, dtype) for name, module in modules.items()}, dtype)
-
-    @classmethod
     def from_modules(
         cls,
         config: ModelConfig,

@@ -344,8 +344,6 @@ def test_a_keyframe_policy_may_refuse(model):
 
 def test_a_swapped_reference_takes_over_within_four_calls(model):
     stream, other = begin(model, "a", keyframe_threshold=0), begin(model, "b", keyframe_threshold=1000)
-    records = []
-    stream.observer = records.append
     driving, later = frames(stream, 60), frames(stream, 40, start=60)
     stream.push(driving)
     assert stream.keyframe_count == MAX_KEYFRAMES

@@ -111,13 +111,14 @@ class ServeOptions(Settings):
     idle_seconds: float = _server(
         60.0, "Seconds without camera frames after which a session is closed", low=1, high=86400
     )
-    linger_seconds: float = setting(
+    linger_seconds: float = _server(
         15.0,
         "Seconds for which a session is kept after its client has gone, so that it can come back",
         low=0,
         high=3600,
     )
     load_at_start: bool = setting(True, "Load the model before a client asks for it")
+    """For programs that start the server, and whose client calls `POST /api/v1/pipeline/load`; the page does not."""
     presets: Path | None = _server(
         None, "Folder of portraits that the page offers", default_text="those of the package"
     )

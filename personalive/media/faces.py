@@ -112,12 +112,8 @@ class FaceTracker:
         """Forget the face that is followed, and the counts."""
         self.box: Box | None = None
         """The box in the last frame in which the face was found."""
-        self.frames = 0
-        """Frames that were followed."""
-        self.missing = 0
-        """Of these, frames in which the face was not found."""
         self.others = 0
-        """Of these, frames in which other faces were found instead."""
+        """Frames in which other faces were found instead."""
         self.most = 0
         """Faces in the picture with the most."""
         self._missing_now = 0
@@ -162,9 +158,8 @@ class FaceTracker:
         The first time this is the chosen face; from then on the one that is where it was before.
 
         Returns:
-            None: it is not in this frame, which is counted in `missing`; `box` still has where it was last.
+            None: it is not in this frame; `box` still has where it was last.
         """
-        self.frames += 1
         face = self._same(self._near_faces(image)) if self.box else None
         if face is None and self.box:
             face = self._same(self._around(image, self.box))
@@ -172,7 +167,6 @@ class FaceTracker:
             found = self.detect(image, tiles=self._missing_now % TILES_EVERY == 0)
             face = self._same(found)
             if face is None:
-                self.missing += 1
                 self.others += bool(found)
                 self._missing_now += 1
                 return None

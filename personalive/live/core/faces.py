@@ -81,8 +81,6 @@ class FaceFinder:
         self._presence = Presence()
         self._last: tuple[float, float, float, float] | None = None
         self._missed = 0
-        self.lost = 0
-        """Frames without a face so far."""
 
     @property
     def visible(self) -> bool:
@@ -101,7 +99,6 @@ class FaceFinder:
         cue = self._presence.cue(box is not None, at)
         if box is None:
             self._missed += 1
-            self.lost += 1
             return self._scaled(width, height), cue
         self._missed = 0
         self._last = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
