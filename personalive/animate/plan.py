@@ -8,10 +8,10 @@ from pathlib import Path
 
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError, OutputError
-from personalive.extras import missing, pip_install
+from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
 from personalive.media.face_track import FaceTrack, crop_path, track_face
-from personalive.media.faces import FaceTracker
+from personalive.media.faces import NO_FACES, FaceTracker
 from personalive.media.images import FORMATS_TEXT, is_gif, is_image, read_image, require_file
 from personalive.media.portrait import Portrait, find_portrait
 from personalive.media.video_reader import VideoInfo, probe, read_frames
@@ -19,10 +19,6 @@ from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
 from personalive.types import Box
 
-NO_FACES = (
-    "mediapipe is not installed, so faces are located by the model's keypoints, and there is no automatic crop; "
-    f"this installs it: {pip_install('faces')}."
-)
 SIDE = 512
 """Pixels of an output whose size the model will choose: until then only its shape matters."""
 CHECKED = 4

@@ -25,6 +25,9 @@ from personalive.engine.raster import face_boxes, usable
 from personalive.engine.state import ReferenceState, StreamState
 from personalive.types import Box, RGBArray
 
+LEAD_IN_STEPS = SLOTS - 1
+"""Steps whose finished frames are the lead-in, not a driving frame's."""
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -259,7 +262,3 @@ def _leave(
         step=state.step + 1,
     )
     return Finished(after, pixels, record)
-
-
-LEAD_IN_STEPS = SLOTS - 1
-"""Steps whose finished frames are the lead-in, not a driving frame's."""

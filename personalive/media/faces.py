@@ -9,9 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from personalive.errors import MissingExtraError, first_line
-from personalive.extras import require
+from personalive.extras import pip_install, require
 from personalive.types import Box, RGBArray
 
+NO_FACES = (
+    "mediapipe is not installed, so faces are located by the model's keypoints, and there is no automatic crop; "
+    f"this installs it: {pip_install('faces')}."
+)
 MESH_MARGIN = 1.1
 """Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""
 MIN_FACE = 8

@@ -19,13 +19,21 @@ logger = logging.getLogger(__name__)
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP")
 """Pillow's names."""
 FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, JPEG 2000, BMP or GIF"
-"""The formats in words."""
+"""The same and HEIC, in words."""
 MAX_PIXELS = 80_000_000
 """The most pixels of a picture or video frame that is decoded (8K has 33 million)."""
 MAX_SIDE = 2048
 """Longest side, in pixels, of a picture after reading: larger ones are scaled down to it."""
 MIN_SIDE = 16
 """Shortest side, in pixels, in which a face is worth searching for."""
+
+
+def media_types() -> dict[str, str]:
+    """Media types of pictures that can be read, by suffix."""
+    types = {
+        suffix: Image.MIME[kind] for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS
+    }
+    return types | dict.fromkeys((".heic", ".heif"), "image/heic")
 
 
 def require_file(path: Path, what: str) -> None:

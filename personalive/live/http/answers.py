@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
+from websockets.frames import CloseCode
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
 from personalive.live.core.commands import SessionEndedError
@@ -27,8 +28,6 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
 }
 MAX_DETAIL = 1000
 """The most characters of a reason, which may repeat what the client has sent."""
-POLICY_VIOLATION = 1008
-"""The code that a WebSocket is closed with."""
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -61,7 +60,7 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 
 async def _refuse_socket(socket: WebSocket, error: Exception) -> None:
     assert isinstance(error, WebSocketRequestValidationError)
-    await socket.close(POLICY_VIOLATION, "; ".join(str(each["msg"]) for each in _problems(error)))
+    await socket.close(CloseCode.POLICY_VIOLATION, "; ".join(str(each["msg"]) for each in _problems(error)))
 
 
 async def _answer_nested(request: Request, error: Exception) -> Response:

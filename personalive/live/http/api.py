@@ -1,8 +1,10 @@
 """The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
+from starlette.requests import HTTPConnection
 
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
@@ -16,18 +18,20 @@ from personalive.live.hub.loader import PIPELINE
 from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
+from personalive.media.images import media_types
 
 router = APIRouter()
 COOKIE_SECONDS = 365 * 86400
 SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned")]
 WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the watched client")]
 
-KINDS = ("image/jpeg", "image/png", "image/webp")
 PICTURE_BODY = {
     "requestBody": {
         "required": True,
         "description": f"A portrait, at most {MAX_PICTURE // 2**20} MB",
-        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS},
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(set(media_types().values()))
+        },
     }
 }
 
@@ -48,11 +52,16 @@ def hub_of(request: Request) -> Hub:
 
 def client_of(request: Request, response: Response) -> Client:
     """The sender of a request; one without a cookie is given one."""
-    address = request.client.host if request.client else "unknown"
-    cookie, token = request.cookies.get(COOKIE), given_token(request.headers)
-    if cookie:
-        return Client.known(cookie, address, token)
-    return Client.new(give_cookie(request, response), token, address)
+    return sender_of(request, lambda: give_cookie(request, response))
+
+
+def sender_of(connection: HTTPConnection, cookie: Callable[[], str]) -> Client:
+    """The sender of a request or of a WebSocket's; `cookie` makes one for a client that sends none."""
+    address = connection.client.host if connection.client else "unknown"
+    token = given_token(connection.headers)
+    if known := connection.cookies.get(COOKIE):
+        return Client.known(known, address, token)
+    return Client.new(cookie(), token, address)
 
 
 def give_cookie(request: Request, response: Response) -> str:
