@@ -16,7 +16,7 @@ from personalive.config import WINDOW
 from personalive.engine.cues import Cue, Presence
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.media.crop import cut
-from personalive.media.faces import FaceTracker
+from personalive.media.faces import FaceTracker, is_same_place
 from personalive.media.video_reader import read_frames
 from personalive.types import Box, RGBArray
 
@@ -114,10 +114,9 @@ class DrivingReader:
             if plan.track is not None:
                 cue = presence.cue(box is not None, float(index / plan.rate), cut=index in plan.track.cuts)
             if tracker is not None:
-                if cue.anchor and box is not None:
-                    tracker.start_scene(box)
-                box = (tracker.follow(part) if box is not None else None) or box or self._last_box
-                self._last_box = box or self._last_box
+                if box is not None:
+                    box = _refined(tracker, part, box, start=cue.anchor)
+                box = self._last_box = box or self._last_box
             yield _Frame(part, box, cue)
 
     def _chunk(self, frames: Sequence["_Frame"]) -> Chunk:
@@ -128,6 +127,17 @@ class DrivingReader:
         boxes = [frame.box or _whole(frame.image) for frame in frames] if self._plan.mesh else None
         driving = self._preprocessor.driving(images, boxes, cues=[frame.cue for frame in frames])
         return Chunk(driving, pictures, sum(frame.cue.weight == 0 for frame in frames))
+
+
+def _refined(tracker: FaceTracker, image: RGBArray, box: Box, *, start: bool) -> Box:
+    """The face's box in this very frame: the pass, which searches every other one, says whose face it is."""
+    if start:
+        tracker.start_scene(box)
+    found = tracker.follow(image)
+    if found is not None and is_same_place(found, box):
+        return found
+    tracker.start_scene(box)
+    return box
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,9 @@ def _retarget(
         leading = MotionChunk(keypoints, torch.lerp(reference.motion, start_tokens, weights))
     if stretch and len(chunk) < WINDOW:
         chunk = chunk.stretched(state.history, WINDOW)
-    return replace(state, first=first, lead_in=leading).with_motion(chunk), chunk
+    # Movement is never measured from frames without a face.
+    after = first if not cues or any(cue.weight for cue in cues) else state.first
+    return replace(state, first=after, lead_in=leading).with_motion(chunk), chunk
 
 
 def _anchors(cues: Sequence[Cue]) -> bool:

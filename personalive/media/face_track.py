@@ -73,7 +73,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
     Yields:
         After each frame the number of frames so far, and finally the track.
     """
-    scenes = _Scenes()
+    scenes = SceneCuts()
     boxes: list[Box | None] = []
     others: set[int] = set()
     waiting: RGBArray | None = None  # the last frame, if the search in it can be saved
@@ -110,7 +110,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
     yield FaceTrack(tuple(boxes), _absences(boxes, others, size), tuple(scenes.cuts), tracker.most)
 
 
-class _Scenes:
+class SceneCuts:
     """Finds the frames with which a new scene starts."""
 
     def __init__(self) -> None:

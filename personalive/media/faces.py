@@ -95,6 +95,11 @@ def load_mediapipe() -> Any:
     return solutions
 
 
+def is_same_place(box: Box, before: Box) -> bool:
+    """Whether a box may be that of the face that was at `before`."""
+    return _distance(box, before) < _side(before) / 2
+
+
 def is_blank(image: RGBArray) -> bool:
     """Whether a picture, uint8 [h, w, 3], shows nothing: black, white, or nearly so."""
     return float(image.std()) < DARK
@@ -187,7 +192,7 @@ class FaceTracker:
             return faces[0]
         box = self.box
         nearest = min(faces, key=lambda face: _distance(face.box, box))
-        return nearest if _distance(nearest.box, box) < _side(box) / 2 else None
+        return nearest if is_same_place(nearest.box, box) else None
 
     def _near_faces(self, image: RGBArray) -> list[Face]:
         """Faces that the mesh finds on its own: within some two metres of the camera. The largest first."""
