@@ -21,7 +21,7 @@ import cog
 from cog import BasePredictor, Input
 
 from personalive.animate.job import animate
-from personalive.cli.progress import show_lines
+from personalive.animate.progress import show_lines
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.url_fetch import fetch

@@ -127,10 +127,8 @@ async def test_a_slow_model_keeps_motion_current(server):
         await client.offer(Camera(grey()))
         await client.watch(40, 30)
         session = server.hub.entries[client.session_id].session
-        delays = session.statistics.delays()
-        # A chunk's time to fill, three calls on the way, the call itself, and the play-out of its four pictures.
-        assert 1.5 < delays.median < 4.0
         assert session.dropped[0] > 0
+        assert session.backlog[0] <= 16
 
 
 async def test_garbage_offers_are_refused_and_leave_nothing(server):

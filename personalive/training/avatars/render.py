@@ -81,8 +81,10 @@ def _ellipsoid_normal(
     local = [(p - m) / (r * r) for p, m, r in zip(rays.at(depth), centre, radii, strict=True)]
     length = torch.sqrt(sum((n * n for n in local), torch.full_like(depth, 1e-9)))
     local = [n / length for n in local]
-    x, y, z = (sum(rays.turn[:, i, j, None, None] * local[j] for j in range(3)) for i in range(3))
-    return x, y, z  # type: ignore[return-value]
+    x, y, z = (
+        sum((rays.turn[:, i, j, None, None] * local[j] for j in range(3)), torch.zeros_like(depth)) for i in range(3)
+    )
+    return x, y, z
 
 
 class _Hair:
