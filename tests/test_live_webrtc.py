@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from aiortc.mediastreams import AudioStreamTrack
@@ -203,6 +204,20 @@ async def test_many_offers_lock_nobody_out_and_nobody_notices(server, count):
         await shown(client, GREEN)
         for entry in list(server.hub.entries.values()):
             server.call(entry.session.close)
+
+
+async def test_an_address_that_floods_with_offers_is_told_to_wait_and_others_are_served():
+    with live_server(max_sessions=3, offer_rate=0.2) as server:
+        async with LiveClient(server.url) as flooder:
+            await flooder.reference(picture(RED))
+            await flooder.offer(Camera(grey()))
+            offer = {"sdp": flooder.peer.localDescription.sdp, "type": "offer"}
+            answers = [await flooder.http.post("/api/v1/webrtc/offer", json=offer) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 429, 429]
+            assert answers[-1].headers["Retry-After"] and "offers a second" in answers[-1].json()["detail"]
+            elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+            async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=20) as other:
+                assert (await other.post("/api/v1/webrtc/offer", json=offer)).status_code == 200
 
 
 async def test_a_full_server_refuses_with_the_reason(server):

@@ -88,6 +88,13 @@ class ServeOptions(Settings):
         low=1,
         high=16,
     )
+    offer_rate: float = _server(
+        2.0,
+        "WebRTC offers a second that one address may send, and ten times as many at once",
+        details="Each takes 30 ms of the server's time, so a flood of them would let no picture through",
+        low=0.1,
+        high=1e6,
+    )
     audio: bool = _server(False, "Send the microphone back, delayed like the picture")
     tokens: tuple[str, ...] = _several(
         "Secret that clients must send; may be given several times",

@@ -30,7 +30,7 @@ QUICK = 150
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("server"), "--max_sessions", "8") as running:
+    with served(tmp_path_factory.mktemp("server"), "--max_sessions", "8", "--offer_rate", "1e6") as running:
         yield running
         assert not running.defects()
 

@@ -13,11 +13,13 @@ from personalive.live.core.commands import SessionEndedError
 from personalive.live.http.security import answer_headers
 from personalive.live.hub.entries import FullError, NotLoadedError, NotYoursError, UnknownSessionError
 from personalive.live.hub.loader import BusyError
+from personalive.live.hub.rates import TooManyError
 
 logger = logging.getLogger(__name__)
 
 ANSWERS: dict[type[PersonaLiveError], int] = {
     FullError: 503,
+    TooManyError: 429,
     DeviceMemoryError: 503,
     UnknownSessionError: 404,
     SessionEndedError: 404,
@@ -26,6 +28,8 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
     InputError: 400,
     PersonaLiveError: 400,
 }
+RETRY_AFTER = {503: "10", 429: "1"}
+"""Seconds."""
 MAX_DETAIL = 1000
 """The most characters of a reason, which may repeat what the client has sent."""
 
@@ -44,7 +48,7 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     status = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
-    return _answer(str(error), status, {"Retry-After": "10"} if status == 503 else None)
+    return _answer(str(error), status, {"Retry-After": RETRY_AFTER[status]} if status in RETRY_AFTER else None)
 
 
 async def _answer_not_loaded(request: Request, error: Exception) -> Response:

@@ -77,6 +77,15 @@ def ice_of(request: Request) -> IceLimits:
     return limits
 
 
+def admit_offer(request: Request) -> None:
+    """Count an offer of the sender's address.
+
+    Raises:
+        TooManyError: it sends too many.
+    """
+    hub_of(request).offers.admit(request.client.host if request.client else "unknown")
+
+
 HubOf = Annotated[Hub, Depends(hub_of)]
 ClientOf = Annotated[Client, Depends(client_of)]
 IceOf = Annotated[IceLimits, Depends(ice_of)]
@@ -146,7 +155,8 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
 
 @router.post(
     "/api/v1/webrtc/offer",
-    responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _503="Full, or not loaded")},
+    responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _429="Too many", _503="Full, or not loaded")},
+    dependencies=[Depends(admit_offer)],
 )
 async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
     """Connect by WebRTC: open a session, or continue one."""
@@ -190,7 +200,10 @@ async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
 
 @router.post(
     "/api/v1/watch/{watch_id}/offer",
-    responses=_problems(_400="Bad SDP", _404="Nothing to watch now", _503="There are enough viewers already"),
+    responses=_problems(
+        _400="Bad SDP", _404="Nothing to watch now", _429="Too many", _503="There are enough viewers already"
+    ),
+    dependencies=[Depends(admit_offer)],
 )
 async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
     """Watch by WebRTC. No token is needed: the id, which cannot be guessed, is enough."""
