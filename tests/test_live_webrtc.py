@@ -153,7 +153,7 @@ async def test_an_offer_that_is_refused_changes_no_parameters(server):
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))
         await client.offer(Camera(grey()))
-        body = {
+        body: dict[str, object] = {
             "sdp": "garbage",
             "type": "offer",
             "sessionId": client.session_id,
