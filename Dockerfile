@@ -38,7 +38,6 @@ RUN mkdir -p .cog && python -m cog.command.openapi_schema >.cog/openapi_schema.j
 # Kernels that were compiled for the GPU at hand are kept beside the weights.
 ENV HF_HOME=/cache \
     TRITON_CACHE_DIR=/cache/personalive/triton \
-    TORCHINDUCTOR_CACHE_DIR=/cache/personalive/inductor \
     PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \

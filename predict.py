@@ -21,7 +21,7 @@ import cog
 from cog import BasePredictor, Input
 
 from personalive.animate.job import animate
-from personalive.cli.progress import show_lines
+from personalive.animate.progress import show_lines
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.url_fetch import fetch
@@ -227,7 +227,7 @@ def _errors_for_clients(*folders: str) -> Iterator[None]:
     except Exception:
         # Anything else that is printed is part of the prediction's logs, which the client gets.
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)
-        raise RuntimeError("an error of the server; its log says more") from None
+        raise RuntimeError("internal server error; see the server's log") from None
 
 
 @contextmanager

@@ -127,7 +127,8 @@ mount "$PWD/outputs" /app/outputs
 options=(--rm --init --user "$(id -u):$(id -g)" --cap-drop ALL --security-opt no-new-privileges --env HOME=/tmp)
 if has_gpu; then options+=(--gpus all); else say "no NVIDIA GPU: the container runs on the CPU"; fi
 if [ -t 0 ] && [ -t 1 ]; then options+=(--interactive --tty); fi
-for name in HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE PERSONALIVE_HUB PERSONALIVE_REVISION MODELSCOPE_ENDPOINT; do
+for name in HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE MODELSCOPE_ENDPOINT PERSONALIVE_HUB PERSONALIVE_REVISION \
+    PERSONALIVE_TOKEN PERSONALIVE_ALLOW_PRIVATE_URLS; do
     if [ -n "${!name:-}" ]; then options+=(--env "$name"); fi
 done
 # WebRTC picks its ports itself, so the live server shares the host's network; it listens on loopback unless told.

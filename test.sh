@@ -65,7 +65,7 @@ check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"
 check env NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
-# One more than cores, as much of what servers are tested with is waiting. Before the next line, which nproc heeds, too.
+# One worker more than cores, as server tests mostly wait. Keep before OMP_NUM_THREADS, which nproc honours.
 workers=$(($(nproc) + 1))
 # One thread for each worker: two that share the cores would wait for each other in every small product.
 export OMP_NUM_THREADS=1

@@ -33,10 +33,6 @@ class MissingExtraError(PersonaLiveError):
     """Something was requested whose packages are not installed."""
 
 
-class CancelledError(PersonaLiveError):
-    """The caller asked for the work to stop, and it stopped between two chunks."""
-
-
 def first_line(error: BaseException) -> str:
     """An error's text for a message of ours: one line of at most 200 characters, or its name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

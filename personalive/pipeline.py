@@ -67,9 +67,10 @@ class PersonaLive:
             device: default: the GPU if there is one.
             dtype: default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster.
             attention: "auto" measures which implementation is fastest; "sdpa" does without xformers, "xformers"
-            requires it. accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them. low_memory:
-            keep the reference UNet in the host's memory while it is idle. tiny_vae: a tiny decoder (TAESD) to decode
-            with: a folder or safetensors file of diffusers' AutoencoderTiny.
+                requires it.
+            accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them.
+            low_memory: keep the reference UNet in the host's memory while it is idle.
+            tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
                 Faster, and less exact.
             quantize: "fp8": the denoising UNet's feed-forwards with 8 bits. Faster, and less exact.
 
@@ -106,20 +107,6 @@ class PersonaLive:
             assert isinstance(vae, VAE)
             vae.replace_decoder(tiny)
         return cls.from_modules(found.config, modules, dtype, accelerator)
-
-    @classmethod
-    def from_config(
-        cls,
-        config: ModelConfig,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> "PersonaLive":
-        """A model with its networks' initial weights: for training and measuring."""
-        device, dtype = _defaults(device, dtype)
-        with device:
-            modules = {name: models.build_network(name, config) for name in models.NETWORKS}
-        return cls.from_modules(config, {name: models.cast(module, dtype) for name, module in modules.items()}, dtype)
 
     @classmethod
     def from_modules(

@@ -18,7 +18,19 @@ settings.load_profile("shared")
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # workers share the cores, and threads would wait for each other in every small product
 
-LONGEST = ("test_parity", "test_live_browser", "test_live_webrtc", "test_readme", "test_demo_model", "test_cog")
+LONGEST = (
+    *(
+        "test_endpoint",
+        "test_stream",
+        "test_parity",
+        "test_live_browser",
+        "test_readme",
+        "test_animate",
+        "test_mirrors",
+    ),
+    *("test_hub", "test_cli", "test_cog", "test_training", "test_training_commands", "test_live_http", "test_folder"),
+    *("test_whole_job", "test_endpoint_fuzz", "test_live_media", "test_live_sessions", "test_live_webrtc"),
+)
 """Files that workers begin with, so that none has one of them left when the others are done."""
 
 

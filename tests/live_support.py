@@ -71,7 +71,7 @@ def live_server(
         engine.height = parameters.height or engine.height
         return engine
 
-    app = create_app(ServeOptions(**{"port": 0, **options}), factory or echo, faces)
+    app = create_app(ServeOptions(**{"port": 0, "offer_rate": 1e6, **options}), factory or echo, faces)
     # With its protocol named, as uvicorn makes it: else asyncio does not switch Nagle's algorithm off, and waits 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as bound:
         bound.bind(("127.0.0.1", 0))

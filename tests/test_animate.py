@@ -16,6 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalive.animate.job import Progress, animate
+from personalive.animate.plan import check_inputs
+from personalive.cli.inputs import open_input
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
 from personalive.settings import AnimateOptions
@@ -29,6 +31,7 @@ from personalive.testing.pictures import (
     save_image,
     save_video,
 )
+from tests.endpoint_support import receiver
 
 
 def run(model, portrait, driver, output, **options):
@@ -124,6 +127,23 @@ def test_side_by_side_shows_reference_driver_and_result(small_model, portrait, t
 def test_keypoint_boxes_need_no_face_detector(small_model, portrait, short, tmp_path):
     run(small_model, portrait, short, tmp_path / "out.mp4", face_boxes="keypoints", crop="center")
     assert len(read(tmp_path / "out.mp4")[0]) == 5
+
+
+@pytest.mark.parametrize("name", ["driver.gif", "driver"])
+def test_a_gif_drives_whatever_its_file_is_called(small_model, portrait, short, tmp_path, name):
+    """Files that are fetched have no suffix."""
+    run_ffmpeg("-i", str(short), "-f", "gif", str(tmp_path / name))
+    check_inputs(portrait, tmp_path / name, tmp_path / "out.mp4", AnimateOptions())
+    run(small_model, portrait, tmp_path / name, tmp_path / "out.mp4")
+    assert len(read(tmp_path / "out.mp4")[0]) == 5
+
+
+def test_a_gif_drives_from_the_web(portrait, short, tmp_path, monkeypatch):
+    monkeypatch.setenv("PERSONALIVE_ALLOW_PRIVATE_URLS", "1")
+    run_ffmpeg("-i", str(short), str(tmp_path / "driver.gif"))
+    with receiver((tmp_path / "driver.gif").read_bytes()) as web:
+        fetched = open_input(f"{web.url}/driver.gif", "the driving video", tmp_path)
+    check_inputs(portrait, fetched, tmp_path / "out.mp4", AnimateOptions())
 
 
 def test_video_as_reference_takes_its_first_frame_with_a_face(small_model, short, tmp_path):

@@ -1,18 +1,18 @@
 """A hundred bad files and commands: refused with one line that names the reason, before any weights are touched."""
 
+import logging
 import random
 import struct
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from personalive.animate.plan import check_inputs
-from personalive.errors import PersonaLiveError
-from personalive.settings import AnimateOptions
+from personalive.cli.main import main
 from personalive.testing.pictures import faceless, moving_face, numbered, photograph, run_ffmpeg, save_video
 from tests.brought import save_still
 
@@ -39,12 +39,13 @@ def bad_references(tmp_path_factory):
         for name, data in (
             ("empty", b""),
             ("cut", whole[: len(whole) // 3]),
+            ("half", whole[: len(whole) // 2]),
             ("head", whole[:24]),
-            ("noise", whole[:8] + chance.randbytes(4000)),
+            ("noise", whole[:12] + chance.randbytes(4000)),
         ):
             path = folder / f"{name}.{suffix}"
             path.write_bytes(data)
-            bad.append((path, ""))
+            bad.append((path, "empty" if name == "empty" else "damaged"))
         bad.append((save_still(folder / f"tiny.{suffix}", faceless(12, 8)), "pixels"))
         bad.append((save_still(folder / f"faceless.{suffix}", faceless()), "no face"))
     texts = {"page.html": b"<!doctype html><html>", "doc.pdf": b"%PDF-1.7", "archive.zip": b"PK\3\4", "note.txt": b"hi"}
@@ -86,18 +87,25 @@ def bad_drivers(tmp_path_factory):
 
 
 def refused(reference, driver, output, word):
-    with pytest.raises(PersonaLiveError) as caught:
-        check_inputs(reference, driver, output, AnimateOptions())
-    message = str(caught.value)
-    assert "\n" not in message.strip() and word in message, message
-    assert " object at 0x" not in message
+    """The command ends with one line that has this word in it."""
+    command = ["animate", "--ref_image", reference, "--driving_video", driver, "--output", output]
+    said = StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("personalive").addHandler(handler)
+    try:
+        assert main([str(each) for each in command]) == 1
+    finally:
+        logging.getLogger("personalive").removeHandler(handler)
+    (line,) = said.getvalue().splitlines()
+    assert word in line, line
+    assert " object at 0x" not in line and "Traceback" not in line
 
 
 def test_bad_files_are_refused_by_name_before_a_model_is_needed(
     good, bad_references, bad_drivers, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("personalive.weights.resolve", lambda *_, **__: pytest.fail("weights were asked for"))
-    assert len(bad_references) + len(bad_drivers) >= 95
+    assert len(bad_references) + len(bad_drivers) >= 100
     before = sorted(path for path in tmp_path.rglob("*"))
     for path, word in bad_references:
         refused(path, good[1], tmp_path / "out.mp4", word)

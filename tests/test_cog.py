@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import httpx
@@ -76,8 +77,16 @@ def test_prediction_by_data_url(server, inputs, tmp_path):
 
 
 def test_every_option_arrives(server, inputs, tmp_path):
-    options = {"width": 320, "height": 256, "max_frames": 3, "steps": 8, "seed": 7, "fps": 50, "no_audio": True}
-    options |= {"crop": "none", "motion_strength": 0.5, "face_boxes": "keypoints", "side_by_side": True}  # type: ignore[dict-item]
+    options: dict[str, Any] = {
+        "width": 320,
+        "height": 256,
+        "max_frames": 3,
+        "steps": 8,
+        "seed": 7,
+        "fps": 50,
+        "no_audio": True,
+    }
+    options |= {"crop": "none", "motion_strength": 0.5, "face_boxes": "keypoints", "side_by_side": True}
     answer = server.post(inputs | options | {"keyframe_threshold": 2.5}).json()
     assert answer["status"] == "succeeded", answer
     path = tmp_path / "out.mp4"

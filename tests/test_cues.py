@@ -49,6 +49,13 @@ def test_a_cut_anchors_and_eases():
     assert cue.anchor and cue.weight < 1
 
 
+def test_a_cut_while_the_face_is_away_counts_when_it_is_back():
+    presence = Presence()
+    flags = [(True, False), (False, True), (False, False), (True, False), (True, False)]
+    cues = [presence.cue(usable, 0.04 * index, cut=cut) for index, (usable, cut) in enumerate(flags)]
+    assert [cue.anchor for cue in cues] == [True, False, False, True, False]
+
+
 def test_a_camera_that_stalls_makes_no_difference_to_where_the_motion_is():
     """The same times, seen at fewer of them."""
     flags = [True] * 10 + [False] * 100 + [True] * 20

@@ -141,6 +141,7 @@ def prepared(stream, portrait):
         return stream.preprocessor.reference(portrait, tracker.detect(portrait)[0].box)
 
 
+@pytest.mark.slow
 def test_a_portrait_follows_its_driver_from_file_to_file(model, reader, driver, portrait, strangers, tmp_path):
     options = AnimateOptions(max_frames=FRAMES, seed=1)
     for _ in animate(model, DEMO / "portrait.png", DEMO / "driver.mp4", tmp_path / "out.mp4", options):

@@ -113,7 +113,7 @@ def test_gpus_that_can_not_multiply_fp8_are_refused(monkeypatch):
     with pytest.raises(InputError, match=r"GeForce RTX 3090 has 8\.6: leave it out"):
         make(torch.float16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    with pytest.raises(InputError, match=r"goes with fp16 or bf16, not torch\.float32"):
+    with pytest.raises(InputError, match=r"needs fp16 or bf16, not torch\.float32"):
         make(torch.float32)
 
 

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from personalive.errors import InputError
 from personalive.live.http.security import HostCheck
+from personalive.live.hub.rates import MAX_ADDRESSES as MAX_REMEMBERED
+from personalive.live.hub.rates import RequestRate, TooManyError
 from personalive.live.options import ServeOptions
 from personalive.live.transport.ice import MAX_ADDRESSES, MAX_UNANSWERED, WINDOW_SECONDS, IceLimits
 from personalive.live.transport.offer import MAX_CANDIDATES, MAX_HIDDEN, MAX_LINES, MAX_SDP, Candidates, checked
@@ -227,3 +229,32 @@ def test_whatever_an_offer_is_it_is_taken_or_refused():
 def test_names_by_which_the_server_may_be_called(options, served, refused):
     check = HostCheck(ServeOptions(**options))
     assert all(map(check.accepts, served)) and not any(map(check.accepts, refused))
+
+
+# ---- offers ----
+
+
+def test_an_address_may_ask_so_often_and_others_as_often():
+    now = [0.0]
+    rate = RequestRate(2.0, lambda: now[0])
+    admitted = [is_admitted(rate, "192.0.2.1") for _ in range(30)]
+    assert admitted == [True] * 20 + [False] * 10
+    assert is_admitted(rate, "192.0.2.2") and is_admitted(rate, "2001:db8::1")
+    now[0] += 1.0
+    assert [is_admitted(rate, "192.0.2.1") for _ in range(4)] == [True, True, False, False]
+
+
+def test_an_ipv6_network_is_one_address_and_what_is_remembered_is_bounded():
+    rate = RequestRate(1.0, lambda: 0.0)
+    assert [is_admitted(rate, f"2001:db8::{index:x}") for index in range(12)] == [True] * 10 + [False] * 2
+    for index in range(2 * MAX_REMEMBERED):
+        rate.admit(f"10.0.{index >> 8}.{index & 255}")
+    assert len(rate) == MAX_REMEMBERED
+
+
+def is_admitted(rate, address):
+    try:
+        rate.admit(address)
+    except TooManyError:
+        return False
+    return True

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from personalive.engine.cues import Cue
+from personalive.engine.cues import PLAIN, Cue
 from personalive.errors import InputError, NoFaceError
 from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces
 from personalive.live.core.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.pictures import decode
+from personalive.live.core.preparation import Preparation
 from personalive.live.http.security import TokenCheck
 from personalive.live.http.server import PRESETS
 from personalive.live.hub import portrait
@@ -173,7 +174,7 @@ def test_a_frame_without_a_face_takes_the_last_box_at_its_own_size():
     assert finder.find(IMAGE, 0.0)[0] == (10, 10, 30, 30)
     assert finder.find(np.zeros((128, 128, 3), np.uint8), 0.1)[0] == (20, 20, 60, 60)
     assert [finder.find(IMAGE, 0.2 + index)[0] for index in range(LOST_AFTER)] == [(10, 10, 30, 30)] * LOST_AFTER
-    assert not finder.visible and finder.lost == 1 + LOST_AFTER
+    assert not finder.visible
 
 
 def test_motion_of_frames_without_a_face_is_never_used():
@@ -183,6 +184,37 @@ def test_motion_of_frames_without_a_face_is_never_used():
     assert cues[1] == Cue(anchor=True)
     assert cues[2] == Cue(weight=0.0), "held"
     assert 0 < cues[3].weight < 1, "eased back"
+
+
+class Kept(EchoEngine):
+    """Keeps the cues that it is given."""
+
+    def driving(self, images, face_boxes, cues=None):
+        self.cues = list(cues)
+        return super().driving(images, face_boxes, cues)
+
+
+SCENE = np.broadcast_to(np.linspace(0, 120, 64, dtype=np.uint8)[:, None, None], (64, 64, 3))
+
+
+def prepared(preparation, engine, at, *, mirror=False, run=0, image=SCENE):
+    """The cues of one chunk of two frames."""
+    frames = [CameraFrame(at + 0.04 * index, lambda: image) for index in range(2)]
+    preparation.driving(frames, mirror=mirror, run=run)
+    return engine.cues
+
+
+def test_movement_is_measured_again_after_a_reset_in_flipped_pictures_and_from_another_camera():
+    engine, camera = Kept(64, 64), 255 - SCENE
+    preparation = Preparation(engine, FaceFinder(Script(*[(10, 10, 30, 30)] * 12)), lambda message: None)
+    first, going_on = (prepared(preparation, engine, at) for at in (0.0, 0.1))
+    assert first[0] == Cue(anchor=True) and going_on == [PLAIN, PLAIN]
+    flipped = prepared(preparation, engine, 0.2, mirror=True)
+    assert flipped[0].anchor and flipped[0].weight < 1 and not flipped[1].anchor, "it eases there"
+    other = prepared(preparation, engine, 1.0, mirror=True, image=camera)
+    assert other[0].anchor and other[0].weight < 1
+    forgotten = prepared(preparation, engine, 2.0, mirror=True, image=camera, run=1)
+    assert forgotten[0] == Cue(anchor=True)
 
 
 def test_a_dark_picture_shows_no_face():

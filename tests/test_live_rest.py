@@ -1,12 +1,14 @@
 """The REST interface as its clients know it."""
 
-import time
+import re
+import threading
 
 import httpx
 import pytest
 
 from personalive.live.hub.clients import COOKIE
 from personalive.live.options import ServeOptions
+from personalive.media.images import media_types
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, until
 
 LOAD = {"pipeline_id": "personalive", "load_params": {"height": 256, "width": 256, "seed": 7}}
@@ -55,18 +57,31 @@ def test_load_with_other_parameters_is_refused_while_a_session_runs(server, clie
 
 
 def test_loading_is_told_with_its_stage_and_sessions_wait():
+    asked = threading.Event()
+
     def slow(parameters, at_stage):
         at_stage("reading the weights")
-        time.sleep(0.6)
+        asked.wait()
         raise MemoryError
 
     with live_server(factory=slow, load_at_start=False) as server, server.client() as http:
         http.post("/api/v1/pipeline/load", json=LOAD)
-        assert http.get("/api/v1/pipeline/status").json()["stage"] == "reading the weights"
+        until(lambda: http.get("/api/v1/pipeline/status").json().get("stage") == "reading the weights")
         refused = http.post("/api/v1/sessions", json={})
+        asked.set()
         assert refused.status_code == 503 and "reading the weights" in refused.json()["detail"]
         until(lambda: http.get("/api/v1/pipeline/status").json()["status"] == "error")
         assert http.get("/api/v1/pipeline/status").json()["error"]
+
+
+def test_every_picture_that_is_read_may_be_chosen_and_is_described(client):
+    page = client.get("/").text
+    chosen = re.search(r'id="portrait-file" type="file" accept="([^"]*)"', page)[1].split(",")
+    known_to_browsers = ("image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp")
+    for suffix, kind in media_types().items():
+        assert kind.startswith("image/") and "image/*" in chosen and (kind in known_to_browsers or suffix in chosen)
+    described = client.get("/openapi.json").json()["paths"]["/api/v1/personalive/reference"]["post"]["requestBody"]
+    assert set(described["content"]) == set(media_types().values())
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def visits(server: LiveProcess, first: int, sessions: int) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_sessions_that_come_stall_vanish_and_flood_leave_nothing_behind(tmp_path: Path):
-    with served(tmp_path, "--max_sessions", "24", "--idle_seconds", "5") as server:
+    with served(tmp_path, "--max_sessions", "24", "--idle_seconds", "5", "--offer_rate", "1e6") as server:
         with server.client() as client:
             client.post("/api/v1/pipeline/load", json={"load_params": {"width": SIZE, "height": SIZE}})
             until(lambda: client.get("/health").json()["pipeline"] == "loaded", 60)

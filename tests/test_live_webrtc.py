@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from aiortc.mediastreams import AudioStreamTrack
@@ -127,10 +128,8 @@ async def test_a_slow_model_keeps_motion_current(server):
         await client.offer(Camera(grey()))
         await client.watch(40, 30)
         session = server.hub.entries[client.session_id].session
-        delays = session.statistics.delays()
-        # A chunk's time to fill, three calls on the way, the call itself, and the play-out of its four pictures.
-        assert 1.5 < delays.median < 4.0
         assert session.dropped[0] > 0
+        assert session.backlog[0] <= 16
 
 
 async def test_garbage_offers_are_refused_and_leave_nothing(server):
@@ -148,6 +147,24 @@ async def test_garbage_offers_are_refused_and_leave_nothing(server):
                 "/api/v1/webrtc/offer", content=body, headers={"Content-Type": "application/json"}
             )
             assert answer.status_code == 422
+
+
+async def test_an_offer_that_is_refused_changes_no_parameters(server):
+    async with LiveClient(server.url) as client:
+        await client.reference(picture(RED))
+        await client.offer(Camera(grey()))
+        body: dict[str, object] = {
+            "sdp": "garbage",
+            "type": "offer",
+            "sessionId": client.session_id,
+            "initialParameters": {"mirror": True},
+        }
+        assert (await client.http.post("/api/v1/webrtc/offer", json=body)).status_code == 400
+        session = (await client.http.get(f"/api/v1/sessions/{client.session_id}")).json()
+        assert session["parameters"]["mirror"] is False and session["state"] != "detached"
+        body |= {"sdp": client.peer.localDescription.sdp, "initialParameters": {"mirror": 3}}
+        assert (await client.http.post("/api/v1/webrtc/offer", json=body)).status_code == 400
+        await client.watch(5)
 
 
 async def test_garbage_candidates_are_refused(server):
@@ -187,6 +204,20 @@ async def test_many_offers_lock_nobody_out_and_nobody_notices(server, count):
         await shown(client, GREEN)
         for entry in list(server.hub.entries.values()):
             server.call(entry.session.close)
+
+
+async def test_an_address_that_floods_with_offers_is_told_to_wait_and_others_are_served():
+    with live_server(max_sessions=3, offer_rate=0.2) as server:
+        async with LiveClient(server.url) as flooder:
+            await flooder.reference(picture(RED))
+            await flooder.offer(Camera(grey()))
+            offer = {"sdp": flooder.peer.localDescription.sdp, "type": "offer"}
+            answers = [await flooder.http.post("/api/v1/webrtc/offer", json=offer) for _ in range(3)]
+            assert [answer.status_code for answer in answers] == [200, 429, 429]
+            assert answers[-1].headers["Retry-After"] and "offers a second" in answers[-1].json()["detail"]
+            elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+            async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=20) as other:
+                assert (await other.post("/api/v1/webrtc/offer", json=offer)).status_code == 200
 
 
 async def test_a_full_server_refuses_with_the_reason(server):

@@ -1,7 +1,7 @@
 """What people see of a long job without a terminal: lines with frames, rate and time left, and a summary."""
 
 from personalive.animate.job import Progress
-from personalive.cli.progress import show_lines
+from personalive.animate.progress import show_lines
 
 
 class Clock:

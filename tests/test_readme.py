@@ -29,6 +29,7 @@ PORT = "5000"
 def examples(how: str) -> list[ParameterSet]:
     """The examples that are run in this way, as test parameters."""
     found = [example for example in EXAMPLE.finditer(README) if example["how"] == how]
+    assert found, how
     return [pytest.param(example["language"], example["code"], id=example["code"].splitlines()[0]) for example in found]
 
 

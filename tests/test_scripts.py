@@ -259,6 +259,14 @@ def test_a_token_reaches_the_container_without_being_shown(with_docker: Machine)
     assert not any("secret" in argument for argument in run)
 
 
+def test_what_servers_are_told_by_the_environment_reaches_the_container(with_docker: Machine) -> None:
+    told = {"PERSONALIVE_TOKEN": "secret", "PERSONALIVE_ALLOW_PRIVATE_URLS": "1"}
+    assert with_docker.run(script="serve.sh", **told).returncode == 0
+    run = the_run(with_docker)
+    assert all(run[run.index(name) - 1] == "--env" for name in told)
+    assert not any("secret" in argument for argument in run)
+
+
 def test_serve_shares_the_hosts_network(with_docker: Machine) -> None:
     assert with_docker.run("--port", "7000", script="serve.sh").returncode == 0
     run = the_run(with_docker)

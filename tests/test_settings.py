@@ -24,7 +24,8 @@ from personalive.live.http.schemas import LoadRequest
 from personalive.live.http.settings import PARAMETERS_SCHEMA, ParameterChanges
 from personalive.live.options import IceServer, ServeOptions
 from personalive.loading import ModelChoice
-from personalive.settings import EVERYWHERE, AnimateOptions, Settings, Surface, setting
+from personalive.settings import AnimateOptions, Settings, Surface, setting
+from personalive.settings.animation import EVERYWHERE
 from personalive.types import AccelerationName, AttentionName, QuantizeName
 from scripts.write_settings import cog_input, live, predictor, readme
 

@@ -157,7 +157,7 @@ def test_inputs_are_not_changed(model):
     assert torch.equal(driving.pose_images, copies[0]) and torch.equal(driving.faces, copies[1])
 
 
-@pytest.mark.parametrize("mesh", [True, False])
+@pytest.mark.parametrize("mesh", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
     names = ["a", "b", "c"]
 
@@ -206,7 +206,7 @@ FUNCTIONS = ["upload", "extract_pose", "encode_motion", "guide", "denoise", "dec
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("mesh", [True, False])
+@pytest.mark.parametrize("mesh", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_push_that_fails_changes_nothing_and_may_be_tried_again(model, function, mesh):
     """In its second step, and for all streams that advance together."""
 
@@ -344,8 +344,6 @@ def test_a_keyframe_policy_may_refuse(model):
 
 def test_a_swapped_reference_takes_over_within_four_calls(model):
     stream, other = begin(model, "a", keyframe_threshold=0), begin(model, "b", keyframe_threshold=1000)
-    records = []
-    stream.observer = records.append
     driving, later = frames(stream, 60), frames(stream, 40, start=60)
     stream.push(driving)
     assert stream.keyframe_count == MAX_KEYFRAMES

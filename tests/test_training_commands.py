@@ -105,6 +105,7 @@ def test_a_published_model_is_fine_tuned_on_videos(tmp_path, videos, model_folde
     assert PersonaLive.from_pretrained(tmp_path / "model", device="cpu").config == SMALL
 
 
+@pytest.mark.slow
 def test_training_from_nothing_by_the_command_ends_with_pictures(tmp_path, monkeypatch):
     monkeypatch.setitem(PRESETS, "demo", SMALL)
     run(tmp_path, "--budget", "vae=2,image=2")
@@ -219,6 +220,7 @@ def test_half_of_the_tracks_make_a_keyframe_at_the_suggested_threshold():
     assert keyframe_distances.simulate(*tracks[-1], 1e6) == 0
 
 
+@pytest.mark.slow
 def test_distances_of_the_demo_models_tokens(capsys):
     keyframe_distances.main(["--tracks", "1", "--frames", "40"])
     printed = capsys.readouterr().out

@@ -111,6 +111,7 @@ np.savez(sys.argv[2], pushed=stream.push(driving), flushed=stream.flush())
 """
 
 
+@pytest.mark.slow
 def test_saved_stream_continues_bit_for_bit_in_another_process(tmp_path):
     stream = make_small_model().stream(seed=5, keyframe_threshold=0.0)
     reference, driving = prepared(stream)

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def wait_beside_a_crowd(port: int) -> float | None:
 
 
 @contextlib.contextmanager
-def running(name: str, folder: Path):  # type: ignore[no-untyped-def]
+def running(name: str, folder: Path) -> Iterator[int]:
     """A server in another process; its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

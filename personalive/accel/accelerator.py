@@ -271,4 +271,4 @@ def _check_quantize(quantize: str, device: torch.device, dtype: torch.dtype) -> 
             f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}: leave it out"
         )
     if dtype not in (torch.float16, torch.bfloat16):
-        raise InputError(f"quantize fp8 goes with fp16 or bf16, not {dtype}")
+        raise InputError(f"quantize fp8 needs fp16 or bf16, not {dtype}")

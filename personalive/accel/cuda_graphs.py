@@ -146,10 +146,10 @@ class CapturedFunction:
             capture.replay()
             return tuple(output.clone() for output in capture.outputs)
 
-    def prepare(self, *tensors: Tensor, constants: Sequence[Tensor] = (), **static: Hashable) -> None:
-        """Capture for the shapes of these arguments, if that has not been done yet."""
+    def prepare(self, *tensors: Tensor) -> None:
+        """Capture for the shapes of these tensors, if that has not been done yet."""
         with self.memory.lock:
-            self._find(tensors, constants, static)
+            self._find(tensors, (), {})
 
     def _find(
         self, tensors: Sequence[Tensor], constants: Sequence[Tensor], static: dict[str, Hashable]

@@ -1,4 +1,4 @@
-"""Copies between the host and a device that do not make the host wait for the device's other work."""
+"""Asynchronous copies between the host and a device."""
 
 from collections.abc import Sequence
 

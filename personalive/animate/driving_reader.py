@@ -17,7 +17,7 @@ from personalive.config import WINDOW
 from personalive.engine.cues import PLAIN, Cue
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.media.crop import cut
-from personalive.media.faces import FaceTracker
+from personalive.media.faces import FaceTracker, is_same_place
 from personalive.media.video_reader import read_frames
 from personalive.types import Box, RGBArray
 
@@ -119,10 +119,9 @@ class DrivingReader:
             if plan.track is None:  # nothing is known of faces
                 cue = PLAIN
             if tracker is not None:
-                if begins and box is not None:
-                    tracker.start_scene(box)
-                box = (tracker.follow(part) if box is not None else None) or box or self._last_box
-                self._last_box = box or self._last_box
+                if box is not None:
+                    box = _refined(tracker, part, box, start=begins)
+                box = self._last_box = box or self._last_box
             yield _Frame(part, box, cue, usable)
 
     def _chunk(self, frames: Sequence["_Frame"]) -> Chunk:
@@ -146,6 +145,17 @@ def neutral_frame(plan: DrivingPlan, preprocessor: Preprocessor) -> DrivingFrame
     with FaceTracker() as tracker:
         tracker.start_scene(box)
         return preprocessor.driving([part], [tracker.follow(part) or box or _whole(part)])
+
+
+def _refined(tracker: FaceTracker, image: RGBArray, box: Box, *, start: bool) -> Box:
+    """The face's box in this very frame: the pass, which searches every other one, says whose face it is."""
+    if start:
+        tracker.start_scene(box)
+    found = tracker.follow(image)
+    if found is not None and is_same_place(found, box):
+        return found
+    tracker.start_scene(box)
+    return box
 
 
 @dataclass(frozen=True)

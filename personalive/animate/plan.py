@@ -8,22 +8,18 @@ from pathlib import Path
 
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError, OutputError
-from personalive.extras import missing, pip_install
+from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
 from personalive.media.encoding import check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
-from personalive.media.faces import FaceTracker
-from personalive.media.images import FORMATS_TEXT, is_image, read_image, require_file
+from personalive.media.faces import NO_FACES, FaceTracker
+from personalive.media.images import FORMATS_TEXT, is_gif, is_image, read_image, require_file
 from personalive.media.portrait import Portrait, find_portrait
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
 from personalive.types import Box
 
-NO_FACES = (
-    "mediapipe is not installed, so faces are cut out by the model's keypoints, and nothing is cropped around a face; "
-    f"this installs it: {pip_install('faces')}."
-)
 SIDE = 512
 """Pixels of an output whose size the model will choose: until then only its shape matters."""
 CHECKED = 4
@@ -173,7 +169,7 @@ def probe_driver(path: Path) -> VideoInfo:
     Raises:
         InputError: it is not a readable video; the message says what it is.
     """
-    if is_image(path) and path.suffix.lower() != ".gif":
+    if is_image(path) and not is_gif(path):
         raise InputError(
             f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of someone talking"
         )
@@ -214,7 +210,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
         OutputError: the output cannot be written.
     """
     check_paths(ref_image, driving_video, output, options)
-    check_folder(output)
+    check_folder(output, check_output(output, options.overwrite))
     options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
     info = probe_driver(driving_video)

@@ -13,8 +13,6 @@ VERSION = 2
 """Version of the format and of the search; tracks of other versions are not read."""
 KEPT = 200
 """The most tracks that are kept; the oldest are removed."""
-SAMPLE = 1 << 20
-"""Bytes at both ends of a video that distinguish it from others."""
 
 
 def default_folder() -> Path:
@@ -30,20 +28,16 @@ def track_path(folder: Path, video: Path, search: str) -> Path:
 
     Args:
         folder: of the cache.
-        video: its file; another one of the same name is not mistaken for it.
+        video: its file, of which only the content counts: a copy, or the same video fetched again, has the same track.
         search: what else the track depends on: the frames that are used, and which face.
     """
     return folder / f"{_key(video, search)}.json"
 
 
 def _key(video: Path, search: str) -> str:
-    digest = hashlib.sha256(f"{VERSION} {video.stat().st_size} {video.stat().st_mtime_ns} {search}".encode())
     with video.open("rb") as file:
-        digest.update(file.read(SAMPLE))
-        if video.stat().st_size > SAMPLE:
-            file.seek(-SAMPLE, os.SEEK_END)
-            digest.update(file.read(SAMPLE))
-    return digest.hexdigest()[:40]
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{VERSION} {content} {search}".encode()).hexdigest()[:40]
 
 
 def read_track(path: Path) -> FaceTrack | None:

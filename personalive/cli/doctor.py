@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 import personalive
-from personalive import weights
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.video_writer import find_ffmpeg
@@ -19,14 +16,17 @@ GIGABYTE = 1 << 30
 
 
 def findings(choice: ModelChoice) -> Iterator[tuple[str, str]]:
-    """Name and value of everything that was found."""
+    """Name and value of everything that was found; what has to wait for PyTorch to be imported comes last."""
     yield "personalive", personalive.__version__
     yield "Python", platform.python_version()
-    yield "PyTorch", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
-    yield from _gpus()
-    yield "attention", _attention()
     yield "ffmpeg", _ffmpeg()
     yield "mediapipe", _version("mediapipe")
+    yield "attention", _attention()
+    yield from _pytorch()
+    yield from _gpus()
+
+    from personalive import weights
+
     hub = weights.Hub()
     yield "cache", f"{hub.cache} ({_free(hub.cache)})"
     for source in ("personalive", "demo"):
@@ -34,7 +34,15 @@ def findings(choice: ModelChoice) -> Iterator[tuple[str, str]]:
     yield from _used(choice)
 
 
+def _pytorch() -> Iterator[tuple[str, str]]:
+    import torch
+
+    yield "PyTorch", f"{torch.__version__} (CUDA {torch.version.cuda or 'not built in'})"
+
+
 def _gpus() -> Iterator[tuple[str, str]]:
+    import torch
+
     if not torch.cuda.is_available():
         yield "GPU", "none that PyTorch can use"
         return
@@ -57,6 +65,8 @@ def _ffmpeg() -> str:
 
 
 def _weights(source: str) -> str:
+    from personalive import weights
+
     try:
         weights.resolve(source, download=False)
     except PersonaLiveError as error:

@@ -1,13 +1,13 @@
 """Files as people name them on a command line: paths of this system, of Windows in WSL, and addresses."""
 
 import logging
-import os
 import re
 import tempfile
 from pathlib import Path
 
 from personalive.errors import InputError
 from personalive.media.url_fetch import fetch
+from personalive.net.addresses import private_addresses_allowed
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,7 @@ def open_input(text: str, what: str, folder: Path) -> Path:
     """
     if text.lower().startswith(("http://", "https://")):
         logger.info("fetching %s", text)
-        allowed = os.environ.get("PERSONALIVE_ALLOW_PRIVATE_URLS") == "1"
-        return fetch(text, folder / what.replace(" ", "_"), allow_private=allowed)
+        return fetch(text, folder / what.replace(" ", "_"), allow_private=private_addresses_allowed())
     if ADDRESS.match(text):
         scheme = text.split(":", 1)[0]
         raise InputError(f"{what} {text!r}: {scheme} addresses are not read here; give a path, or an http(s) address")

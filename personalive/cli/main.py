@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_download(add("download", help="fetch the published weights into the cache"))
     add_settings(add("doctor", help="show what was found on this machine and what will be used"), ModelChoice)
     for verb in verbs.choices.values():
-        verb.add_argument("--verbose", action="store_true", help="Say more, and show where an error came from")
+        verb.add_argument("--verbose", action="store_true", help="Log more, and show tracebacks")
     return parser
 
 
@@ -186,7 +186,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from personalive.cli.doctor import findings
 
     for name, value in findings(choice):
-        print(f"{name:12} {value}")
+        print(f"{name:12} {value}", flush=True)
     return 0
 
 

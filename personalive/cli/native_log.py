@@ -1,4 +1,4 @@
-"""Hides what native libraries write to standard error unasked."""
+"""Filters log chatter that native libraries write to standard error."""
 
 import contextlib
 import os

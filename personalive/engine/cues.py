@@ -17,6 +17,8 @@ NEUTRAL_SECONDS = 1.5
 """Seconds in which the pose then eases to the portrait's own."""
 RETURN_SECONDS = 0.3
 """Seconds in which the motion eases back to the driver's."""
+LONGEST_FRAME = 0.1
+"""The most seconds that a frame counts for on the way back, so that no pause of a camera ends in a jump."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Presence:
         self._seen = False
         self._last = 0.0
         self._seen_at = 0.0
-        self._away = False
+        self._away = self._cut = False
         self._back_at = -math.inf
         """When the motion is the driver's again."""
 
@@ -73,19 +75,21 @@ class Presence:
         Args:
             usable: whether it shows the face that drives.
             at: its time in seconds, later than the last frame's.
-            cut: whether a new scene starts with it.
+            cut: whether a new scene starts with it, perhaps before there is a face in it.
         """
         last, self._last = self._last, at
+        self._cut = self._cut or cut
         if not usable:
             self._away = True
             # Equal steps to the end, each from where the last one stopped. Before the first face there is no motion.
             hold_ends = self._seen_at + HOLD_SECONDS
             neutral = _share(max(last, hold_ends), at, hold_ends + NEUTRAL_SECONDS) if self._seen else 1.0
             return Cue(weight=0.0, neutral=neutral)
-        anchor = not self._seen or (cut and not self._away)
-        if self._seen and (self._away or cut):
+        last = max(last, at - LONGEST_FRAME)
+        anchor = not self._seen or self._cut
+        if self._seen and (self._away or self._cut):
             self._back_at = last + RETURN_SECONDS
-        self._seen, self._away, self._seen_at = True, False, at
+        self._seen, self._away, self._cut, self._seen_at = True, False, False, at
         weight = _share(last, at, self._back_at)
         return Cue(weight=weight, anchor=anchor) if anchor or weight < 1 else PLAIN
 

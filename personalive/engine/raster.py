@@ -16,6 +16,8 @@ COLOURS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), 
 DISC_RADIUS = 4
 """In pixels, at every image size."""
 BOX_SCALE, BOX_BEFORE, BOX_AFTER = 1.7, 0.95, 1.05
+MIN_BOX = 8
+"""Shortest side, in pixels, of a box that can show a face."""
 
 
 def pixels(keypoints: Tensor, width: int, height: int) -> Tensor:
@@ -50,16 +52,19 @@ def face_boxes(keypoints: Tensor, width: int, height: int) -> list[Box]:
 
     A box may be empty where the keypoints are off the picture: see `usable`.
     """
+    limit = torch.tensor((width - 1, height - 1) * 2, dtype=torch.float32, device=keypoints.device)
+    boxes = torch.minimum(unbounded_boxes(keypoints, width, height).clamp(min=0), limit)
+    return [(left, upper, right, lower) for left, upper, right, lower in boxes.trunc().long().tolist()]
+
+
+def unbounded_boxes(keypoints: Tensor, width: int, height: int) -> Tensor:
+    """Boxes [n, 4] in pixels around keypoints [n, 21, 3], fp32; they may reach beyond the picture."""
     points = pixels(keypoints, width, height).float()
     centre, top = points.mean(dim=1), points[:, :, 1].amin(dim=1)
-    half = (centre[:, 1] - top) * BOX_SCALE  # half of the side
-    limit = torch.tensor((width - 1, height - 1), dtype=torch.float32, device=keypoints.device)
-    before = torch.minimum((centre - BOX_BEFORE * half[:, None]).clamp(min=0), limit)
-    after = torch.minimum((centre + BOX_AFTER * half[:, None]).clamp(min=0), limit)
-    corners = torch.cat((before, after), dim=-1).trunc().long().tolist()
-    return [(left, upper, right, lower) for left, upper, right, lower in corners]
+    half = (centre[:, 1] - top)[:, None] * BOX_SCALE  # half of the side
+    return torch.cat((centre - BOX_BEFORE * half, centre + BOX_AFTER * half), dim=-1)
 
 
-def usable(box: Box, least: int = 8) -> bool:
-    """Whether a box is at least `least` pixels wide and high."""
-    return box[2] - box[0] >= least and box[3] - box[1] >= least
+def usable(box: Box) -> bool:
+    """Whether a box is wide and high enough to show a face."""
+    return box[2] - box[0] >= MIN_BOX and box[3] - box[1] >= MIN_BOX

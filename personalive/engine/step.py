@@ -26,10 +26,13 @@ from personalive.engine.smoothing import smooth_pose
 from personalive.engine.state import Driving, ReferenceState, StreamState
 from personalive.types import Box, RGBArray
 
+LEAD_IN_STEPS = SLOTS - 1
+"""Steps whose finished frames are the lead-in, not a driving frame's."""
+
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Values inside one step of one stream, for those who want to look; frames are oldest first."""
+    """Intermediate values of one step of one stream, for observers; frames are oldest first."""
 
     step: int
     keypoints: Tensor
@@ -173,8 +176,9 @@ def _retarget(state: StreamState, motion: DriverMotion, stretch: bool) -> tuple[
         leading = MotionChunk(keypoints, torch.lerp(reference.motion, start_tokens, weights))
     if stretch and len(chunk) < WINDOW:
         chunk = chunk.stretched(state.history, WINDOW)
-    first_seen = None if state.first is None and seen is None else first
-    return replace(state, first=first_seen, lead_in=leading).with_motion(chunk), chunk
+    # Movement is never measured from frames without a face.
+    after = state.first if seen is None else first
+    return replace(state, first=after, lead_in=leading).with_motion(chunk), chunk
 
 
 def _first_seen(count: int, cues: Sequence[Cue]) -> int | None:
@@ -289,7 +293,3 @@ def _leave(
         step=state.step + 1,
     )
     return Finished(after, pixels, record)
-
-
-LEAD_IN_STEPS = SLOTS - 1
-"""Steps whose finished frames are the lead-in, not a driving frame's."""

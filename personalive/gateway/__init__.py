@@ -1,4 +1,4 @@
-"""The service in front of Cog's own server: it checks what strangers send, and calls the addresses that they name.
+"""The service in front of Cog's own server: it validates untrusted requests, and calls the URLs in them.
 
 `docs/decisions.md` says why, and `docs/security.md` what it protects against.
 """

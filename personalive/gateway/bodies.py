@@ -93,8 +93,8 @@ class Bodies:
                             raise TimeoutError
         except TimeoutError as error:
             if reader is not None and reader.gave_way:
-                raise HTTPException(503, "too much is being sent to this server", {"Retry-After": "10"}) from None
-            raise HTTPException(408, f"the body is not coming: {str(error) or 'no byte of it for too long'}") from None
+                raise HTTPException(503, "too many request bodies at once", {"Retry-After": "10"}) from None
+            raise HTTPException(408, f"the body did not arrive in time: {str(error) or 'no data came'}") from None
 
     def _hold(self, reader: _Reader, size: int) -> None:
         reader.held += size

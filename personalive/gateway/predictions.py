@@ -65,6 +65,8 @@ class Predictions:
         self._upload_url = upload_url
         self._closing = False
         self._ending: asyncio.Task[None] | None = None
+        self._uploads: dict[asyncio.Task[None], Prediction] = {}
+        """Results under way, whose predictions no longer hold the slot."""
         self._ended: deque[str] = deque(maxlen=REMEMBERED)
         self.current: Prediction | None = None
 
@@ -120,7 +122,12 @@ class Predictions:
         if "error" in event:
             state["error"] = REPEATED.sub("Prediction failed: ", str(event["error"]))
         if prediction.prefix is not None and isinstance(state.get("output"), str):
-            await self._deliveries.spawn(self._upload(state, prediction))
+            upload = self._deliveries.spawn(self._upload(state, prediction))
+            self._uploads[upload] = prediction
+            await asyncio.wait([upload])
+            del self._uploads[upload]
+            if upload.cancelled():
+                _fail(state, "its upload was dropped")
         self._complete(prediction, state)
 
     async def _upload(self, state: dict[str, Any], prediction: Prediction) -> None:
@@ -128,9 +135,8 @@ class Predictions:
             state["output"] = await self._deliveries.upload(
                 state["output"], str(prediction.prefix), trusted=prediction.trusted_prefix
             )
-        except (UploadError, asyncio.CancelledError) as error:
-            del state["output"]
-            state.update(status="failed", error=f"Prediction failed: {error or 'its upload was dropped'}")
+        except UploadError as error:
+            _fail(state, str(error))
 
     def _complete(self, prediction: Prediction, state: dict[str, Any]) -> None:
         self._ended.append(prediction.id)
@@ -154,17 +160,25 @@ class Predictions:
         return identifier in self._ended
 
     async def close(self, seconds: float) -> None:
-        """Accept no more, and stop the current one; if it does not stop in time it counts as cancelled."""
+        """Accept no more, stop the current one, and wait for uploads.
+
+        Whatever takes longer counts as cancelled, an upload as failed, and its webhook is told so.
+        """
         self._closing = True
-        prediction = self.current
-        if prediction is None:
-            return
+        unfinished = list(self._uploads.values())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._cog.cancel(prediction.cog_id)
-                await prediction.done.wait()
-        if not prediction.done.is_set():
+                if self.current is not None:
+                    unfinished.append(self.current)
+                    await self._cog.cancel(self.current.cog_id)
+                for each in unfinished:
+                    await each.done.wait()
+        if self.current is not None:
             self.abandon("canceled", "the server was stopped")
+        for upload in self._uploads:
+            upload.cancel()
+        for each in unfinished:
+            await each.done.wait()
 
     def abandon(self, status: str, error: str) -> None:
         """End the current prediction without Cog."""
@@ -173,3 +187,9 @@ class Predictions:
             self._ending.cancel()
         if prediction is not None:
             self._complete(prediction, {**prediction.state, "status": status, "error": error})
+
+
+def _fail(state: dict[str, Any], reason: str) -> None:
+    """Replace the output by the reason why it could not be sent."""
+    del state["output"]
+    state.update(status="failed", error=f"Prediction failed: {reason}")

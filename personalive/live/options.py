@@ -78,8 +78,8 @@ class ServeOptions(Settings):
         metavar="ADDRESS",
         default_text="that of --host",
     )
-    max_sessions: int = _server(4, "People at once", low=1, high=64)
-    latency: Latency = _server("balanced", "low: twice the calls for less delay")
+    max_sessions: int = _server(4, "Concurrent sessions", low=1, high=64)
+    latency: Latency = _server("balanced", "low: less delay for twice the computing")
     face_boxes: FaceBoxes = same(AnimateOptions, "face_boxes", group="server", on=Surface.CLI)
     max_batch: int = _server(
         1,
@@ -87,6 +87,13 @@ class ServeOptions(Settings):
         details="A GPU that one session fills gains nothing from more, and everyone waits longer",
         low=1,
         high=16,
+    )
+    offer_rate: float = _server(
+        2.0,
+        "WebRTC offers a second that one address may send, and ten times as many at once",
+        details="Each takes 30 ms of the server's time, so a flood of them would let no picture through",
+        low=0.1,
+        high=1e6,
     )
     audio: bool = _server(False, "Send the microphone back, delayed like the picture")
     tokens: tuple[str, ...] = _several(
@@ -111,13 +118,14 @@ class ServeOptions(Settings):
     idle_seconds: float = _server(
         60.0, "Seconds without camera frames after which a session is closed", low=1, high=86400
     )
-    linger_seconds: float = setting(
+    linger_seconds: float = _server(
         15.0,
         "Seconds for which a session is kept after its client has gone, so that it can come back",
         low=0,
         high=3600,
     )
     load_at_start: bool = setting(True, "Load the model before a client asks for it")
+    """For programs that start the server, and whose client calls `POST /api/v1/pipeline/load`; the page does not."""
     presets: Path | None = _server(
         None, "Folder of portraits that the page offers", default_text="those of the package"
     )

@@ -77,7 +77,7 @@ def track_face(frames: Iterable[RGBArray], tracker: FaceTracker) -> Iterator[Fac
     Yields:
         After each frame the number of frames so far, and finally the track.
     """
-    scenes = _Scenes()
+    scenes = SceneCuts()
     boxes: list[Box | None] = []
     faces: dict[int, Face] = {}
     others: set[int] = set()
@@ -123,7 +123,7 @@ def _neutral(faces: dict[int, Face], cuts: Sequence[int]) -> int:
     return most_neutral({index: face for index, face in faces.items() if index < end})
 
 
-class _Scenes:
+class SceneCuts:
     """Finds the frames with which a new scene starts."""
 
     def __init__(self) -> None:

@@ -9,9 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from personalive.errors import MissingExtraError, first_line
-from personalive.extras import require
+from personalive.extras import pip_install, require
 from personalive.types import Box, RGBArray
 
+NO_FACES = (
+    "mediapipe is not installed, so faces are located by the model's keypoints, and there is no automatic crop; "
+    f"this installs it: {pip_install('faces')}."
+)
 MESH_MARGIN = 1.1
 """Side of the face box per longer side of the mesh (docs/reference/streaming.md section 3.1)."""
 MIN_FACE = 8
@@ -100,6 +104,11 @@ def load_mediapipe() -> Any:
     return solutions
 
 
+def is_same_place(box: Box, before: Box) -> bool:
+    """Whether a box may be that of the face that was at `before`."""
+    return _distance(box, before) < _side(before) / 2
+
+
 def is_blank(image: RGBArray) -> bool:
     """Whether a picture, uint8 [h, w, 3], shows nothing: black, white, or nearly so."""
     return float(image.std()) < DARK
@@ -123,12 +132,8 @@ class FaceTracker:
         """The box in the last frame in which the face was found..."""
         self.face: Face | None = None
         """...and what the mesh says of it there."""
-        self.frames = 0
-        """Frames that were followed."""
-        self.missing = 0
-        """Of these, frames in which the face was not found."""
         self.others = 0
-        """Of these, frames in which other faces were found instead."""
+        """Frames in which other faces were found instead."""
         self.most = 0
         """Faces in the picture with the most."""
         self._missing_now = 0
@@ -173,9 +178,8 @@ class FaceTracker:
         The first time this is the chosen face; from then on the one that is where it was before.
 
         Returns:
-            None: it is not in this frame, which is counted in `missing`; `box` still has where it was last.
+            None: it is not in this frame; `box` still has where it was last.
         """
-        self.frames += 1
         face = self._same(self._near_faces(image)) if self.box else None
         if face is None and self.box:
             face = self._same(self._around(image, self.box))
@@ -183,7 +187,6 @@ class FaceTracker:
             found = self.detect(image, tiles=self._missing_now % TILES_EVERY == 0)
             face = self._same(found)
             if face is None:
-                self.missing += 1
                 self.others += bool(found)
                 self._missing_now += 1
                 return None
@@ -200,7 +203,7 @@ class FaceTracker:
             return faces[0]
         box = self.box
         nearest = min(faces, key=lambda face: _distance(face.box, box))
-        return nearest if _distance(nearest.box, box) < _side(box) / 2 else None
+        return nearest if is_same_place(nearest.box, box) else None
 
     def _near_faces(self, image: RGBArray) -> list[Face]:
         """Faces that the mesh finds on its own: within some two metres of the camera. The largest first."""

@@ -4,13 +4,14 @@ Pillow reads; pi-heif reads HEIC, which phones write.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from personalive.errors import InputError
+from personalive.errors import InputError, first_line
 from personalive.media import colour
 from personalive.types import RGBArray
 
@@ -18,14 +19,34 @@ logger = logging.getLogger(__name__)
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "JPEG2000", "GIF", "BMP")
 """Pillow's names."""
+SIGNATURES = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    "HEIC": re.compile(rb".{4}ftyp.{0,48}(?:heic|heix|heim|heis|hevc)", re.DOTALL),
+    "AVIF": re.compile(rb".{4}ftyp.{0,48}avi[fs]", re.DOTALL),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    "BMP": re.compile(rb"BM.{4}\0{4}", re.DOTALL),
+    "GIF": re.compile(rb"GIF8[79]a"),
+}
+"""How files begin, by the format's name for people."""
 FORMATS_TEXT = "JPEG, PNG, WebP, HEIC, AVIF, TIFF, JPEG 2000, BMP or GIF"
-"""The formats in words."""
+"""The same and HEIC, in words."""
 MAX_PIXELS = 80_000_000
 """The most pixels of a picture or video frame that is decoded (8K has 33 million)."""
 MAX_SIDE = 2048
 """Longest side, in pixels, of a picture after reading: larger ones are scaled down to it."""
 MIN_SIDE = 16
 """Shortest side, in pixels, in which a face is worth searching for."""
+
+
+def media_types() -> dict[str, str]:
+    """Media types of pictures that can be read, by suffix."""
+    types = {
+        suffix: Image.MIME[kind] for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS
+    }
+    return types | dict.fromkeys((".heic", ".heif"), "image/heic")
 
 
 def require_file(path: Path, what: str) -> None:
@@ -69,18 +90,14 @@ def fit_side(width: int, height: int) -> tuple[int, int]:
 
 def is_image(path: Path) -> bool:
     """Whether the file starts like a picture of a known format (nothing is decoded)."""
-    try:
-        with path.open("rb") as file:
-            if _is_heif(file):
-                return True
-            with Image.open(file, formats=IMAGE_FORMATS):
-                return True
-    except UnidentifiedImageError:
-        return False
-    except Image.DecompressionBombError:
-        return True
-    except Exception:  # a damaged header makes Pillow raise nearly anything
-        return False
+    with path.open("rb") as file:
+        return _kind(file) is not None
+
+
+def is_gif(path: Path) -> bool:
+    """Whether the file starts like a GIF, which may be a picture or a video."""
+    with path.open("rb") as file:
+        return file.read(6) in (b"GIF87a", b"GIF89a")
 
 
 def read_image(path: Path) -> RGBArray:
@@ -120,28 +137,31 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
     except InputError:
         raise
     except UnidentifiedImageError as error:
+        kind = _kind(file)
+        if kind is not None:
+            raise InputError(f"{name} starts like a {kind} file, but is cut off or damaged") from error
         raise InputError(f"{name} is not a picture that can be read ({FORMATS_TEXT})") from error
     except Image.DecompressionBombError as error:
         raise InputError(f"{name} has far too many pixels ({error}); scale it down first") from error
     except Exception as error:  # a damaged file makes decoders raise nearly anything
-        raise InputError(f"{name} is damaged: {error}") from error
+        raise InputError(f"{name} is damaged: {first_line(error)}") from error
     size = fit_side(*shown.size)
     if size != shown.size:
         shown = shown.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(shown)
 
 
-def _is_heif(file: BinaryIO) -> bool:
-    """Whether a file is HEIC by its brand. The file is read from its start, and rewound."""
+def _kind(file: BinaryIO) -> str | None:
+    """The format of a picture by its first bytes. The file is read from its start, and rewound."""
     file.seek(0)
     head = file.read(64)
     file.seek(0)
-    return head[4:8] == b"ftyp" and any(brand in head[8:] for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc"))
+    return next((name for name, start in SIGNATURES.items() if start.match(head)), None)
 
 
 def _open(file: BinaryIO) -> Image.Image:
     """The picture, of which only the header has been read."""
-    if not _is_heif(file):
+    if _kind(file) != "HEIC":
         return Image.open(file, formats=IMAGE_FORMATS)
     import pi_heif
 

@@ -108,13 +108,14 @@ def _empty(folder: Path) -> None:
 
 
 def _discard(path: Path, held: list[int]) -> None:
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, ValueError):  # it may be gone, or a name that nothing can have
+        path.unlink()
     while held:
         os.close(held.pop())
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove the part files of runs that are no more."""
+    """Remove part files that ended runs left behind."""
     with contextlib.suppress(OSError):  # a folder that cannot be listed has none of ours to remove
         for path in folder.iterdir():
             if _NAME.fullmatch(path.name) and not path.is_symlink() and (path.is_file() or path.is_dir()):

@@ -175,7 +175,7 @@ def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
     if face.side < SMALL_FACE:
         remarks.append(f"the portrait's face is small ({face.side} pixels of {min(shape)}): the result will be soft")
     elif sharpness(image, face.box) < BLURRED:
-        remarks.append("the portrait's face is blurred, and the result will be")
+        remarks.append("the portrait's face is blurred, so the result will be too")
     return remarks
 
 

@@ -50,10 +50,9 @@ class VideoWriter:
     """
 
     def __init__(self, path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False):
-        check_output(path, overwrite)
+        self._target = check_output(path, overwrite)
         check_choices(path, video.codec, video.quality)
         self.path, self._kind = path, kind_of(path)
-        self._target = Path(os.path.realpath(path))  # a symbolic link is written through
         self.frames = 0
         self._video = video
         self._sound = sound
@@ -180,36 +179,42 @@ def open_result(
     return VideoWriter(path, video, sound=sound, overwrite=overwrite)
 
 
-def check_output(path: Path, overwrite: bool) -> None:
+def check_output(path: Path, overwrite: bool) -> Path:
     """Refuse an output before any work is done for it.
+
+    Returns:
+        The file itself: symbolic links are written through.
 
     Raises:
         OutputError: a name of no known kind, a folder, or an existing file without `overwrite`.
     """
     try:
         if path.name == FRAMES_NAME:
-            return check_frames(path, overwrite)
+            check_frames(path, overwrite)
+            return Path(os.path.realpath(path.parent), path.name)
         kind_of(path)
-        if "\0" in str(path):
-            raise ValueError("a name has no null bytes")
         if path.is_dir():
             raise OutputError(f"the output {path} is a folder; name a file in it")
         if path.exists() and not overwrite:
             raise OutputError(f"the output {path} already exists; choose another name or allow it with --overwrite")
+        return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
         raise OutputError(f"the output {str(path)!r} cannot be written: {error}") from error
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, target: Path) -> None:
     """Refuse an output whose folder cannot be written, before any work is done for it.
+
+    Args:
+        path: as the user calls it.
+        target: the file itself.
 
     Raises:
         OutputError: it cannot be made, or nothing can be written there.
     """
-    target = Path(os.path.realpath(path))  # a symbolic link is written through
     folder = next((each for each in target.parents if each.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"the output {path} cannot be written: {folder} is not a folder that you may write in")
+        raise OutputError(f"the output {path} cannot be written: {folder} is not a writable folder")
 
 
 def find_ffmpeg() -> str:

@@ -1,1 +1,1 @@
-"""Connections to and from strangers: where they may lead, how long they may take, how many may wait."""
+"""Connections with untrusted peers: allowed addresses, time limits, and how many may wait."""

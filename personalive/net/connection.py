@@ -1,4 +1,4 @@
-"""uvicorn's HTTP connections with deadlines: what a client is to send or to take has its time, and all have a limit.
+"""uvicorn's HTTP connections with read and write deadlines, and a limit on how many may wait.
 
 uvicorn waits for ever for the rest of a request, and counts waiting connections among those that it serves, so a few
 hundred half requests lock everyone out. `docs/decisions.md` says what else was measured.
@@ -152,12 +152,12 @@ class HttpConnection(H11Protocol):
         self._watch()
 
     def pause_writing(self) -> None:
-        """The client does not take its answer."""
+        """The client is not reading its response."""
         super().pause_writing()
         self._watch()
 
     def resume_writing(self) -> None:
-        """The client takes it again."""
+        """The client is reading again."""
         super().resume_writing()
         self._watch()
 

@@ -1,4 +1,4 @@
-"""How long an exchange with a stranger may take: in total, and for every byte of it."""
+"""Limits on the duration and the data rate of an exchange with an untrusted peer."""
 
 import time
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Pace:
         self._stopped = True
 
     def left(self) -> float:
-        """The seconds that nothing may happen for, more than 0.
+        """Seconds within which the next bytes must come or go; always more than 0.
 
         Raises:
             TimeoutError: none is left.

@@ -1,4 +1,4 @@
-"""Connections whose client is to speak next: they share a limit, beyond which the oldest give way."""
+"""Connections that wait for their client share a limit; beyond it, the oldest are closed."""
 
 import ipaddress
 from typing import Protocol

@@ -5,21 +5,16 @@ Those of the model are in `personalive.loading`, those of a live session and of 
 
 from personalive.settings.animation import (
     DRIVER,
-    EVERYWHERE,
-    FILES,
     REFERENCE,
     AnimateOptions,
     MotionSettings,
     SizeSettings,
 )
-from personalive.settings.declare import About, Setting, Settings, Surface, same, setting
+from personalive.settings.declare import Setting, Settings, Surface, same, setting
 
 __all__ = [
     "DRIVER",
-    "EVERYWHERE",
-    "FILES",
     "REFERENCE",
-    "About",
     "AnimateOptions",
     "MotionSettings",
     "Setting",

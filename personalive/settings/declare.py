@@ -29,7 +29,7 @@ class Surface(enum.Flag):
 
     CLI = enum.auto()
     HTTP = enum.auto()
-    """Cog's inputs, chosen by strangers: never a path on the server, nor what only its operator should decide."""
+    """Cog's inputs, which come from untrusted clients: no server paths, no operator settings."""
     LIVE = enum.auto()
     """A session of the live server, while it runs."""
 

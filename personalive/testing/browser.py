@@ -64,9 +64,9 @@ def write_camera(path: Path, frames: RGBArray, fps: int) -> Path:
     return path
 
 
-def moving_bar(seconds: int = 4, fps: int = 25, size: int = 256) -> RGBArray:
-    """A white bar that swings from side to side once in the film."""
-    count = seconds * fps
+def moving_bar() -> RGBArray:
+    """100 frames of 256x256 pixels, in which a white bar swings from side to side once."""
+    count, size = 100, 256
     frames = np.full((count, size, size, 3), 60, dtype=np.uint8)
     for index in range(count):
         left = int((0.5 + 0.35 * np.sin(2 * np.pi * index / count)) * (size - 24))

@@ -27,8 +27,9 @@ def faceless(width: int = 320, height: int = 240) -> RGBArray:
     return picture
 
 
-def moving_face(frames: int, size: int = 256, step: float = 2.0) -> list[RGBArray]:
-    """The photographed face on a grey ground, moving right by `step` pixels a frame."""
+def moving_face(frames: int, step: float = 2.0) -> list[RGBArray]:
+    """The photographed face on a grey ground, 256x256 pixels, moving right by `step` pixels a frame."""
+    size = 256
     face = np.asarray(Image.fromarray(photograph()[20:260, 105:345]).resize((size * 3 // 5, size * 3 // 5)))
     pictures = []
     for index in range(frames):
@@ -63,7 +64,6 @@ def save_video(
     *,
     sound: bool = False,
     options: tuple[str, ...] = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p"),
-    before: tuple[str, ...] = (),
 ) -> Path:
     """Encode pictures of one size with ffmpeg; `sound` adds a tone of the same length."""
     pictures = list(pictures)
@@ -71,7 +71,7 @@ def save_video(
     tone = ("-f", "lavfi", "-i", f"sine=frequency=440:duration={float(len(pictures) / Fraction(rate))}")
     run_ffmpeg(
         *("-f", "rawvideo", "-pix_fmt", "rgb24", "-video_size", f"{width}x{height}", "-framerate", str(rate)),
-        *("-i", "pipe:0", *(tone if sound else ()), *options, *before, str(path)),
+        *("-i", "pipe:0", *(tone if sound else ()), *options, str(path)),
         data=b"".join(picture.tobytes() for picture in pictures),
     )
     return path

@@ -22,9 +22,8 @@ from personalive.errors import InputError, WeightsError
 from personalive.models import NETWORKS, build_network
 from personalive.training.trainee import Trainee
 from personalive.weights import WeightsSource, load_into, save_folder
+from personalive.weights.folder import SMALL_FILE
 
-PART_SIZE = 15_000_000
-"""The most bytes in one file of a portable checkpoint."""
 INDEX, LOCAL = "checkpoint.json", "local.pt"
 
 
@@ -52,7 +51,7 @@ def write_portable(folder: Path, config: ModelConfig, tensors: dict[str, Tensor]
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, tensor in tensors.items():
-        if size + tensor.nbytes > PART_SIZE and parts[-1]:
+        if size + tensor.nbytes > SMALL_FILE and parts[-1]:
             parts.append({})
             size = 0
         parts[-1][key] = tensor.contiguous()

@@ -43,6 +43,8 @@ from personalive.training.sources import taken_over
 
 PAIRS, FRAMES = 8, 64
 LONG_FRAMES, LONG_PART = 2000, 200
+DRAWN = 16
+"""People whose pictures measure the autoencoder."""
 HELD_OUT = 700_000_000
 """Added to the seed: training draws its people from other seeds."""
 VAE_PSNR, PSNR, PSNR_GAIN, LANDMARK_ERROR, FOUND, CORRELATION_LOSS, LONG_CHANGE = (
@@ -122,10 +124,10 @@ def score(reader: FaceReader, pair: Pair, still: Pictures, output: Pictures, tru
     )
 
 
-def autoencoder_psnr(model: PersonaLive, seed: int, count: int = 16) -> float:
+def autoencoder_psnr(model: PersonaLive, seed: int) -> float:
     """Drawn people through the VAE and back, in dB."""
     generator = torch.Generator().manual_seed(HELD_OUT + seed)
-    drawn = render(sample_identities(count, generator), sample_motions(count, generator), model.config.size)
+    drawn = render(sample_identities(DRAWN, generator), sample_motions(DRAWN, generator), model.config.size)
     with torch.inference_mode():
         again = torch.cat([model.networks.decode(model.networks.encode_image(part)).cpu() for part in drawn.split(4)])
     square = ((again - (drawn / 2 + 0.5)) ** 2).mean(dim=(1, 2, 3))
@@ -151,21 +153,21 @@ def evaluate(model: PersonaLive, seed: int, pairs: int = PAIRS, frames: int = FR
     return result
 
 
-def evaluate_long(model: PersonaLive, seed: int, frames: int = LONG_FRAMES, part: int = LONG_PART) -> dict[str, Any]:
+def evaluate_long(model: PersonaLive, seed: int) -> dict[str, Any]:
     """One long animation: figures of its first and of its last frames.
 
     The driver plays a quarter of that many frames back and forth, twice. So the last frames show what the first ones
     show, in reverse, and only the length of the animation can make a difference.
     """
-    turn = frames // 4
-    places = torch.arange(frames) % (2 * turn)
+    turn = LONG_FRAMES // 4
+    places = torch.arange(LONG_FRAMES) % (2 * turn)
     places = torch.minimum(places, 2 * turn - places)
     pair = make_pair(seed * 1000 + 999, turn + 1, itself=False)
     reader = FaceReader()
     with tempfile.TemporaryDirectory() as folder:
         still, output = animate_pair(model, pair, Path(folder), seed, places)
     result = {}
-    for name, chosen in (("first", slice(0, part)), ("last", slice(frames - part, frames))):
+    for name, chosen in (("first", slice(0, LONG_PART)), ("last", slice(LONG_FRAMES - LONG_PART, LONG_FRAMES))):
         seen = places[chosen]
         cut = Pair(pair.person, pair.driver, pair.rest, pair.track[:, seen], pair.target[:, seen])
         truth = pictures(pair.person, cut.target, model.config.size)

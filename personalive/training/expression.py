@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive.engine import motion as kp
+from personalive.engine.raster import unbounded_boxes
 from personalive.training.captured import Tensors
-from personalive.training.shots import Shots, crop_faces, jitter_boxes, keypoint_boxes, roughen
+from personalive.training.shots import Shots, crop_faces, jitter_boxes, roughen
 from personalive.training.sources import SIGNALS, Source, step_generator
 from personalive.training.stages import Batch, Stateless
 from personalive.training.trainee import Trainee
@@ -27,7 +28,7 @@ SEED = 11
 def face_crops(trainee: Trainee, shots: Shots, random: torch.Generator) -> Tensor:
     """Crops for the motion encoder, `[n·f, 3, s, s]`, by jittered boxes of both kinds."""
     images, boxes = shots.images.flatten(0, 1), shots.boxes.flatten(0, 1)
-    live = keypoint_boxes(kp.project(trainee.pose(shots)), images.shape[-1])
+    live = unbounded_boxes(kp.project(trainee.pose(shots)), images.shape[-1], images.shape[-1])
     chosen = torch.rand((len(boxes), 1), generator=random, device=boxes.device) < KEYPOINT_BOX_SHARE
     boxes = jitter_boxes(torch.where(chosen, live, boxes), random)
     size = trainee.config.motion_encoder.image_size

@@ -61,11 +61,11 @@ def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
     return keyframes
 
 
-def suggest(tracks: Sequence[tuple[Tensor, Tensor]], share: float = SHARE) -> float:
-    """The threshold at which `share` of the tracks have a keyframe."""
+def suggest(tracks: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The threshold at which `SHARE` of the tracks have a keyframe."""
     # A track has one if the frame that is farthest from its reference, of those that are tested, is beyond.
     farthest = [_distances(reference, driver[FIRST_STEP - LEAD :]).max() for reference, driver in tracks]
-    return round(float(np.quantile(farthest, 1 - share)), 1)
+    return round(float(np.quantile(farthest, 1 - SHARE)), 1)
 
 
 def _distances(reference: Tensor, driver: Tensor) -> Distances:

@@ -93,16 +93,16 @@ def fit_rotation(template: FloatArray, points: FloatArray) -> tuple[FloatArray, 
     return turn, float((weights * flip).sum() / (source**2).sum())
 
 
-def make_template(count: int = 48, seed: int = 99) -> FloatArray:
-    """Mean mesh of drawn faces that look straight ahead, `[468, 3]`, unit size."""
+def make_template() -> FloatArray:
+    """Mean mesh of 48 drawn faces that look straight ahead, `[468, 3]`, unit size."""
     import torch
 
     from personalive.training.avatars import neutral, render, sample_identities
     from personalive.training.shots import to_pixels
 
-    identities = sample_identities(count, torch.Generator().manual_seed(seed))
+    identities = sample_identities(48, torch.Generator().manual_seed(99))
     reader, meshes = FaceReader(), []
-    for index in range(count):
+    for index in range(48):
         picture = render(identities[index : index + 1], neutral(1))
         mesh = reader.mesh(to_pixels(picture[0]))
         if mesh is not None:

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from personalive.engine.motion import HeadPose
-from personalive.engine.raster import BOX_AFTER, BOX_BEFORE, BOX_SCALE, pixels
+from personalive.media.faces import MESH_MARGIN
 from personalive.types import RGBArray
 
-MESH_MARGIN = 1.1
 JITTER = 0.05
 """Standard deviation of a box's position and size, relative to its side."""
+POSE_DEGREES, POSE_SHIFT = 0.5, 0.004
+"""Standard deviation of the motion extractor's errors: in angles, and in everything else."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,9 @@ def mesh_boxes(landmarks: Tensor, size: int) -> Tensor:
     return torch.cat(((low + high) / 2 - half, (low + high) / 2 + half), dim=-1)
 
 
-def keypoint_boxes(keypoints: Tensor, size: int) -> Tensor:
-    """Boxes `[n, 4]` in pixels from keypoints `[n, 21, 3]`, as live frames have them."""
-    points = pixels(keypoints, size, size).float()
-    centre, top = points.mean(dim=1), points[:, :, 1].amin(dim=1)
-    half = ((centre[:, 1] - top) * BOX_SCALE)[:, None]
-    return torch.cat((centre - BOX_BEFORE * half, centre + BOX_AFTER * half), dim=-1)
-
-
-def jitter_boxes(boxes: Tensor, generator: Generator, amount: float = JITTER) -> Tensor:
+def jitter_boxes(boxes: Tensor, generator: Generator) -> Tensor:
     """Boxes `[..., 4]` moved and scaled a little at random."""
-    side = (boxes[..., 2:3] - boxes[..., 0:1]) * amount
+    side = (boxes[..., 2:3] - boxes[..., 0:1]) * JITTER
     noise = torch.randn((*boxes.shape[:-1], 3), generator=generator, device=boxes.device) * side
     grow = noise[..., 2:]
     shift = noise[..., :2]
@@ -130,7 +123,7 @@ def roughen(images: Tensor, generator: Generator) -> Tensor:
     return (images * gain + lift + grain).clamp(-1, 1)
 
 
-def jitter_pose(pose: HeadPose, generator: Generator, degrees: float = 0.5, shift: float = 0.004) -> HeadPose:
+def jitter_pose(pose: HeadPose, generator: Generator) -> HeadPose:
     """Heads with errors as the motion extractor makes them."""
 
     def noise(like: Tensor, amount: float) -> Tensor:
@@ -138,8 +131,8 @@ def jitter_pose(pose: HeadPose, generator: Generator, degrees: float = 0.5, shif
 
     return replace(
         pose,
-        angles=noise(pose.angles, degrees),
-        translation=noise(pose.translation, shift),
-        scale=noise(pose.scale, shift),
-        canonical=noise(pose.canonical, shift / 2),
+        angles=noise(pose.angles, POSE_DEGREES),
+        translation=noise(pose.translation, POSE_SHIFT),
+        scale=noise(pose.scale, POSE_SHIFT),
+        canonical=noise(pose.canonical, POSE_SHIFT / 2),
     )

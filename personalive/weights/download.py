@@ -82,7 +82,7 @@ def download(
 
 
 def complete(hub: Hub, config: ModelConfig) -> Hub:
-    """Download what is missing; what is there is checked only where it changed since it was.
+    """Download what is missing; cached files are checked again only if they have changed.
 
     Returns:
         The hub at the revisions that are now there.
@@ -93,7 +93,7 @@ def complete(hub: Hub, config: ModelConfig) -> Hub:
 
 
 def _survey(hub: Hub, *, thorough: bool) -> tuple[Hub, list[PlannedFile]]:
-    """What is there, and what there is of the rest at which revisions."""
+    """Which files are cached, and which revisions the remotes offer for the others."""
     plan: list[PlannedFile] = []
     for repository in hub.manifest.repositories:
         found = _present(hub, repository, thorough=thorough)
@@ -132,7 +132,7 @@ def _is_sound(hub: Hub, file: PublishedFile, name: str, path: Path, *, thorough:
 
 
 def _locate(hub: Hub, repository: Repository) -> tuple[Repository, Listing]:
-    """Where a repository can be had, and at which revision: the one it is at, else the one that the user names."""
+    """Which remote has a repository, and at which revision: the current one, or else the user's."""
     paths = [file.hub_path(name) for file in hub.manifest.of(repository) for name in file.names]
     held, asked = repository.held, hub.wanted_revision
     address = hub.wanted_address or (held.hub if held else "")
@@ -158,7 +158,7 @@ def _locate(hub: Hub, repository: Repository) -> tuple[Repository, Listing]:
 def _list(
     remote: Remote, repository: str, revisions: Sequence[str | None], paths: Sequence[str]
 ) -> tuple[str, Listing]:
-    """What there is of the first of these revisions that is there, and which that is."""
+    """The first of these revisions that the remote has, and its listing."""
     gone: dict[str, None] = {}
     for revision in filter(None, revisions):
         try:

@@ -30,7 +30,7 @@ from personalive.weights.source import WeightsFile, WeightsSource
 
 CONFIG, INDEX = "config.json", "weights.json"
 SMALL_FILE = 15_000_000
-"""The most bytes in a file of a shipped model."""
+"""The most bytes in a file of a model in this repository, or of a portable checkpoint."""
 _SHARD = re.compile(r"(?P<network>[a-z_]+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 
 

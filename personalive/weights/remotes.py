@@ -255,7 +255,7 @@ def _upstream(revision: str) -> str:
 
 def _require_digest(digest: object, remote: str, path: str) -> str:
     if not is_digest(digest):
-        raise WeightsError(f"{remote} says that the digest of {path} is {digest!r}, which is none")
+        raise WeightsError(f"{remote} says that the digest of {path} is {digest!r}, which is not a valid digest")
     return str(digest)
 
 

@@ -81,7 +81,7 @@ def _from_hub(hub: Hub, config: ModelConfig, dtype: torch.dtype | None, download
             if file.kind == "config":
                 check_hf_config(file.network, found[1], config)
     if not checked:
-        logger.warning("nothing is recorded to check the files in %s against: only their structure is", hub.cache)
+        logger.warning("no digests are recorded for the files in %s: only their structure was checked", hub.cache)
     return replace(hub.source(config), checked=checked)
 
 
@@ -114,7 +114,7 @@ def _converted(hub: Hub, config: ModelConfig, dtype: torch.dtype) -> WeightsSour
 def _from_own_format(folder: Path, name: str) -> WeightsSource:
     source, recorded = open_folder(folder, name)
     for path, expected in recorded.items():
-        check_file(path, path.name, expected, "Copy the folder again from where it came.")
+        check_file(path, path.name, expected, "Copy the folder again from its source.")
     if not recorded:
         _warn_unrecorded(folder)
     return source

@@ -382,9 +382,11 @@ def test_many_at_once_with_one_id_are_one_prediction(trusting, long):
 
 def test_client_who_leaves_cancels(trusting, inputs, long):
     with receiver() as web:
-        with pytest.raises(httpx.ReadTimeout):
-            body = {"input": long, "webhook": f"{web.url}/webhook"}
-            httpx.post(f"{trusting.url}/predictions", json=body, timeout=3)
+        body = json.dumps({"input": long, "webhook": f"{web.url}/webhook"}).encode()
+        head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(trusting.url.removeprefix("http://").split(":"), WAIT) as client:
+            client.sendall(f"POST /predictions HTTP/1.1\r\n{head}".encode() + body)
+            wait_for(web.events)
         wait_for(lambda: "canceled" in web.statuses())
     assert_works(trusting, inputs)
 
@@ -524,6 +526,19 @@ def test_signals_end_all_processes_even_where_the_prediction_does_not_listen(stu
         assert stub.process.wait(WAIT) == 0
         assert "canceled" in web.statuses()
     wait_for(lambda: not alive(processes))
+
+
+def test_sigterm_during_an_upload_still_tells_the_webhook_how_it_ended(stub_folder):
+    with socket.create_server(("127.0.0.1", 0)) as deaf, receiver() as web:
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}/kept"
+        with stub_server(stub_folder, "--upload_url", url) as running:
+            running.put("kept", {"what": "result"}, webhook=f"{web.url}/webhook")
+            upload, _ = deaf.accept()
+            with upload:
+                running.process.send_signal(signal.SIGTERM)
+                assert running.process.wait(WAIT) == 0
+        assert web.statuses()[-1] == "failed"
+        assert "upload" in web.events()[-1]["error"]
 
 
 def test_service_that_is_killed_leaves_no_process(stub):

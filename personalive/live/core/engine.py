@@ -1,4 +1,4 @@
-"""What the live server asks of a model.
+"""The interface that the live server needs from a model.
 
 The server knows a model only by these two protocols, so its own delay can be measured with a model that passes
 frames through.

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from personalive.engine.cues import Cue, Presence
+from personalive.media.face_track import SceneCuts
 from personalive.media.faces import MIN_FACE, is_blank, load_mediapipe, mesh_box
 from personalive.media.portrait import Portrait, PortraitFinder
 from personalive.types import Box, RGBArray
@@ -78,30 +79,33 @@ class FaceFinder:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        self._presence = Presence()
+        self._presence, self._scenes = Presence(), SceneCuts()
         self._last: tuple[float, float, float, float] | None = None
         self._missed = 0
-        self.lost = 0
-        """Frames without a face so far."""
 
     @property
     def visible(self) -> bool:
         """Whether the driver's face was seen recently."""
         return self._missed < LOST_AFTER
 
-    def find(self, image: RGBArray, at: float) -> tuple[Box, Cue]:
+    def start_over(self) -> None:
+        """Take the next face as the first: the animation has forgotten its driver."""
+        self._presence, self._scenes = Presence(), SceneCuts()
+
+    def find(self, image: RGBArray, at: float, *, cut: bool = False) -> tuple[Box, Cue]:
         """The face in the next frame, or where it was last, and the frame's cue.
 
         Args:
             image: uint8 [h,w,3] of any size.
             at: when it was captured, in seconds.
+            cut: whether it shows another scene than the one before; other cameras are noticed without it.
         """
         height, width = image.shape[:2]
+        cut = self._scenes.add(image) or cut
         box = self._tracker.follow(image)
-        cue = self._presence.cue(box is not None, at)
+        cue = self._presence.cue(box is not None, at, cut=cut)
         if box is None:
             self._missed += 1
-            self.lost += 1
             return self._scaled(width, height), cue
         self._missed = 0
         self._last = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)

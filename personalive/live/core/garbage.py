@@ -1,4 +1,4 @@
-"""When Python looks for objects that are no longer used.
+"""When Python's garbage collector runs.
 
 A connection of aiortc is a cycle of objects that holds codecs and frames. Left to itself, Python frees such cycles
 dozens of sessions later, and looks at every object of the process to find them: a tenth of a second in which everything

@@ -31,7 +31,7 @@ class Parameters(MotionSettings):
         InputError: a value of the wrong kind or out of bounds.
     """
 
-    paused: bool = _live(False, "Stand still")
+    paused: bool = _live(False, "Pause the animation")
     mirror: bool = _live(False, "Flip the driver left to right, as a mirror does")
     fps: float = _live(
         60.0,

@@ -11,6 +11,9 @@ from personalive.types import RGBArray
 MAX_FRAME_PIXELS = 8_500_000
 """Larger frames of the fallback socket are refused (4K has 8.3 million)."""
 
+QUALITY = 85
+"""Of JPEG and WebP, out of 100."""
+
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> RGBArray:
     """An encoded picture as RGB, turned upright; as for files, see `media.images.decode_image`.
@@ -23,9 +26,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> RGBArray:
     return decode_image(io.BytesIO(data), "the picture", max_pixels=max_pixels)
 
 
-def encode(image: RGBArray, kind: str = "JPEG", quality: int = 85) -> bytes:
+def encode(image: RGBArray, kind: str = "JPEG") -> bytes:
     """A picture as a JPEG or WebP file."""
     stream = io.BytesIO()
     options = {"method": 0} if kind == "WEBP" else {}
-    Image.fromarray(image).save(stream, kind, quality=quality, **options)
+    Image.fromarray(image).save(stream, kind, quality=QUALITY, **options)
     return stream.getvalue()

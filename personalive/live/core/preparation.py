@@ -39,9 +39,17 @@ class Preparation:
         self._faces = faces
         self._send = send
         self._face_was_visible = True
+        self._run = 0
+        self._mirror: bool | None = None
 
-    def driving(self, frames: Sequence[CameraFrame], *, mirror: bool) -> Any:
-        """What `Engine.driving` makes of the frames; None if one is damaged."""
+    def driving(self, frames: Sequence[CameraFrame], *, mirror: bool, run: int) -> Any:
+        """What `Engine.driving` makes of the frames; None if one is damaged.
+
+        Args:
+            frames: of the camera.
+            mirror: whether they are flipped left to right.
+            run: another number than before says that the animation has forgotten its driver.
+        """
         images = []
         for frame in frames:
             try:
@@ -51,7 +59,14 @@ class Preparation:
                 return None
         if self._faces is None:
             return self._engine.driving(images, None)
-        found = [self._faces.find(image, frame.captured) for image, frame in zip(images, frames, strict=True)]
+        if run != self._run:
+            self._faces.start_over()
+        turned = self._mirror not in (None, mirror)  # everything is on the other side now
+        found = [
+            self._faces.find(image, frame.captured, cut=turned and index == 0)
+            for index, (image, frame) in enumerate(zip(images, frames, strict=True))
+        ]
+        self._run, self._mirror = run, mirror
         if self._faces.visible != self._face_was_visible:
             self._face_was_visible = self._faces.visible
             self._send(FACE if self._face_was_visible else NO_FACE)

@@ -66,6 +66,8 @@ class Session:
         self._chunk: Chunk | None = None
         self._preparing = False
         self._epoch = 0
+        self._run = 0
+        """Counts how often the driver was forgotten."""
         self._stamps = Stamps(engine.window, engine.delay_frames)
         self._closed = False
 
@@ -213,11 +215,11 @@ class Session:
         """Choose the frames of the next chunk and make them ready for the model (a preparing thread)."""
         began = self._clock()
         with self._lock:
-            epoch, mirror = self._epoch, self.parameters.mirror
+            epoch, run, mirror = self._epoch, self._run, self.parameters.mirror
             frames = self._ring.take(self._engine.window)
         chunk = None
         try:
-            driving = self._preparation.driving(frames, mirror=mirror) if frames else None
+            driving = self._preparation.driving(frames, mirror=mirror, run=run) if frames else None
             if driving is not None:
                 with self._lock:
                     chunk = Chunk(driving, self._stamps.of_chunk(frames)) if epoch == self._epoch else None
@@ -286,11 +288,12 @@ class Session:
         self._animation.free()
 
     def _submit_and_start_over(self, command: Callable[[], None]) -> "Future[None]":
-        """A command that makes everything under way void."""
+        """A command after which all frames and pictures in flight are discarded."""
 
         def run() -> None:
             command()
             with self._lock:
+                self._run += 1
                 self._start_over()
 
         return self.submit(run)

@@ -6,17 +6,20 @@ from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
+from websockets.frames import CloseCode
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.http.security import answer_headers
 from personalive.live.hub.entries import FullError, NotLoadedError, NotYoursError, UnknownSessionError
 from personalive.live.hub.loader import BusyError
+from personalive.live.hub.rates import TooManyError
 
 logger = logging.getLogger(__name__)
 
 ANSWERS: dict[type[PersonaLiveError], int] = {
     FullError: 503,
+    TooManyError: 429,
     DeviceMemoryError: 503,
     UnknownSessionError: 404,
     SessionEndedError: 404,
@@ -25,10 +28,10 @@ ANSWERS: dict[type[PersonaLiveError], int] = {
     InputError: 400,
     PersonaLiveError: 400,
 }
+RETRY_AFTER = {503: "10", 429: "1"}
+"""Seconds."""
 MAX_DETAIL = 1000
 """The most characters of a reason, which may repeat what the client has sent."""
-POLICY_VIOLATION = 1008
-"""The code that a WebSocket is closed with."""
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -45,7 +48,7 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     status = next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
-    return _answer(str(error), status, {"Retry-After": "10"} if status == 503 else None)
+    return _answer(str(error), status, {"Retry-After": RETRY_AFTER[status]} if status in RETRY_AFTER else None)
 
 
 async def _answer_not_loaded(request: Request, error: Exception) -> Response:
@@ -61,7 +64,7 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 
 async def _refuse_socket(socket: WebSocket, error: Exception) -> None:
     assert isinstance(error, WebSocketRequestValidationError)
-    await socket.close(POLICY_VIOLATION, "; ".join(str(each["msg"]) for each in _problems(error)))
+    await socket.close(CloseCode.POLICY_VIOLATION, "; ".join(str(each["msg"]) for each in _problems(error)))
 
 
 async def _answer_nested(request: Request, error: Exception) -> Response:

@@ -1,8 +1,10 @@
 """The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Path, Request, Response
+from starlette.requests import HTTPConnection
 
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
@@ -16,18 +18,20 @@ from personalive.live.hub.loader import PIPELINE
 from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.webrtc import Peer
+from personalive.media.images import media_types
 
 router = APIRouter()
 COOKIE_SECONDS = 365 * 86400
 SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned")]
 WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the watched client")]
 
-KINDS = ("image/jpeg", "image/png", "image/webp")
 PICTURE_BODY = {
     "requestBody": {
         "required": True,
         "description": f"A portrait, at most {MAX_PICTURE // 2**20} MB",
-        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS},
+        "content": {
+            kind: {"schema": {"type": "string", "format": "binary"}} for kind in sorted(set(media_types().values()))
+        },
     }
 }
 
@@ -48,11 +52,16 @@ def hub_of(request: Request) -> Hub:
 
 def client_of(request: Request, response: Response) -> Client:
     """The sender of a request; one without a cookie is given one."""
-    address = request.client.host if request.client else "unknown"
-    cookie, token = request.cookies.get(COOKIE), given_token(request.headers)
-    if cookie:
-        return Client.known(cookie, address, token)
-    return Client.new(give_cookie(request, response), token, address)
+    return sender_of(request, lambda: give_cookie(request, response))
+
+
+def sender_of(connection: HTTPConnection, cookie: Callable[[], str]) -> Client:
+    """The sender of a request or of a WebSocket's; `cookie` makes one for a client that sends none."""
+    address = connection.client.host if connection.client else "unknown"
+    token = given_token(connection.headers)
+    if known := connection.cookies.get(COOKIE):
+        return Client.known(known, address, token)
+    return Client.new(cookie(), token, address)
 
 
 def give_cookie(request: Request, response: Response) -> str:
@@ -66,6 +75,15 @@ def ice_of(request: Request) -> IceLimits:
     """Limits for the server's ICE agents."""
     limits: IceLimits = request.app.state.ice
     return limits
+
+
+def admit_offer(request: Request) -> None:
+    """Count an offer of the sender's address.
+
+    Raises:
+        TooManyError: it sends too many.
+    """
+    hub_of(request).offers.admit(request.client.host if request.client else "unknown")
 
 
 HubOf = Annotated[Hub, Depends(hub_of)]
@@ -137,32 +155,26 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
 
 @router.post(
     "/api/v1/webrtc/offer",
-    responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _503="Full, or not loaded")},
+    responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _429="Too many", _503="Full, or not loaded")},
+    dependencies=[Depends(admit_offer)],
 )
 async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
     """Connect by WebRTC: open a session, or continue one."""
     parameters = request.initialParameters or {}
-    if request.sessionId:
-        entry = hub.find(request.sessionId, client)
-        entry.session.change(parameters)
-    else:
-        entry = await hub.open(client, parameters)
-    sdp = await _connected(
-        Peer(hub, entry, ice, viewer=False), hub, entry, request.sdp, fresh=request.sessionId is None
-    )
-    return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
-
-
-async def _connected(peer: Peer, hub: Hub, entry: Entry, sdp: str, *, fresh: bool) -> str:
+    fresh = request.sessionId is None
+    entry = await hub.open(client, parameters) if request.sessionId is None else hub.find(request.sessionId, client)
+    peer = Peer(hub, entry, ice, viewer=False)
     try:
-        answer = await peer.answer(sdp)
+        sdp = await peer.answer(request.sdp)
+        if not fresh:
+            entry.session.change(parameters)
         hub.connections.attach(entry, peer)
     except BaseException:
         if fresh:
             entry.session.close("the offer could not be used")
         await peer.close()
         raise
-    return answer
+    return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
 
 
 @router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
@@ -188,7 +200,10 @@ async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
 
 @router.post(
     "/api/v1/watch/{watch_id}/offer",
-    responses=_problems(_400="Bad SDP", _404="Nothing to watch now", _503="There are enough viewers already"),
+    responses=_problems(
+        _400="Bad SDP", _404="Nothing to watch now", _429="Too many", _503="There are enough viewers already"
+    ),
+    dependencies=[Depends(admit_offer)],
 )
 async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
     """Watch by WebRTC. No token is needed: the id, which cannot be guessed, is enough."""

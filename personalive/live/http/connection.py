@@ -18,6 +18,8 @@ from personalive.net.connection import ROOM, SECONDS, HttpConnection, Place, Sta
 
 CONTROL_FRAMES = 200
 """Pings, pongs and parts of messages that a WebSocket may send at once, and again ten seconds later."""
+PIECE = 16 * 1024
+"""Bytes of a WebSocket that are parsed at once."""
 MAX_LATE_BYTES = 65536
 """Bytes of a WebSocket that are read after we closed it, to find the client's close frame."""
 
@@ -67,6 +69,8 @@ class SocketConnection(WebSocketsSansIOProtocol):
         self._frames_left = float(CONTROL_FRAMES)
         self._counted = time.monotonic()
         self._late_bytes = 0
+        self._unread = b""
+        """What has arrived and is not parsed yet."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A request becomes a WebSocket."""
@@ -90,7 +94,26 @@ class SocketConnection(WebSocketsSansIOProtocol):
         if self.close_sent:
             self._late_bytes += len(data)
         if self._late_bytes <= MAX_LATE_BYTES:
-            super().data_received(data)
+            waiting = bool(self._unread)
+            self._unread += data
+            if not waiting:
+                self._parse()
+
+    def _parse(self) -> None:
+        """Read on, a piece at a time: what a flood leaves in the socket's buffer takes a tenth of a second to parse."""
+        piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
+        if self._late_bytes > MAX_LATE_BYTES or self.transport.is_closing():
+            self._unread = b""
+            return
+        super().data_received(piece)
+        if self._unread:
+            if not self.read_paused:
+                self.read_paused = True
+                self.transport.pause_reading()
+            self.loop.call_soon(self._parse)
+        elif self.read_paused and self.queue.empty():  # the application waits already, and would not resume it
+            self.read_paused = False
+            self.transport.resume_reading()
 
     async def send(self, message: Any) -> None:
         """Send for the application, which may not know yet that the connection was dropped."""

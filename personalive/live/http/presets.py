@@ -5,16 +5,12 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, Response
-from PIL import Image
 
 from personalive.live.http import schemas
-from personalive.media.images import IMAGE_FORMATS
+from personalive.media.images import media_types
 
-KINDS = {
-    **{suffix: Image.MIME[kind] for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS},
-    **dict.fromkeys((".heic", ".heif"), "image/heic"),
-}
-"""Media types by suffix: those that a portrait may have, so that a chosen one can be sent back."""
+KINDS = media_types()
+"""By suffix: what a portrait may be, so that a chosen one can be sent back."""
 
 
 def router(folder: Path) -> APIRouter:

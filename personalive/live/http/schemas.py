@@ -93,7 +93,7 @@ class WatchAnswer(BaseModel):
 class WatchRequest(BaseModel):
     """A viewer's WebRTC offer."""
 
-    sdp: str = Field(min_length=1, max_length=200_000, examples=[EXAMPLE_SDP])
+    sdp: str = Field(min_length=1, max_length=MAX_SDP, examples=[EXAMPLE_SDP])
     type: Literal["offer"]
 
 

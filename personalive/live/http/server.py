@@ -12,21 +12,23 @@ import uvicorn
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
+from websockets.frames import CloseCode
 
 from personalive.errors import PersonaLiveError
-from personalive.extras import missing, pip_install
+from personalive.extras import missing
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
 from personalive.live.http import answers, api, metrics, presets
 from personalive.live.http.connection import LiveConnection, SocketConnection
-from personalive.live.http.security import SOCKET_TOKEN, Gate, given_token
-from personalive.live.hub.clients import COOKIE, Client, new_cookie
+from personalive.live.http.security import SOCKET_TOKEN, Gate
+from personalive.live.hub.clients import COOKIE, new_cookie
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
 from personalive.live.transport import aiortc_fixes
 from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
+from personalive.media.faces import NO_FACES
 from personalive.net.connection import ROOM, TLS
 from personalive.net.waiting import WaitingRoom
 
@@ -114,22 +116,16 @@ def _add_socket(app: FastAPI) -> None:
         wanted = socket.headers.get("sec-websocket-protocol", "")
         await socket.accept(PROTOCOL if PROTOCOL in wanted or SOCKET_TOKEN in wanted else None)
         try:
-            client = _client(socket)
+            client = api.sender_of(socket, new_cookie)
             entry = hub.find(sessionId, client) if sessionId else await hub.open(client, {})
         except PersonaLiveError as error:
             await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
-            await socket.close(1013, str(error)[:120])
+            await socket.close(CloseCode.TRY_AGAIN_LATER, str(error)[:120])
             return
         connection = Socket(hub, entry, socket, format)
         connection.send({"type": "session", "sessionId": entry.session.identifier})
         hub.connections.attach(entry, connection)
         await connection.run()
-
-
-def _client(socket: WebSocket) -> Client:
-    address = socket.client.host if socket.client else "unknown"
-    cookie, token = socket.cookies.get(COOKIE), given_token(socket.headers)
-    return Client.known(cookie, address, token) if cookie else Client.new(new_cookie(), token, address)
 
 
 def model_factory(options: ServeOptions) -> ModelFactory:
@@ -143,10 +139,7 @@ def model_factory(options: ServeOptions) -> ModelFactory:
 def serve(options: ServeOptions) -> None:
     """Run the server until it is told to stop."""
     if options.face_boxes == "mesh" and missing("faces"):
-        logger.warning(
-            "mediapipe is not installed, so faces are cut out by the model's keypoints; this installs it: %s",
-            pip_install("faces"),
-        )
+        logger.warning("%s", NO_FACES)
         options = options.replace(face_boxes="keypoints")
     app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
     _allow_many_files()

@@ -1,4 +1,4 @@
-"""Who is who, and which portrait each client chose: bounded, so no client can fill the memory or push others out."""
+"""Client identity and chosen portraits, bounded so that no client can exhaust memory or evict others."""
 
 import hashlib
 import secrets

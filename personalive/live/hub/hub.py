@@ -4,6 +4,7 @@ The hub belongs to the event loop: every method is called there unless it says o
 """
 
 import asyncio
+import itertools
 import logging
 import secrets
 import threading
@@ -25,9 +26,16 @@ from personalive.live.hub.entries import Entry, FullError, NotLoadedError, NotYo
 from personalive.live.hub.eviction import reason_to_end, sessions_to_evict
 from personalive.live.hub.loader import EngineFactory, Loader
 from personalive.live.hub.portrait import Portraits, show
+from personalive.live.hub.rates import RequestRate
 from personalive.live.options import ServeOptions
 
 logger = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 0.1
+"""Between two looks for what ended connections leave behind. It is freed in small portions: what a flood of offers
+leaves behind in a second takes a tenth of a second to free, in which no picture moves."""
+SWEEPS_PER_LOOK = 5
+"""As many of them to each look for unused sessions."""
 
 MAX_SNAPSHOTS = 8
 """Snapshots are large: tens to hundreds of megabytes each."""
@@ -55,6 +63,8 @@ class Hub:
         self._faces = faces
         self._clock = clock
         self._portraits = Portraits(faces)
+        self.offers = RequestRate(options.offer_rate, clock)
+        """How often one address may offer a connection."""
         self._snapshots = ClientStore(capacity=MAX_SNAPSHOTS, per_address=MAX_SNAPSHOTS // 2)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
@@ -269,18 +279,19 @@ class Hub:
             self._loop.call_soon_threadsafe(self._forget, session)
 
     async def _sweep_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(0.5)
-            self.sweep()
+        for turn in itertools.count():
+            await asyncio.sleep(SWEEP_SECONDS)
+            if turn % SWEEPS_PER_LOOK == 0:
+                self.sweep()
+            if self._left_behind:
+                self._left_behind = not self.connections.are_closed
+                garbage.collect()
 
     def sweep(self) -> None:
-        """End unused sessions, and free what connections leave behind."""
+        """End unused sessions."""
         now = self._clock()
         for entry in list(self.entries.values()):
             reason = reason_to_end(entry, self.options, now)
             if reason is not None:
                 logger.info("session %s ends: %s", entry.session.identifier, reason)
                 entry.session.close(reason)
-        if self._left_behind and self.connections.are_closed:
-            self._left_behind = False
-            garbage.collect()

@@ -48,7 +48,7 @@ class IceLimits:
         return self.addresses is not None and all(ipaddress.ip_address(each).is_loopback for each in self.addresses)
 
     def may_send(self, address: str) -> bool:
-        """Count a check that is to go to an address; False: it has had enough of them."""
+        """Count a connectivity check to an address; False: the limit is reached."""
         traffic = self._of(address)
         if traffic.has_answered:
             return True

@@ -1,4 +1,4 @@
-"""What client and session say to each other while pictures flow: JSON objects, on a data channel or a socket."""
+"""Messages between client and session while streaming: JSON objects on a data channel or a socket."""
 
 import json
 import time
@@ -9,6 +9,8 @@ from personalive.errors import InputError
 from personalive.live.core.frames import Message
 from personalive.live.core.session import Session
 
+STATISTICS_SECONDS = 0.5
+"""Between two messages with figures."""
 MAX_MESSAGE = 16384
 """The most characters that a message may have."""
 

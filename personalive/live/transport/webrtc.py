@@ -34,7 +34,7 @@ from personalive.live.options import IceServer
 from personalive.live.transport.aiortc_fixes import ice_transports, limit_ice
 from personalive.live.transport.audio import DelayedAudio
 from personalive.live.transport.ice import IceLimits
-from personalive.live.transport.messages import handle, session_figures
+from personalive.live.transport.messages import STATISTICS_SECONDS, handle, session_figures
 from personalive.live.transport.offer import Candidates, checked
 from personalive.types import RGBArray
 
@@ -44,7 +44,6 @@ KEEP_ALIVE = 1.0
 """Seconds after which a picture is sent again if there is no new one, so that latecomers see something."""
 BIG_FRAME = 1920 * 1088
 """Pixels above which a camera frame is scaled down before it waits."""
-STATISTICS_SECONDS = 0.5
 GOODBYE_SECONDS = 0.2
 """Time for the last message to leave."""
 SILENT_SECONDS = 7

@@ -17,13 +17,14 @@ from typing import Literal
 
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.websockets import WebSocketState
+from websockets.frames import CloseCode
 
 from personalive.live.core.frames import CameraFrame, Message, Picture
 from personalive.live.core.pictures import MAX_FRAME_PIXELS, decode, encode
 from personalive.live.core.subscription import Subscription
 from personalive.live.hub.entries import Entry
 from personalive.live.hub.hub import Hub
-from personalive.live.transport.messages import handle, session_figures
+from personalive.live.transport.messages import STATISTICS_SECONDS, handle, session_figures
 
 logger = logging.getLogger(__name__)
 
@@ -34,15 +35,13 @@ FRAMES_PER_SECOND = 130
 """Messages a second; a client that sends faster is not read faster."""
 TEXTS_PER_SECOND = 50
 FLOOD_SECONDS = 2.0
-"""A client that sends too much for so long is let go."""
+"""A client that floods for this long is disconnected."""
 WAIT_SECONDS = 0.1
 """How long reading stops for each tenth of a second's worth that came too early."""
 SEND_SECONDS = 10.0
 """Seconds after which a client that reads nothing is disconnected."""
 GOODBYE_SECONDS = 1.0
 """Time for the last messages to leave."""
-STATISTICS_SECONDS = 0.5
-GOING_AWAY, POLICY_VIOLATION = 1001, 1008
 
 PictureFormat = Literal["jpeg", "webp"]
 
@@ -50,7 +49,7 @@ PictureFormat = Literal["jpeg", "webp"]
 class Ended(Exception):  # noqa: N818  not an error: what ends the tasks of a connection
     """A connection is over."""
 
-    def __init__(self, code: int = GOING_AWAY, reason: str = "") -> None:
+    def __init__(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
@@ -146,7 +145,7 @@ class Socket:
             if not within:
                 reason = "more messages came than a camera can send"
                 self._queue({"type": "error", "error_message": reason})
-                raise Ended(POLICY_VIOLATION, reason)
+                raise Ended(CloseCode.POLICY_VIOLATION, reason)
 
     def _take_frame(self, data: bytes) -> None:
         if len(data) <= STAMP.size:
@@ -207,6 +206,6 @@ class Pace:
             self._relaxed = now
         elif self._left < -self._per_second * WAIT_SECONDS:
             await asyncio.sleep(WAIT_SECONDS)
-            # However long that took: a server that is busy would else mistake its own delay for the sender's patience.
+            # However long the sleep took: otherwise a busy server would credit its own delay to the sender.
             self._left, self._updated = 0.0, time.monotonic()
         return now - self._relaxed < FLOOD_SECONDS

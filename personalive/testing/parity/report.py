@@ -35,7 +35,7 @@ class Tolerance:
         return ", ".join(parts)
 
 
-# The figures of the goldens' own description (reference/README.md section 4).
+# The figures of the goldens' own description, which lies beside them.
 EXACT = Tolerance(absolute=0)
 PIXELS = Tolerance(absolute=1e-6)
 SCHEDULER = Tolerance(elementwise=(1e-5, 1e-5))

@@ -158,9 +158,9 @@ def cast_rays(motion: Motion, size: int) -> Rays:
     y = ((line[None, :, None] - motion.translate_y[:, None, None]) / scale).expand(-1, -1, size)
     turn = rotation(motion)
     cell = [[turn[:, i, j, None, None] for j in range(3)] for i in range(3)]
-    origin = tuple(cell[0][j] * x + cell[1][j] * y for j in range(3))
-    direction = tuple(cell[2][j] for j in range(3))
-    return Rays(x, y, origin, direction, 2 / size / scale, turn)  # type: ignore[arg-type]
+    ox, oy, oz = (cell[0][j] * x + cell[1][j] * y for j in range(3))
+    dx, dy, dz = cell[2]
+    return Rays(x, y, (ox, oy, oz), (dx, dy, dz), 2 / size / scale, turn)
 
 
 def meet_ellipsoid(

@@ -44,12 +44,12 @@ def render(identity: Identity, motion: Motion, size: int = 256) -> Tensor:
     """
     rays = cast_rays(motion, size)
     who, how = spread(identity), spread(motion)
-    picture = _background(rays, who, how, size)
+    picture = _background(rays, who, size)
     hair = _Hair(rays, who)
     depth, distance = meet_head(rays, who, how.mouth_open)
     picture = blend(picture, who.hair * 0.62 * hair.grain(hair.far)[:, None], hair.behind())
     picture = _bun(rays, who, picture)
-    picture = _body(rays, who, how, picture)
+    picture = _body(rays, who, picture)
     picture = _ears(rays, who, picture)
     picture = blend(picture, _face(rays, who, how, depth), (1.2 - distance / rays.pixel).clamp(0, 1))
     picture = _ears(rays, who, picture, depth)
@@ -67,7 +67,7 @@ def _lit(colour: Tensor, normal: tuple[Tensor, Tensor, Tensor], who: Identity, s
     return colour * bright[:, None] + gleam[:, None]
 
 
-def _background(rays: Rays, who: Identity, how: Motion, size: int) -> Tensor:
+def _background(rays: Rays, who: Identity, size: int) -> Tensor:
     line = (torch.arange(size, device=rays.x.device) + 0.5) * (2 / size) - 1
     along = who.background_angle.cos() * line[None, None, :] + who.background_angle.sin() * line[None, :, None]
     mix = smoothstep((along + 1.2) / 2.4)[:, None]
@@ -81,8 +81,10 @@ def _ellipsoid_normal(
     local = [(p - m) / (r * r) for p, m, r in zip(rays.at(depth), centre, radii, strict=True)]
     length = torch.sqrt(sum((n * n for n in local), torch.full_like(depth, 1e-9)))
     local = [n / length for n in local]
-    x, y, z = (sum(rays.turn[:, i, j, None, None] * local[j] for j in range(3)) for i in range(3))
-    return x, y, z  # type: ignore[return-value]
+    x, y, z = (
+        sum((rays.turn[:, i, j, None, None] * local[j] for j in range(3)), torch.zeros_like(depth)) for i in range(3)
+    )
+    return x, y, z
 
 
 class _Hair:
@@ -155,7 +157,7 @@ def _bun(rays: Rays, who: Identity, picture: Tensor) -> Tensor:
     return blend(picture, colour, (0.5 - gap / rays.pixel).clamp(0, 1) * bun.clamp(0, 1))
 
 
-def _body(rays: Rays, who: Identity, how: Motion, picture: Tensor) -> Tensor:
+def _body(rays: Rays, who: Identity, picture: Tensor) -> Tensor:
     """Shoulders stay upright under the head; the neck joins them."""
     edge = rays.pixel * 1.5
     x, y = rays.x, rays.y

@@ -24,8 +24,9 @@ export class PortraitChooser {
     document.addEventListener("paste", (event) => this.takeFirst(event.clipboardData.files));
   }
 
+  /** A picture if there is one, else any file: browsers do not know the type of all pictures, and the server says why. */
   takeFirst(files) {
-    const picture = [...files].find((each) => each.type.startsWith("image/"));
+    const picture = [...files].find((each) => each.type.startsWith("image/")) ?? files[0];
     if (picture) this.take(picture);
   }
 

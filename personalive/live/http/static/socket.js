@@ -26,7 +26,7 @@ export class SocketConnection {
     this.socket.binaryType = "arraybuffer";
     const identifier = await this.#opened();
     this.send(initialParameters ?? {});
-    this.timer = setInterval(() => this.#sendFrame(), 1000 / this.fps);
+    this.#sendFrames();
     return identifier;
   }
 
@@ -34,8 +34,7 @@ export class SocketConnection {
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(parameters));
     if (parameters.fps) {
       this.fps = parameters.fps;
-      clearInterval(this.timer);
-      this.timer = setInterval(() => this.#sendFrame(), 1000 / this.fps);
+      if (this.timer) this.#sendFrames();
     }
   }
 
@@ -66,6 +65,11 @@ export class SocketConnection {
         this.handlers.onMessage(message);
       };
     });
+  }
+
+  #sendFrames() {
+    clearInterval(this.timer);
+    this.timer = setInterval(() => this.#sendFrame(), 1000 / this.fps);
   }
 
   #sendFrame() {
