@@ -7,6 +7,7 @@ against the service of another checkout.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -39,6 +40,7 @@ def long(portrait, tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(small_model_folder, tmp_path_factory):
     """As strangers meet it."""
+    shutil.rmtree("/tmp/hostile", ignore_errors=True)  # an older service, tried in vain, may have made it
     with endpoint(small_model_folder, tmp_path_factory.mktemp("server") / "temporary") as running:
         running.wait_until_loaded()
         yield running
