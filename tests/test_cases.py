@@ -12,7 +12,7 @@ from personalive.animate.job import AnimateOptions, animate
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.errors import InputError
 from personalive.media.video_reader import probe, read_frames
-from personalive.testing.pictures import save_video
+from personalive.testing.pictures import run_ffmpeg, save_video
 from tests import brought
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -140,3 +140,22 @@ def test_generated_drivers_keep_their_rate(small_model, tmp_path, rate):
     path = save_video(tmp_path / "driver.mp4", frames, rate=rate)
     result = Result(small_model, DEMO_PORTRAIT, path, tmp_path / "..", max_frames=0)
     assert (len(result.frames), result.info.rate) == (12, rate)
+
+
+@pytest.mark.parametrize(("quarters", "words"), [(1, "a quarter turn"), (2, "half a turn"), (3, "a quarter turn")])
+def test_a_driver_that_lies_or_stands_on_its_head_is_turned(small_model, usual, tmp_path, quarters, words):
+    frames = [np.ascontiguousarray(np.rot90(frame, quarters)) for frame in list(read_frames(probe(DEMO_DRIVER)))[:8]]
+    path = save_video(tmp_path / "turned.mp4", frames)
+    result = Result(small_model, DEMO_PORTRAIT, path, tmp_path / "..", max_frames=4)
+    assert f"turned by {words}" in result.said and "held" not in result.said
+    assert difference(result.drivers, usual.drivers) < 4
+
+
+def test_a_face_that_is_seen_late_and_a_clock_that_starts_late(small_model, tmp_path):
+    frames = list(read_frames(probe(DEMO_DRIVER)))[:8]
+    black = [np.zeros_like(frames[0])] * 5
+    late = Result(small_model, DEMO_PORTRAIT, save_video(tmp_path / "late.mp4", black + frames[:2]), tmp_path / "..")
+    assert "held in 5 of 7 driving frames" in late.said
+    source = save_video(tmp_path / "plain.mp4", frames)
+    run_ffmpeg("-i", str(source), "-c", "copy", "-output_ts_offset", "3600", str(tmp_path / "clock.mkv"))
+    assert len(Result(small_model, DEMO_PORTRAIT, tmp_path / "clock.mkv", tmp_path / "..").frames) == 8

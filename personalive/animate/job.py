@@ -19,7 +19,7 @@ from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
-from personalive.media.portrait import Portrait
+from personalive.media.portrait import TURNS, Portrait
 from personalive.media.sound import Sound
 from personalive.media.video_writer import open_result
 from personalive.pipeline import PersonaLive
@@ -96,7 +96,10 @@ def _animate(
         part = plan.skip / plan.rate, plan.frames / plan.rate
         sound = Sound(plan.info, *part, passes=options.passes)
     with open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
-        remarks = (remark, _shortened(plan, options), _silent(plan, options, output), _chosen_face(plan, options))
+        remarks = (
+            *(remark, _turned(plan), _shortened(plan, options)),
+            *(_silent(plan, options, output), _chosen_face(plan, options)),
+        )
         for message in (*remarks, _neutral(plan, options)):
             yield Progress("reading", 0, total, message=message)
         faceless = 0
@@ -187,6 +190,11 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
 
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
+
+
+def _turned(plan: DrivingPlan) -> str:
+    quarters = plan.info.quarters
+    return f"the driver's face is not upright: the video was turned by {TURNS[quarters]}" if quarters else ""
 
 
 def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:

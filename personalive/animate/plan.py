@@ -1,6 +1,7 @@
 """What an animation is made from, found before any model is needed: the portrait, and the part of the driver."""
 
 import itertools
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,7 +15,7 @@ from personalive.media.encoding import check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import NO_FACES, FaceTracker
 from personalive.media.images import FORMATS_TEXT, is_gif, is_image, read_image, require_file
-from personalive.media.portrait import Portrait, find_portrait
+from personalive.media.portrait import Portrait, PortraitFinder, find_portrait
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -22,6 +23,8 @@ from personalive.types import Box
 
 SIDE = 512
 """Pixels of an output whose size the model will choose: until then only its shape matters."""
+LOOKS, LOOK_SECONDS = 3, 2
+"""Frames, from the first seconds that are used, by which it is judged whether the driver is upright."""
 CHECKED = 4
 """One in this many driving frames is searched until the first face is found."""
 
@@ -103,7 +106,7 @@ def plan_driving(
         InputError: it cannot be read.
         NoFaceError: none of the frames that would be used shows a face.
     """
-    info = probe_driver(path)
+    info = upright(probe_driver(path), options)
     rate = options.rate or info.rate
     skip, frames = part_of(info, rate, options)
     relative = options.motion == "relative"
@@ -112,7 +115,11 @@ def plan_driving(
     if options.face_boxes == "keypoints" and whole is not None:
         neutral = (options.neutral_frame or 0) if relative else None
         return DrivingPlan(info, rate, skip, frames, (whole,), mesh=False, neutral=neutral)
-    kept = None if cache is None else track_path(cache, path, f"{rate} {skip} {frames} {options.face} {whole}")
+    kept = (
+        None
+        if cache is None
+        else track_path(cache, path, f"{rate} {skip} {frames} {options.face} {whole} {info.quarters}")
+    )
     track = None if kept is None else read_track(kept)
     if track is None:
         track = yield from _search(info, rate, skip, frames, whole, options.face)
@@ -126,6 +133,18 @@ def plan_driving(
         raise NoFaceError(f"neutral_frame is {neutral}: that frame of the driving video shows no face; choose another")
     mesh = options.face_boxes == "mesh"
     return DrivingPlan(info, rate, skip, frames, crops, track, mesh=mesh, neutral=neutral if relative else None)
+
+
+def upright(info: VideoInfo, options: AnimateOptions) -> VideoInfo:
+    """The video turned so that its driver is upright, as a phone that lay flat may not have stored it."""
+    if options.face_boxes == "keypoints" and options.crop != "auto":
+        return info
+    skip, frames = part_of(info, info.rate, options)
+    step = max(1, min(frames, round(LOOK_SECONDS * info.rate)) // LOOKS)
+    seen = itertools.islice(read_frames(info, info.rate, skip), 0, step * LOOKS, step)
+    with PortraitFinder(options.face) as finder:
+        turns = [turn for image in seen if (turn := finder.turn(image)) is not None]
+    return info.turned(Counter(turns).most_common(1)[0][0]) if turns else info
 
 
 def part_of(info: VideoInfo, rate: Fraction, options: AnimateOptions) -> tuple[int, int]:
@@ -219,10 +238,13 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return
-    frames = itertools.islice(read_frames(info, rate, skip), count)
+    info = upright(info, options)
     with FaceTracker(options.face) as tracker:
-        if not any(tracker.detect(image) for image in itertools.islice(frames, 0, None, CHECKED)):
-            raise NoFaceError(f"no face was found in the part of the driving video {driving_video} that would be used")
+        for start in (0, 2, 1, 3):  # every fourth frame first, and the others only where those show no face
+            frames = itertools.islice(read_frames(info, rate, skip), start, count, CHECKED)
+            if any(tracker.detect(image) for image in frames):
+                return
+    raise NoFaceError(f"no face was found in the part of the driving video {driving_video} that would be used")
 
 
 def _probe_reference(path: Path) -> VideoInfo:

@@ -16,6 +16,10 @@ from personalive.types import Box, Crop, RGBArray
 UPRIGHT_SCORE = 0.85
 """The detector's confidence from which a face whose eyes are level is upright. Of upright faces, drawn and
 photographed, it was 0.92 and more; of faces upside down, in which the mesh finds a face too, 0.73 at most."""
+TURNED_SCORE = 0.8
+"""The detector's confidence below which a face that is found only after a turn is none."""
+TURNS = {2: "half a turn", 1: "a quarter turn", 3: "a quarter turn"}
+"""Quarter turns to the left that are tried, in words."""
 MUCH_BETTER = 0.1
 """How much higher another turn's confidence must be for it to be chosen."""
 MAX_ROLL = 35.0
@@ -87,10 +91,10 @@ class PortraitFinder:
         if faces and self._is_upright(image, faces):
             return image, [], faces
         candidates = [(self._score(image, faces), image, faces, "")]
-        for quarters, words in ((2, "half a turn"), (1, "a quarter turn"), (3, "a quarter turn")):
+        for quarters, words in TURNS.items():
             turned = np.ascontiguousarray(np.rot90(image, quarters))
             found = self._tracker.detect(turned)
-            candidates.append((self._score(turned, found) - MUCH_BETTER, turned, found, words))
+            candidates.append((self._turned_score(turned, found), turned, found, words))
         _, best, faces, words = max(candidates, key=lambda candidate: candidate[0])
         remarks = [f"the portrait's face is not upright: the picture was turned by {words}"] if words else []
         if faces and abs(choose(faces, self._which).roll) > MAX_ROLL:
@@ -114,6 +118,24 @@ class PortraitFinder:
             return -1.0
         face = choose(faces, self._which)
         return self._confidence(image, face) - abs(face.roll) / ROLL_WEIGHT
+
+    def _turned_score(self, image: RGBArray, faces: Sequence[Face]) -> float:
+        """The same for a picture that was turned: chance finds, as in animals, do not count."""
+        if not faces or self._confidence(image, choose(faces, self._which)) < TURNED_SCORE:
+            return -1.0
+        return self._score(image, faces) - MUCH_BETTER
+
+    def turn(self, image: RGBArray) -> int | None:
+        """Quarter turns to the left after which the face in a picture is upright; None: there is no face."""
+        faces = self._tracker.detect(image)
+        if faces and self._is_upright(image, faces):
+            return 0
+        scores = {0: self._score(image, faces)}
+        for quarters in TURNS:
+            turned = np.ascontiguousarray(np.rot90(image, quarters))
+            scores[quarters] = self._turned_score(turned, self._tracker.detect(turned))
+        best = max(scores, key=lambda quarters: scores[quarters])
+        return best if scores[best] > -1.0 else None
 
     def _confidence(self, image: RGBArray, face: Face) -> float:
         """The detector's confidence in a face, from 0 to 1."""

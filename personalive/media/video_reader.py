@@ -7,10 +7,12 @@ other files or addresses.
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from personalive.errors import InputError
 from personalive.media.images import check_size, fit_side, require_file
@@ -62,6 +64,13 @@ class VideoInfo:
     """The same, counted from the start of the file: how much earlier than the picture the sound may begin."""
     sound: str | None
     """FFmpeg's name of the sound's codec; None: silent."""
+    quarters: int = 0
+    """Quarter turns to the left that frames are given beyond what the file asks for; the size is that after them."""
+
+    def turned(self, quarters: int) -> "VideoInfo":
+        """The same video, turned further by quarter turns to the left."""
+        width, height = (self.height, self.width) if quarters % 2 else (self.width, self.height)
+        return replace(self, width=width, height=height, quarters=(self.quarters + quarters) % 4)
 
     def frames_at(self, rate: Fraction) -> int:
         """How many frames `read_frames` gives at this rate, for a file without damage."""
@@ -117,7 +126,9 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) ->
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 2
         rate = rate or info.rate
-        timed = _decode(container, stream, info, Fraction(2 * skip + 1, 2) / rate)
+        timed = _decode(container, stream, info.turned(-info.quarters), Fraction(2 * skip + 1, 2) / rate)
+        if info.quarters:
+            timed = ((time, np.ascontiguousarray(np.rot90(image, info.quarters))) for time, image in timed)
         yield from resample(timed, rate, info.duration, skip)
 
 
@@ -267,7 +278,9 @@ def _check_complete(container: "InputContainer", stream: "VideoStream", scan: _S
     if container.duration is None or container.format.name.startswith("mov"):
         return
     length = Fraction(container.duration, CLOCK)
-    there = scan.end - Fraction(container.start_time or 0, CLOCK)
+    # Matroska's duration is that of its clock, which may start later; that of others is from their start.
+    late = 0 if container.format.name.startswith("matroska") else Fraction(container.start_time or 0, CLOCK)
+    there = scan.end - late
     if length - there > max(Fraction(1, 2), length / 20):
         raise InputError(
             f"the video {path} is cut off: {float(there):.1f} of its {float(length):.1f} seconds are there; "
