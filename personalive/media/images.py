@@ -5,6 +5,7 @@ Pillow reads; pi-heif reads HEIC, which phones write.
 
 import logging
 import re
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -129,7 +130,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
         InputError: it is not a picture, damaged, too small, or too large to decode safely.
     """
     try:
-        with _open(file) as image:
+        with warnings.catch_warnings(action="ignore"), _open(file) as image:  # Pillow's, of what is said here better
             check_size(image.width, image.height, name, max_pixels)
             image.draft(image.mode, (MAX_SIDE, MAX_SIDE))  # JPEG decodes at a fraction of its size
             image.load()

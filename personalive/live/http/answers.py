@@ -52,8 +52,9 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_not_loaded(request: Request, error: Exception) -> Response:
-    # Clients of this interface expect 400 where they send a portrait before anything is loaded.
-    status = 400 if request.url.path.endswith("/reference") else 503
+    # Clients of this interface expect 400 where they send a portrait before anything is loaded or being loaded.
+    is_early = request.app.state.hub.loader.state.status == "not_loaded"
+    status = 400 if is_early and request.url.path.endswith("/reference") else 503
     return _answer(str(error), status, {"Retry-After": "5"})
 
 

@@ -17,6 +17,7 @@ from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import PIPELINE
 from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import session_figures
+from personalive.live.transport.offer import Candidates, checked
 from personalive.live.transport.webrtc import Peer
 from personalive.media.images import media_types
 
@@ -160,6 +161,7 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
 )
 async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
     """Connect by WebRTC: open a session, or continue one."""
+    checked(request.sdp, Candidates(local_only=False))  # before a session that waits gives way to this one
     parameters = request.initialParameters or {}
     fresh = request.sessionId is None
     entry = await hub.open(client, parameters) if request.sessionId is None else hub.find(request.sessionId, client)
