@@ -97,7 +97,7 @@ def test_short_flags_and_all_options(tmp_path, run, inputs):
     [
         (["--ref_image", "nowhere.png"], "nowhere.png does not exist"),
         (["--driving_video", "."], "not a file"),
-        (["-o", "out.gif"], "must be a file whose name ends with .mp4"),
+        (["-o", "out.avi"], "must be a file whose name ends with .mp4"),
         (["-o", "there.mp4"], "--overwrite"),
         (["-o", "/proc/nowhere/out.mp4"], "cannot be written"),
         (["--width", "300"], "width is 300"),
