@@ -170,7 +170,7 @@ def test_a_client_without_cookies_is_known_by_its_address(server, client):
     assert session["stats"]["has_portrait"]
     send("POST", "/api/v1/personalive/reference", content=picture(GREEN))
     stream = server.hub.entries[session["sessionId"]].session._animation._stream
-    assert stream.colour == GREEN and stream.anchors == 1
+    assert stream.colour == GREEN and stream.resets == 0
 
 
 def test_a_full_server_says_so(server, client):
