@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalive.animate.job import animate
+from personalive.animate.plan import check_inputs
 from personalive.animate.replay import Presences, length, order
 from personalive.cli import main as cli
 from personalive.errors import InputError
@@ -159,3 +160,9 @@ def test_skipping_gives_the_frames_that_reading_on_would_give(numbers, tmp_path,
         rest = list(read_frames(info, rate, skip))
         assert len(rest) == len(every) - skip
         assert all(np.array_equal(a, b) for a, b in zip(rest, every[skip:], strict=True))
+
+
+def test_a_neutral_frame_is_counted_at_the_rate_of_the_result(portrait, tmp_path):
+    path = save_video(tmp_path / "short.mp4", moving_face(8))
+    options = AnimateOptions(fps=50, motion="relative", neutral_frame=12)
+    check_inputs(portrait, path, tmp_path / "out.mp4", options)

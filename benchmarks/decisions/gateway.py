@@ -21,6 +21,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.measuring import Results
+from personalive.testing.cog_folder import make_cog_folder
 
 PREDICTOR = """
 import time
@@ -34,16 +35,6 @@ class Predictor(BasePredictor):
 SLEPT = 100.0
 """Milliseconds that a prediction takes."""
 COUNT = 30
-
-
-def make_folder(folder: Path) -> None:
-    """What both servers are started in."""
-    (folder / "predict.py").write_text(PREDICTOR)
-    (folder / "cog.yaml").write_text("predict: predict.py:Predictor\n")
-    (folder / ".cog").mkdir()
-    command = [sys.executable, "-m", "cog.command.openapi_schema"]
-    schema = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
-    (folder / ".cog" / "openapi_schema.json").write_bytes(schema)
 
 
 @contextmanager
@@ -110,7 +101,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file for the results")
     results = Results(parser.parse_args().output)
     with tempfile.TemporaryDirectory() as name:
-        make_folder(Path(name))
+        make_cog_folder(Path(name), PREDICTOR)
         for title, alone in (("Cog's server alone", True), ("the service in front of it", False)):
             with server(Path(name), alone=alone) as client:
                 figures = {"health check": median(client, lambda each: each.get("/health-check").raise_for_status())}

@@ -106,9 +106,10 @@ def plan_driving(
         InputError: it cannot be read.
         NoFaceError: none of the frames that would be used shows a face.
     """
-    info = upright(probe_driver(path), options)
+    info = probe_driver(path)
     rate = options.rate or info.rate
     skip, frames = part_of(info, rate, options)
+    info = upright(info, rate, skip, frames, options)
     relative = options.motion == "relative"
     size = info.width, info.height
     whole = None if options.crop == "auto" else crop_box(size, shape, options.crop, None)
@@ -135,13 +136,19 @@ def plan_driving(
     return DrivingPlan(info, rate, skip, frames, crops, track, mesh=mesh, neutral=neutral if relative else None)
 
 
-def upright(info: VideoInfo, options: AnimateOptions) -> VideoInfo:
-    """The video turned so that its driver is upright, as a phone that lay flat may not have stored it."""
+def upright(info: VideoInfo, rate: Fraction, skip: int, frames: int, options: AnimateOptions) -> VideoInfo:
+    """The video turned so that its driver is upright, as a phone that lay flat may not have stored it.
+
+    Args:
+        info: of the file.
+        rate: frames a second of the result.
+        skip: frames at this rate before the part that is used.
+        frames: in it.
+    """
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return info
-    skip, frames = part_of(info, info.rate, options)
-    step = max(1, min(frames, round(LOOK_SECONDS * info.rate)) // LOOKS)
-    seen = itertools.islice(read_frames(info, info.rate, skip), 0, step * LOOKS, step)
+    step = max(1, min(frames, round(LOOK_SECONDS * rate)) // LOOKS)
+    seen = itertools.islice(read_frames(info, rate, skip), 0, step * LOOKS, step)
     with PortraitFinder(options.face) as finder:
         turns = [turn for image in seen if (turn := finder.turn(image)) is not None]
     return info.turned(Counter(turns).most_common(1)[0][0]) if turns else info
@@ -238,7 +245,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return
-    info = upright(info, options)
+    info = upright(info, rate, skip, count, options)
     with FaceTracker(options.face) as tracker:
         for start in (0, 2, 1, 3):  # every fourth frame first, and the others only where those show no face
             frames = itertools.islice(read_frames(info, rate, skip), start, count, CHECKED)

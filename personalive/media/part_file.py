@@ -79,7 +79,7 @@ class PartFolder:
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"frames.part-{secrets.token_hex(8)}"
         self._held: list[int] = []
-        self._discard = weakref.finalize(self, _discard_folder, self.path, self._held)
+        self._discard = weakref.finalize(self, _discard, self.path, self._held)
         try:
             self.path.mkdir(parents=True)
             self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
@@ -93,25 +93,22 @@ class PartFolder:
         self._discard()
 
 
-def _discard_folder(path: Path, held: list[int]) -> None:
-    with contextlib.suppress(OSError):
-        _empty(path)
-        path.rmdir()
-    while held:
-        os.close(held.pop())
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if NUMBERED.fullmatch(path.name) and not path.is_dir():
-            path.unlink()
-
-
 def _discard(path: Path, held: list[int]) -> None:
     with contextlib.suppress(OSError, ValueError):  # it may be gone, or a name that nothing can have
-        path.unlink()
+        _remove(path)
     while held:
         os.close(held.pop())
+
+
+def _remove(part: Path) -> None:
+    """Remove a file, or a folder with the numbered pictures in it."""
+    if not part.is_dir():
+        part.unlink()
+        return
+    for path in part.iterdir():
+        if NUMBERED.fullmatch(path.name) and not path.is_dir():
+            path.unlink()
+    part.rmdir()
 
 
 def remove_abandoned(folder: Path) -> None:
@@ -129,11 +126,7 @@ def _remove_unless_held(path: Path) -> None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.is_dir():
-            _empty(path)
-            path.rmdir()
-        else:
-            path.unlink()
+        _remove(path)
         logger.info("removed %s, which a run that was killed had left", path)
     except OSError:  # held, or not ours to remove
         pass

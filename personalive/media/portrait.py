@@ -87,16 +87,10 @@ class PortraitFinder:
 
     def _upright(self, image: RGBArray) -> tuple[RGBArray, list[str], list[Face]]:
         """The picture turned so that its face is upright, what was done, and the faces in it."""
-        faces = self._tracker.detect(image)
-        if faces and self._is_upright(image, faces):
-            return image, [], faces
-        candidates = [(self._score(image, faces), image, faces, "")]
-        for quarters, words in TURNS.items():
-            turned = np.ascontiguousarray(np.rot90(image, quarters))
-            found = self._tracker.detect(turned)
-            candidates.append((self._turned_score(turned, found), turned, found, words))
-        _, best, faces, words = max(candidates, key=lambda candidate: candidate[0])
-        remarks = [f"the portrait's face is not upright: the picture was turned by {words}"] if words else []
+        quarters, best, faces = self._turned(image)
+        remarks = (
+            [f"the portrait's face is not upright: the picture was turned by {TURNS[quarters]}"] if quarters else []
+        )
         if faces and abs(choose(faces, self._which).roll) > MAX_ROLL:
             roll = choose(faces, self._which).roll
             levelled = _rotated(best, roll)
@@ -127,15 +121,21 @@ class PortraitFinder:
 
     def turn(self, image: RGBArray) -> int | None:
         """Quarter turns to the left after which the face in a picture is upright; None: there is no face."""
+        quarters, _, faces = self._turned(image)
+        return quarters if faces else None
+
+    def _turned(self, image: RGBArray) -> tuple[int, RGBArray, list[Face]]:
+        """The quarter turns to the left that suit the face in a picture best, the picture after them, and its faces."""
         faces = self._tracker.detect(image)
         if faces and self._is_upright(image, faces):
-            return 0
-        scores = {0: self._score(image, faces)}
+            return 0, image, faces
+        candidates = [(self._score(image, faces), 0, image, faces)]
         for quarters in TURNS:
             turned = np.ascontiguousarray(np.rot90(image, quarters))
-            scores[quarters] = self._turned_score(turned, self._tracker.detect(turned))
-        best = max(scores, key=lambda quarters: scores[quarters])
-        return best if scores[best] > -1.0 else None
+            found = self._tracker.detect(turned)
+            candidates.append((self._turned_score(turned, found), quarters, turned, found))
+        _, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
+        return quarters, best, faces
 
     def _confidence(self, image: RGBArray, face: Face) -> float:
         """The detector's confidence in a face, from 0 to 1."""

@@ -10,8 +10,6 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +18,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from personalive.testing.cog_folder import make_cog_folder
 from tests.endpoint_support import WAIT, alive, data_url, endpoint, long_inputs, receiver, short_inputs, wait_for
 
 COG_FOLDERS = Path("/tmp/coglet/predictions")
@@ -452,12 +451,7 @@ class Predictor(BasePredictor):
 @pytest.fixture
 def stub_folder(tmp_path):
     """Where the same service has a predictor that does what no real one should."""
-    (tmp_path / "predict.py").write_text(STUB)
-    (tmp_path / "cog.yaml").write_text("predict: predict.py:Predictor\n")
-    (tmp_path / ".cog").mkdir()
-    command = [sys.executable, "-m", "cog.command.openapi_schema"]
-    schema = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
-    (tmp_path / ".cog" / "openapi_schema.json").write_bytes(schema)
+    make_cog_folder(tmp_path, STUB)
     return tmp_path
 
 
