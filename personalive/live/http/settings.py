@@ -25,8 +25,8 @@ def _reader(settings: type[Settings]) -> Callable[[Any], Any]:
     def read(values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        with _refusing():  # unknown names are ignored, so that other clients keep working
-            return settings(**{name: value for name, value in values.items() if name in settings.model_fields})
+        with _refusing():
+            return settings(**values)
 
     return read
 
@@ -39,8 +39,6 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
 
 LOAD_SCHEMA = LoadParameters.model_json_schema()
 PARAMETERS_SCHEMA = Changes.model_json_schema() | {"examples": [{"mirror": True, "motion_strength": 0.8}]}
-for _schema in (LOAD_SCHEMA, PARAMETERS_SCHEMA):
-    del _schema["additionalProperties"]
 
 LoadParams = Annotated[LoadParameters, BeforeValidator(_reader(LoadParameters)), WithJsonSchema(LOAD_SCHEMA)]
 ParameterChanges = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema(PARAMETERS_SCHEMA)]
