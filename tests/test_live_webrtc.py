@@ -87,7 +87,14 @@ async def test_parameters_come_over_the_data_channel_and_bad_ones_are_answered(s
         session = server.hub.entries[client.session_id].session
         await client.send(motion_strength=0.25)
         await asyncio.to_thread(until, lambda: session.parameters.motion_strength == 0.25)
-        for bad in ({"fps": "fast"}, {"seed": -1}, {"motion_strength": 1e9}, {"paused": "yes"}, {"set_neutral": 3}, {"unknown": 1}):
+        for bad in (
+            {"fps": "fast"},
+            {"seed": -1},
+            {"motion_strength": 1e9},
+            {"paused": "yes"},
+            {"set_neutral": 3},
+            {"unknown": 1},
+        ):
             await client.send(**bad)
             await client.until_message(functools.partial(refuses, next(iter(bad))))
         client.channel.send("no JSON")
