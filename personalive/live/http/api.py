@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import MAX_PICTURE, given_token
-from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges
+from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges, WhichFace
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
 from personalive.live.hub.connections import watched
 from personalive.live.hub.entries import Entry, SessionState, UnknownSessionError
@@ -155,9 +155,11 @@ async def pipeline_schemas() -> dict[str, Any]:
 
 
 @router.post("/api/v1/personalive/reference", openapi_extra=PICTURE_BODY, responses=NO_PICTURE)
-async def set_reference(request: Request, hub: HubOf, client: ClientOf) -> schemas.ReferenceAnswer:
+async def set_reference(
+    request: Request, hub: HubOf, client: ClientOf, face: WhichFace = "largest"
+) -> schemas.ReferenceAnswer:
     """Set the portrait of the client's next session, and of its running ones."""
-    running, remarks = await hub.set_portrait(client, await request.body())
+    running, remarks = await hub.set_portrait(client, await request.body(), face)
     where = f"shown in {running} running session{'s' * (running > 1)}" if running else "used by the next session"
     return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}", remarks=remarks)
 
@@ -271,9 +273,11 @@ async def close_session(entry: OwnEntry) -> None:
 
 
 @router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
-async def replace_reference(request: Request, entry: OwnEntry, hub: HubOf) -> schemas.ReferenceAnswer:
+async def replace_reference(
+    request: Request, entry: OwnEntry, hub: HubOf, face: WhichFace = "largest"
+) -> schemas.ReferenceAnswer:
     """Show another portrait; the motion continues."""
-    remarks = await hub.replace_portrait(entry.session, await request.body())
+    remarks = await hub.replace_portrait(entry.session, await request.body(), face)
     return schemas.ReferenceAnswer(success=True, message="the portrait is set", remarks=remarks)
 
 
