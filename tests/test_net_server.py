@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import uvicorn
@@ -17,8 +18,8 @@ CROWD = 50
 class Counted(H11Protocol):
     """Notes in which turn of the loop each connection begins."""
 
-    turn = 0
-    begun: Counter[int] = Counter()
+    turn: ClassVar[int] = 0
+    begun: ClassVar[Counter[int]] = Counter()
 
     def connection_made(self, transport):
         Counted.begun[Counted.turn] += 1
