@@ -24,6 +24,7 @@ from personalive.gateway.predictions import Predictions
 from personalive.media.held_folder import HeldFolder
 from personalive.net.addresses import private_addresses_allowed
 from personalive.net.connection import HttpConnection, Stage
+from personalive.net.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class GatewayConnection(HttpConnection):
     }
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn without its signal handlers, as this process runs two of them."""
 
     @contextlib.contextmanager
