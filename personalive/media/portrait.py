@@ -23,6 +23,8 @@ TURNED_SCORE = 0.8
 """The detector's confidence below which a face that is found only after a turn is none."""
 TURNS = {2: "half a turn", 1: "a quarter turn", 3: "a quarter turn"}
 """Quarter turns to the left that are tried, in words."""
+TURNED_TILES = 2
+"""Sizes of tiles in which a picture is searched in each turn, before smaller faces are searched for as it stands."""
 MUCH_BETTER = 0.1
 """How much higher another turn's confidence must be for it to be chosen."""
 MAX_ROLL = 35.0
@@ -33,7 +35,7 @@ SMALL_FACE = 64
 """Pixels of a face's side below which the result is soft..."""
 LEAST_FACE = 32
 """...and below which it has too little of the person."""
-SMALL_PART = 0.2
+SMALL_PART = 0.3
 """A face that takes less of the picture's shorter side is looked at again from near."""
 BLURRED = 3.0
 """Sharpness (see `sharpness`) below which a face is blurred."""
@@ -122,7 +124,7 @@ class PortraitFinder:
             shape: width and height of the output.
         """
         scale = whole.shape[1] / searched.shape[1]
-        if scale == 1 and face.side > min(searched.shape[:2]) * SMALL_PART:
+        if scale == 1 and not _is_small(face, searched):
             return searched, face
         x, y = (place * scale for place in _centre(face))
         reach = face.side * scale * (CROP_MARGIN * max(1.0, shape[0] / shape[1]) + 0.5)
@@ -131,7 +133,7 @@ class PortraitFinder:
         zoom = near.shape[1] / (min(part[2], whole.shape[1]) - part[0])
         box = tuple(round((edge * scale - part[index % 2]) * zoom) for index, edge in enumerate(face.box))
         expected = replace(face, box=(box[0], box[1], box[2], box[3]))
-        found = [each for each in self._tracker.detect(near, tiles=False) if is_same_place(each.box, expected.box)]
+        found = [each for each in self._tracker.detect(near, tiles=0) if is_same_place(each.box, expected.box)]
         return near, max(found, key=lambda each: each.area, default=expected)
 
     def _levelled(self, image: RGBArray, face: Face) -> tuple[RGBArray, Face] | None:
@@ -177,7 +179,7 @@ class PortraitFinder:
         """
         reason: FaceTooSmallError | None = None
         for index, image in enumerate(itertools.islice(images, MOST_PICTURES)):
-            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=False))):
+            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=0))):
                 continue
             try:
                 found = self.find(image, shape, crop)
@@ -197,16 +199,20 @@ class PortraitFinder:
 
     def _turned(self, image: RGBArray) -> tuple[int, RGBArray, list[Face]]:
         """The quarter turns to the left that suit the face in a picture best, the picture after them, and its faces."""
-        faces = self._tracker.detect(image)
+        faces = self._tracker.detect(image, tiles=TURNED_TILES)
         if faces and self._is_upright(image, faces):
             return 0, image, faces
         candidates = [(self._score(image, faces), 0, image, faces)]
         for quarters in TURNS:
             turned = np.ascontiguousarray(np.rot90(image, quarters))
-            found = self._tracker.detect(turned)
+            found = self._tracker.detect(turned, tiles=TURNED_TILES)
             candidates.append((self._turned_score(turned, found), quarters, turned, found))
-        _, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
-        return (quarters, best, faces) if faces else (0, image, self._tracker.search(image))
+        score, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
+        if score < TURNED_SCORE - MUCH_BETTER or not faces or _is_small(choose(faces, self._which), best):
+            found = [each for each in self._tracker.search(image) if self._confidence(image, each) >= TURNED_SCORE]
+            if self._score(image, found) > score:
+                return 0, image, found
+        return quarters, best, faces
 
     def _confidence(self, image: RGBArray, face: Face) -> float:
         """The detector's confidence in a face, from 0 to 1."""
@@ -265,6 +271,10 @@ def sharpness(image: RGBArray, box: Box) -> float:
 
 def _part(image: RGBArray, shape: tuple[int, int], crop: Crop, face: Box | None) -> Box:
     return crop_box((image.shape[1], image.shape[0]), shape, crop, face)
+
+
+def _is_small(face: Face, image: RGBArray) -> bool:
+    return face.side < SMALL_PART * min(image.shape[:2])
 
 
 def _centre(face: Face) -> tuple[float, float]:
