@@ -223,8 +223,8 @@ class AcceleratedNetworks:
     def upload(self, tensors: Sequence[Tensor]) -> Tensor:
         return upload(tensors, self.device)
 
-    def download(self, pixels: Tensor) -> HostCopy:
-        return HostCopy(pixels)
+    def download(self, tensor: Tensor) -> HostCopy:
+        return HostCopy(tensor)
 
     def stage(self, tensor: Tensor) -> Tensor:
         return pin([tensor]) if self._accelerator.on_gpu and len(tensor) <= PINNED_FRAMES else tensor
