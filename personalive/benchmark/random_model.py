@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from personalive import models
 from personalive.accel.accelerator import Accelerator
@@ -18,24 +18,28 @@ def random_model(config: ModelConfig, accelerator: Accelerator) -> PersonaLive:
     for name in models.NETWORKS:
         with torch.device("meta"):
             network = models.build_network(name, config)
-        tables = {key: buffer.clone() for key, buffer in network.named_buffers() if not buffer.is_meta}
-        network = models.cast(network, accelerator.dtype).to_empty(device=accelerator.device)
-        _fill(network, torch.Generator(accelerator.device).manual_seed(0))
-        for key, table in tables.items():
-            network.get_buffer(key).copy_(table)
+        _fill(models.cast(network, accelerator.dtype), accelerator.device)
         networks[name] = network.requires_grad_(False)
         if name in accelerator.idle_networks:
             network.cpu()
     return PersonaLive.from_modules(config, networks, accelerator.dtype, accelerator)
 
 
-def _fill(network: nn.Module, generator: torch.Generator) -> None:
-    """Weights that keep the size of what passes them, and norms that do nothing."""
-    for key, tensor in network.state_dict().items():
-        if not tensor.is_floating_point():
-            tensor.zero_()
-        elif tensor.dim() < 2:
-            tensor.fill_(1 if key.endswith(("weight", "running_var")) else 0)
-        else:
-            normal = torch.randn(tensor.shape, generator=generator, device=tensor.device)
-            tensor.copy_(normal / math.sqrt(tensor[0].numel()))
+def _fill(network: nn.Module, device: torch.device) -> None:
+    """Weights that keep the size of what passes them, and norms that do nothing; tables stay as they are."""
+    generator = torch.Generator(device).manual_seed(0)
+    state = {key: _random(key, tensor, generator) for key, tensor in network.state_dict().items()}
+    network.load_state_dict(state, assign=True)
+    network.to(device)
+
+
+def _random(key: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    if not like.is_meta:
+        return like
+    device = generator.device
+    if not like.is_floating_point():
+        return torch.zeros(like.shape, dtype=like.dtype, device=device)
+    if like.dim() < 2:
+        return torch.full(like.shape, float(key.endswith(("weight", "running_var"))), dtype=like.dtype, device=device)
+    normal = torch.randn(like.shape, generator=generator, device=device)
+    return (normal / math.sqrt(normal[0].numel())).to(like.dtype)

@@ -93,8 +93,8 @@ class Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens [n, l, c] → [n, l, c]."""
         x = x + self.self_attn(self.layer_norm1(x))
-        x = x + self.mlp(self.layer_norm2(x))
-        return x
+        out: Tensor = x + self.mlp(self.layer_norm2(x))
+        return out
 
 
 class Encoder(nn.Module):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive.accel.autotune import Autotuned
+from personalive.accel.findings import Findings
 from personalive.errors import InputError
 from personalive.types import AttentionName
 
@@ -64,7 +65,7 @@ def _xformers() -> Backend | None:
     return attend
 
 
-def autotuned_attention(name: AttentionName = "auto") -> Autotuned:
+def autotuned_attention(name: AttentionName = "auto", findings: Findings | None = None) -> Autotuned:
     """Attention by PyTorch's kernels ("sdpa"), by these or xformers ("auto"), or by xformers wherever it is faster.
 
     Raises:
@@ -78,7 +79,7 @@ def autotuned_attention(name: AttentionName = "auto") -> Autotuned:
         candidates = {"xformers": xformers} if name == "xformers" else {**candidates, "xformers": xformers}
     elif name == "xformers":
         _log.warning("xformers is missing or does not work here: PyTorch's attention is used instead")
-    return Autotuned("attention", {"default": F.scaled_dot_product_attention, **candidates}, _suits)
+    return Autotuned(f"attention, {name}", {"default": F.scaled_dot_product_attention, **candidates}, _suits, findings)
 
 
 def _suits(candidate: str, query: Tensor, key: Tensor, value: Tensor) -> bool:
