@@ -181,6 +181,9 @@ class AcceleratedNetworks:
             fuse_encoder(network, operations)
         elif name == "vae":
             fuse_group_norms(network.encoder, operations)
+        elif name == "image_encoder":
+            for layer in network.vision_model.encoder.layers:
+                layer.self_attn.attend = operations.attention
         if accelerator.on_onednn:
             onednn.replace_layers(network)
         self._tidy()

@@ -17,7 +17,7 @@ from personalive.animate.plan import plan_driving
 from personalive.animate.replay import Presences
 from personalive.assets import DEMO_PORTRAIT
 from personalive.benchmark.lifelike import finishing, lifelike
-from personalive.config import WINDOW
+from personalive.config import MAX_KEYFRAME_THRESHOLD, WINDOW
 from personalive.engine.preprocess import Preprocessor
 from personalive.engine.stream import Stream
 from personalive.media.encoding import VideoFormat
@@ -31,8 +31,14 @@ from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
 
 RATE = Fraction(25)
-OPTIONS = AnimateOptions(max_frames=0, crop="center", face_boxes="keypoints", overwrite=True)
-"""Nothing has to look for faces, so the extra for it need not be there."""
+OPTIONS = AnimateOptions(
+    max_frames=0,
+    crop="center",
+    face_boxes="keypoints",
+    keyframe_threshold=MAX_KEYFRAME_THRESHOLD,
+    overwrite=True,
+)
+"""Nothing has to look for faces, so the extra for it need not be there; and there are no keyframes, which cost time."""
 DISTINCT = 100
 """Different frames of a driver and of a result; longer ones repeat them."""
 
@@ -128,7 +134,7 @@ def _calls(model: PersonaLive, size: int, pictures: Sequence[RGBArray], calls: i
 
 def started(model: PersonaLive, size: int) -> tuple[Stream, Preprocessor]:
     """A stream of the demo's portrait, and what prepares pictures for it."""
-    stream = model.stream(width=size, height=size)
+    stream = model.stream(width=size, height=size, keyframe_threshold=MAX_KEYFRAME_THRESHOLD)
     image = read_image(DEMO_PORTRAIT)
     stream.set_reference(stream.preprocessor.reference(image, (0, 0, image.shape[1], image.shape[0])))
     return stream, stream.preprocessor

@@ -51,7 +51,7 @@ class Kind:
 
 
 # Each encoder has two threads: the model needs the other cores. x264's "fast" comes as close to the frames as "medium",
-# its default, at the same constant rate factor, and takes a fifth to a third less time (benchmarks/decisions/presets.py).
+# its default, at the same constant rate factor, in a fifth to a third less time (benchmarks/decisions/presets.py).
 _H264 = ("libx264", "-preset", "fast", "-threads", "2")
 _H265 = ("libx265", "-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error:pools=2")
 _AV1 = ("libsvtav1", "-preset", "8", "-svtav1-params", "lp=2")

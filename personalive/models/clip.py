@@ -34,9 +34,11 @@ class Embeddings(nn.Module):
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
         width, patch = config.hidden_size, config.patch_size
-        self.class_embedding = nn.Parameter(torch.randn(width))
+        self.class_embedding = nn.Parameter(torch.zeros(width))
         self.patch_embedding = nn.Conv2d(3, width, patch, stride=patch, bias=False)
-        self.position_embedding = nn.Embedding((config.image_size // patch) ** 2 + 1, width)
+        count = (config.image_size // patch) ** 2 + 1
+        # Random numbers without storage would import torch._dynamo, which takes seconds.
+        self.position_embedding = nn.Embedding(count, width, _weight=torch.zeros(count, width))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images [n, 3, s, s] → tokens [n, 1 + patches, c]."""
@@ -48,6 +50,9 @@ class Embeddings(nn.Module):
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with biases."""
+
+    attend = staticmethod(F.scaled_dot_product_attention)
+    """What computes it."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
@@ -61,7 +66,7 @@ class SelfAttention(nn.Module):
             projection(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        out: Tensor = self.out_proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(self.attend(query, key, value).transpose(1, 2).flatten(2))
         return out
 
 
