@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from personalive.animate.driving_reader import DrivingReader, neutral_frame
+from personalive.animate.paste_back import PasteBack
 from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
 from personalive.animate.replay import Presences, Recorded, length, order
 from personalive.animate.side_by_side import SideBySide
@@ -88,8 +89,9 @@ def _animate(
     for message in portrait.remarks:
         yield Progress("reading", 0, 0, message=message)
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
-    width = shape[0] * (3 if options.side_by_side else 1)
-    video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
+    whole = PasteBack(portrait, shape) if options.paste_back else None
+    width, height = whole.size if whole else (shape[0] * (3 if options.side_by_side else 1), shape[1])
+    video = VideoFormat(width, height, plan.rate, _comment(model, options), options.codec, options.quality)
     total = length(plan.frames, options.passes, ping_pong=options.ping_pong)
     sound = None
     if options.audio and plan.info.sound is not None and not (options.ping_pong or is_silent(output)):
@@ -104,8 +106,8 @@ def _animate(
             yield Progress("reading", 0, total, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
-            if len(frames):
-                writer.write(frames)
+            for part in whole.paste(frames) if whole else [frames]:
+                writer.write(part)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         writer.finish()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))

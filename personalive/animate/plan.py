@@ -3,7 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,8 +14,17 @@ from personalive.media.crop import crop_box, cut, within
 from personalive.media.encoding import check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import NO_FACES, FaceTracker
-from personalive.media.images import FORMATS_TEXT, is_gif, is_image, read_image, require_file
-from personalive.media.portrait import Portrait, PortraitFinder, find_portrait
+from personalive.media.images import (
+    FORMATS_TEXT,
+    MOST_PASTED,
+    fit_side,
+    is_gif,
+    is_image,
+    read_image,
+    require_file,
+    resize,
+)
+from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, moved
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -81,12 +90,20 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
         InputError: it cannot be read.
         NoFaceError: it shows no face.
     """
-    images = iter([read_image(path)]) if is_image(path) else read_frames(_probe_reference(path))
+    whole = read_image(path, max_side=MOST_PASTED) if options.paste_back and is_image(path) else None
+    if whole is not None:
+        images = iter([resize(whole, *fit_side(whole.shape[1], whole.shape[0]))])
+    else:
+        images = iter([read_image(path)]) if is_image(path) else read_frames(_probe_reference(path))
     if options.face_boxes == "keypoints" and options.crop != "auto":
         image = next(images)
-        return Portrait(cut(image, crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)), None)
-    found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
-    return found if options.face_boxes == "mesh" else Portrait(found.image, None, found.remarks)
+        part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
+        found = Portrait(cut(image, part), None, (), image, moved(*part[:2]))
+    else:
+        found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
+    if whole is not None:
+        found = found.cut_from(whole)
+    return found if options.face_boxes == "mesh" else replace(found, box=None)
 
 
 def plan_driving(

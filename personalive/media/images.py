@@ -38,6 +38,8 @@ MAX_PIXELS = 80_000_000
 """The most pixels of a picture or video frame that is decoded (8K has 33 million)."""
 MAX_SIDE = 2048
 """Longest side, in pixels, of a picture after reading: larger ones are scaled down to it."""
+MOST_PASTED = 8192
+"""The same for a picture into which an animation is put back."""
 MIN_SIDE = 16
 """Shortest side, in pixels, in which a face is worth searching for."""
 
@@ -83,10 +85,17 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
         )
 
 
-def fit_side(width: int, height: int) -> tuple[int, int]:
-    """The size to which a picture of this size is scaled: the same shape, no side longer than `MAX_SIDE`."""
-    scale = min(1.0, MAX_SIDE / max(width, height))
+def fit_side(width: int, height: int, max_side: int = MAX_SIDE) -> tuple[int, int]:
+    """The size to which a picture of this size is scaled: the same shape, no side longer than `max_side`."""
+    scale = min(1.0, max_side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resize(image: RGBArray, width: int, height: int) -> RGBArray:
+    """A picture at another size, uint8 [height, width, 3]."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def is_image(path: Path) -> bool:
@@ -101,7 +110,7 @@ def is_gif(path: Path) -> bool:
         return file.read(6) in (b"GIF87a", b"GIF89a")
 
 
-def read_image(path: Path) -> RGBArray:
+def read_image(path: Path, *, max_side: int = MAX_SIDE) -> RGBArray:
     """Read a picture from a file; see `decode_image`.
 
     Raises:
@@ -109,19 +118,20 @@ def read_image(path: Path) -> RGBArray:
     """
     require_file(path, "the image")
     with path.open("rb") as file:
-        return decode_image(file, f"the image {path}")
+        return decode_image(file, f"the image {path}", max_side=max_side)
 
 
-def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> RGBArray:
+def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS, max_side: int = MAX_SIDE) -> RGBArray:
     """Read one picture in one of `FORMATS_TEXT`; of several in one file, the first.
 
     The orientation stored by a camera is applied, an ICC profile or HDR tags are converted to sRGB, transparent parts
-    become white, palettes and greys become RGB, and a picture with a side longer than `MAX_SIDE` is scaled down.
+    become white, palettes and greys become RGB, and a picture with a side longer than `max_side` is scaled down.
 
     Args:
         file: opened for reading bytes, seekable.
         name: for messages.
         max_pixels: larger pictures are not decoded.
+        max_side: longest side after reading, in pixels.
 
     Returns:
         uint8 [height, width, 3].
@@ -132,7 +142,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
     try:
         with warnings.catch_warnings(action="ignore"), _open(file) as image:  # Pillow's, of what is said here better
             check_size(image.width, image.height, name, max_pixels)
-            image.draft(image.mode, (MAX_SIDE, MAX_SIDE))  # JPEG decodes at a fraction of its size
+            image.draft(image.mode, (max_side, max_side))  # JPEG decodes at a fraction of its size
             image.load()
             shown = _to_rgb(_upright(image, name), name)
     except InputError:
@@ -146,7 +156,7 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
         raise InputError(f"{name} has far too many pixels ({error}); scale it down first") from error
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise InputError(f"{name} is damaged: {first_line(error)}") from error
-    size = fit_side(*shown.size)
+    size = fit_side(*shown.size, max_side)
     if size != shown.size:
         shown = shown.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(shown)

@@ -1,11 +1,13 @@
 """The portrait: its face is found, turned upright, cropped, and judged by what the result will look like."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from personalive.errors import NoFaceError
@@ -36,6 +38,10 @@ DETECTOR_MARGIN = 2.0
 """Side of the region that the detector sees, per side of the face."""
 
 
+Transform: TypeAlias = npt.NDArray[np.float64]
+"""A matrix [3, 3] from pixels (x, y, 1) of one picture to those of another; a pixel's centre is at ½, ½."""
+
+
 @dataclass(frozen=True)
 class Portrait:
     """The picture that is to be animated, cropped."""
@@ -46,6 +52,16 @@ class Portrait:
     """The face in it; None: it was not searched for."""
     remarks: tuple[str, ...] = ()
     """What its owner should know: what was chosen or turned, and what will not look good."""
+    whole: RGBArray | None = None
+    """The picture that it was cut from, as it was given..."""
+    place: Transform = field(default_factory=lambda: np.eye(3))
+    """...and where in it: from pixels of `image` to pixels of `whole`."""
+
+    def cut_from(self, whole: RGBArray) -> Self:
+        """The same as a part of another copy of the picture, which has another size."""
+        assert self.whole is not None
+        scales = (after / before for after, before in zip(whole.shape[1::-1], self.whole.shape[1::-1], strict=True))
+        return replace(self, whole=whole, place=np.diag([*scales, 1.0]) @ self.place)
 
 
 class PortraitFinder:
@@ -74,8 +90,9 @@ class PortraitFinder:
             shape: width and height of the output.
             crop: see `crop.crop_box`.
         """
-        searched = image if crop == "auto" else cut(image, _part(image, shape, crop, None))
-        turned, remarks, faces = self._upright(searched)
+        first = (0, 0, image.shape[1], image.shape[0]) if crop == "auto" else _part(image, shape, crop, None)
+        searched = cut(image, first)
+        turned, remarks, faces, turn = self._upright(searched)
         if not faces:
             return None
         face = choose(faces, self._which)
@@ -83,11 +100,13 @@ class PortraitFinder:
         if turned is not searched and crop != "auto":  # the output's shape again
             part = _part(turned, shape, crop, None)
         remarks += _choice(faces, face, self._which) + _warnings(turned, face, shape)
-        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks))
+        place = moved(*first[:2]) @ turn @ moved(*part[:2])
+        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks), image, place)
 
-    def _upright(self, image: RGBArray) -> tuple[RGBArray, list[str], list[Face]]:
-        """The picture turned so that its face is upright, what was done, and the faces in it."""
+    def _upright(self, image: RGBArray) -> tuple[RGBArray, list[str], list[Face], Transform]:
+        """The picture turned so that its face is upright, what was done, the faces in it, and the way back."""
         quarters, best, faces = self._turned(image)
+        back = turned_back((image.shape[1], image.shape[0]), 90.0 * quarters)
         remarks = (
             [f"the portrait's face is not upright: the picture was turned by {TURNS[quarters]}"] if quarters else []
         )
@@ -96,11 +115,12 @@ class PortraitFinder:
             levelled = _rotated(best, roll)
             found = self._tracker.detect(levelled)
             if found:
+                back = back @ turned_back((best.shape[1], best.shape[0]), roll)
                 best, faces = levelled, found
                 remarks.append(
                     f"the portrait's face is tilted by {abs(roll):.0f} degrees: the picture was turned upright"
                 )
-        return best, remarks, faces
+        return best, remarks, faces, back
 
     def _is_upright(self, image: RGBArray, faces: Sequence[Face]) -> bool:
         face = choose(faces, self._which)
@@ -199,6 +219,25 @@ def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
     elif sharpness(image, face.box) < BLURRED:
         remarks.append("the portrait's face is blurred, so the result will be too")
     return remarks
+
+
+def moved(x: float, y: float) -> Transform:
+    """From a part of a picture that begins at `x`, `y` to the picture."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def turned_back(size: tuple[int, int], degrees: float) -> Transform:
+    """From a picture that was turned counter-clockwise about its middle to the picture before.
+
+    Args:
+        size: width and height before. A turn by an odd number of quarters exchanges them; others keep them.
+        degrees: by which it was turned.
+    """
+    width, height = size
+    middle = moved(width / 2, height / 2)
+    after = moved(-height / 2, -width / 2) if degrees % 180 == 90 else moved(-width / 2, -height / 2)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return middle @ np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ after
 
 
 def _rotated(image: RGBArray, degrees: float) -> RGBArray:

@@ -183,6 +183,10 @@ class AnimateOptions(MotionSettings, SizeSettings):
     fps: float | Fraction | None = picture(
         None, "Frames a second; the duration stays", low=MIN_FPS, high=MAX_FPS, default_text="the driving video's"
     )
+    paste_back: bool = picture(
+        False,
+        "Put the animated crop back into the whole portrait, which keeps its size; outside the crop nothing changes",
+    )
     side_by_side: bool = picture(False, "Show reference, driver and result in one picture")
     start: Annotated[float, BeforeValidator(seconds)] = moment(0.0, "Where in the driving video the used part begins")
     duration: Annotated[float | None, BeforeValidator(seconds)] = moment(
@@ -223,6 +227,10 @@ class AnimateOptions(MotionSettings, SizeSettings):
         """Refuse settings that would do nothing."""
         if self.neutral_frame is not None and self.motion != "relative":
             raise InputError(f"neutral_frame is {self.neutral_frame}: it must be left out unless motion is relative")
+        if self.paste_back and self.side_by_side:
+            raise InputError(
+                "side_by_side is True: it must be left out with paste_back, as their pictures differ in size"
+            )
         if self.ping_pong and self.loop == 1:
             raise InputError("ping_pong is True: it must be left out with loop 1, or loop be 2 or more")
 
