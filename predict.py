@@ -26,7 +26,7 @@ from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.url_fetch import fetch
 from personalive.net.addresses import private_addresses_allowed
-from personalive.settings import AnimateOptions, Surface
+from personalive.settings import RequestOptions, Surface
 
 SHORTEST = 0.1
 """Seconds. Cog's server 0.19.3 loses its only slot to a prediction that ends within a few milliseconds."""
@@ -142,6 +142,10 @@ class Predictor(BasePredictor):
             ge=1,
             le=120,
         ),
+        paste_back: bool = Input(
+            description="Put the animated crop back into the whole portrait, which keeps its size; outside the crop nothing changes.",  # noqa: E501
+            default=False,
+        ),
         side_by_side: bool = Input(
             description="Show reference, driver and result in one picture.",
             default=False,
@@ -185,19 +189,24 @@ class Predictor(BasePredictor):
             ge=0,
             le=51,
         ),
+        output_format: str = Input(
+            description="Kind of file: mp4 and webm have sound, gif and webp are animated pictures.",
+            default="mp4",
+            choices=["mp4", "webm", "gif", "webp"],
+        ),
         # End of what is written.
     ) -> cog.Path:
         """Make the video."""
         inputs = locals()
         with _not_too_short():
-            options = AnimateOptions.from_inputs(inputs, Surface.HTTP)
+            options = RequestOptions.from_inputs(inputs, Surface.HTTP)
             print(f"seed: {options.seed}")
             return cog.Path(self._animate(str(ref_image), str(driving_video), options))
 
-    def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
+    def _animate(self, ref_image: str, driving_video: str, options: RequestOptions) -> Path:
         self.results.cleanup()  # the result of the last prediction has been sent
         self.results = _temporary("personalive-")
-        output = Path(self.results.name) / "output.mp4"
+        output = Path(self.results.name) / f"output.{options.output_format}"
         allowed = private_addresses_allowed()
         with (
             _temporary("personalive-inputs-") as inputs,

@@ -1,7 +1,8 @@
 """The animated crop, put back into the picture that it was cut from.
 
-The crop's colours are matched to the picture's where they meet, and it fades in from there. Nothing is seen of the seam
-because the fade lies where the head never comes: between the crop's rim and the reach of a head that turns.
+Only what moves is put there. What that is shows against a frame in which the model draws the portrait at rest: a model
+does not draw shoulders and background quite as they are, but much the same in every frame, so these stay the picture's
+own. Colours are matched to the picture's around the crop's rim, and towards the rim the crop fades out.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from personalive.engine.advance import advance
+from personalive.engine.control import MotionControl
+from personalive.engine.stream import Stream
 from personalive.media.images import resize
 from personalive.media.portrait import Portrait, Transform
 from personalive.types import RGBArray
@@ -18,84 +22,116 @@ FloatArray = npt.NDArray[np.float32]
 
 BESIDE, ABOVE, BELOW = 0.5, 0.5, 0.25
 """How far a head with its hair and ears reaches beyond the face's box, in sides of it, while it turns and moves."""
-LEAST_FADE, MOST_FADE = 0.05, 0.25
+LEAST_FADE, MOST_FADE = 0.05, 0.12
 """Narrowest and widest fade along a side of the crop, as a fraction of its width or height."""
 UNKNOWN_FADE = 0.08
 """The same if it is not known where the face is."""
 BORDER = 0.005
 """How near to the picture's border a side of the crop is at it, as a fraction of the crop's width."""
 CELL = 8
-"""Pixels of the model's picture for one of the colour difference's."""
+"""Pixels of the model's picture for one at which colours and movement are compared."""
 LIKE = 24.0
 """Levels by which colours may differ for being the same thing; other differences are movements."""
 REACH = 0.08
 """How far around the rim colours are matched, as a fraction of the crop."""
 PRIOR = 0.02
 """Weight of no difference: what is far from the rim keeps its colours."""
+RESTS, MOVES = 3.0, 8.0
+"""Mean levels by which a cell differs from the portrait at rest: up to the first it does not move."""
+AROUND = 1.0
+"""How far movement is felt, in cells."""
+FACE = 0.7
+"""Radius of what is always animated, in sides of the face's box around its middle."""
 
 
 class PasteBack:
     """Puts the frames of an animation into the whole portrait."""
 
-    def __init__(self, portrait: Portrait, shape: tuple[int, int]) -> None:
+    def __init__(self, portrait: Portrait, rest: RGBArray) -> None:
         """Prepare.
 
         Args:
             portrait: with the whole picture.
-            shape: width and height of the frames.
+            rest: a frame in which the model draws it at rest, uint8 [h, w, 3], as large as those of the animation.
         """
         assert portrait.whole is not None
         self._whole = portrait.whole
         self.size = portrait.whole.shape[1], portrait.whole.shape[0]
         """Width and height of the whole picture."""
+        shape = rest.shape[1], rest.shape[0]
         self._still = resize(portrait.image, *shape).astype(np.float32)
-        height, width = portrait.image.shape[:2]
-        rows, columns = np.mgrid[0 : shape[1], 0 : shape[0]].astype(np.float32) + 0.5
         fades = _fades(portrait)
-        self._rim = 4 * (mask := soft_mask(columns / shape[0], rows / shape[1], fades)) * (1 - mask)
-        self._spread = [_kernel(side // CELL) for side in (shape[1], shape[0])]
+        x, y = _places(shape)
+        mask = soft_mask(x / shape[0], y / shape[1], fades)
+        self._rim = 4 * mask * (1 - mask)
+        self._near = [_kernel(side // CELL, AROUND) for side in reversed(shape)]
+        self._far = [_kernel(side // CELL, REACH * side // CELL) for side in reversed(shape)]
+        self._face = _face(portrait, shape)
+        self._rest = rest + self._difference(rest)
 
+        height, width = portrait.image.shape[:2]
         corners = portrait.place @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
-        limit = np.array(self.size)
-        left, top = np.clip(np.floor(corners[:2].min(axis=1)), 0, limit).astype(int)
-        right, bottom = np.clip(np.ceil(corners[:2].max(axis=1)), 0, limit).astype(int)
+        left, top = np.clip(np.floor(corners[:2].min(axis=1)), 0, self.size).astype(int)
+        right, bottom = np.clip(np.ceil(corners[:2].max(axis=1)), 0, self.size).astype(int)
         self._area = slice(top, bottom), slice(left, right)
         # Frames are first scaled to the crop's size in the picture, which smooths them where they get smaller.
-        self._size = tuple(
-            max(1, round(n * np.linalg.norm(portrait.place[:2, i]))) for i, n in enumerate((width, height))
-        )
-        to_crop = np.linalg.inv(portrait.place)
-        to_frame = np.diag([self._size[0] / width, self._size[1] / height, 1.0]) @ to_crop
-        to_frame[:, 2] += to_frame[:, 0] * left + to_frame[:, 1] * top
+        lengths = np.linalg.norm(portrait.place[:2, :2], axis=0) * (width, height)
+        self._scaled = max(1, round(lengths[0])), max(1, round(lengths[1]))
+        to_frame = np.diag([self._scaled[0] / width, self._scaled[1] / height, 1.0]) @ np.linalg.inv(portrait.place)
+        to_frame[:, 2] = to_frame @ [left, top, 1]
         self._coefficients = tuple(to_frame[:2].ravel().tolist())
-        rows, columns = np.mgrid[0 : bottom - top, 0 : right - left].astype(np.float32) + 0.5
-        x, y = (to_frame[i, 0] * columns + to_frame[i, 1] * rows + to_frame[i, 2] for i in range(2))
-        self._mask = soft_mask(x / self._size[0], y / self._size[1], fades)[..., None]
+        x, y = _places((right - left, bottom - top))
+        x, y = (to_frame[i, 0] * x + to_frame[i, 1] * y + to_frame[i, 2] for i in range(2))
+        self._mask = soft_mask(x / self._scaled[0], y / self._scaled[1], fades)
 
     def paste(self, frames: RGBArray) -> Iterator[RGBArray]:
         """[n, h, w, 3] → n times [1, height, width, 3]: the whole picture, one frame at a time."""
         for frame in frames:
-            matched = np.clip(frame + self._difference(frame) + 0.5, 0, 255).astype(np.uint8)
-            scaled = Image.fromarray(resize(matched, *self._size))
-            rows, columns = self._mask.shape[:2]
-            placed = scaled.transform(
-                (columns, rows), Image.Transform.AFFINE, self._coefficients, Image.Resampling.BICUBIC
-            )
+            matched = frame + self._difference(frame)
+            mask = self._mask * self._placed(self._moving(matched))
+            shown = self._placed(np.clip(matched + 0.5, 0, 255).astype(np.uint8))
             result = self._whole.copy()
             under = result[self._area]
-            under[:] = under + self._mask * (np.asarray(placed, np.float32) - under) + 0.5
+            under[:] = under + mask[..., None] * (shown - under) + 0.5
             yield result[None]
+
+    def _placed(self, image: "RGBArray | FloatArray") -> FloatArray:
+        """A picture of the frame's size, colours or one value a pixel, where the crop is in the whole one."""
+        scaled = Image.fromarray(image).resize(self._scaled, Image.Resampling.LANCZOS)
+        rows, columns = self._mask.shape
+        affine, bicubic = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+        placed = np.asarray(scaled.transform((columns, rows), affine, self._coefficients, bicubic), np.float32)
+        return placed if placed.ndim == 3 else np.clip(placed, 0, 1)
+
+    def _moving(self, matched: FloatArray) -> FloatArray:
+        """From 0, where the frame is as at rest, to 1, where something moves; always 1 in the face."""
+        levels = np.abs(matched - self._rest).max(axis=2)
+        down, across = self._near
+        moving = np.clip((down @ _cells(levels) @ across.T - RESTS) / (MOVES - RESTS), 0, 1)
+        return np.maximum(_whole_size(moving, levels.shape), self._face)
 
     def _difference(self, frame: RGBArray) -> FloatArray:
         """By how much the picture's colours differ from the frame's at the rim, smoothly continued on both sides."""
         levels = self._still - frame
         same = self._rim * np.exp(-((np.abs(levels).max(axis=2) / LIKE) ** 2))
-        down, across = self._spread
-        weights = down @ _cells(same) @ across.T
-        found = [down @ _cells(same * levels[..., k]) @ across.T / (weights + PRIOR) for k in range(3)]
-        size = frame.shape[1], frame.shape[0]
-        channels = [Image.fromarray(each.astype(np.float32)).resize(size, Image.Resampling.BICUBIC) for each in found]
-        return np.stack([np.asarray(channel) for channel in channels], axis=2)
+        down, across = self._far
+        weights = down @ _cells(same) @ across.T + PRIOR
+        found = [down @ _cells(same * levels[..., channel]) @ across.T / weights for channel in range(3)]
+        return np.stack([_whole_size(each, same.shape) for each in found], axis=2)
+
+
+def at_rest(stream: Stream, portrait: Portrait) -> RGBArray:
+    """A frame in which the model draws a portrait as it is, uint8 [h, w, 3].
+
+    Args:
+        stream: with the portrait, and nothing pushed. It is used up.
+    """
+    stream.control = MotionControl(motion_strength=0.0)
+    driving = stream.preprocessor.driving([portrait.image], None if portrait.box is None else [portrait.box])
+    advance([stream], [driving], stretch=True)
+    *_, last = stream.drain()
+    frame: RGBArray = last[-1]
+    return frame
 
 
 def soft_mask(x: FloatArray, y: FloatArray, fades: tuple[float, float, float, float]) -> FloatArray:
@@ -141,6 +177,25 @@ def _is_at_border(place: Transform, start: tuple[int, int], end: tuple[int, int]
     return not inside.all(axis=0).any()
 
 
+def _face(portrait: Portrait, shape: tuple[int, int]) -> FloatArray:
+    """1 in a circle around the face, with a soft rim; 0 where it is not known."""
+    x, y = _places(shape)
+    if portrait.box is None:
+        return np.zeros_like(x)
+    left, top, right, bottom = portrait.box
+    height, width = portrait.image.shape[:2]
+    radius = FACE * max(right - left, bottom - top)
+    away = np.hypot(x * width / shape[0] - (left + right) / 2, y * height / shape[1] - (top + bottom) / 2) / radius
+    circle: FloatArray = np.clip(4 * (1 - away), 0, 1)
+    return circle
+
+
+def _places(size: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """x and y of every pixel's centre in a picture of this width and height, [h, w] each."""
+    y, x = np.mgrid[0 : size[1], 0 : size[0]].astype(np.float32) + 0.5
+    return x, y
+
+
 def _cells(values: FloatArray) -> FloatArray:
     """Means of squares of `CELL` pixels."""
     rows, columns = values.shape
@@ -148,9 +203,15 @@ def _cells(values: FloatArray) -> FloatArray:
     return means
 
 
-def _kernel(cells: int) -> FloatArray:
+def _whole_size(cells: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """The way back, interpolated."""
+    image = Image.fromarray(cells.astype(np.float32)).resize((shape[1], shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _kernel(cells: int, reach: float) -> FloatArray:
     """The matrix that spreads values along a side: a Gaussian, whose rows sum to 1."""
     places = np.arange(cells, dtype=np.float32)
-    weights = np.exp(-(((places[:, None] - places) / (REACH * cells)) ** 2) / 2)
+    weights = np.exp(-(((places[:, None] - places) / reach) ** 2) / 2)
     kernel: FloatArray = weights / weights.sum(axis=1, keepdims=True)
     return kernel

@@ -11,7 +11,7 @@ from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError, OutputError
 from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
-from personalive.media.encoding import check_choices
+from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import NO_FACES, FaceTracker
 from personalive.media.images import (
@@ -238,9 +238,18 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     require_file(driving_video, "the driving video")
     check_output(output, options.overwrite)
     check_choices(output, options.codec, options.quality)
+    if options.preview is not None and not options.overwrite and preview_path(output).exists():
+        raise OutputError(
+            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
+        )
     for source in (ref_image, driving_video):
         if output.exists() and output.samefile(source):
             raise OutputError(f"the output {output} is one of the inputs; choose another name")
+
+
+def preview_path(output: Path) -> Path:
+    """Where the preview of an output is written: beside it."""
+    return output.with_name("preview.png" if output.name == FRAMES_NAME else f"{output.stem}.preview.png")
 
 
 def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
