@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from personalive import PersonaLive
 from personalive.animate.job import animate
+from personalive.animate.preview import CAPTION, chosen_frames
+from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
+from personalive.media.encoding import FRAMES_NAME
 from personalive.media.images import read_image
 from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
@@ -46,3 +50,18 @@ def test_relative_motion_ends_in_the_closed_mouth_of_a_driver_who_begins_mid_lau
     opened, shut = ends["found"]
     assert shut - closed < 0.15 * (opened - closed), "closed where the driver's is"
     assert ends["first"][0] - closed < 0.3 * (opened - closed), "measured from the laugh, it would not be seen"
+
+
+def test_a_preview_shows_the_poses_and_mouths_of_the_result(model, reader, tmp_path):
+    frames = 25
+    options = AnimateOptions(preview=5, max_frames=frames, audio=False)
+    output = tmp_path / FRAMES_NAME
+    list(animate(model, DEMO_PORTRAIT, DEMO_DRIVER, output, options))
+    result = [read_image(tmp_path / f"{index + 1:05d}.png") for index in chosen_frames(frames, 5)]
+    with Image.open(tmp_path / "preview.png") as sheet:
+        side = model.config.size
+        corners = [(index % 3 * side, index // 3 * (side + CAPTION)) for index in range(5)]
+        tiles = [np.asarray(sheet.crop((x, y, x + side, y + side))) for x, y in corners]
+    for shown, made in zip(map(reader.read, tiles), map(reader.read, result), strict=True):
+        assert abs(shown.yaw - made.yaw) < 4 and abs(shown.roll - made.roll) < 3
+        assert abs(shown.mouth - made.mouth) < 0.01

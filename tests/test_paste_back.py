@@ -1,7 +1,5 @@
 """The animated crop in the whole portrait: nothing changes outside, no seam, and the head is never cut."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ from personalive.animate.paste_back import PasteBack, soft_mask
 from personalive.animate.plan import read_portrait
 from personalive.cli import main as cli
 from personalive.errors import InputError
-from personalive.media.portrait import Portrait, moved, turned_back
+from personalive.media.portrait import moved, turned_back
 from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import photograph
@@ -235,11 +233,3 @@ def test_keypoints_and_a_turned_driver_do_not_matter(small_model, scene, driver,
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(InputError, match="side_by_side is True: it must be left out with paste_back"):
         AnimateOptions(paste_back=True, side_by_side=True)
-
-
-def test_a_portrait_belongs_to_every_copy_of_its_picture():
-    small = np.zeros((100, 200, 3), np.uint8)
-    portrait = Portrait(small[10:60, 20:70], None, (), small, moved(20, 10))
-    larger = portrait.cut_from(np.zeros((300, 400, 3), np.uint8))
-    assert np.allclose(larger.place @ [50, 50, 1], [140, 180, 1])
-    assert replace(larger, whole=None).image is portrait.image

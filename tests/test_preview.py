@@ -10,7 +10,6 @@ from personalive.animate.job import animate
 from personalive.animate.plan import preview_path
 from personalive.animate.preview import CAPTION, chosen_frames, contact_sheet
 from personalive.errors import OutputError
-from personalive.media.encoding import FRAMES_NAME
 from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import faceless, moving_face, numbered, read_number, save_video
@@ -60,16 +59,6 @@ def test_with_other_choices(small_model, portrait, driver, tmp_path, more):
     output = tmp_path / "talk.mp4"
     until_previewed(animate(small_model, portrait, driver, output, AnimateOptions(preview=2, **more)))
     assert len(tiles(preview_path(output), 2, 2)) == 2
-
-
-def test_the_first_of_a_preview_is_the_first_of_the_result(small_model, portrait, driver, tmp_path):
-    """It has the same past: the way from the portrait to the driver's first frame."""
-    output = tmp_path / FRAMES_NAME
-    options = AnimateOptions(preview=1, max_frames=1, crop="none")
-    list(animate(small_model, portrait, driver, output, options))
-    (tile,) = tiles(tmp_path / "preview.png", 1, 1)
-    first = np.asarray(Image.open(tmp_path / "00001.png"))
-    assert np.abs(tile.astype(int) - first).mean() < 3
 
 
 def test_an_existing_preview_is_kept_unless_told_otherwise(small_model, portrait, driver, tmp_path):

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from personalive.errors import InputError
 from personalive.live.core.parameters import Changes, LoadParameters
-from personalive.settings import Settings
+from personalive.settings import AnimateOptions, Settings
 
 
 @contextlib.contextmanager
@@ -25,8 +25,8 @@ def _reader(settings: type[Settings]) -> Callable[[Any], Any]:
     def read(values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        with _refusing():  # unknown names are ignored, so that other clients keep working
-            return settings(**{name: value for name, value in values.items() if name in settings.model_fields})
+        with _refusing():
+            return settings(**values)
 
     return read
 
@@ -37,11 +37,18 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _checked_face(face: str) -> str:
+    with _refusing():
+        return AnimateOptions(face=face).face
+
+
+FACE_SCHEMA = AnimateOptions.model_json_schema()["properties"]["face"]
 LOAD_SCHEMA = LoadParameters.model_json_schema()
 PARAMETERS_SCHEMA = Changes.model_json_schema() | {"examples": [{"mirror": True, "motion_strength": 0.8}]}
-for _schema in (LOAD_SCHEMA, PARAMETERS_SCHEMA):
-    del _schema["additionalProperties"]
 
 LoadParams = Annotated[LoadParameters, BeforeValidator(_reader(LoadParameters)), WithJsonSchema(LOAD_SCHEMA)]
 ParameterChanges = Annotated[dict[str, Any], AfterValidator(_checked), WithJsonSchema(PARAMETERS_SCHEMA)]
 """Only what the client wants to change."""
+
+WhichFace = Annotated[str, AfterValidator(_checked_face), WithJsonSchema(FACE_SCHEMA)]
+"""Which of several faces in a portrait; the same setting as for files."""
