@@ -343,7 +343,8 @@ def turned_back(size: tuple[int, int], degrees: float) -> Transform:
     middle = moved(width / 2, height / 2)
     after = moved(-height / 2, -width / 2) if degrees % 180 == 90 else moved(-width / 2, -height / 2)
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return middle @ np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ after
+    back: Transform = middle @ np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ after
+    return back
 
 
 def _rotated(image: RGBArray, degrees: float) -> RGBArray:
