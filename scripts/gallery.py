@@ -26,7 +26,7 @@ from personalive.training.shots import to_pixels
 from personalive.types import RGBArray
 
 FOLDER = Path(__file__).parents[1] / "docs" / "images" / "gallery"
-FRAMES = 48
+FRAMES = 32
 EVERY = 2
 """Computed frames for each one that is shown."""
 SIDE = 192

@@ -86,6 +86,10 @@ def test_at_strength_0_a_part_of_the_motion_rests_and_the_other_is_as_before(mod
     assert no_pose["pitch"] <= true["pitch"] + 0.1 * full["pitch"]
     for name in POSE:
         assert no_expression[name] >= 0.9 * full[name], name
+    # The demo model's mouth is not quite the same at every turn of the head.
+    for name in EXPRESSION:
+        assert no_pose[name] >= 0.8 * full[name], name
+        assert no_expression[name] <= 0.3 * full[name], name
 
 
 def test_relative_motion_ends_in_the_closed_mouth_of_a_driver_who_begins_mid_laugh(model, reader, tmp_path):

@@ -40,7 +40,7 @@ RESTS, MOVES = 3.0, 8.0
 """Mean levels by which a cell differs from the portrait at rest: up to the first it does not move."""
 AROUND = 1.0
 """How far movement is felt, in cells."""
-FACE = 0.7
+FACE = 0.5
 """Radius of what is always animated, in sides of the face's box around its middle."""
 
 
