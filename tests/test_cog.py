@@ -219,6 +219,7 @@ def bare(small_model_folder, tmp_path_factory):
         yield running
 
 
+@pytest.mark.slow
 def test_cogs_server_alone_makes_the_same(bare, server, inputs, portrait):
     """With a file from the web, here from loopback, which this server's operator allows."""
     with receiver(portrait.read_bytes()) as web:
@@ -228,6 +229,7 @@ def test_cogs_server_alone_makes_the_same(bare, server, inputs, portrait):
     assert answer["output"] == server.post(inputs).json()["output"]
 
 
+@pytest.mark.slow
 def test_cogs_server_alone_survives_quick_failures_and_says_nothing_of_itself(bare, inputs):
     """Its slot is not free at once, and it would lose it to a prediction that ends at once."""
     for _ in range(10):
@@ -237,5 +239,6 @@ def test_cogs_server_alone_survives_quick_failures_and_says_nothing_of_itself(ba
     wait_for(lambda: bare.status() == "READY")
 
 
+@pytest.mark.slow
 def test_cogs_server_alone_leaves_no_input_behind(bare):
     assert not list(bare.folder.rglob("personalive-inputs-*"))

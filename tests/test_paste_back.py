@@ -10,7 +10,7 @@ from personalive.animate.paste_back import PasteBack, soft_mask
 from personalive.animate.plan import read_portrait
 from personalive.cli import main as cli
 from personalive.errors import InputError
-from personalive.media.portrait import moved, turned_back
+from personalive.media.transform import moved, turned_back
 from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import photograph

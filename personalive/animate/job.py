@@ -21,6 +21,7 @@ from personalive.animate.plan import (
 )
 from personalive.animate.preview import preview, save_preview
 from personalive.animate.replay import Presences, Recorded, length, order
+from personalive.animate.run_ahead import RunAhead
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
 from personalive.engine.motion import DriverMotion
@@ -30,7 +31,7 @@ from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import TURNS, Portrait
 from personalive.media.sound import Sound
-from personalive.media.video_writer import open_result
+from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
@@ -110,7 +111,7 @@ def _animate(
     if options.audio and plan.info.sound is not None and not (options.ping_pong or is_silent(output)):
         part = plan.skip / plan.rate, plan.frames / plan.rate
         sound = Sound(plan.info, *part, passes=options.passes)
-    with open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
+    with write_ahead(output, video, sound=sound, overwrite=options.overwrite) as writer:
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
             *(_silent(plan, options, output), _chosen_face(plan, options)),
@@ -172,6 +173,7 @@ def _generate(
         if plan.neutral is not None:
             stream.set_neutral(neutral_frame(plan, stream.preprocessor))
         beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
+        ahead = RunAhead(stream)
         observed: list[DriverMotion] = []
         usable: list[bool] = []
         with DrivingReader(plan, stream.preprocessor, presences, keep_pictures=beside is not None) as reader:
@@ -183,7 +185,7 @@ def _generate(
                     usable += chunk.usable
                 if beside:
                     beside.add(chunk.pictures)
-                frames = stream.push(motion)
+                frames = ahead.push(motion)
                 yield beside.join(frames) if beside else frames, faceless
         if observed:
             recorded = Recorded.of(observed, usable)
@@ -191,9 +193,9 @@ def _generate(
             if beside:
                 beside.show_in_order(indices)
             for again in recorded.chunks(indices[len(recorded) :], presences):
-                frames = stream.push(again.to(model.device))
+                frames = ahead.push(again.to(model.device))
                 yield beside.join(frames) if beside else frames, faceless
-        for frames in stream.drain():
+        for frames in ahead.drain():
             yield beside.join(frames) if beside else frames, faceless
 
 

@@ -15,7 +15,8 @@ from personalive.engine.advance import advance
 from personalive.engine.control import MotionControl
 from personalive.engine.stream import Stream
 from personalive.media.images import resize
-from personalive.media.portrait import Portrait, Transform
+from personalive.media.portrait import Portrait
+from personalive.media.transform import Transform
 from personalive.types import RGBArray
 
 FloatArray = npt.NDArray[np.float32]

@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,8 @@ from personalive.media.images import (
     read_images,
     require_file,
 )
-from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown, moved
+from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
+from personalive.media.transform import moved
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -90,12 +92,12 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
         NoFaceError: it shows no face.
     """
     side = LARGE_SIDE if options.crop == "auto" or options.paste_back else MAX_SIDE
-    images = read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))
-    if options.face_boxes == "keypoints" and options.crop != "auto":
-        image, remarks = first_shown(images)
-        part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
-        return Portrait(cut(image, part), None, remarks, image, moved(*part[:2]))
-    found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
+    with closing(read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))) as images:
+        if options.face_boxes == "keypoints" and options.crop != "auto":
+            image, remarks = first_shown(images)
+            part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
+            return Portrait(cut(image, part), None, remarks, image, moved(*part[:2]))
+        found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
     return found if options.face_boxes == "mesh" else replace(found, box=None)
 
 

@@ -24,7 +24,7 @@ from personalive.engine.preprocess import DrivingFrames, Reference, bilinear
 from personalive.engine.raster import face_boxes, usable
 from personalive.engine.smoothing import smooth_pose
 from personalive.engine.state import Driving, ReferenceState, StreamState
-from personalive.types import Box, RGBArray
+from personalive.types import Box
 
 LEAD_IN_STEPS = SLOTS - 1
 """Steps whose finished frames are the lead-in, not a driving frame's."""
@@ -63,8 +63,8 @@ class Finished:
 
     state: StreamState
     """The state for the next step."""
-    pixels: RGBArray
-    """The four frames that leave."""
+    pixels: HostCopy
+    """The four frames that leave, uint8 [4, height, width, 3]: the device may still be working on them."""
     record: StepRecord
 
 
@@ -202,6 +202,8 @@ def denoise_window(
 ) -> list[Finished]:
     """Four frames of motion enter each stream's window, and its four oldest frames leave it finished.
 
+    It waits for the motion only, not for the pictures: meanwhile the caller can start the next step.
+
     Args:
         states: of streams of one size and number of denoising steps.
         chunks: motion of four frames of each.
@@ -212,11 +214,11 @@ def denoise_window(
     keypoints = torch.cat([chunk.keypoints for chunk in entering])
     guided = networks.guide(keypoints, options.width, options.height).split([len(chunk) for chunk in entering])
     windows = [s.enter(chunk.tokens, pose) for s, chunk, pose in zip(states, entering, guided, strict=True)]
+    # What the host decides by leaves the device before its long work, and is waited for once that is under way.
+    seen = [[networks.download(tensor) for tensor in _compared(state)] for state in windows]
     sampled = [_sample(networks, *item) for item in zip(windows, noise, strict=True)]
-    # Asking whether motion is new waits for the device, so it comes once all of its work is under way.
-    decisions = [_decide(state) for state in windows]
-    pixels = [sample.pixels.result() for sample in sampled]
-    columns = zip(windows, entering, sampled, decisions, pixels, strict=True)
+    decisions = [_decide(*item) for item in zip(windows, seen, strict=True)]
+    columns = zip(windows, entering, sampled, decisions, strict=True)
     return [_leave(networks, *column) for column in columns]
 
 
@@ -247,10 +249,16 @@ def _sample(networks: Networks, state: StreamState, noise: Tensor) -> _Sample:
     return _Sample(tuple(predictions), latents, clean[:WINDOW], frames, networks.download(pixels))
 
 
-def _decide(state: StreamState) -> KeyframeDecision:
+def _compared(state: StreamState) -> tuple[Tensor, Tensor]:
+    """The window's motion and the bank, in fp32: what a keyframe is decided by."""
     assert state.motion is not None
+    return state.motion.float(), state.bank
+
+
+def _decide(state: StreamState, seen: Sequence[HostCopy]) -> KeyframeDecision:
+    motion, bank = (torch.from_numpy(copy.result()) for copy in seen)
     options = state.options
-    test = KeyframeTest(state.step, state.motion, state.bank, len(state.keyframes), options.keyframe_threshold)
+    test = KeyframeTest(state.step, motion, bank, len(state.keyframes), options.keyframe_threshold)
     return options.keyframes(test)
 
 
@@ -260,7 +268,6 @@ def _leave(
     entered: MotionChunk,
     sample: _Sample,
     decision: KeyframeDecision,
-    pixels: RGBArray,
 ) -> Finished:
     """The state after the step: what the next one needs, and the keyframe if there is one."""
     assert state.motion is not None and state.pose_features is not None
@@ -292,4 +299,4 @@ def _leave(
         keyframes=keyframes,
         step=state.step + 1,
     )
-    return Finished(after, pixels, record)
+    return Finished(after, sample.pixels, record)

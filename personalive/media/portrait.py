@@ -5,16 +5,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from personalive.errors import FaceTooSmallError, NoFaceError
 from personalive.media.crop import CROP_MARGIN, crop_box, cut, within
 from personalive.media.faces import Face, FaceTracker, choose, is_blank, is_same_place, load_mediapipe
 from personalive.media.images import MOST_PICTURES, fitted
+from personalive.media.transform import Transform, moved, scaled, turned_back
 from personalive.types import Box, Crop, RGBArray
 
 UPRIGHT_SCORE = 0.85
@@ -24,6 +24,8 @@ TURNED_SCORE = 0.8
 """The detector's confidence below which a face that is found only after a turn is none."""
 TURNS = {2: "half a turn", 1: "a quarter turn", 3: "a quarter turn"}
 """Quarter turns to the left that are tried, in words."""
+TURNED_TILES = 2
+"""Sizes of tiles in which a picture is searched in each turn, before smaller faces are searched for as it stands."""
 MUCH_BETTER = 0.1
 """How much higher another turn's confidence must be for it to be chosen."""
 MAX_ROLL = 35.0
@@ -34,7 +36,7 @@ SMALL_FACE = 64
 """Pixels of a face's side below which the result is soft..."""
 LEAST_FACE = 32
 """...and below which it has too little of the person."""
-SMALL_PART = 0.2
+SMALL_PART = 0.3
 """A face that takes less of the picture's shorter side is looked at again from near."""
 BLURRED = 3.0
 """Sharpness (see `sharpness`) below which a face is blurred."""
@@ -42,10 +44,6 @@ ROLL_WEIGHT = 300.0
 """Degrees of tilt that count as much as the detector's whole confidence."""
 DETECTOR_MARGIN = 2.0
 """Side of the region that the detector sees, per side of the face."""
-
-
-Transform: TypeAlias = npt.NDArray[np.float64]
-"""A matrix [3, 3] from places (x, y, 1) in a picture to those in another, in pixels; the first pixel is around ½, ½."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ class PortraitFinder:
             shape: width and height of the output.
         """
         scale = whole.shape[1] / searched.shape[1]
-        if scale == 1 and face.side > min(searched.shape[:2]) * SMALL_PART:
+        if scale == 1 and not _is_small(face, searched):
             return searched, face, np.eye(3)
         x, y = (place * scale for place in _centre(face))
         reach = face.side * scale * (CROP_MARGIN * max(1.0, shape[0] / shape[1]) + 0.5)
@@ -149,7 +147,7 @@ class PortraitFinder:
         zoom = near.shape[1] / seen.shape[1]
         box = tuple(round((edge * scale - part[index % 2]) * zoom) for index, edge in enumerate(face.box))
         expected = replace(face, box=(box[0], box[1], box[2], box[3]))
-        found = [each for each in self._tracker.detect(near, tiles=False) if is_same_place(each.box, expected.box)]
+        found = [each for each in self._tracker.detect(near, tiles=0) if is_same_place(each.box, expected.box)]
         back = moved(*part[:2]) @ scaled(_size(near), _size(seen))
         return near, max(found, key=lambda each: each.area, default=expected), back
 
@@ -196,7 +194,7 @@ class PortraitFinder:
         """
         reason: FaceTooSmallError | None = None
         for index, image in enumerate(itertools.islice(images, MOST_PICTURES)):
-            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=False))):
+            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=0))):
                 continue
             try:
                 found = self.find(image, shape, crop)
@@ -216,16 +214,20 @@ class PortraitFinder:
 
     def _turned(self, image: RGBArray) -> tuple[int, RGBArray, list[Face]]:
         """The quarter turns to the left that suit the face in a picture best, the picture after them, and its faces."""
-        faces = self._tracker.detect(image)
+        faces = self._tracker.detect(image, tiles=TURNED_TILES)
         if faces and self._is_upright(image, faces):
             return 0, image, faces
         candidates = [(self._score(image, faces), 0, image, faces)]
         for quarters in TURNS:
             turned = np.ascontiguousarray(np.rot90(image, quarters))
-            found = self._tracker.detect(turned)
+            found = self._tracker.detect(turned, tiles=TURNED_TILES)
             candidates.append((self._turned_score(turned, found), quarters, turned, found))
-        _, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
-        return (quarters, best, faces) if faces else (0, image, self._tracker.search(image))
+        score, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
+        if score < TURNED_SCORE - MUCH_BETTER or not faces or _is_small(choose(faces, self._which), best):
+            found = [each for each in self._tracker.search(image) if self._confidence(image, each) >= TURNED_SCORE]
+            if self._score(image, found) > score:
+                return 0, image, found
+        return quarters, best, faces
 
     def _confidence(self, image: RGBArray, face: Face) -> float:
         """The detector's confidence in a face, from 0 to 1."""
@@ -286,6 +288,10 @@ def _part(image: RGBArray, shape: tuple[int, int], crop: Crop, face: Box | None)
     return crop_box((image.shape[1], image.shape[0]), shape, crop, face)
 
 
+def _is_small(face: Face, image: RGBArray) -> bool:
+    return face.side < SMALL_PART * min(image.shape[:2])
+
+
 def _centre(face: Face) -> tuple[float, float]:
     return (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
 
@@ -320,31 +326,6 @@ def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
 
 def _size(image: RGBArray) -> tuple[int, int]:
     return image.shape[1], image.shape[0]
-
-
-def moved(x: float, y: float) -> Transform:
-    """From a part of a picture that begins at `x`, `y` to the picture."""
-    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
-
-
-def scaled(size: tuple[int, int], other: tuple[int, int]) -> Transform:
-    """From a picture of a width and height to its copy of another."""
-    return np.diag([other[0] / size[0], other[1] / size[1], 1.0])
-
-
-def turned_back(size: tuple[int, int], degrees: float) -> Transform:
-    """From a picture that was turned counter-clockwise about its middle to the picture before.
-
-    Args:
-        size: width and height before. A turn by an odd number of quarters exchanges them; others keep them.
-        degrees: by which it was turned.
-    """
-    width, height = size
-    middle = moved(width / 2, height / 2)
-    after = moved(-height / 2, -width / 2) if degrees % 180 == 90 else moved(-width / 2, -height / 2)
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    back: Transform = middle @ np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]]) @ after
-    return back
 
 
 def _rotated(image: RGBArray, degrees: float) -> RGBArray:

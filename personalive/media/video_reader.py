@@ -6,7 +6,7 @@ other files or addresses.
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -111,7 +111,7 @@ def probe(path: Path) -> VideoInfo:
     return VideoInfo(path, width, height, rate, duration, scan.first, scan.first - start, sound, seekable=seekable)
 
 
-def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Iterator[RGBArray]:
+def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Generator[RGBArray, None, None]:
     """The frames of a video, resampled in time to a constant `rate` (None: the file's own); the duration stays.
 
     Each frame given is the one that is on screen in the middle of its time slot, so a file of constant rate gives

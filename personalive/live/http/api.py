@@ -118,7 +118,10 @@ def own_entry(session_id: SessionId, hub: HubOf, client: ClientOf) -> Entry:
 OwnEntry = Annotated[Entry, Depends(own_entry)]
 
 
-@router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
+@router.post(
+    "/api/v1/pipeline/load",
+    responses={**NOT_TEXT, **_problems(_409="In use, or being loaded, with other parameters")},
+)
 async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswer:
     """Load the pipeline in the background."""
     return schemas.MessageAnswer(message=hub.load(request.load_params))
