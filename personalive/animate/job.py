@@ -120,8 +120,8 @@ def _animate(
             yield Progress("reading", 0, total, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
-            for part in whole.paste(frames) if whole else [frames]:
-                writer.write(part)
+            for pictures in whole.paste(frames) if whole else [frames]:
+                writer.write(pictures)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         writer.finish()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))

@@ -163,10 +163,11 @@ def _fades(portrait: Portrait) -> tuple[float, float, float, float]:
         room = reach[0] / width, reach[1] / height, 1 - reach[2] / width, 1 - reach[3] / height
     limits = portrait.whole.shape[1], portrait.whole.shape[0]
     ends = (((0, 0), (0, height)), ((0, 0), (width, 0)), ((width, 0), (width, height)), ((0, height), (width, height)))
-    return tuple(
+    left_fade, top_fade, right_fade, bottom_fade = (
         0.0 if _is_at_border(portrait.place, *side, limits) else float(np.clip(space, LEAST_FADE, MOST_FADE))
         for space, side in zip(room, ends, strict=True)
     )
+    return left_fade, top_fade, right_fade, bottom_fade
 
 
 def _is_at_border(place: Transform, start: tuple[int, int], end: tuple[int, int], limits: tuple[int, int]) -> bool:
