@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,10 +70,9 @@ class Gallery:
 
     def strengths(self) -> None:
         """The driver; everything; only the expression; only the pose."""
-        panels = [self._driver(DEMO_DRIVER)]
-        for options in ({}, {"pose_strength": 0.0}, {"expression_strength": 0.0}):
-            panels.append(self._animated(DEMO_PORTRAIT, DEMO_DRIVER, **options))
-        _save("strengths.webp", _beside(*panels))
+        chosen: tuple[dict[str, float], ...] = ({}, {"pose_strength": 0.0}, {"expression_strength": 0.0})
+        results = [self._animated(DEMO_PORTRAIT, DEMO_DRIVER, **options) for options in chosen]
+        _save("strengths.webp", _beside(self._driver(DEMO_DRIVER), *results))
 
     def relative(self) -> None:
         """A driver who begins with a laugh; relative motion, from the frame that is found and from the first."""
@@ -105,7 +105,7 @@ class Gallery:
             if number % EVERY == 0:
                 yield frame
 
-    def _animated(self, portrait: Path, driver: Path, **options: object) -> list[RGBArray]:
+    def _animated(self, portrait: Path, driver: Path, **options: Any) -> list[RGBArray]:
         with tempfile.TemporaryDirectory(dir=self._folder) as made:
             chosen = AnimateOptions(max_frames=FRAMES, **options)
             for _ in animate(self._model, portrait, driver, Path(made) / FRAMES_NAME, chosen):
@@ -122,8 +122,7 @@ def _save(name: str, frames: Iterator[RGBArray]) -> None:
     """An animated WebP at the speed of the result."""
     first, *others = (Image.fromarray(frame) for frame in frames)
     duration = round(1000 * EVERY / FRAME_RATE)
-    options = {"duration": duration, "loop": 0, "quality": QUALITY, "method": 6}
-    first.save(FOLDER / name, save_all=True, append_images=others, **options)
+    first.save(FOLDER / name, save_all=True, append_images=others, duration=duration, loop=0, quality=QUALITY, method=6)
 
 
 def main() -> None:
