@@ -1,11 +1,14 @@
 """Names for values that packages pass to each other."""
 
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-RGBArray: TypeAlias = npt.NDArray[np.uint8]
+    RGBArray: TypeAlias = npt.NDArray[np.uint8]
+else:  # settings need the names below, and the command's help must not wait for NumPy
+    RGBArray = Any
 """A picture [height, width, 3], red, green and blue, 0 to 255; or several of one size, [n, height, width, 3]."""
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are outside."""
@@ -19,6 +22,7 @@ POSE_PARTS: tuple[PosePart, ...] = get_args(PosePart)
 MotionKind = Literal["absolute", "relative"]
 """The driver's own pose and expression; or the portrait's, changed as the driver's differ from a neutral frame."""
 VideoCodec = Literal["h264", "h265", "vp9", "av1"]
+OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs"]

@@ -20,7 +20,7 @@ from PIL import Image
 from benchmarks.measuring import Results
 from personalive.benchmark.lifelike import lifelike
 from personalive.media.encoding import KINDS
-from personalive.media.video_writer import find_ffmpeg
+from personalive.media.ffmpeg import find_ffmpeg
 from personalive.testing.pictures import photograph
 from personalive.types import RGBArray
 

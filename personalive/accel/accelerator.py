@@ -45,7 +45,8 @@ FLOAT8_CAPABILITY = (8, 9)
 PINNED_FRAMES = 64
 """The most frames of one preparation that get pinned memory: a system has little of it."""
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Accelerator:

@@ -115,7 +115,7 @@ def milliseconds(function: Callable[..., Any], arguments: tuple[Tensor, ...], tr
         function(*arguments)
         end.record()
     events[-1][1].synchronize()
-    return min(start.elapsed_time(end) for start, end in events)
+    return min(float(start.elapsed_time(end)) for start, end in events)
 
 
 def _agrees(result: Tensor, expected: Tensor) -> bool:

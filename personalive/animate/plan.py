@@ -3,19 +3,29 @@
 import itertools
 from collections import Counter
 from collections.abc import Generator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from personalive.animate.track_cache import read_track, track_path, write_track
-from personalive.errors import InputError, NoFaceError, OutputError
+from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
 from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
-from personalive.media.encoding import check_choices
+from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
-from personalive.media.faces import NO_FACES, FaceTracker
-from personalive.media.images import FORMATS_TEXT, is_gif, is_image, read_image, require_file
-from personalive.media.portrait import Portrait, PortraitFinder, find_portrait
+from personalive.media.faces import NO_FACES, FaceTracker, is_blank
+from personalive.media.images import (
+    FORMATS_TEXT,
+    LARGE_SIDE,
+    MAX_SIDE,
+    is_gif,
+    is_image,
+    read_images,
+    require_file,
+)
+from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
+from personalive.media.transform import moved
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -25,8 +35,8 @@ SIDE = 512
 """Pixels of an output whose size the model will choose: until then only its shape matters."""
 LOOKS, LOOK_SECONDS = 3, 2
 """Frames, from the first seconds that are used, by which it is judged whether the driver is upright."""
-CHECKED = 4
-"""One in this many driving frames is searched until the first face is found."""
+CHECKED = 500
+"""Driving frames in which the first face must be for the driver to be refused at once."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,14 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
         InputError: it cannot be read.
         NoFaceError: it shows no face.
     """
-    images = iter([read_image(path)]) if is_image(path) else read_frames(_probe_reference(path))
-    if options.face_boxes == "keypoints" and options.crop != "auto":
-        image = next(images)
-        return Portrait(cut(image, crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)), None)
-    found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
-    return found if options.face_boxes == "mesh" else Portrait(found.image, None, found.remarks)
+    side = LARGE_SIDE if options.crop == "auto" or options.paste_back else MAX_SIDE
+    with closing(read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))) as images:
+        if options.face_boxes == "keypoints" and options.crop != "auto":
+            image, remarks = first_shown(images)
+            part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
+            return Portrait(cut(image, part), None, remarks, image, moved(*part[:2]))
+        found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
+    return found if options.face_boxes == "mesh" else replace(found, box=None)
 
 
 def plan_driving(
@@ -221,9 +233,18 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     require_file(driving_video, "the driving video")
     check_output(output, options.overwrite)
     check_choices(output, options.codec, options.quality)
+    if options.preview is not None and not options.overwrite and preview_path(output).exists():
+        raise OutputError(
+            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
+        )
     for source in (ref_image, driving_video):
         if output.exists() and output.samefile(source):
             raise OutputError(f"the output {output} is one of the inputs; choose another name")
+
+
+def preview_path(output: Path) -> Path:
+    """Where the preview of an output is written: beside it."""
+    return output.with_name("preview.png" if output.name == FRAMES_NAME else f"{output.stem}.preview.png")
 
 
 def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
@@ -245,13 +266,35 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return
-    info = upright(info, rate, skip, count, options)
-    with FaceTracker(options.face) as tracker:
-        for start in (0, 2, 1, 3):  # every fourth frame first, and the others only where those show no face
-            frames = itertools.islice(read_frames(info, rate, skip), start, count, CHECKED)
-            if any(tracker.detect(image) for image in frames):
-                return
+    if _shows_face(info, rate, skip, 1) or upright(info, rate, skip, count, options).quarters:
+        return
+    if _shows_face(info, rate, skip, min(count, CHECKED)) or count > CHECKED:  # of a long driver, the pass will tell
+        return
+    _refuse_small_face(driving_video, info, rate, skip)
     raise NoFaceError(f"no face was found in the part of the driving video {driving_video} that would be used")
+
+
+def _shows_face(info: VideoInfo, rate: Fraction, skip: int, count: int) -> bool:
+    """Whether a face is found in the first driving frames, as the pass would find it."""
+    with FaceTracker() as tracker:
+        frames = itertools.islice(read_frames(info, rate, skip), count)
+        return any(not is_blank(image) and tracker.follow(image) is not None for image in frames)
+
+
+def _refuse_small_face(path: Path, info: VideoInfo, rate: Fraction, skip: int) -> None:
+    """Say so if the first frame shows one that is too small to be followed.
+
+    Raises:
+        FaceTooSmallError
+    """
+    image = next(read_frames(info, rate, skip))
+    with FaceTracker() as tracker:
+        found = tracker.search(image)
+    if found:
+        raise FaceTooSmallError(
+            f"the driving video {path}: face too small: {found[0].side} of {min(image.shape[:2])} pixels; use a video "
+            "from nearer, or crop it"
+        )
 
 
 def _probe_reference(path: Path) -> VideoInfo:

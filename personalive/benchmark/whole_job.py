@@ -21,10 +21,10 @@ from personalive.config import MAX_KEYFRAME_THRESHOLD, WINDOW
 from personalive.engine.preprocess import Preprocessor
 from personalive.engine.stream import Stream
 from personalive.media.encoding import VideoFormat
+from personalive.media.ffmpeg import find_ffmpeg
 from personalive.media.images import read_image
 from personalive.media.sound import Sound
 from personalive.media.video_reader import probe
-from personalive.media.video_writer import find_ffmpeg
 from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions

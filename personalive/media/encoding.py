@@ -128,9 +128,10 @@ def _filters(codec: str, video: VideoFormat) -> str:
         return f"{rate}split[a][b];[a]palettegen=stats_mode=single[p];[b][p]paletteuse=new=1:dither=sierra2_4a"
     if codec == "webp":
         return "format=yuv420p"  # full range and BT.601, as WebP has it
-    # Players assume HD colours, but ffmpeg's default for RGB is SD: convert to HD and tag it.
+    # Players assume HD colours, but ffmpeg's default for RGB is SD: convert to HD and tag it. Sides must be even.
     tags = "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
-    return f"scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"
+    even = "crop=trunc(iw/2)*2:trunc(ih/2)*2:0:0," if video.width % 2 or video.height % 2 else ""
+    return f"{even}scale=out_color_matrix=bt709:out_range=tv,format=yuv420p,{tags}"
 
 
 def _quality(kind: Kind, codec: str, video: VideoFormat) -> list[str]:
