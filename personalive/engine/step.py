@@ -96,7 +96,7 @@ def encode_driving(
 
 @dataclass(frozen=True)
 class Look:
-    """Driving frames of one stream with their head poses, which are on their way to the host if faces depend on them."""
+    """Driving frames of one stream with their head poses, and boxes by these, on their way to the host, if needed."""
 
     chunk: DrivingFrames
     pose: HeadPose
