@@ -104,7 +104,7 @@ class Gallery:
             if progress.stage == "finding the face":
                 break
         with Image.open(preview_path(output)) as sheet:
-            sheet.save(FOLDER / "preview.webp", quality=QUALITY, method=6)
+            sheet.save(FOLDER / "preview.webp", quality=QUALITY)
 
     def _driver(self, path: Path) -> list[RGBArray]:
         return list(itertools.islice(read_frames(probe(path)), 0, FRAMES, EVERY))
@@ -126,7 +126,7 @@ def _save(name: str, frames: Iterator[RGBArray]) -> None:
     """An animated WebP at the speed of the result."""
     first, *others = (Image.fromarray(frame) for frame in frames)
     duration = round(1000 * EVERY / FRAME_RATE)
-    first.save(FOLDER / name, save_all=True, append_images=others, duration=duration, loop=0, quality=QUALITY, method=6)
+    first.save(FOLDER / name, save_all=True, append_images=others, duration=duration, loop=0, quality=QUALITY)
 
 
 def main() -> None:
