@@ -148,6 +148,19 @@ def test_joined_recordings_lose_no_frame(tmp_path, caplog):
     assert info.duration == pytest.approx(Fraction(45, 25), abs=0.05)
 
 
+def test_a_video_whose_size_changes_keeps_the_shape_of_what_it_shows(tmp_path):
+    """As when a phone is turned, or a window resized, while it records."""
+    picture = brought.colours(200, 200)
+    wide = np.full((200, 300, 3), 128, np.uint8)
+    wide[:, 50:250] = picture
+    parts = [save_video(tmp_path / f"{n}.ts", [each] * 5, 25) for n, each in enumerate((picture, wide))]
+    (tmp_path / "both.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    first, *_, last = read_frames(probe(tmp_path / "both.ts"))
+    assert first.shape == last.shape == (200, 200, 3) and difference(first, picture) < 6
+    small = np.asarray(Image.fromarray(picture).resize((133, 133), Image.Resampling.BOX))
+    assert difference(last[34:166, 34:166], small[:132, :132]) < 8 and last[:30].max() < 30
+
+
 @pytest.mark.skipif(not CASES.is_dir(), reason="the files of ../shared/cases are not here")
 def test_the_cases_of_stills_and_clocks():
     portrait = read_image(Path(__file__).parents[1] / "demo" / "portrait.png")

@@ -151,3 +151,10 @@ def test_folder_tiny_picture_and_impossible_names(tmp_path):
     for name in ("a\0b", "x" * 5000):
         with pytest.raises(InputError):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("tags", [{254: 1}, {50706: b"\1\4\0\0"}])
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_picture(tmp_path, tags):
+    Image.new("RGB", (160, 120), "green").save(tmp_path / "photo.dng", "TIFF", tiffinfo=tags)
+    with pytest.raises(InputError, match=r"raw file.*export a JPEG"):
+        read_image(tmp_path / "photo.dng")

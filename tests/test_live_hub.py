@@ -380,15 +380,15 @@ async def test_a_portrait_that_some_sessions_cannot_show_is_answered_with_the_tr
         client = Client.known("a", "10.0.0.1")
         await bench.hub.set_portrait(client, picture(RED), "largest")
         red = await bench.connected("a")
-        await bench.hub.set_portrait(Client.known("b", "10.0.0.1"), picture(GREEN))
+        await bench.hub.set_portrait(Client.known("b", "10.0.0.1"), picture(GREEN), "largest")
         green = await bench.hub.open(Client.known("b", "10.0.0.1"), {})
         green.client = client
         with pytest.raises(DeviceMemoryError, match=r"kept for your next session, but 1 of your 2 .* used up"):
-            await bench.hub.set_portrait(client, picture(BLUE))
+            await bench.hub.set_portrait(client, picture(BLUE), "largest")
         assert {stream.colour for stream in bench.engine.streams} == {BLUE, GREEN}
         red.session.close()
         green.session.close()
-        assert await bench.hub.set_portrait(client, picture(BLUE)) == (0, ())
+        assert await bench.hub.set_portrait(client, picture(BLUE), "largest") == (0, ())
         await bench.opened("a")
         assert BLUE in {stream.colour for stream in bench.engine.streams}
 
@@ -399,13 +399,13 @@ async def test_a_session_that_ends_while_a_portrait_is_set_does_not_count():
         first, second = await bench.connected("a"), await bench.connected("a")
         # Its command waits when it ends: the device is not asked before.
         first.session.wake = first.session.close
-        assert await bench.hub.set_portrait(client, picture(BLUE)) == (1, ())
+        assert await bench.hub.set_portrait(client, picture(BLUE), "largest") == (1, ())
         assert not bench.alive(first) and second.session.has_portrait
 
 
 async def test_a_snapshot_belongs_to_its_client():
     async with Bench() as bench:
-        await bench.hub.set_portrait(Client.known("a", "10.0.0.1"), picture(RED))
+        await bench.hub.set_portrait(Client.known("a", "10.0.0.1"), picture(RED), "largest")
         mine, theirs = await bench.connected("a"), await bench.connected("b")
         await bench.hub.snapshot(mine)
         with pytest.raises(InputError, match="you have no snapshot"):

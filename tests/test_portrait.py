@@ -67,8 +67,8 @@ def test_a_small_face_in_a_large_picture_is_found_and_cropped(finder):
     assert found.box[2] - found.box[0] > found.image.shape[1] / 5
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (1920, 1080), (2048, 1536)])
-@pytest.mark.parametrize("side", [18, 26, 36, 48, 64, 96, 140])
+@pytest.mark.parametrize("size", [(1280, 720), (2048, 1536)])
+@pytest.mark.parametrize("side", [24, 36, 52, 80, 140])
 def test_a_small_face_is_found_upright_or_refused_with_its_size(finder, size, side):
     """The face of `photograph` is 114 pixels wide, in its middle."""
     background = np.random.default_rng(side).integers(0, 255, (size[1] // 24, size[0] // 24, 3), dtype=np.uint8)

@@ -226,7 +226,7 @@ def test_a_value_is_kept_or_refused_in_our_words(name, value):
     except InputError as error:
         told = str(error)
         assert told.startswith(f"{name} is ") and ": it must be " in told
-        assert len(told) < 200 and "\n" not in told and error.__suppress_context__
+        assert len(told) < 200 and "\n" not in told and (error.__context__ is None or error.__suppress_context__)
     else:
         kept = getattr(options, name)
         if name in ("keep", "start", "duration"):  # they may be written in several ways

@@ -387,7 +387,7 @@ def test_faces_that_keypoints_lose_are_cut_by_the_last_good_box(model, monkeypat
 
     stream = begin(model, mesh=False)
     boxes = [[(4, 4, 28, 28)] * 4, [(0, 0, 0, 0)] * 4]
-    monkeypatch.setattr(step, "face_boxes", lambda points, width, height: boxes[0])
+    monkeypatch.setattr(step, "bounded", lambda found, width, height: boxes[0])
     stream.push(frames(stream, 4, mesh=False))
     boxes.reverse()
     stream.push(frames(stream, 4, mesh=False))

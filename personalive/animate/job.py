@@ -179,13 +179,12 @@ def _generate(
         with DrivingReader(plan, stream.preprocessor, presences, keep_pictures=beside is not None) as reader:
             for chunk in reader:
                 faceless += chunk.faceless
-                motion = stream.observe(chunk.driving)
+                motion, frames = ahead.drive(chunk.driving)
                 if options.passes > 1:
                     observed.append(motion.to("cpu"))
                     usable += chunk.usable
                 if beside:
                     beside.add(chunk.pictures)
-                frames = ahead.push(motion)
                 yield beside.join(frames) if beside else frames, faceless
         if observed:
             recorded = Recorded.of(observed, usable)

@@ -208,6 +208,11 @@ def probe_driver(path: Path) -> VideoInfo:
         InputError: it is not a readable video; the message says what it is.
     """
     if is_image(path) and not is_gif(path):
+        with closing(read_images(path)) as images:
+            if len(list(itertools.islice(images, 2))) > 1:
+                raise InputError(
+                    f"the driving video {path} is an animated picture that cannot drive: convert it to an MP4 or a GIF"
+                )
         raise InputError(
             f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of someone talking"
         )

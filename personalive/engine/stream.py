@@ -26,10 +26,12 @@ from personalive.engine.state import Driving, ReferenceState, StepOptions, Strea
 from personalive.engine.step import (
     LEAD_IN_STEPS,
     Finished,
+    Look,
     StepRecord,
     denoise_window,
     encode_driving,
     encode_reference,
+    look,
     observe,
 )
 from personalive.errors import InputError
@@ -208,20 +210,29 @@ class Stream:
         if len(driving) != 1:
             raise InputError(f"the neutral frame is one frame, not {len(driving)}")
         if isinstance(driving, DrivingFrames):
-            _, (driving,) = observe(self.networks, [state], [driving])
+            _, (driving,) = observe(self.networks, [state], look(self.networks, [driving]))
         self._state = replace(state, first=driving.pose, neutral=driving.pose, neutral_tokens=driving.tokens)
 
     @torch.inference_mode()
-    def observe(self, driving: DrivingFrames) -> DriverMotion:
+    def observe(self, driving: DrivingFrames | Look) -> DriverMotion:
         """The driver's motion in frames, to be pushed, or kept and pushed into any stream of the same model.
 
         Nothing moves, but face boxes by keypoints go on from here.
 
+        Args:
+            driving: frames, or what `look` has returned for them.
+
         Raises:
             InputError: there is no reference.
         """
-        (self._state,), (motion,) = observe(self.networks, [self.require_state()], [driving])
+        looks = look(self.networks, [driving]) if isinstance(driving, DrivingFrames) else [driving]
+        (self._state,), (motion,) = observe(self.networks, [self.require_state()], looks)
         return motion
+
+    @torch.inference_mode()
+    def look(self, driving: DrivingFrames) -> Look:
+        """Start to observe frames without waiting for a GPU: work that is submitted before `observe` runs meanwhile."""
+        return look(self.networks, [driving])[0]
 
     def push(self, driving: Driving) -> RGBArray:
         """Take any number of driving frames, or their motion, and return the frames that they finish.

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from personalive.errors import InputError, first_line
 from personalive.media import colour
@@ -45,6 +46,8 @@ LARGE_SIDE = 8192
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 """Formats, by Pillow's names, whose further pictures are as good as the first. JPEG's are previews and maps of depth or
 brightness."""
+SUBFILE, DNG_VERSION = 254, 50706
+"""TIFF's tags: what a picture is in its file (1: a preview); present in Adobe's raw files."""
 MOST_PICTURES = 1000
 """The most pictures of one file that are looked at."""
 MIN_SIDE = 16
@@ -167,6 +170,7 @@ def decode_images(
     """
     with _refusing_damage(file, name):
         image = _open(file)
+        _refuse_raw(image, name)
         check_size(image.width, image.height, name, max_pixels)
         image.draft(image.mode, (side, side))  # JPEG decodes at a fraction of its size
         first = _shown(image, name, side)
@@ -231,6 +235,12 @@ def _open(file: BinaryIO) -> Image.Image:
     # 8 bits a channel, which `colour` converts to sRGB. libheif turns it upright, as the format requires.
     image: Image.Image = pi_heif.HeifImageFile(file)
     return image
+
+
+def _refuse_raw(image: Image.Image, name: str) -> None:
+    """Cameras' raw files are TIFFs whose first picture is a small preview."""
+    if isinstance(image, TiffImageFile) and (image.tag_v2.get(SUBFILE, 0) & 1 or DNG_VERSION in image.tag_v2):
+        raise InputError(f"{name} is a camera's raw file, which holds only a small preview as a picture: export a JPEG")
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

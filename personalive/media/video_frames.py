@@ -61,12 +61,14 @@ def shown(frames: Iterable["VideoFrame"], width: int, height: int) -> Iterator[t
     """
     converter: _Converter | None = None
     interlaced = False
+    first: tuple[int, int] | None = None
     for frame in frames:
+        first = first or (frame.width, frame.height)
         interlaced = interlaced or frame.interlaced_frame
         if converter is None or not converter.takes(frame, interlaced):
             if converter is not None:
                 yield from converter.rest()
-            converter = _Converter(frame, interlaced, width, height)
+            converter = _Converter(frame, interlaced, (width, height), first)
         yield from converter.push(frame)
     if converter is not None:
         yield from converter.rest()
@@ -75,12 +77,20 @@ def shown(frames: Iterable["VideoFrame"], width: int, height: int) -> Iterator[t
 class _Converter:
     """FFmpeg's filters for frames of one kind."""
 
-    def __init__(self, frame: "VideoFrame", interlaced: bool, width: int, height: int) -> None:
+    def __init__(self, frame: "VideoFrame", interlaced: bool, shown: tuple[int, int], first: tuple[int, int]) -> None:
+        """Prepare.
+
+        Args:
+            frame: of the kind.
+            interlaced: whether the video has such frames.
+            shown: width and height of the upright pictures.
+            first: width and height, as stored, of the frames for which that is the right shape.
+        """
         self._kind = _kind(frame, interlaced)
         self._orientation = Orientation.of(frame)
         self._table = colour.to_srgb(frame.color_primaries, frame.color_trc)
-        size = (height, width) if self._orientation.transposed else (width, height)
-        self._graph = _graph(frame, interlaced, size, "rgb24" if self._table is None else "rgb48le")
+        size = (shown[1], shown[0]) if self._orientation.transposed else shown
+        self._graph = _graph(frame, interlaced, size, first, "rgb24" if self._table is None else "rgb48le")
 
     def takes(self, frame: "VideoFrame", interlaced: bool) -> bool:
         return self._kind == _kind(frame, interlaced)
@@ -114,18 +124,25 @@ def _kind(frame: "VideoFrame", interlaced: bool) -> tuple[Any, ...]:
     return frame.width, frame.height, frame.format.name, Orientation.of(frame), interlaced, *tags
 
 
-def _graph(frame: "VideoFrame", interlaced: bool, size: tuple[int, int], pixels: str) -> "Graph":
+def _graph(
+    frame: "VideoFrame", interlaced: bool, size: tuple[int, int], first: tuple[int, int], pixels: str
+) -> "Graph":
     from av.filter import Graph
 
     matrix = MATRICES.get(frame.colorspace, "bt709" if frame.height >= HD_HEIGHT else "smpte170m")
-    scale = f"w={size[0]}:h={size[1]}:flags=area:in_color_matrix={matrix}"
+    across, down = frame.width / first[0], frame.height / first[1]
+    inside = round(size[0] * across / max(across, down)), round(size[1] * down / max(across, down))
+    scale = f"w={inside[0]}:h={inside[1]}:flags=area:in_color_matrix={matrix}"
     if frame.color_range in RANGES:
         scale += f":in_range={RANGES[frame.color_range]}"
     graph = Graph()
     nodes = [graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)]
     if interlaced:
         nodes.append(graph.add("bwdif", "mode=send_frame:deint=interlaced"))
-    nodes += [graph.add("scale", scale), graph.add("format", pixels), graph.add("buffersink")]
+    nodes += [graph.add("scale", scale), graph.add("format", pixels)]
+    if inside != size:  # the camera was turned, or the window resized: what is shown keeps its shape
+        nodes.append(graph.add("pad", f"{size[0]}:{size[1]}:(ow-iw)/2:(oh-ih)/2"))
+    nodes.append(graph.add("buffersink"))
     for before, after in itertools.pairwise(nodes):
         before.link_to(after)
     graph.configure()

@@ -224,7 +224,7 @@ class AnimateOptions(MotionSettings, SizeSettings):
     )
     preview: int | None = setting(
         None,
-        "First write a still picture of this many frames, spread over the driver, to OUTPUT.preview.png",
+        "First write a still picture of this many frames, spread over the driver, beside the result",
         details="They are made in seconds from those frames of the driver alone, so details may differ in the result",
         group="files",
         on=Surface.CLI,
