@@ -71,18 +71,19 @@ def _identifier() -> dict[str, Any]:
 
 
 def _request_schema(more: dict[str, Any]) -> dict[str, Any]:
-    address = {"type": "string", "format": "uri", "pattern": "^https?://[^/?#@]+"}
+    address = {"type": "string", "nullable": True, "format": "uri", "pattern": "^https?://[^/?#@]+"}
     return {
         "type": "object",
         "additionalProperties": False,
         "required": ["input"],
         "properties": {
-            **more,
+            **{name: {**each, "nullable": True} for name, each in more.items()},
             "input": _reference("Input"),
-            "context": {"type": "object", "additionalProperties": {"type": "string"}},
+            "context": {"type": "object", "nullable": True, "additionalProperties": {"type": "string"}},
             "webhook": {**address, "description": "Where events are sent by POST; a public address."},
             "webhook_events_filter": {
                 "type": "array",
+                "nullable": True,
                 "items": {"type": "string", "enum": list(get_args(Event))},
                 "description": "Which events; all if it is left out.",
             },
