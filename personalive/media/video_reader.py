@@ -95,10 +95,11 @@ def probe(path: Path) -> VideoInfo:
         start = Fraction(container.start_time or 0, CLOCK)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         sound = container.streams.audio[0].codec_context.codec.canonical_name if container.streams.audio else None
-        size = round(codec.width * aspect), codec.height
+    orientation, stored = _first_frame(path)
+    size = round(stored[0] * aspect), stored[1]
     check_size(*size, f"the video {path}")
     width, height = fit_side(*size)
-    if _first_orientation(path).transposed:
+    if orientation.transposed:
         width, height = height, width
     return VideoInfo(path, width, height, rate, scan.last - scan.first + last, scan.first, scan.first - start, sound)
 
@@ -313,10 +314,11 @@ def _rate(stream: "VideoStream", scan: _Scan) -> Fraction:
     return min(max(measured, Fraction(MIN_RATE)), Fraction(MAX_RATE)).limit_denominator(1001)
 
 
-def _first_orientation(path: Path) -> Orientation:
+def _first_frame(path: Path) -> tuple[Orientation, tuple[int, int]]:
+    """How the first frame is turned, and its width and height as stored: the header may have those of a later one."""
     with _open(path) as container:
         for frame in _frames(container, _video_stream(container, path)):
-            return Orientation.of(frame)
+            return Orientation.of(frame), (frame.width, frame.height)
     raise InputError(f"no frame of the video {path} can be decoded: it is damaged or its codec is not known")
 
 
