@@ -22,6 +22,7 @@ POSE_PARTS: tuple[PosePart, ...] = get_args(PosePart)
 MotionKind = Literal["absolute", "relative"]
 """The driver's own pose and expression; or the portrait's, changed as the driver's differ from a neutral frame."""
 VideoCodec = Literal["h264", "h265", "vp9", "av1"]
+OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs"]

@@ -96,7 +96,7 @@ def test_all_frames(small_model, portrait, driver, tmp_path):
     assert not any(step.message for step in progress)
 
 
-@pytest.mark.parametrize(("fps", "count"), [(12.5, 11), (50, 44)])
+@pytest.mark.parametrize(("fps", "count"), [(12.5, 11), pytest.param(50, 44, marks=pytest.mark.slow)])
 def test_other_rate_keeps_the_duration(small_model, portrait, driver, tmp_path, fps, count):
     run(small_model, portrait, driver, tmp_path / "out.mp4", fps=fps)
     frames, rate, *_ = read(tmp_path / "out.mp4")

@@ -157,7 +157,11 @@ def long_driver(folder):
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "output"), [(signal.SIGINT, 130, "made.mp4"), (signal.SIGTERM, 143, "new/frames/%05d.png")]
+    ("number", "status", "output"),
+    [
+        pytest.param(signal.SIGINT, 130, "made.mp4", marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, "new/frames/%05d.png"),
+    ],
 )
 def test_signals_stop_and_clean_up(tmp_path, inputs, number, status, output):
     driver = long_driver(tmp_path)
@@ -186,6 +190,7 @@ def test_signals_stop_and_clean_up(tmp_path, inputs, number, status, output):
     assert said[-1].splitlines()[-1] == "ERROR: stopped; nothing unfinished was left behind"
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal(tmp_path, inputs):
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))

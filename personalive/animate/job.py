@@ -5,33 +5,46 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from personalive.animate.driving_reader import DrivingReader, neutral_frame
-from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
+from personalive.animate.paste_back import PasteBack, at_rest
+from personalive.animate.plan import (
+    DrivingPlan,
+    check_paths,
+    plan_driving,
+    possible_here,
+    preview_path,
+    read_portrait,
+)
+from personalive.animate.preview import preview, save_preview
 from personalive.animate.replay import Presences, Recorded, length, order
+from personalive.animate.run_ahead import RunAhead
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
 from personalive.engine.motion import DriverMotion
-from personalive.engine.stream import Stream
+from personalive.engine.stream import DEFAULT_RATE, Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import TURNS, Portrait
 from personalive.media.sound import Sound
-from personalive.media.video_writer import open_result
+from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
+
+T = TypeVar("T")
+Stage = Literal["reading", "previewing", "finding the face", "animating", "done"]
 
 
 @dataclass(frozen=True)
 class Progress:
     """The progress of an animation."""
 
-    stage: Literal["reading", "finding the face", "animating", "done"]
+    stage: Stage
     frames_done: int
     frames_total: int
     faceless: int = 0
@@ -87,15 +100,18 @@ def _animate(
     portrait = read_portrait(ref_image, shape, options)
     for message in portrait.remarks:
         yield Progress("reading", 0, 0, message=message)
-    plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
-    width = shape[0] * (3 if options.side_by_side else 1)
-    video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
+    whole = _whole(model, portrait, shape, options) if options.paste_back else None
+    if options.preview is not None:
+        yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
+    plan = yield from _stage("finding the face", plan_driving(driving_video, shape, options, cache))
+    width, height = whole.size if whole else (shape[0] * (3 if options.side_by_side else 1), shape[1])
+    video = VideoFormat(width, height, plan.rate, _comment(model, options), options.codec, options.quality)
     total = length(plan.frames, options.passes, ping_pong=options.ping_pong)
     sound = None
     if options.audio and plan.info.sound is not None and not (options.ping_pong or is_silent(output)):
         part = plan.skip / plan.rate, plan.frames / plan.rate
         sound = Sound(plan.info, *part, passes=options.passes)
-    with open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
+    with write_ahead(output, video, sound=sound, overwrite=options.overwrite) as writer:
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
             *(_silent(plan, options, output), _chosen_face(plan, options)),
@@ -104,23 +120,46 @@ def _animate(
             yield Progress("reading", 0, total, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options):
-            if len(frames):
-                writer.write(frames)
+            for pictures in whole.paste(frames) if whole else [frames]:
+                writer.write(pictures)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         writer.finish()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
 
 
-def _finding_faces(
-    search: Generator[tuple[int, int], None, DrivingPlan],
-) -> Generator[Progress, None, DrivingPlan]:
+def _previewing(
+    model: PersonaLive,
+    portrait: Portrait,
+    driving_video: Path,
+    output: Path,
+    shape: tuple[int, int],
+    options: AnimateOptions,
+    whole: PasteBack | None,
+) -> Generator[Progress, None, None]:
+    with _memory_advice(model, shape):
+        stream = _stream(model, portrait, shape, DEFAULT_RATE, options)
+        sheet = yield from _stage("previewing", preview(stream, driving_video, options, whole))
+    if sheet is None:
+        yield Progress("previewing", 0, 0, message="there is no preview: the frames chosen for it show no face")
+        return
+    save_preview(sheet, preview_path(output), _comment(model, options))
+    yield Progress("previewing", 0, 0, message=f"preview: {preview_path(output)}")
+
+
+def _whole(model: PersonaLive, portrait: Portrait, shape: tuple[int, int], options: AnimateOptions) -> PasteBack:
+    with _memory_advice(model, shape):
+        return PasteBack(portrait, at_rest(_stream(model, portrait, shape, DEFAULT_RATE, options), portrait))
+
+
+def _stage(stage: Stage, work: Generator[tuple[int, int], None, T]) -> Generator[Progress, None, T]:
+    """The progress of a stage, and what comes of it."""
     while True:
         try:
-            done, total = next(search)
+            done, total = next(work)
         except StopIteration as end:
-            plan: DrivingPlan = end.value
-            return plan
-        yield Progress("finding the face", done, max(done, total))
+            result: T = end.value
+            return result
+        yield Progress(stage, done, max(done, total))
 
 
 def _generate(
@@ -130,23 +169,22 @@ def _generate(
     faceless = 0
     presences = Presences(plan.rate, () if plan.track is None else plan.track.cuts, plan.neutral_scene)
     with _memory_advice(model, shape), contextlib.ExitStack() as stack:
-        stream = _stream(model, shape, plan.rate, options)
-        stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
+        stream = _stream(model, portrait, shape, float(plan.rate), options)
         if plan.neutral is not None:
             stream.set_neutral(neutral_frame(plan, stream.preprocessor))
         beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
+        ahead = RunAhead(stream)
         observed: list[DriverMotion] = []
         usable: list[bool] = []
         with DrivingReader(plan, stream.preprocessor, presences, keep_pictures=beside is not None) as reader:
             for chunk in reader:
                 faceless += chunk.faceless
-                motion = stream.observe(chunk.driving)
+                motion, frames = ahead.drive(chunk.driving)
                 if options.passes > 1:
                     observed.append(motion.to("cpu"))
                     usable += chunk.usable
                 if beside:
                     beside.add(chunk.pictures)
-                frames = stream.push(motion)
                 yield beside.join(frames) if beside else frames, faceless
         if observed:
             recorded = Recorded.of(observed, usable)
@@ -154,22 +192,25 @@ def _generate(
             if beside:
                 beside.show_in_order(indices)
             for again in recorded.chunks(indices[len(recorded) :], presences):
-                frames = stream.push(again.to(model.device))
+                frames = ahead.push(again.to(model.device))
                 yield beside.join(frames) if beside else frames, faceless
-        for frames in stream.drain():
+        for frames in ahead.drain():
             yield beside.join(frames) if beside else frames, faceless
 
 
-def _stream(model: PersonaLive, shape: tuple[int, int], rate: Fraction, options: AnimateOptions) -> Stream:
+def _stream(
+    model: PersonaLive, portrait: Portrait, shape: tuple[int, int], rate: float, options: AnimateOptions
+) -> Stream:
     stream = model.stream(
         width=shape[0],
         height=shape[1],
         steps=options.steps,
         seed=options.seed,
         keyframe_threshold=options.keyframe_threshold,
-        rate=float(rate),
+        rate=rate,
     )
     stream.control = MotionControl.of(options)
+    stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
     return stream
 
 

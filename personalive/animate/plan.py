@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
 from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
-from personalive.media.encoding import check_choices
+from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import NO_FACES, FaceTracker, is_blank
 from personalive.media.images import (
@@ -25,6 +25,7 @@ from personalive.media.images import (
     require_file,
 )
 from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
+from personalive.media.transform import moved
 from personalive.media.video_reader import VideoInfo, probe, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -90,14 +91,14 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
         InputError: it cannot be read.
         NoFaceError: it shows no face.
     """
-    side = LARGE_SIDE if options.crop == "auto" else MAX_SIDE
+    side = LARGE_SIDE if options.crop == "auto" or options.paste_back else MAX_SIDE
     with closing(read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))) as images:
         if options.face_boxes == "keypoints" and options.crop != "auto":
             image, remarks = first_shown(images)
             part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
-            return Portrait(cut(image, part), None, remarks)
+            return Portrait(cut(image, part), None, remarks, image, moved(*part[:2]))
         found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
-    return found if options.face_boxes == "mesh" else Portrait(found.image, None, found.remarks)
+    return found if options.face_boxes == "mesh" else replace(found, box=None)
 
 
 def plan_driving(
@@ -237,9 +238,18 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     require_file(driving_video, "the driving video")
     check_output(output, options.overwrite)
     check_choices(output, options.codec, options.quality)
+    if options.preview is not None and not options.overwrite and preview_path(output).exists():
+        raise OutputError(
+            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
+        )
     for source in (ref_image, driving_video):
         if output.exists() and output.samefile(source):
             raise OutputError(f"the output {output} is one of the inputs; choose another name")
+
+
+def preview_path(output: Path) -> Path:
+    """Where the preview of an output is written: beside it."""
+    return output.with_name("preview.png" if output.name == FRAMES_NAME else f"{output.stem}.preview.png")
 
 
 def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:

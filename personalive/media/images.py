@@ -113,12 +113,16 @@ def is_gif(path: Path) -> bool:
         return file.read(6) in (b"GIF87a", b"GIF89a")
 
 
+def resize(image: RGBArray, width: int, height: int) -> RGBArray:
+    """A picture at another size, uint8 [height, width, 3]; itself if it has that size."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
 def fitted(image: RGBArray, side: int = MAX_SIDE) -> RGBArray:
     """A picture scaled down so that no side is longer than `side`; itself if it fits."""
-    size = fit_side(image.shape[1], image.shape[0], side)
-    if size == (image.shape[1], image.shape[0]):
-        return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    return resize(image, *fit_side(image.shape[1], image.shape[0], side))
 
 
 def read_image(path: Path) -> RGBArray:
