@@ -72,6 +72,8 @@ class VideoInfo:
     """Quarter turns to the left that frames are given beyond what the file asks for; the size is that after them."""
     seekable: bool = False
     """Whether frames can be decoded from the middle on, as the file has an index and one clock."""
+    stored: tuple[int, int] = (0, 0)
+    """Width and height of the first frame as it is stored: what the size above was made from."""
 
     def turned(self, quarters: int) -> "VideoInfo":
         """The same video, turned further by quarter turns to the left."""
@@ -109,7 +111,8 @@ def probe(path: Path) -> VideoInfo:
     if orientation.transposed:
         width, height = height, width
     duration = scan.last - scan.first + last
-    return VideoInfo(path, width, height, rate, duration, scan.first, scan.first - start, sound, seekable=seekable)
+    since = scan.first - start
+    return VideoInfo(path, width, height, rate, duration, scan.first, since, sound, seekable=seekable, stored=stored)
 
 
 def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Generator[RGBArray, None, None]:
@@ -363,7 +366,7 @@ def _decode(
     """Each frame as a player shows it from a time on, with its time from the first frame on."""
     time = Fraction(-1) / info.rate
     frames = _on_screen_from(_frames(container, stream), info.first + since)
-    for stamp, image in shown(frames, info.width, info.height):
+    for stamp, image in shown(frames, info.width, info.height, info.stored):
         since = time if stamp is None else stamp - info.first
         time = since if since > time else time + 1 / info.rate
         yield time, image
