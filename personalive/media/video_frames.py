@@ -48,27 +48,28 @@ class Orientation:
         return np.ascontiguousarray(image[:: -1 if self.flipped_y else 1, :: -1 if self.flipped_x else 1])
 
 
-def shown(frames: Iterable["VideoFrame"], width: int, height: int) -> Iterator[tuple[Fraction | None, RGBArray]]:
+def shown(
+    frames: Iterable["VideoFrame"], width: int, height: int, stored: tuple[int, int]
+) -> Iterator[tuple[Fraction | None, RGBArray]]:
     """Frames as a player shows them, each with its time stamp in seconds, if it has one.
 
     Args:
         frames: decoded, in the order in which they are shown.
         width: of the upright pictures, in pixels.
         height: like `width`.
+        stored: width and height, as stored, of frames of that shape; others are shown inside of it, in their own.
 
     Returns:
         uint8 [height, width, 3] each.
     """
     converter: _Converter | None = None
     interlaced = False
-    first: tuple[int, int] | None = None
     for frame in frames:
-        first = first or (frame.width, frame.height)
         interlaced = interlaced or frame.interlaced_frame
         if converter is None or not converter.takes(frame, interlaced):
             if converter is not None:
                 yield from converter.rest()
-            converter = _Converter(frame, interlaced, (width, height), first)
+            converter = _Converter(frame, interlaced, (width, height), stored)
         yield from converter.push(frame)
     if converter is not None:
         yield from converter.rest()
@@ -77,20 +78,20 @@ def shown(frames: Iterable["VideoFrame"], width: int, height: int) -> Iterator[t
 class _Converter:
     """FFmpeg's filters for frames of one kind."""
 
-    def __init__(self, frame: "VideoFrame", interlaced: bool, shown: tuple[int, int], first: tuple[int, int]) -> None:
+    def __init__(self, frame: "VideoFrame", interlaced: bool, shown: tuple[int, int], stored: tuple[int, int]) -> None:
         """Prepare.
 
         Args:
             frame: of the kind.
             interlaced: whether the video has such frames.
             shown: width and height of the upright pictures.
-            first: width and height, as stored, of the frames for which that is the right shape.
+            stored: width and height, as stored, of the frames for which that is the right shape.
         """
         self._kind = _kind(frame, interlaced)
         self._orientation = Orientation.of(frame)
         self._table = colour.to_srgb(frame.color_primaries, frame.color_trc)
         size = (shown[1], shown[0]) if self._orientation.transposed else shown
-        self._graph = _graph(frame, interlaced, size, first, "rgb24" if self._table is None else "rgb48le")
+        self._graph = _graph(frame, interlaced, size, stored, "rgb24" if self._table is None else "rgb48le")
 
     def takes(self, frame: "VideoFrame", interlaced: bool) -> bool:
         return self._kind == _kind(frame, interlaced)
@@ -125,12 +126,12 @@ def _kind(frame: "VideoFrame", interlaced: bool) -> tuple[Any, ...]:
 
 
 def _graph(
-    frame: "VideoFrame", interlaced: bool, size: tuple[int, int], first: tuple[int, int], pixels: str
+    frame: "VideoFrame", interlaced: bool, size: tuple[int, int], stored: tuple[int, int], pixels: str
 ) -> "Graph":
     from av.filter import Graph
 
     matrix = MATRICES.get(frame.colorspace, "bt709" if frame.height >= HD_HEIGHT else "smpte170m")
-    across, down = frame.width / first[0], frame.height / first[1]
+    across, down = frame.width / stored[0], frame.height / stored[1]
     inside = round(size[0] * across / max(across, down)), round(size[1] * down / max(across, down))
     scale = f"w={inside[0]}:h={inside[1]}:flags=area:in_color_matrix={matrix}"
     if frame.color_range in RANGES:

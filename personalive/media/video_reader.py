@@ -72,6 +72,8 @@ class VideoInfo:
     """Quarter turns to the left that frames are given beyond what the file asks for; the size is that after them."""
     seekable: bool = False
     """Whether frames can be decoded from the middle on, as the file has an index and one clock."""
+    stored: tuple[int, int] = (0, 0)
+    """Width and height of the first frame as it is stored: what the size above was made from."""
 
     def turned(self, quarters: int) -> "VideoInfo":
         """The same video, turned further by quarter turns to the left."""
@@ -101,14 +103,16 @@ def probe(path: Path) -> VideoInfo:
         start = Fraction(container.start_time or 0, CLOCK)
         aspect = stream.sample_aspect_ratio or Fraction(1)
         sound = container.streams.audio[0].codec_context.codec.canonical_name if container.streams.audio else None
-        size = round(codec.width * aspect), codec.height
         seekable = not scan.jumps and bool(INDEXED & set(container.format.name.split(",")))
+    orientation, stored = _first_frame(path)
+    size = round(stored[0] * aspect), stored[1]
     check_size(*size, f"the video {path}")
     width, height = fit_side(*size)
-    if _first_orientation(path).transposed:
+    if orientation.transposed:
         width, height = height, width
     duration = scan.last - scan.first + last
-    return VideoInfo(path, width, height, rate, duration, scan.first, scan.first - start, sound, seekable=seekable)
+    since = scan.first - start
+    return VideoInfo(path, width, height, rate, duration, scan.first, since, sound, seekable=seekable, stored=stored)
 
 
 def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Generator[RGBArray, None, None]:
@@ -327,10 +331,11 @@ def _rate(stream: "VideoStream", scan: _Scan) -> Fraction:
     return min(max(measured, Fraction(MIN_RATE)), Fraction(MAX_RATE)).limit_denominator(1001)
 
 
-def _first_orientation(path: Path) -> Orientation:
+def _first_frame(path: Path) -> tuple[Orientation, tuple[int, int]]:
+    """How the first frame is turned, and its width and height as stored: the header may have those of a later one."""
     with _open(path) as container:
         for frame in _frames(container, _video_stream(container, path)):
-            return Orientation.of(frame)
+            return Orientation.of(frame), (frame.width, frame.height)
     raise InputError(f"no frame of the video {path} can be decoded: it is damaged or its codec is not known")
 
 
@@ -361,7 +366,7 @@ def _decode(
     """Each frame as a player shows it from a time on, with its time from the first frame on."""
     time = Fraction(-1) / info.rate
     frames = _on_screen_from(_frames(container, stream), info.first + since)
-    for stamp, image in shown(frames, info.width, info.height):
+    for stamp, image in shown(frames, info.width, info.height, info.stored):
         since = time if stamp is None else stamp - info.first
         time = since if since > time else time + 1 / info.rate
         yield time, image
