@@ -1,4 +1,4 @@
-"""From a portrait and a driving video to a video: files in, one file out, with progress on the way."""
+"""From a portrait and a driver to a video: files in, one file out, with progress on the way."""
 
 import contextlib
 from collections.abc import Generator, Iterator
@@ -9,18 +9,16 @@ from typing import Literal
 
 import torch
 
-from personalive.animate.driving_reader import DrivingReader, neutral_frame
+from personalive.animate.driver import Driver, frames_of
+from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
-from personalive.animate.replay import Presences, Recorded, length, order
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
-from personalive.engine.motion import DriverMotion
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import TURNS, Portrait
-from personalive.media.sound import Sound
 from personalive.media.video_writer import open_result
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -49,7 +47,7 @@ def animate(
     *,
     cache: Path | None = None,
 ) -> Generator[Progress, None, None]:
-    """Animate a portrait by a driving video.
+    """Animate a portrait by a driver.
 
     The work is done during iteration, a chunk of four frames at a time. Closing the generator stops it, frees its
     memory and removes its unfinished file. The output appears under its name only when it is complete.
@@ -57,7 +55,7 @@ def animate(
     Args:
         model: the networks.
         ref_image: a picture, or a video of which the first frame with a face is taken.
-        driving_video: whose movement, rate and sound the result has.
+        driving_video: a video, whose movement, rate and sound the result has; a `.motion` file; or a picture.
         output: the file to make: `.mp4`, `.webm`, `.gif` or `.webp`, or `FOLDER/%05d.png` for pictures.
         options: default: `AnimateOptions()`.
         cache: folder in which positions of faces are kept for the next run with the same video; None: nowhere.
@@ -88,14 +86,14 @@ def _animate(
     for message in portrait.remarks:
         yield Progress("reading", 0, 0, message=message)
     plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
+    if plan.motion is not None:
+        plan.motion.check_encoder(model, driving_video)
     width = shape[0] * (3 if options.side_by_side else 1)
     video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
-    total = length(plan.frames, options.passes, ping_pong=options.ping_pong)
-    sound = None
-    if options.audio and plan.info.sound is not None and not (options.ping_pong or is_silent(output)):
-        part = plan.skip / plan.rate, plan.frames / plan.rate
-        sound = Sound(plan.info, *part, passes=options.passes)
-    with open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
+    total = frames_of(plan, options)
+    sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
+    keeper = contextlib.nullcontext() if options.save_motion is None else MotionKeeper(options.save_motion)
+    with keeper as kept, open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
             *(_silent(plan, options, output), _chosen_face(plan, options)),
@@ -103,11 +101,13 @@ def _animate(
         for message in (*remarks, _neutral(plan, options)):
             yield Progress("reading", 0, total, message=message)
         faceless = 0
-        for frames, faceless in _generate(model, portrait, plan, shape, options):
+        for frames, faceless in _generate(model, portrait, plan, shape, options, kept):
             if len(frames):
                 writer.write(frames)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         writer.finish()
+        if kept:
+            kept.keep()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
 
 
@@ -124,40 +124,26 @@ def _finding_faces(
 
 
 def _generate(
-    model: PersonaLive, portrait: Portrait, plan: DrivingPlan, shape: tuple[int, int], options: AnimateOptions
+    model: PersonaLive,
+    portrait: Portrait,
+    plan: DrivingPlan,
+    shape: tuple[int, int],
+    options: AnimateOptions,
+    kept: MotionKeeper | None,
 ) -> Iterator[tuple[RGBArray, int]]:
     """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
-    faceless = 0
-    presences = Presences(plan.rate, () if plan.track is None else plan.track.cuts, plan.neutral_scene)
     with _memory_advice(model, shape), contextlib.ExitStack() as stack:
         stream = _stream(model, shape, plan.rate, options)
         stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
-        if plan.neutral is not None:
-            stream.set_neutral(neutral_frame(plan, stream.preprocessor))
+        driver = Driver(plan, model, stream, options)
         beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
-        observed: list[DriverMotion] = []
-        usable: list[bool] = []
-        with DrivingReader(plan, stream.preprocessor, presences, keep_pictures=beside is not None) as reader:
-            for chunk in reader:
-                faceless += chunk.faceless
-                motion = stream.observe(chunk.driving)
-                if options.passes > 1:
-                    observed.append(motion.to("cpu"))
-                    usable += chunk.usable
-                if beside:
-                    beside.add(chunk.pictures)
-                frames = stream.push(motion)
-                yield beside.join(frames) if beside else frames, faceless
-        if observed:
-            recorded = Recorded.of(observed, usable)
-            indices = list(order(len(recorded), options.passes, ping_pong=options.ping_pong))
-            if beside:
-                beside.show_in_order(indices)
-            for again in recorded.chunks(indices[len(recorded) :], presences):
-                frames = stream.push(again.to(model.device))
-                yield beside.join(frames) if beside else frames, faceless
+        for motion in driver.chunks(beside):
+            frames = stream.push(motion)
+            yield beside.join(frames) if beside else frames, driver.faceless
+        if kept:
+            kept.write(driver.motion_file())
         for frames in stream.drain():
-            yield beside.join(frames) if beside else frames, faceless
+            yield beside.join(frames) if beside else frames, driver.faceless
 
 
 def _stream(model: PersonaLive, shape: tuple[int, int], rate: Fraction, options: AnimateOptions) -> Stream:
@@ -198,6 +184,8 @@ def _turned(plan: DrivingPlan) -> str:
 
 
 def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if plan.info.still:
+        return ""
     there = plan.info.frames_at(plan.rate) - plan.skip
     if options.duration is not None:
         wanted = Fraction(options.duration) * plan.rate
@@ -208,8 +196,11 @@ def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
 
 
 def _silent(plan: DrivingPlan, options: AnimateOptions, output: Path) -> str:
-    if not options.audio or plan.info.sound is None:
+    if not options.audio:
         return ""
+    if plan.sound is None:
+        place = plan.motion and plan.motion.sound
+        return f"the result has no sound: {place.name}, which has it, is not beside the motion file" if place else ""
     if is_silent(output):
         return "the result has no sound, as such files have none"
     if options.ping_pong:
@@ -231,7 +222,8 @@ def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
 def _neutral(plan: DrivingPlan, options: AnimateOptions) -> str:
     if plan.neutral is None or options.neutral_frame is not None:
         return ""
-    return f"relative motion is measured from frame {plan.neutral}; for another, set --neutral_frame"
+    frame = f"frame {plan.neutral}" if plan.neutral >= 0 else "a frame outside the part"
+    return f"relative motion is measured from {frame}; for another, set --neutral_frame"
 
 
 def _without_face(plan: DrivingPlan) -> str:
