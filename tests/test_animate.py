@@ -203,7 +203,13 @@ def bad_inputs(folder):
 
 BAD = [
     *("no reference", "no driver", "folder as reference", "folder as driver", "empty reference", "empty driver"),
-    *("text as reference", "text as driver", "picture without a face as driver", "sound as driver", "sound as reference"),
+    *(
+        "text as reference",
+        "text as driver",
+        "picture without a face as driver",
+        "sound as driver",
+        "sound as reference",
+    ),
     *("reference without a face", "driver without any face", "video without a face as reference"),
 ]
 

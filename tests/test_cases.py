@@ -10,7 +10,6 @@ from PIL import Image
 
 from personalive.animate.job import AnimateOptions, animate
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
-from personalive.errors import InputError
 from personalive.media.video_reader import probe, read_frames
 from personalive.testing.pictures import run_ffmpeg, save_video
 from tests import brought

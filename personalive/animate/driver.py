@@ -1,13 +1,15 @@
 """What drives an animation, in the order in which it is played: pictures first, then their motion again from memory."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from personalive.animate.driving_reader import DrivingReader, single_frame
+from personalive.animate.driving_reader import DrivingReader, shown_pictures, single_frame
 from personalive.animate.motion_file import MotionFile, SoundPlace, content_digest
 from personalive.animate.plan import DrivingPlan
-from personalive.animate.replay import Recorded, length, order
+from personalive.animate.replay import Cues, Recorded, length, order
+from personalive.animate.resume import Saved
 from personalive.animate.side_by_side import SideBySide
-from personalive.engine.motion import DriverMotion
+from personalive.engine.motion import DriverMotion, HeadPose
 from personalive.engine.stream import Stream
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -17,16 +19,44 @@ class Driver:
     """The driver's motion as a stream takes it, a few frames at a time."""
 
     def __init__(self, plan: DrivingPlan, model: PersonaLive, stream: Stream, options: AnimateOptions) -> None:
-        """Prepare; a stream that measures relative motion learns what is neutral."""
         self._plan, self._model, self._stream, self._options = plan, model, stream, options
         self._observed: list[DriverMotion] = []
         self._usable: list[bool] = []
+        self._taken = 0
+        self.shown = 0
+        """Frames so far."""
         self.faceless = 0
         """Pictures so far without a usable face, whose motion was held."""
+
+    def begin(self) -> None:
+        """Tell a stream that measures relative motion what is neutral."""
+        plan, stream, model = self._plan, self._stream, self._model
         if plan.motion is not None and plan.neutral is not None:
             stream.set_neutral(plan.motion.neutral_motion.to(model.device, model.dtype))
         elif plan.neutral is not None:
             stream.set_neutral(single_frame(plan, plan.neutral, stream.preprocessor))
+
+    def go_on(self, saved: Saved, beside: SideBySide | None) -> None:
+        """Go on from what was saved; `beside` gets the pictures that it had."""
+        self.shown, self.faceless = saved.shown, saved.faceless
+        for each in saved.motions:
+            self._observed.append(DriverMotion(HeadPose(**each["pose"]), each["tokens"]))
+            self._usable += each["usable"]
+        self._taken = len(self._observed)
+        if beside:
+            beside.go_on(saved.frames)
+            for picture in shown_pictures(self._plan, self._stream.preprocessor, saved.shown):
+                beside.add([picture])
+
+    def take_observed(self) -> dict[str, Any] | None:
+        """What was observed since the last time, as plain values and tensors; None: nothing that is needed again."""
+        new = self._observed[self._taken :]
+        if not new:
+            return None
+        self._taken = len(self._observed)
+        count = sum(map(len, new))
+        motion = Recorded.of(new, self._usable[-count:]).motion
+        return {"pose": dict(vars(motion.pose)), "tokens": motion.tokens, "usable": self._usable[-count:]}
 
     @property
     def _is_kept(self) -> bool:
@@ -34,20 +64,13 @@ class Driver:
         return self._options.passes > 1 or self._plan.info.still or self._options.save_motion is not None
 
     def chunks(self, beside: SideBySide | None) -> Iterator[DriverMotion]:
-        """All of the motion, with cues; `beside` gets the pictures."""
-        plan, cues, shown = self._plan, self._plan.cues(self._options), 0
+        """All of the motion that is still to come, with cues; `beside` gets the pictures."""
+        plan, cues = self._plan, self._plan.cues(self._options)
+        for index in self._order(plan.frames)[: self.shown]:
+            cues.cue(index, usable=plan.is_usable(index))
         if plan.motion is None:
-            with DrivingReader(plan, self._stream.preprocessor, cues, keep_pictures=beside is not None) as reader:
-                for chunk in reader:
-                    motion = self._stream.observe(chunk.driving)
-                    shown += len(motion)
-                    self.faceless += chunk.faceless
-                    if self._is_kept:
-                        self._observed.append(motion.to("cpu"))
-                        self._usable += chunk.usable
-                    if beside:
-                        beside.add(chunk.pictures)
-                    yield motion
+            if self.shown < self._pictures:
+                yield from self._see(cues, beside)
             if not self._is_kept:
                 return
         recorded = self.recorded()
@@ -56,8 +79,28 @@ class Driver:
             beside.show_in_order([min(index, len(recorded) - 1) for index in indices])
         if plan.motion is not None:
             self.faceless = recorded.usable.count(False)
-        for motion in recorded.chunks(indices[shown:], cues):
+        for motion in recorded.chunks(indices[self.shown :], cues):
+            self.shown += len(motion)
             yield motion.to(self._model.device, self._model.dtype)
+
+    @property
+    def _pictures(self) -> int:
+        return 1 if self._plan.info.still else self._plan.frames
+
+    def _see(self, cues: Cues, beside: SideBySide | None) -> Iterator[DriverMotion]:
+        """The motion in the pictures that are still to come."""
+        prepare = self._stream.preprocessor
+        with DrivingReader(self._plan, prepare, cues, first=self.shown, keep_pictures=beside is not None) as reader:
+            for chunk in reader:
+                motion = self._stream.observe(chunk.driving)
+                self.shown += len(motion)
+                self.faceless += chunk.faceless
+                if self._is_kept:
+                    self._observed.append(motion.to("cpu"))
+                    self._usable += chunk.usable
+                if beside:
+                    beside.add(chunk.pictures)
+                yield motion
 
     def recorded(self) -> Recorded:
         """The motion of the part, once all of its pictures have been seen."""

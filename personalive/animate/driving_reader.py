@@ -46,15 +46,22 @@ class DrivingReader:
     """
 
     def __init__(
-        self, plan: DrivingPlan, preprocessor: Preprocessor, presences: Cues, *, keep_pictures: bool = False
+        self,
+        plan: DrivingPlan,
+        preprocessor: Preprocessor,
+        presences: Cues,
+        *,
+        first: int = 0,
+        keep_pictures: bool = False,
     ) -> None:
+        """Prepare to read from the part's frame `first` on."""
         self._plan = plan
         self._presences = presences
         self._preprocessor = preprocessor
         self._keep_pictures = keep_pictures
         self._queue: queue.Queue[Chunk | BaseException | None] = queue.Queue(QUEUED_CHUNKS)
         self._stop = threading.Event()
-        self._count = 0
+        self._first = self._count = first
         self._last_box: Box | None = None
         self._thread = threading.Thread(target=self._work, name="driving video", daemon=True)
 
@@ -98,7 +105,8 @@ class DrivingReader:
 
     def _chunks(self) -> Iterator[Chunk]:
         plan = self._plan
-        frames = itertools.islice(read_frames(plan.info, plan.rate, plan.skip), plan.frames)
+        left = plan.frames - self._first
+        frames = itertools.islice(read_frames(plan.info, plan.rate, plan.skip + self._first), left)
         tracker = FaceTracker() if plan.mesh and plan.track is not None else None
         try:
             windows = iter(lambda: [*itertools.islice(self._frames(frames, tracker), WINDOW)], [])
@@ -131,6 +139,13 @@ class DrivingReader:
         driving = self._preprocessor.driving(images, boxes, cues=[frame.cue for frame in frames])
         usable = tuple(frame.usable for frame in frames)
         return Chunk(driving, pictures, usable, usable.count(False))
+
+
+def shown_pictures(plan: DrivingPlan, preprocessor: Preprocessor, frames: int) -> Iterator[RGBArray]:
+    """The used part of the part's first frames at the output's size, uint8 [height, width, 3] each."""
+    images = read_frames(plan.info, plan.rate, plan.skip)
+    for index, image in enumerate(itertools.islice(images, min(frames, plan.frames))):
+        yield resize(cut(image, plan.crop(index)), preprocessor.width, preprocessor.height)
 
 
 def single_frame(plan: DrivingPlan, index: int, preprocessor: Preprocessor) -> DrivingFrames:

@@ -12,6 +12,7 @@ import torch
 from personalive.animate.driver import Driver, frames_of
 from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
+from personalive.animate.resume import Resume, job_of
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
 from personalive.engine.stream import Stream
@@ -82,32 +83,48 @@ def _animate(
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
-    portrait = read_portrait(ref_image, shape, options)
-    for message in portrait.remarks:
-        yield Progress("reading", 0, 0, message=message)
-    plan = yield from _finding_faces(plan_driving(driving_video, shape, options, cache))
-    if plan.motion is not None:
-        plan.motion.check_encoder(model, driving_video)
-    width = shape[0] * (3 if options.side_by_side else 1)
-    video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
-    total = frames_of(plan, options)
-    sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
-    keeper = contextlib.nullcontext() if options.save_motion is None else MotionKeeper(options.save_motion)
-    with keeper as kept, open_result(output, video, sound=sound, overwrite=options.overwrite) as writer:
+    with contextlib.ExitStack() as stack:
+        resume = None
+        if options.resume:
+            resume = stack.enter_context(Resume(output, job_of(model, ref_image, driving_video, options)))
+            if resume.is_done:
+                resume.remove()
+                yield Progress("done", resume.saved.frames, resume.saved.frames, message=f"{output} was complete")
+                return
+        portrait = read_portrait(ref_image, shape, options)
+        for message in portrait.remarks:
+            yield Progress("reading", 0, 0, message=message)
+        tracks = resume.faces if resume and cache is None else cache
+        plan = yield from _finding_faces(plan_driving(driving_video, shape, options, tracks))
+        if plan.motion is not None:
+            plan.motion.check_encoder(model, driving_video)
+        width = shape[0] * (3 if options.side_by_side else 1)
+        video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
+        total = frames_of(plan, options)
+        sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
+        kept = stack.enter_context(MotionKeeper(options.save_motion)) if options.save_motion else None
+        if resume:
+            writer = stack.enter_context(resume.open_writer(video, sound, overwrite=options.overwrite))
+        else:
+            writer = stack.enter_context(open_result(output, video, sound=sound, overwrite=options.overwrite))
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
             *(_silent(plan, options, output), _chosen_face(plan, options)),
         )
-        for message in (*remarks, _neutral(plan, options)):
-            yield Progress("reading", 0, total, message=message)
+        for message in (*remarks, _neutral(plan, options), _going_on(writer.frames, total)):
+            yield Progress("reading", writer.frames, total, message=message)
         faceless = 0
-        for frames, faceless in _generate(model, portrait, plan, shape, options, kept):
+        for frames, faceless in _generate(model, portrait, plan, shape, options, kept, resume):
             if len(frames):
                 writer.write(frames)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
-        writer.finish()
+        if kept and resume:
+            resume.note_motion(kept.path)
         if kept:
             kept.keep()
+        writer.finish()
+        if resume:
+            resume.remove()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
 
 
@@ -130,16 +147,24 @@ def _generate(
     shape: tuple[int, int],
     options: AnimateOptions,
     kept: MotionKeeper | None,
+    resume: Resume | None,
 ) -> Iterator[tuple[RGBArray, int]]:
     """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
     with _memory_advice(model, shape), contextlib.ExitStack() as stack:
         stream = _stream(model, shape, plan.rate, options)
-        stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
         driver = Driver(plan, model, stream, options)
         beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
+        if resume and resume.saved.stream is not None:
+            resume.load(stream)
+            driver.go_on(resume.saved, beside)
+        else:
+            stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
+            driver.begin()
         for motion in driver.chunks(beside):
             frames = stream.push(motion)
             yield beside.join(frames) if beside else frames, driver.faceless
+            if resume and resume.is_due:
+                resume.save(driver.shown, driver.faceless, stream.state_dict(), driver.take_observed())
         if kept:
             kept.write(driver.motion_file())
         for frames in stream.drain():
@@ -176,6 +201,10 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
 
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
+
+
+def _going_on(frames: int, total: int) -> str:
+    return f"going on after {frames} of {total} frames" if frames else ""
 
 
 def _turned(plan: DrivingPlan) -> str:

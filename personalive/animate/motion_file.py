@@ -181,7 +181,7 @@ class MotionKeeper:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._target = path, Path(os.path.realpath(path))
+        self._given, self._target = path, Path(os.path.realpath(path))
         remove_abandoned(self._target.parent)
         self._part = PartFile(self._target)
 
@@ -193,6 +193,11 @@ class MotionKeeper:
     ) -> None:
         self._part.discard()
 
+    @property
+    def path(self) -> Path:
+        """The file while it has another name."""
+        return self._part.path
+
     def write(self, file: MotionFile) -> None:
         """Write it under another name.
 
@@ -202,7 +207,7 @@ class MotionKeeper:
         try:
             write_motion(file, self._part.path)
         except OSError as error:
-            raise OutputError(f"the motion file {self._path} cannot be written: {error}") from error
+            raise OutputError(f"the motion file {self._given} cannot be written: {error}") from error
 
     def keep(self) -> None:
         """Give it its name.
@@ -213,7 +218,7 @@ class MotionKeeper:
         try:
             self._part.keep(self._target)
         except OSError as error:
-            raise OutputError(f"the motion file {self._path} cannot be written: {error}") from error
+            raise OutputError(f"the motion file {self._given} cannot be written: {error}") from error
 
 
 def _tensors(motion: DriverMotion, prefix: str) -> dict[str, Tensor]:

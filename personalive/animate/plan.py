@@ -10,6 +10,7 @@ from pathlib import Path
 
 from personalive.animate.motion_file import SUFFIX, MotionFile, is_motion, read_motion
 from personalive.animate.replay import Cues, Easing, Presences
+from personalive.animate.resume import is_motion_placed, is_placed
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError, OutputError
 from personalive.extras import missing
@@ -65,6 +66,10 @@ class DrivingPlan:
         if self.info.still and options.eases:
             return Easing(self.frames)
         return Presences(self.rate, () if self.track is None else self.track.cuts, self.neutral_scene)
+
+    def is_usable(self, frame: int) -> bool:
+        """Whether a frame shows the face that drives, as far as is known."""
+        return self.track is None or frame >= len(self.track.boxes) or frame not in self.track.absences
 
     def crop(self, frame: int) -> Box:
         """The part of a frame that is used."""
@@ -287,10 +292,10 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     """
     require_file(ref_image, "the reference")
     require_file(driving_video, "the driving video")
-    check_output(output, options.overwrite)
+    check_output(output, options.overwrite or is_placed(output, options))
     check_choices(output, options.codec, options.quality)
     if options.save_motion is not None:
-        check_motion_output(options.save_motion, options.overwrite)
+        check_motion_output(options.save_motion, options.overwrite or is_motion_placed(output, options))
     for target in filter(None, (output, options.save_motion)):
         for source in (ref_image, driving_video):
             if target.exists() and target.samefile(source):
@@ -319,7 +324,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
         OutputError: the output cannot be written.
     """
     check_paths(ref_image, driving_video, output, options)
-    check_folder(output, check_output(output, options.overwrite))
+    check_folder(output, Path(os.path.realpath(output)))
     options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
     if options.save_motion is not None:

@@ -14,7 +14,7 @@ from types import FrameType
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.cli.native_log import without_chatter
-from personalive.errors import PersonaLiveError
+from personalive.errors import InputError, PersonaLiveError
 from personalive.extras import require
 from personalive.gateway.options import GatewayOptions
 from personalive.live.options import ServeOptions, tokens_of_environment
@@ -25,6 +25,7 @@ logger = logging.getLogger("personalive")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
+GOES_ON = "the same command goes on from the last saved state, which is beside the output"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +44,8 @@ def _run(options: argparse.Namespace) -> int:
         logger.error("%s", error, exc_info=options.verbose)
         return 1
     except KeyboardInterrupt:
-        logger.error("stopped; nothing unfinished was left behind")
+        goes_on = getattr(options, "resume", False)
+        logger.error("stopped; %s", GOES_ON if goes_on else "nothing unfinished was left behind")
         return INTERRUPTED
 
 
@@ -113,6 +115,8 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
 def _animate(options: argparse.Namespace) -> int:
     settings = read_settings(options, AnimateOptions)
     choice = read_settings(options, ModelChoice)
+    if settings.resume and options.output is None:
+        raise InputError("resume needs a name for the output, by which its state is found again: give --output")
 
     from personalive.animate.plan import check_inputs
     from personalive.cli.inputs import open_input, temporary_folder

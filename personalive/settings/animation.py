@@ -236,6 +236,12 @@ class AnimateOptions(MotionSettings, SizeSettings):
         group="files",
         on=Surface.CLI,
     )
+    resume: bool = setting(
+        False,
+        "Keep the state of the job beside the output, so that the same command goes on from there if it is stopped",
+        group="files",
+        on=Surface.CLI,
+    )
     overwrite: bool = setting(False, "Replace an existing output", group="files", on=Surface.CLI)
 
     def model_post_init(self, context: Any) -> None:
