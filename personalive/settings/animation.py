@@ -38,7 +38,7 @@ MIN_DURATION, LATEST = 0.01, 86_400
 """Seconds."""
 
 REFERENCE = "The portrait: a picture, or a video whose first face is taken"
-DRIVER = "The driver: a video, whose movement, rate and sound the result has; a .motion file; or a picture"
+DRIVER = "The driver: a video, whose rate and sound the result has; a picture, or a .motion file"
 
 movement = partial(setting, group="motion", on=EVERYWHERE)
 picture = partial(setting, group="picture", on=FILES)
