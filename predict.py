@@ -10,7 +10,6 @@ addresses.
 
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,8 +23,8 @@ from personalive.animate.job import animate
 from personalive.animate.progress import show_lines
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
-from personalive.media.url_fetch import fetch
-from personalive.net.addresses import private_addresses_allowed
+from personalive.media.fetched import fetched_inputs
+from personalive.media.held_folder import HeldFolder
 from personalive.settings import AnimateOptions, Surface
 
 SHORTEST = 0.1
@@ -49,7 +48,7 @@ class Predictor(BasePredictor):
         source, remark = choice.resolved_source()
         print(f"loading the model {source} on {choice.resolved_device()}. {remark}")
         self.model = choice.load()
-        self.results = _temporary("personalive-")
+        self.results = _results()
 
     def predict(
         self,
@@ -202,35 +201,32 @@ class Predictor(BasePredictor):
             return cog.Path(self._animate(str(ref_image), str(driving_video), options))
 
     def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
-        self.results.cleanup()  # the result of the last prediction has been sent
-        self.results = _temporary("personalive-")
-        output = Path(self.results.name) / "output.mp4"
-        allowed = private_addresses_allowed()
-        with (
-            _temporary("personalive-inputs-") as inputs,
-            _errors_for_clients(inputs, self.results.name),
-        ):
-            reference = fetch(ref_image, Path(inputs) / "reference", allow_private=allowed)
-            driver = fetch(driving_video, Path(inputs) / "driver", allow_private=allowed)
+        self.results.close()  # the result of the last prediction has been sent
+        self.results = _results()
+        output = self.results.path / "output.mp4"
+        with _errors_for_clients(self.results.path), fetched_inputs(_scratch()) as inputs:
+            reference = inputs.fetch(ref_image, "the reference")
+            driver = inputs.fetch(driving_video, "the driving video")
             with closing(animate(self.model, reference, driver, output, options)) as work:
-                show_lines(work, print)
+                show_lines(work, lambda line: print(inputs.named(line)))
         return output
 
 
-def _temporary(prefix: str) -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=os.environ.get("PERSONALIVE_SCRATCH"))
+def _scratch() -> str | None:
+    return os.environ.get("PERSONALIVE_SCRATCH")
+
+
+def _results() -> HeldFolder:
+    return HeldFolder("personalive-results-", _scratch())
 
 
 @contextmanager
-def _errors_for_clients(*folders: str) -> Iterator[None]:
+def _errors_for_clients(results: Path) -> Iterator[None]:
     """What a client is told about an error: nothing about paths on the server or its internals."""
     try:
         yield
     except PersonaLiveError as error:
-        text = str(error)
-        for folder in folders:
-            text = text.replace(f"{folder}/", "")
-        raise type(error)(text) from None
+        raise type(error)(str(error).replace(f"{results}/", "")) from None
     except Exception:
         # Anything else that is printed is part of the prediction's logs, which the client gets.
         print(traceback.format_exc(), file=sys.__stderr__, flush=True)

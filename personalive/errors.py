@@ -17,6 +17,10 @@ class NoFaceError(InputError):
     """A picture that must show a face shows none."""
 
 
+class FaceTooSmallError(NoFaceError):
+    """The face in a picture has too few pixels to be animated."""
+
+
 class OutputError(PersonaLiveError):
     """The result cannot be written where it was asked for."""
 

@@ -74,9 +74,13 @@ class ModelChoice(Settings):
         """The model to load, and a sentence for the user if that is not the published one, for lack of a GPU."""
         if self.model is not None:
             return self.model, ""
-        if self.resolved_device().type == "cpu":
-            return "demo", NO_GPU
-        return "personalive", ""
+        return self.source_on(self.resolved_device().type)
+
+    def source_on(self, kind: str) -> tuple[str, str]:
+        """The same on a kind of device, cuda or cpu."""
+        if self.model is not None:
+            return self.model, ""
+        return ("demo", NO_GPU) if kind == "cpu" else ("personalive", "")
 
     def resolved_device(self) -> "torch.device":
         """The device that was named, or else the GPU if there is one.

@@ -1,11 +1,14 @@
 """Names for values that packages pass to each other."""
 
-from typing import Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-RGBArray: TypeAlias = npt.NDArray[np.uint8]
+    RGBArray: TypeAlias = npt.NDArray[np.uint8]
+else:  # settings need the names below, and the command's help must not wait for NumPy
+    RGBArray = Any
 """A picture [height, width, 3], red, green and blue, 0 to 255; or several of one size, [n, height, width, 3]."""
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are outside."""

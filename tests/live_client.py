@@ -146,7 +146,9 @@ class LiveClient:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self.peer is not None:
-            await self.peer.close()
+            with contextlib.suppress(TimeoutError):  # aiortc may wait for ever for a server that has left
+                async with asyncio.timeout(10):
+                    await self.peer.close()
 
     def cut(self) -> None:
         """Be gone without a word, as when a cable is cut."""

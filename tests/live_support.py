@@ -19,6 +19,7 @@ from personalive.live.core.faces import Faces
 from personalive.live.core.parameters import LoadParameters
 from personalive.live.http.server import UVICORN, create_app
 from personalive.live.options import ServeOptions
+from personalive.net.server import Server
 from personalive.testing.echo import EchoEngine
 
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
@@ -77,7 +78,7 @@ def live_server(
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         config = uvicorn.Config(app, timeout_graceful_shutdown=2, **UVICORN)
-        server = uvicorn.Server(config)
+        server = Server(config)
         loops: list[asyncio.AbstractEventLoop] = []
 
         async def serve() -> None:

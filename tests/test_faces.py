@@ -150,7 +150,7 @@ def test_stretching_is_there_for_who_asks():
 
 
 def test_automatic_crop_without_a_face_is_refused():
-    with pytest.raises(NoFaceError, match="--crop center"):
+    with pytest.raises(NoFaceError, match="set crop to center"):
         crop_box((640, 480), (256, 256), "auto", None)
 
 

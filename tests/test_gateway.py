@@ -174,11 +174,11 @@ class IdlePredictions:
 def test_errors_that_nobody_expected_stay_in_the_log(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", log)
-    with pytest.raises(RuntimeError) as told, predict._errors_for_clients("/tmp/secret"):
+    with pytest.raises(RuntimeError) as told, predict._errors_for_clients(Path("/tmp/secret")):
         raise ValueError(f"/opt/secret/path {object()}")
     assert "/opt" not in str(told.value) and "0x" not in str(told.value)
     assert "/opt/secret/path" in log.getvalue()
-    with pytest.raises(InputError, match=r"^reference is damaged$"), predict._errors_for_clients("/tmp/secret"):
+    with pytest.raises(InputError, match=r"^reference is damaged$"), predict._errors_for_clients(Path("/tmp/secret")):
         raise InputError("/tmp/secret/reference is damaged")
 
 

@@ -378,7 +378,7 @@ class Reluctant(EchoEngine):
 async def test_a_portrait_that_some_sessions_cannot_show_is_answered_with_the_truth():
     async with Bench(Reluctant(64, 64)) as bench:
         client = Client.known("a", "10.0.0.1")
-        await bench.hub.set_portrait(client, picture(RED))
+        await bench.hub.set_portrait(client, picture(RED), "largest")
         red = await bench.connected("a")
         await bench.hub.set_portrait(Client.known("b", "10.0.0.1"), picture(GREEN))
         green = await bench.hub.open(Client.known("b", "10.0.0.1"), {})

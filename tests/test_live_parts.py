@@ -16,7 +16,7 @@ from personalive.errors import InputError, NoFaceError
 from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces
 from personalive.live.core.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
 from personalive.live.core.parameters import Parameters
-from personalive.live.core.pictures import decode
+from personalive.live.core.pictures import decode, decode_all
 from personalive.live.core.preparation import Preparation
 from personalive.live.http.security import TokenCheck
 from personalive.live.http.server import PRESETS
@@ -229,10 +229,11 @@ def test_a_portrait_is_cropped_around_its_face():
     image = np.zeros((100, 300, 3), dtype=np.uint8)
     image[:, 200:] = RED
     found = Portrait(image[:, 200:], (30, 30, 70, 70), ("turned",))
-    prepared = portrait.prepare(image, engine, SimpleNamespace(portrait=lambda given, shape: found))
+    faces = SimpleNamespace(portrait=lambda given, shape, which: (given[0], found))
+    prepared = portrait.prepare([image], "largest", engine, faces)
     assert (prepared.reference, prepared.remarks) == (RED, ("turned",))
     with pytest.raises(NoFaceError, match="no face"):
-        portrait.prepare(image, engine, SimpleNamespace(portrait=lambda given, shape: None))
+        portrait.prepare([image], "largest", engine, SimpleNamespace(portrait=lambda *_: None))
 
 
 # ---- the rest ----
@@ -315,9 +316,9 @@ def test_the_page_has_portraits_of_its_own():
 def test_each_preset_is_small_and_has_a_face(path):
     data = path.read_bytes()
     assert len(data) < 100_000
-    found = MeshFaces().portrait(decode(data), (512, 512))
-    assert found is not None and found.box is not None and found.remarks == ()
-    left, top, right, bottom = found.box
+    found = MeshFaces().portrait(decode_all(data), (512, 512), "largest")
+    assert found is not None and found[1].box is not None and found[1].remarks == ()
+    left, top, right, bottom = found[1].box
     assert 100 < right - left < 400 and 100 < bottom - top < 400
 
 

@@ -40,12 +40,25 @@ def test_load_and_status_follow_the_interface():
         assert status["pipeline_id"] == "personalive" and status["load_params"] == LOAD["load_params"]
 
 
-def test_load_ignores_what_it_does_not_know_and_refuses_what_is_out_of_bounds(client):
-    unknown = {"pipeline_id": "personalive", "load_params": {"width": 256, "height": 256, "loras": []}}
-    assert client.post("/api/v1/pipeline/load", json=unknown).status_code == 200
+def test_load_refuses_names_that_do_not_exist_and_values_out_of_bounds(client):
+    for unknown in ({"load_params": {"width": 256, "loras": []}}, {"loras": [], "load_params": {"width": 256}}):
+        answer = client.post("/api/v1/pipeline/load", json=unknown)
+        assert answer.status_code == 422 and "loras" in answer.text
     for bad in ({"width": 100}, {"height": 2048}, {"seed": -1}, {"width": 300}):
         assert client.post("/api/v1/pipeline/load", json={"load_params": bad}).status_code == 422
     assert client.post("/api/v1/pipeline/load", json={"pipeline_id": "other"}).status_code == 422
+
+
+def test_settings_that_do_not_exist_are_refused_by_name(client):
+    until(lambda: client.get("/api/v1/pipeline/status").json()["status"] == "loaded")
+    answer = client.post("/api/v1/sessions", json={"mirrored": True})
+    assert answer.status_code == 422 and "no setting 'mirrored': did you mean mirror?" in answer.text
+    path = f"/api/v1/sessions/{client.post('/api/v1/sessions', json={}).json()['sessionId']}"
+    answer = client.patch(f"{path}/parameters", json={"mirror": True, "smoth": 1.0})
+    assert answer.status_code == 422 and "'smoth': did you mean smooth?" in answer.text
+    assert client.get(path).json()["parameters"]["mirror"] is False, "nothing was changed"
+    answer = client.post(f"{path}/pause", json={"pause": False})
+    assert answer.status_code == 422 and "pause" in answer.text
 
 
 def test_load_with_other_parameters_is_refused_while_a_session_runs(server, client):

@@ -129,9 +129,10 @@ async def stall_over_socket(server: LiveProcess, index: int) -> None:
     """Reads nothing and sends nothing more; then the socket is cut."""
     async with over_socket(server, index) as socket:
         if socket is not None:
-            for _ in range(4):
-                await socket.send(FRAME)
-            await asyncio.sleep(1)
+            with contextlib.suppress(websockets.ConnectionClosed):  # the server may have ended it first
+                for _ in range(4):
+                    await socket.send(FRAME)
+                await asyncio.sleep(1)
             socket.transport.abort()
 
 

@@ -44,7 +44,7 @@ async def test_load_reference_offer_stream(server):
     async with LiveClient(server.url) as client:
         await client.load(height=256, width=256, seed=42)
         assert (await client.reference(picture(BLUE))).json()["success"] is True
-        answer = await client.offer(Camera(grey()), initialParameters={"mirror": True, "prompts": ["ignored"]})
+        answer = await client.offer(Camera(grey()), initialParameters={"mirror": True})
         assert set(answer.json()) == {"sdp", "type", "sessionId"} and answer.json()["type"] == "answer"
         trickle = {"candidate": "candidate:1 1 udp 2122260223 127.0.0.1 9 typ host", "sdpMid": "0", "sdpMLineIndex": 0}
         path = f"/api/v1/webrtc/offer/{client.session_id}"
@@ -85,9 +85,16 @@ async def test_parameters_come_over_the_data_channel_and_bad_ones_are_answered(s
         await client.reference(picture(RED))
         await client.offer(Camera(grey()))
         session = server.hub.entries[client.session_id].session
-        await client.send(motion_strength=0.25, unknown=1)
+        await client.send(motion_strength=0.25)
         await asyncio.to_thread(until, lambda: session.parameters.motion_strength == 0.25)
-        for bad in ({"fps": "fast"}, {"seed": -1}, {"motion_strength": 1e9}, {"paused": "yes"}, {"set_neutral": 3}):
+        for bad in (
+            {"fps": "fast"},
+            {"seed": -1},
+            {"motion_strength": 1e9},
+            {"paused": "yes"},
+            {"set_neutral": 3},
+            {"unknown": 1},
+        ):
             await client.send(**bad)
             await client.until_message(functools.partial(refuses, next(iter(bad))))
         client.channel.send("no JSON")
@@ -162,8 +169,10 @@ async def test_an_offer_that_is_refused_changes_no_parameters(server):
         assert (await client.http.post("/api/v1/webrtc/offer", json=body)).status_code == 400
         session = (await client.http.get(f"/api/v1/sessions/{client.session_id}")).json()
         assert session["parameters"]["mirror"] is False and session["state"] != "detached"
-        body |= {"sdp": client.peer.localDescription.sdp, "initialParameters": {"mirror": 3}}
-        assert (await client.http.post("/api/v1/webrtc/offer", json=body)).status_code == 400
+        for bad in ({"mirror": 3}, {"mirror": True, "prompts": []}):
+            body |= {"sdp": client.peer.localDescription.sdp, "initialParameters": bad}
+            answer = await client.http.post("/api/v1/webrtc/offer", json=body)
+            assert answer.status_code == 400 and list(bad)[-1] in answer.json()["detail"]
         await client.watch(5)
 
 

@@ -244,7 +244,7 @@ def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
     place = round(100 * (box[0] + box[2]) / 2 / plan.info.width)
     return (
         f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
-        "for another, set --face to left, right or a number"
+        "for another, set face to left, right or a number"
     )
 
 
@@ -252,7 +252,7 @@ def _neutral(plan: DrivingPlan, options: AnimateOptions) -> str:
     if plan.neutral is None or options.neutral_frame is not None:
         return ""
     frame = f"frame {plan.neutral}" if plan.neutral >= 0 else "a frame outside the part"
-    return f"relative motion is measured from {frame}; for another, set --neutral_frame"
+    return f"relative motion is measured from {frame}; for another, set neutral_frame"
 
 
 def _without_face(plan: DrivingPlan) -> str:

@@ -12,14 +12,23 @@ from personalive.animate.motion_file import SUFFIX, MotionFile, is_motion, read_
 from personalive.animate.replay import Cues, Easing, Presences
 from personalive.animate.resume import is_motion_placed, is_placed
 from personalive.animate.track_cache import read_track, track_path, write_track
-from personalive.errors import InputError, NoFaceError, OutputError
+from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
 from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
 from personalive.media.encoding import check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
-from personalive.media.faces import NO_FACES, FaceTracker
-from personalive.media.images import FORMATS_TEXT, is_animated, is_gif, is_image, read_image, require_file
-from personalive.media.portrait import Portrait, PortraitFinder, find_portrait
+from personalive.media.faces import NO_FACES, FaceTracker, is_blank
+from personalive.media.images import (
+    FORMATS_TEXT,
+    LARGE_SIDE,
+    MAX_SIDE,
+    is_animated,
+    is_gif,
+    is_image,
+    read_images,
+    require_file,
+)
+from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
 from personalive.media.sound import Sound
 from personalive.media.video_reader import DEFAULT_RATE, VideoInfo, probe, probe_picture, read_frames
 from personalive.media.video_writer import check_folder, check_output
@@ -32,8 +41,8 @@ LOOKS, LOOK_SECONDS = 3, 2
 """Frames, from the first seconds that are used, by which it is judged whether the driver is upright."""
 STILL_SECONDS = 4
 """How long a picture drives if nothing is said."""
-CHECKED = 4
-"""One in this many driving frames is searched until the first face is found."""
+CHECKED = 500
+"""Driving frames in which the first face must be for the driver to be refused at once."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +112,12 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
         InputError: it cannot be read.
         NoFaceError: it shows no face.
     """
-    images = iter([read_image(path)]) if is_image(path) else read_frames(_probe_reference(path))
+    side = LARGE_SIDE if options.crop == "auto" else MAX_SIDE
+    images = read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))
     if options.face_boxes == "keypoints" and options.crop != "auto":
-        image = next(images)
-        return Portrait(cut(image, crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)), None)
+        image, remarks = first_shown(images)
+        part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
+        return Portrait(cut(image, part), None, remarks)
     found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
     return found if options.face_boxes == "mesh" else Portrait(found.image, None, found.remarks)
 
@@ -336,17 +347,40 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     info = probe_driver(driving_video, options)
     rate = options.rate or info.rate
     skip, count = part_of(info, rate, options)
+    count = 1 if info.still else count
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return
-    info = upright(info, rate, skip, count, options)
-    with FaceTracker(options.face) as tracker:
-        for start in (0, 2, 1, 3):  # every fourth frame first, and the others only where those show no face
-            frames = itertools.islice(read_frames(info, rate, skip), start, count, CHECKED)
-            if any(tracker.detect(image) for image in frames):
-                return
+    if _shows_face(info, rate, skip, 1) or upright(info, rate, skip, count, options).quarters:
+        return
+    if _shows_face(info, rate, skip, min(count, CHECKED)) or count > CHECKED:  # of a long driver, the pass will tell
+        return
+    _refuse_small_face(driving_video, info, rate, skip)
     part = "" if info.still else "the part that would be used of "
     raise NoFaceError(f"no face was found in {part}the driver {driving_video}")
+
+
+def _shows_face(info: VideoInfo, rate: Fraction, skip: int, count: int) -> bool:
+    """Whether a face is found in the first driving frames, as the pass would find it."""
+    with FaceTracker() as tracker:
+        frames = itertools.islice(read_frames(info, rate, skip), count)
+        return any(not is_blank(image) and tracker.follow(image) is not None for image in frames)
+
+
+def _refuse_small_face(path: Path, info: VideoInfo, rate: Fraction, skip: int) -> None:
+    """Say so if the first frame shows one that is too small to be followed.
+
+    Raises:
+        FaceTooSmallError
+    """
+    image = next(read_frames(info, rate, skip))
+    with FaceTracker() as tracker:
+        found = tracker.search(image)
+    if found:
+        raise FaceTooSmallError(
+            f"the driving video {path}: face too small: {found[0].side} of {min(image.shape[:2])} pixels; use a video "
+            "from nearer, or crop it"
+        )
 
 
 def _probe_reference(path: Path) -> VideoInfo:

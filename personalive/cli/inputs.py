@@ -2,12 +2,10 @@
 
 import logging
 import re
-import tempfile
 from pathlib import Path
 
 from personalive.errors import InputError
-from personalive.media.url_fetch import fetch
-from personalive.net.addresses import private_addresses_allowed
+from personalive.media.fetched import FetchedInputs
 
 logger = logging.getLogger(__name__)
 
@@ -15,20 +13,20 @@ ADDRESS = re.compile(r"^[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 WINDOWS = re.compile(r"^([A-Za-z]):[\\/](.*)$")
 
 
-def open_input(text: str, what: str, folder: Path) -> Path:
+def open_input(text: str, what: str, inputs: FetchedInputs) -> Path:
     """The file that a user named; one on the web is fetched, under the same rules as for requests from outside.
 
     Args:
         text: as typed.
         what: its role, for messages.
-        folder: for what is fetched.
+        inputs: fetches it.
 
     Raises:
         InputError: an address that may not be fetched, or cannot be.
     """
     if text.lower().startswith(("http://", "https://")):
         logger.info("fetching %s", text)
-        return fetch(text, folder / what.replace(" ", "_"), allow_private=private_addresses_allowed())
+        return inputs.fetch(text, what)
     if ADDRESS.match(text):
         scheme = text.split(":", 1)[0]
         raise InputError(f"{what} {text!r}: {scheme} addresses are not read here; give a path, or an http(s) address")
@@ -51,8 +49,3 @@ def from_windows(text: str, what: str) -> Path:
         f"{what} {text!r} is a Windows path, which cannot be seen here; in WSL, the files of drive {found[1].upper()}: "
         f"are under /mnt/{found[1].lower()} (this one would be {mounted})"
     )
-
-
-def temporary_folder() -> "tempfile.TemporaryDirectory[str]":
-    """A folder for fetched files; it is removed when closed."""
-    return tempfile.TemporaryDirectory(prefix="personalive-inputs-")

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,14 @@ from personalive.settings import DRIVER, REFERENCE, AnimateOptions
 
 logger = logging.getLogger("personalive")
 
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells expect it."""
-GOES_ON = "the same command goes on from the last saved state, which is beside the output"
+INTERRUPTED, TERMINATED, BROKEN_PIPE = (128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE))
+"""Exit statuses after Ctrl-C and these signals, as shells expect them."""
+GOES_ON = "; the same command goes on from the last saved state, which is beside the output"
+NOTHING_LEFT = "; nothing unfinished was left behind"
+
+
+class Terminated(SystemExit):
+    """SIGTERM came. It passes where errors are caught, as Ctrl-C does, so that everything cleans up after itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +49,13 @@ def _run(options: argparse.Namespace) -> int:
     except PersonaLiveError as error:
         logger.error("%s", error, exc_info=options.verbose)
         return 1
-    except KeyboardInterrupt:
-        goes_on = getattr(options, "resume", False)
-        logger.error("stopped; %s", GOES_ON if goes_on else "nothing unfinished was left behind")
-        return INTERRUPTED
+    except (KeyboardInterrupt, Terminated) as signalled:
+        after = (GOES_ON if options.resume else NOTHING_LEFT) if options.verb == "animate" else ""
+        logger.error("stopped%s", after)
+        return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
+    except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -60,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(serve, ServeOptions)
     add_settings(add("cog", help="the HTTP service: Cog's interface, as the container serves it"), GatewayOptions)
     _add_download(add("download", help="fetch the published weights into the cache"))
-    add_settings(add("doctor", help="show what was found on this machine and what will be used"), ModelChoice)
+    doctor = add("doctor", help="show what was found on this machine and what will be used")
+    doctor.add_argument("--full", action="store_true", help="Also try whether it works, which takes longer")
+    add_settings(doctor, ModelChoice)
     for verb in verbs.choices.values():
         verb.add_argument("--verbose", action="store_true", help="Log more, and show tracebacks")
     return parser
@@ -119,12 +130,13 @@ def _animate(options: argparse.Namespace) -> int:
         raise InputError("resume needs a name for the output, by which its state is found again: give --output")
 
     from personalive.animate.plan import check_inputs
-    from personalive.cli.inputs import open_input, temporary_folder
+    from personalive.cli.inputs import open_input
+    from personalive.media.fetched import fetched_inputs
 
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
-    with temporary_folder() as folder:
-        reference = open_input(options.ref_image, "the reference", Path(folder))
-        driver = open_input(options.driving_video, "the driving video", Path(folder))
+    with fetched_inputs() as inputs:
+        reference = open_input(options.ref_image, "the reference", inputs)
+        driver = open_input(options.driving_video, "the driving video", inputs)
         check_inputs(reference, driver, output, settings)
 
         from personalive.animate.job import animate
@@ -187,11 +199,13 @@ def _download(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     choice = read_settings(options, ModelChoice)
 
-    from personalive.cli.doctor import findings
+    from personalive.cli.doctor import looked_up, tried
 
-    for name, value in findings(choice):
-        print(f"{name:12} {value}", flush=True)
-    return 0
+    status = 0
+    for finding in tried(choice) if options.full else looked_up(choice):
+        print(f"{finding.name:12} {finding.value}", flush=True)
+        status = status or int(finding.wrong)
+    return status
 
 
 VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _download, "doctor": _doctor}
@@ -204,8 +218,7 @@ def _configure(verbose: bool) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    """Turn SIGTERM into an exception, so that everything cleans up after itself."""
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)
 
 
 if __name__ == "__main__":

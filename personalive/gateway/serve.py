@@ -7,7 +7,6 @@ import logging
 import secrets
 import signal
 import socket
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,8 +21,10 @@ from personalive.gateway.cog_server import CogServer
 from personalive.gateway.deliveries import Deliveries
 from personalive.gateway.options import GatewayOptions
 from personalive.gateway.predictions import Predictions
+from personalive.media.held_folder import HeldFolder
 from personalive.net.addresses import private_addresses_allowed
 from personalive.net.connection import HttpConnection, Stage
+from personalive.net.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class GatewayConnection(HttpConnection):
     }
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """uvicorn without its signal handlers, as this process runs two of them."""
 
     @contextlib.contextmanager
@@ -76,8 +77,8 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     public, private = _bind(options.host, options.resolved_port), _bind("127.0.0.1", 0)
     secret = secrets.token_urlsafe(32)
-    with tempfile.TemporaryDirectory(prefix="personalive-cog-") as scratch:
-        cog = CogServer(Path.cwd(), Path(scratch))
+    with HeldFolder("personalive-cog-") as scratch:
+        cog = CogServer(Path.cwd(), scratch.path)
         deliveries = Deliveries(allow_private=private_addresses_allowed())
         events_url = f"http://127.0.0.1:{private.getsockname()[1]}/{secret}/"
         predictions = Predictions(cog, deliveries, events_url, options.upload_url)

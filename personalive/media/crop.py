@@ -37,7 +37,7 @@ def crop_box(size: tuple[int, int], shape: tuple[int, int], crop: Crop, face: Bo
     x, y, part_height = width / 2, height / 2, min(float(height), width / ratio)
     if crop == "auto":
         if face is None:
-            raise NoFaceError("an automatic crop needs a face, and none was found; use --crop center")
+            raise NoFaceError("an automatic crop needs a face, and none was found; set crop to center")
         left, top, right, bottom = face
         wanted = CROP_MARGIN * max(right - left, (bottom - top), (right - left) / ratio)
         part_height = min(part_height, wanted)

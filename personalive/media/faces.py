@@ -172,6 +172,23 @@ class FaceTracker:
         self.most = max(self.most, len(faces))
         return sorted(faces, key=lambda face: -face.area)
 
+    def search(self, image: RGBArray) -> list[Face]:
+        """Small faces that `detect` misses, the largest first: in a second or so, part by part with the detector.
+
+        Args:
+            image: uint8 [height, width, 3], RGB.
+        """
+        faces: list[Face] = []
+        height, width = image.shape[:2]
+        side = min(height, width)
+        while not faces and side >= MIN_TILE:
+            for left, top in _corners(width, height, side):
+                part = np.ascontiguousarray(image[top : top + side, left : left + side])
+                for face in self._small_faces(part):
+                    _add(faces, _moved(face, left, top))
+            side //= 2
+        return sorted(faces, key=lambda face: -face.area)
+
     def follow(self, image: RGBArray) -> Box | None:
         """The box of the followed face in the next frame of a video.
 
@@ -248,10 +265,12 @@ class FaceTracker:
         if min(right - left, bottom - top) < MIN_FACE:
             return []
         shown = np.ascontiguousarray(image[top:bottom, left:right])
-        faces = self._near_faces(shown)
-        return [
-            replace(face, box=(left + a, top + b, left + c, top + d)) for face in faces for a, b, c, d in [face.box]
-        ]
+        return [_moved(face, left, top) for face in self._near_faces(shown)]
+
+
+def _moved(face: Face, x: int, y: int) -> Face:
+    left, top, right, bottom = face.box
+    return replace(face, box=(left + x, top + y, right + x, bottom + y))
 
 
 def _corners(width: int, height: int, side: int) -> Iterator[tuple[int, int]]:

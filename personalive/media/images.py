@@ -3,9 +3,11 @@
 Pillow reads; pi-heif reads HEIC, which phones write.
 """
 
+import contextlib
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +40,13 @@ MAX_PIXELS = 80_000_000
 """The most pixels of a picture or video frame that is decoded (8K has 33 million)."""
 MAX_SIDE = 2048
 """Longest side, in pixels, of a picture after reading: larger ones are scaled down to it."""
+LARGE_SIDE = 8192
+"""The same where a small part of the picture will be used."""
+ANIMATED = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
+"""Formats, by Pillow's names, whose further pictures are as good as the first. JPEG's are previews and maps of depth or
+brightness."""
+MOST_PICTURES = 1000
+"""The most pictures of one file that are looked at."""
 MIN_SIDE = 16
 """Shortest side, in pixels, in which a face is worth searching for."""
 
@@ -83,9 +92,9 @@ def check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS)
         )
 
 
-def fit_side(width: int, height: int) -> tuple[int, int]:
-    """The size to which a picture of this size is scaled: the same shape, no side longer than `MAX_SIDE`."""
-    scale = min(1.0, MAX_SIDE / max(width, height))
+def fit_side(width: int, height: int, side: int = MAX_SIDE) -> tuple[int, int]:
+    """The size to which a picture of this size is scaled: the same shape, no side longer than `side`."""
+    scale = min(1.0, side / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -111,40 +120,85 @@ def is_animated(path: Path) -> bool:
             return _kind(file) == "GIF"
 
 
+def fitted(image: RGBArray, side: int = MAX_SIDE) -> RGBArray:
+    """A picture scaled down so that no side is longer than `side`; itself if it fits."""
+    size = fit_side(image.shape[1], image.shape[0], side)
+    if size == (image.shape[1], image.shape[0]):
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+
+
 def read_image(path: Path) -> RGBArray:
-    """Read a picture from a file; see `decode_image`.
+    """Read a picture from a file; see `decode_images`. Of several in one file, the first.
 
     Raises:
         InputError: there is no such file, or it is not a picture, damaged, too small, or too large to decode safely.
     """
+    return next(read_images(path))
+
+
+def read_images(path: Path, side: int = MAX_SIDE) -> Iterator[RGBArray]:
+    """Read the pictures of a file; arguments and errors as for `decode_images`, and if there is no such file."""
     require_file(path, "the image")
     with path.open("rb") as file:
-        return decode_image(file, f"the image {path}")
+        yield from decode_images(file, f"the image {path}", side=side)
 
 
 def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> RGBArray:
-    """Read one picture in one of `FORMATS_TEXT`; of several in one file, the first.
+    """Read one picture in one of `FORMATS_TEXT`, of several in one file the first; see `decode_images`."""
+    return next(decode_images(file, name, max_pixels=max_pixels))
+
+
+def decode_images(
+    file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS, side: int = MAX_SIDE
+) -> Iterator[RGBArray]:
+    """Read the pictures in one of `FORMATS_TEXT`: one, or the frames of an animation, or the pages of a TIFF.
 
     The orientation stored by a camera is applied, an ICC profile or HDR tags are converted to sRGB, transparent parts
-    become white, palettes and greys become RGB, and a picture with a side longer than `MAX_SIDE` is scaled down.
+    become white, palettes and greys become RGB, and a picture with a longer side than `side` is scaled down.
 
     Args:
         file: opened for reading bytes, seekable.
         name: for messages.
         max_pixels: larger pictures are not decoded.
+        side: the longest side, in pixels.
 
-    Returns:
-        uint8 [height, width, 3].
+    Yields:
+        uint8 [height, width, 3]: at least one. Damaged ones after the first end it.
 
     Raises:
         InputError: it is not a picture, damaged, too small, or too large to decode safely.
     """
+    with _refusing_damage(file, name):
+        image = _open(file)
+        check_size(image.width, image.height, name, max_pixels)
+        image.draft(image.mode, (side, side))  # JPEG decodes at a fraction of its size
+        first = _shown(image, name, side)
+    with image:
+        yield first
+        try:
+            for index in range(1, _count(image, file, name)):
+                with _refusing_damage(file, name):
+                    image.seek(index)
+                    check_size(image.width, image.height, name, max_pixels)
+                    shown = _shown(image, name, side)
+                yield shown
+        except InputError as error:
+            logger.warning("%s: only the pictures before the damage are looked at", error)
+
+
+def _count(image: Image.Image, file: BinaryIO, name: str) -> int:
+    """How many pictures of an open file are looked at."""
+    with _refusing_damage(file, name):
+        return min(getattr(image, "n_frames", 1), MOST_PICTURES) if image.format in ANIMATED else 1
+
+
+@contextlib.contextmanager
+def _refusing_damage(file: BinaryIO, name: str) -> Iterator[None]:
+    """Decoders' errors in our words."""
     try:
-        with warnings.catch_warnings(action="ignore"), _open(file) as image:  # Pillow's, of what is said here better
-            check_size(image.width, image.height, name, max_pixels)
-            image.draft(image.mode, (MAX_SIDE, MAX_SIDE))  # JPEG decodes at a fraction of its size
-            image.load()
-            shown = _to_rgb(_upright(image, name), name)
+        with warnings.catch_warnings(action="ignore"):  # Pillow's, of what is said here better
+            yield
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -156,10 +210,12 @@ def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> 
         raise InputError(f"{name} has far too many pixels ({error}); scale it down first") from error
     except Exception as error:  # a damaged file makes decoders raise nearly anything
         raise InputError(f"{name} is damaged: {first_line(error)}") from error
-    size = fit_side(*shown.size)
-    if size != shown.size:
-        shown = shown.resize(size, Image.Resampling.LANCZOS)
-    return np.asarray(shown)
+
+
+def _shown(image: Image.Image, name: str, side: int) -> RGBArray:
+    """The picture on which an open file is, decoded."""
+    image.load()
+    return fitted(np.asarray(_to_rgb(_upright(image, name), name)), side)
 
 
 def _kind(file: BinaryIO) -> str | None:

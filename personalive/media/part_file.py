@@ -24,8 +24,8 @@ NUMBERED = re.compile(r"[0-9]{5,}\.png")
 class PartFile:
     """A new, empty file in the folder of `target`, which is made if missing. It is locked while it is unfinished.
 
-    It is removed when `discard` is called, and also when it is dropped or the program ends without `keep`: a signal may
-    come at any point, even within this constructor.
+    It is removed, with the folders that were made for it, when `discard` is called, and also when it is dropped or the
+    program ends without `keep`: a signal may come at any point, even within this constructor.
 
     Raises:
         OutputError: nothing can be written there.
@@ -35,9 +35,10 @@ class PartFile:
         # `tempfile` would make it for its owner only; the umask cannot be read without changing it for every thread.
         self.path = target.with_name(f"{target.stem[:64]}.part-{secrets.token_hex(8)}{target.suffix.lower()}")
         self._held: list[int] = []
-        self._discard = weakref.finalize(self, _discard, self.path, self._held)
+        self._made: list[Path] = []
+        self._discard = weakref.finalize(self, _discard, self.path, self._held, self._made)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(target.parent, self._made)
             while not self._held:
                 self._held.append(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
                 fcntl.flock(self.descriptor, fcntl.LOCK_EX)
@@ -70,7 +71,8 @@ class PartFile:
 class PartFolder:
     """A new, empty folder for numbered pictures in `folder`, which is made if missing. It is locked while unfinished.
 
-    It is removed like a `PartFile`, with the numbered pictures in it and nothing else.
+    It is removed like a `PartFile`, with the numbered pictures in it and nothing else. Folders that were made for it go
+    too if they are empty.
 
     Raises:
         OutputError: nothing can be written there.
@@ -79,9 +81,11 @@ class PartFolder:
     def __init__(self, folder: Path) -> None:
         self.path = folder / f"frames.part-{secrets.token_hex(8)}"
         self._held: list[int] = []
-        self._discard = weakref.finalize(self, _discard, self.path, self._held)
+        self._made: list[Path] = []
+        self._discard = weakref.finalize(self, _discard, self.path, self._held, self._made)
         try:
-            self.path.mkdir(parents=True)
+            _make_folder(folder, self._made)
+            self.path.mkdir()
             self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
             fcntl.flock(self._held[0], fcntl.LOCK_EX)
         except (OSError, ValueError) as error:
@@ -97,9 +101,20 @@ class PartFolder:
         self._discard()
 
 
-def _discard(path: Path, held: list[int]) -> None:
+def _make_folder(folder: Path, made: list[Path]) -> None:
+    """Make a folder and those above it, and add the ones that were missing to `made`."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        made.append(each)
+        each.mkdir(exist_ok=True)
+
+
+def _discard(path: Path, held: list[int], made: list[Path]) -> None:
     with contextlib.suppress(OSError, ValueError):  # it may be gone, or a name that nothing can have
         _remove(path)
+    with contextlib.suppress(OSError):  # something else may be in them by now
+        while made:
+            made.pop().rmdir()
     while held:
         os.close(held.pop())
 

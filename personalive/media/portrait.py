@@ -1,16 +1,19 @@
 """The portrait: its face is found, turned upright, cropped, and judged by what the result will look like."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
 
-from personalive.errors import NoFaceError
-from personalive.media.crop import crop_box, cut, within
-from personalive.media.faces import Face, FaceTracker, choose, load_mediapipe
+from personalive.errors import FaceTooSmallError, NoFaceError
+from personalive.media.crop import CROP_MARGIN, crop_box, cut, within
+from personalive.media.faces import Face, FaceTracker, choose, is_blank, is_same_place, load_mediapipe
+from personalive.media.images import MOST_PICTURES, fitted
 from personalive.types import Box, Crop, RGBArray
 
 UPRIGHT_SCORE = 0.85
@@ -27,7 +30,11 @@ MAX_ROLL = 35.0
 MAX_YAW = 40.0
 """Degrees beyond which a face is in profile: what cannot be seen of it has to be made up."""
 SMALL_FACE = 64
-"""Pixels of a face's side below which the result is soft."""
+"""Pixels of a face's side below which the result is soft..."""
+LEAST_FACE = 32
+"""...and below which it has too little of the person."""
+SMALL_PART = 0.2
+"""A face that takes less of the picture's shorter side is looked at again from near."""
 BLURRED = 3.0
 """Sharpness (see `sharpness`) below which a face is blurred."""
 ROLL_WEIGHT = 300.0
@@ -70,37 +77,74 @@ class PortraitFinder:
         """The portrait in a picture, or None if it shows no face.
 
         Args:
-            image: uint8 [h, w, 3].
+            image: uint8 [h, w, 3]. What is searched and cropped is no larger than `images.MAX_SIDE`, so only an
+                automatic crop profits from a larger one.
             shape: width and height of the output.
             crop: see `crop.crop_box`.
+
+        Raises:
+            FaceTooSmallError: the face has too few pixels.
         """
-        searched = image if crop == "auto" else cut(image, _part(image, shape, crop, None))
-        turned, remarks, faces = self._upright(searched)
+        searched = fitted(image if crop == "auto" else cut(image, _part(image, shape, crop, None)))
+        quarters, turned, faces = self._turned(searched)
         if not faces:
             return None
-        face = choose(faces, self._which)
-        part = _part(turned, shape, crop, face.box) if crop == "auto" else (0, 0, turned.shape[1], turned.shape[0])
-        if turned is not searched and crop != "auto":  # the output's shape again
-            part = _part(turned, shape, crop, None)
-        remarks += _choice(faces, face, self._which) + _warnings(turned, face, shape)
-        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks))
-
-    def _upright(self, image: RGBArray) -> tuple[RGBArray, list[str], list[Face]]:
-        """The picture turned so that its face is upright, what was done, and the faces in it."""
-        quarters, best, faces = self._turned(image)
         remarks = (
             [f"the portrait's face is not upright: the picture was turned by {TURNS[quarters]}"] if quarters else []
         )
-        if faces and abs(choose(faces, self._which).roll) > MAX_ROLL:
-            roll = choose(faces, self._which).roll
-            levelled = _rotated(best, roll)
-            found = self._tracker.detect(levelled)
-            if found:
-                best, faces = levelled, found
-                remarks.append(
-                    f"the portrait's face is tilted by {abs(roll):.0f} degrees: the picture was turned upright"
-                )
-        return best, remarks, faces
+        face = choose(faces, self._which)
+        remarks += _choice(faces, face, self._which)
+        if crop == "auto":
+            turned, face = self._closer(np.rot90(image, quarters), turned, face, shape)
+        levelled = self._levelled(turned, face) if abs(face.roll) > MAX_ROLL else None
+        if levelled is not None:
+            remarks.append(
+                f"the portrait's face is tilted by {abs(face.roll):.0f} degrees: the picture was turned upright"
+            )
+            turned, face = levelled
+        if face.side < LEAST_FACE:
+            raise FaceTooSmallError(
+                f"face too small: {face.side} pixels of the {LEAST_FACE} that are needed; crop it from a larger "
+                "picture, or take one from nearer"
+            )
+        is_turned = bool(quarters) or levelled is not None  # then a part that is not cropped needs the output's shape
+        part = _part(turned, shape, crop, face.box) if crop == "auto" or is_turned else _whole(turned)
+        remarks += _warnings(turned, face, shape)
+        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks))
+
+    def _closer(self, whole: RGBArray, searched: RGBArray, face: Face, shape: tuple[int, int]) -> tuple[RGBArray, Face]:
+        """The surroundings of a small face with all pixels that there are of it, and the face in them.
+
+        Args:
+            whole: the picture, as large as it is.
+            searched: the same as it was searched: perhaps smaller.
+            face: in it.
+            shape: width and height of the output.
+        """
+        scale = whole.shape[1] / searched.shape[1]
+        if scale == 1 and face.side > min(searched.shape[:2]) * SMALL_PART:
+            return searched, face
+        x, y = (place * scale for place in _centre(face))
+        reach = face.side * scale * (CROP_MARGIN * max(1.0, shape[0] / shape[1]) + 0.5)
+        part = int(max(0, x - reach)), int(max(0, y - reach)), int(x + reach), int(y + reach)
+        near = fitted(cut(whole, part))
+        zoom = near.shape[1] / (min(part[2], whole.shape[1]) - part[0])
+        box = tuple(round((edge * scale - part[index % 2]) * zoom) for index, edge in enumerate(face.box))
+        expected = replace(face, box=(box[0], box[1], box[2], box[3]))
+        found = [each for each in self._tracker.detect(near, tiles=False) if is_same_place(each.box, expected.box)]
+        return near, max(found, key=lambda each: each.area, default=expected)
+
+    def _levelled(self, image: RGBArray, face: Face) -> tuple[RGBArray, Face] | None:
+        """The picture turned so that a tilted face is upright, and the face in it; None: it is not found there."""
+        turned = _rotated(image, face.roll)
+        found = self._tracker.detect(turned)
+        if not found:
+            return None
+        angle = math.radians(face.roll)
+        x, y = (now - size / 2 for now, size in zip(_centre(face), (image.shape[1], image.shape[0]), strict=True))
+        across = x * math.cos(angle) + y * math.sin(angle) + image.shape[1] / 2
+        down = y * math.cos(angle) - x * math.sin(angle) + image.shape[0] / 2
+        return turned, min(found, key=lambda each: math.dist(_centre(each), (across, down)))
 
     def _is_upright(self, image: RGBArray, faces: Sequence[Face]) -> bool:
         face = choose(faces, self._which)
@@ -119,6 +163,33 @@ class PortraitFinder:
             return -1.0
         return self._score(image, faces) - MUCH_BETTER
 
+    def first(self, images: Iterable[RGBArray], shape: tuple[int, int], crop: Crop) -> tuple[RGBArray, Portrait] | None:
+        """The first of some pictures that shows a face, and the portrait in it.
+
+        Args:
+            images: of an animation or a video, or just one. The first `images.MOST_PICTURES` are looked at: at a
+                glance, and thoroughly whenever their number has doubled.
+            shape: as for `find`.
+            crop: as for `find`.
+
+        Raises:
+            FaceTooSmallError: only faces with too few pixels were found.
+        """
+        reason: FaceTooSmallError | None = None
+        for index, image in enumerate(itertools.islice(images, MOST_PICTURES)):
+            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=False))):
+                continue
+            try:
+                found = self.find(image, shape, crop)
+            except FaceTooSmallError as error:
+                reason = error
+                continue
+            if found is not None:
+                return image, replace(found, remarks=(*_earlier(index), *found.remarks))
+        if reason is not None:
+            raise reason
+        return None
+
     def turn(self, image: RGBArray) -> int | None:
         """Quarter turns to the left after which the face in a picture is upright; None: there is no face."""
         quarters, _, faces = self._turned(image)
@@ -135,12 +206,12 @@ class PortraitFinder:
             found = self._tracker.detect(turned)
             candidates.append((self._turned_score(turned, found), quarters, turned, found))
         _, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
-        return quarters, best, faces
+        return (quarters, best, faces) if faces else (0, image, self._tracker.search(image))
 
     def _confidence(self, image: RGBArray, face: Face) -> float:
         """The detector's confidence in a face, from 0 to 1."""
         height, width = image.shape[:2]
-        x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+        x, y = _centre(face)
         reach = DETECTOR_MARGIN * face.side / 2
         left, top, right, bottom = int(max(0, x - reach)), int(max(0, y - reach)), int(x + reach), int(y + reach)
         part = np.ascontiguousarray(image[top : min(bottom, height), left : min(right, width)])
@@ -149,20 +220,39 @@ class PortraitFinder:
 
 
 def find_portrait(images: Iterable[RGBArray], shape: tuple[int, int], crop: Crop, which: str, name: str) -> Portrait:
-    """The first of some pictures that shows a face; see `PortraitFinder.find`.
+    """The first of some pictures that shows a face; see `PortraitFinder.first`.
 
     Args:
         name: of the pictures, for the message.
 
     Raises:
-        NoFaceError: none does.
+        NoFaceError, FaceTooSmallError: none does.
     """
-    with PortraitFinder(which) as finder:
-        found: Iterator[Portrait] = (each for image in images if (each := finder.find(image, shape, crop)) is not None)
-        portrait = next(found, None)
-    if portrait is None:
+    try:
+        with PortraitFinder(which) as finder:
+            found = finder.first(images, shape, crop)
+    except FaceTooSmallError as error:
+        raise FaceTooSmallError(f"{name}: {error}") from error
+    if found is None:
         raise NoFaceError(f"no face was found in {name}; use a picture of one face that looks at the camera")
-    return portrait
+    return found[1]
+
+
+def first_shown(images: Iterable[RGBArray]) -> tuple[RGBArray, tuple[str, ...]]:
+    """The first of some pictures that is not blank, or the first if all are, and what its owner should know about it.
+
+    Args:
+        images: at least one. The first `images.MOST_PICTURES` are looked at.
+    """
+    looked = itertools.islice(images, MOST_PICTURES)
+    first = next(looked)
+    numbered = enumerate(itertools.chain([first], looked))
+    index, image = next(((index, image) for index, image in numbered if not is_blank(image)), (0, first))
+    return image, _earlier(index)
+
+
+def _earlier(index: int) -> tuple[str, ...]:
+    return (f"the portrait is picture {index + 1} of its file: nothing usable was found before it",) if index else ()
 
 
 def sharpness(image: RGBArray, box: Box) -> float:
@@ -177,13 +267,21 @@ def _part(image: RGBArray, shape: tuple[int, int], crop: Crop, face: Box | None)
     return crop_box((image.shape[1], image.shape[0]), shape, crop, face)
 
 
+def _centre(face: Face) -> tuple[float, float]:
+    return (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
+
+
+def _whole(image: RGBArray) -> Box:
+    return 0, 0, image.shape[1], image.shape[0]
+
+
 def _choice(faces: Sequence[Face], face: Face, which: str) -> list[str]:
     if len(faces) < 2:
         return []
     place = sorted(each.box[0] + each.box[2] for each in faces).index(face.box[0] + face.box[2]) + 1
     return [
         f"the portrait shows {len(faces)} faces: number {place} from the left ({which}) is animated; "
-        "for another, crop the picture or set --face to left, right or a number"
+        "for another, crop the picture or set face to left, right or a number"
     ]
 
 

@@ -25,6 +25,7 @@ from personalive.media.encoding import (
     kind_of,
     write_comment,
 )
+from personalive.media.ffmpeg import find_ffmpeg
 from personalive.media.frames_writer import FramesWriter, check_frames
 from personalive.media.part_file import PartFile, remove_abandoned
 from personalive.media.sound import Sound, join_arguments
@@ -242,20 +243,6 @@ def check_folder(path: Path, target: Path) -> None:
     folder = next((each for each in target.parents if each.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"the output {path} cannot be written: {folder} is not a writable folder")
-
-
-def find_ffmpeg() -> str:
-    """The ffmpeg to use: the one that comes with imageio-ffmpeg, or the system's if there is none.
-
-    Raises:
-        OutputError: there is none.
-    """
-    import imageio_ffmpeg  # imported here, so that the rest of the package works without it
-
-    try:
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise OutputError("no ffmpeg was found to write the result; install the package ffmpeg") from error
 
 
 def _room_reason(status: int, message: str) -> str | None:

@@ -56,8 +56,8 @@ def resolve(parts: SplitResult, *, allow_private: bool) -> list[tuple[socket.Add
     for *_, address in found:
         if not allow_private and not is_public(str(address[0])):
             raise InputError(
-                f"{host} is {address[0]}, an address that is not public: this server does not call it "
-                f"(its operator can allow that with {ALLOW_PRIVATE}=1)"
+                f"{host} is {address[0]}, an address that is not public: it is only called where "
+                f"{ALLOW_PRIVATE}=1 is set in the environment"
             )
     return [(family, address) for family, *_, address in found]
 

@@ -11,16 +11,26 @@ import os
 import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import constants
-from huggingface_hub.file_download import repo_folder_name
 
 from personalive.config import ModelConfig
 from personalive.errors import WeightsError
 from personalive.weights.checksum_cache import ChecksumCache, digest_of, replace_text
-from personalive.weights.manifest import FileDigest, Held, Manifest, PublishedFile, Repository, published
-from personalive.weights.remotes import Remote, is_digest
+from personalive.weights.manifest import (
+    FileDigest,
+    Held,
+    Manifest,
+    PublishedFile,
+    Repository,
+    is_digest,
+    published,
+)
 from personalive.weights.source import PUBLISHED, WeightsFile, WeightsSource, format_size
+
+if TYPE_CHECKING:
+    from personalive.weights.remotes import Remote
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +77,7 @@ class Hub:
 
     def folder(self, repository: Repository) -> Path:
         """The cache's folder of one repository."""
-        return self.cache / repo_folder_name(repo_id=repository.name, repo_type="model")
+        return self.cache / constants.REPO_ID_SEPARATOR.join(("models", *repository.name.split("/")))
 
     def cached(self, file: PublishedFile) -> tuple[str, Path] | None:
         """Name and path of the preferred format of a file that the cache has."""
@@ -115,7 +125,7 @@ class Hub:
         checksums.check(key, path, file.label(name), expected, remedy=REMEDY, thorough=thorough)
         return True
 
-    def fetch(self, remote: Remote, file: PublishedFile, name: str, expected: FileDigest) -> None:
+    def fetch(self, remote: "Remote", file: PublishedFile, name: str, expected: FileDigest) -> None:
         """Download one file into the cache, from where an earlier attempt stopped, check it and record its digest.
 
         A file that is already in the cache is damaged, and is replaced.

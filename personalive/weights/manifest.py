@@ -1,6 +1,7 @@
 """The published files: where they are and what is known of them (docs/reference/weights.md sections 1 and 8)."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,6 +24,11 @@ class FileDigest:
         """Whether one file cannot be both."""
         pairs = ((self.size, other.size), (self.digest, other.digest))
         return any(mine != theirs for mine, theirs in pairs if mine is not None and theirs is not None)
+
+
+def is_digest(text: object) -> bool:
+    """Whether it is a sha256, a git blob id or a commit."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
 
 
 @dataclass(frozen=True)

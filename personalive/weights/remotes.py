@@ -19,7 +19,7 @@ from huggingface_hub.file_download import http_get
 from requests import JSONDecodeError
 
 from personalive.errors import InputError, WeightsError
-from personalive.weights.manifest import FileDigest, Repository
+from personalive.weights.manifest import FileDigest, Repository, is_digest
 from personalive.weights.transfer import persist
 
 MODELSCOPE = "modelscope"
@@ -257,11 +257,6 @@ def _require_digest(digest: object, remote: str, path: str) -> str:
     if not is_digest(digest):
         raise WeightsError(f"{remote} says that the digest of {path} is {digest!r}, which is not a valid digest")
     return str(digest)
-
-
-def is_digest(text: object) -> bool:
-    """Whether it is a sha256, a git blob id or a commit."""
-    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
 
 
 def _unreadable(remote: str, repository: str, revision: str, error: Exception) -> WeightsError:

@@ -10,7 +10,7 @@ from personalive.assets import DEMO_MODEL
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
 from personalive.weights.checksum_cache import ChecksumCache, check_file
-from personalive.weights.download import base_needed, complete
+from personalive.weights.downloads import base_needed, complete
 from personalive.weights.folder import CONFIG, open_folder
 from personalive.weights.hf_config_check import check_hf_config
 from personalive.weights.hub import Hub

@@ -1,5 +1,6 @@
 """The face in a portrait, and the driver's face, frame by frame, with what happens while it cannot be seen."""
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from personalive.engine.cues import Cue, Presence
@@ -25,8 +26,13 @@ class Tracker(Protocol):
 class Faces(Protocol):
     """Finds faces for a server."""
 
-    def portrait(self, image: RGBArray, shape: tuple[int, int]) -> Portrait | None:
-        """The part of a picture, uint8 [h,w,3], that is animated at a width and height; None: it shows no face."""
+    def portrait(
+        self, images: Iterable[RGBArray], shape: tuple[int, int], which: str
+    ) -> tuple[RGBArray, Portrait] | None:
+        """The first of some pictures, uint8 [h,w,3], with a face, and the part that is animated at a width and height.
+
+        `which` of several faces: as in `media.faces.choose`. None: no picture shows one.
+        """
 
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
@@ -35,10 +41,12 @@ class Faces(Protocol):
 class MeshFaces:
     """Faces by mediapipe's face mesh."""
 
-    def portrait(self, image: RGBArray, shape: tuple[int, int]) -> Portrait | None:
-        """As for files, see `PortraitFinder`."""
-        with PortraitFinder() as finder:
-            return finder.find(image, shape, "auto")
+    def portrait(
+        self, images: Iterable[RGBArray], shape: tuple[int, int], which: str
+    ) -> tuple[RGBArray, Portrait] | None:
+        """As for files, see `PortraitFinder.first`."""
+        with PortraitFinder(which) as finder:
+            return finder.first(images, shape, "auto")
 
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""

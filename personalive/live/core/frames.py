@@ -10,7 +10,7 @@ from personalive.types import RGBArray
 
 RING_FRAMES = 16
 """Camera frames that wait to be chosen."""
-DELAY_MEMORY = 2.0
+DELAY_MEMORY = 5.0
 """Seconds over which the play-out remembers how late pictures came."""
 CATCH_UP, CATCH_UP_SHARE = 0.1, 0.5
 """When pictures come earlier again, the delay shrinks by this many seconds and this share of the excess a second."""

@@ -43,16 +43,15 @@ class Parameters(MotionSettings):
     )
 
     def updated(self, values: Mapping[str, Any]) -> "Parameters":
-        """These settings with some changed; None leaves one as it is.
+        """These settings with some changed; None leaves one as it is, and the actions in `Changes` are no settings.
 
-        Unknown names are ignored, so that older clients keep working. A `motion_strength` alone is that of the pose and
-        of the expression, whatever these were before.
+        A `motion_strength` alone is that of the pose and of the expression, whatever these were before.
 
         Raises:
-            InputError: a value of the wrong kind or out of bounds.
+            InputError: a name that does not exist, or a value of the wrong kind or out of bounds.
         """
-        known = {each.name for each in self.declared()}
-        changes = {name: value for name, value in values.items() if name in known and value is not None}
+        actions = Changes.model_fields.keys() - Parameters.model_fields.keys()
+        changes = {name: value for name, value in values.items() if value is not None and name not in actions}
         if "motion_strength" in changes:
             changes = {"pose_strength": None, "expression_strength": None} | changes
         return self.replace(**changes)

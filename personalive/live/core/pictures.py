@@ -1,11 +1,12 @@
 """Pictures from outside and to them: bounded before they are decoded, then RGB."""
 
 import io
+from collections.abc import Iterator
 
 from PIL import Image
 
 from personalive.errors import InputError
-from personalive.media.images import FORMATS_TEXT, MAX_PIXELS, decode_image
+from personalive.media.images import FORMATS_TEXT, MAX_PIXELS, decode_images
 from personalive.types import RGBArray
 
 MAX_FRAME_PIXELS = 8_500_000
@@ -16,14 +17,19 @@ QUALITY = 85
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> RGBArray:
-    """An encoded picture as RGB, turned upright; as for files, see `media.images.decode_image`.
+    """An encoded picture as RGB, turned upright, of several the first; see `decode_all`."""
+    return next(decode_all(data, max_pixels))
+
+
+def decode_all(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[RGBArray]:
+    """The pictures of an encoded file as RGB, turned upright; as for files, see `media.images.decode_images`.
 
     Raises:
         InputError: no picture, a format that is not taken, damaged, too many pixels.
     """
     if not data:
         raise InputError(f"the picture is empty (0 bytes): send the bytes of a {FORMATS_TEXT} file")
-    return decode_image(io.BytesIO(data), "the picture", max_pixels=max_pixels)
+    return decode_images(io.BytesIO(data), "the picture", max_pixels=max_pixels)
 
 
 def encode(image: RGBArray, kind: str = "JPEG") -> bytes:

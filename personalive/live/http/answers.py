@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, WebSocket
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from websockets.frames import CloseCode
 
 from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError
@@ -41,6 +42,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NotLoadedError, _answer_not_loaded)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(WebSocketRequestValidationError, _refuse_socket)
+    app.add_exception_handler(405, _answer_method)
     app.add_exception_handler(RecursionError, _answer_nested)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_defect)
@@ -66,6 +68,15 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
 async def _refuse_socket(socket: WebSocket, error: Exception) -> None:
     assert isinstance(error, WebSocketRequestValidationError)
     await socket.close(CloseCode.POLICY_VIOLATION, "; ".join(str(each["msg"]) for each in _problems(error)))
+
+
+async def _answer_method(request: Request, error: Exception) -> Response:
+    # The router names the methods of the first route with this path only.
+    routes = (
+        each for each in request.app.routes if isinstance(each, Route) and each.path_regex.match(request.url.path)
+    )
+    allowed = sorted({method for each in routes for method in each.methods or ()})
+    return _answer("Method Not Allowed", 405, {"Allow": ", ".join(allowed)})
 
 
 async def _answer_nested(request: Request, error: Exception) -> Response:

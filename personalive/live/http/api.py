@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import MAX_PICTURE, given_token
-from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges
+from personalive.live.http.settings import LOAD_SCHEMA, PARAMETERS_SCHEMA, ParameterChanges, WhichFace
 from personalive.live.hub.clients import COOKIE, Client, new_cookie
 from personalive.live.hub.connections import watched
 from personalive.live.hub.entries import Entry, SessionState, UnknownSessionError
@@ -21,7 +21,7 @@ from personalive.live.transport.offer import Candidates, checked
 from personalive.live.transport.webrtc import Peer
 from personalive.media.images import media_types
 
-router = APIRouter()
+router = APIRouter(generate_unique_id_function=lambda route: route.name)
 COOKIE_SECONDS = 365 * 86400
 SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned")]
 WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the watched client")]
@@ -42,7 +42,25 @@ def _problems(**reasons: str) -> dict[int | str, dict[str, Any]]:
 
 
 UNKNOWN = _problems(_403="Another client's session", _404="No such session")
-NO_PICTURE = _problems(_400="Not loaded, empty, not a picture, or no face in it", _413="The picture is too large")
+NO_PICTURE = _problems(
+    _400="Not loaded, empty, not a picture, or no face in it",
+    _413="The picture is too large",
+    _503="The model is being loaded",
+)
+NOT_TEXT = _problems(_400="The body is not text")
+
+
+def _leads_to(name: str, value: str, *operations: str) -> dict[str, Any]:
+    """Links of OpenAPI: operations that take something which an answer brings."""
+    return {"links": {each: {"operationId": each, "parameters": {name: value}} for each in operations}}
+
+
+IN_SESSION = _leads_to(
+    "session_id",
+    "$response.body#/sessionId",
+    *("session", "close_session", "replace_reference", "change_parameters", "pause", "reset", "set_neutral"),
+    *("snapshot", "resume", "candidates"),
+)
 
 
 def hub_of(request: Request) -> Hub:
@@ -100,7 +118,10 @@ def own_entry(session_id: SessionId, hub: HubOf, client: ClientOf) -> Entry:
 OwnEntry = Annotated[Entry, Depends(own_entry)]
 
 
-@router.post("/api/v1/pipeline/load", responses=_problems(_409="In use, or being loaded, with other parameters"))
+@router.post(
+    "/api/v1/pipeline/load",
+    responses={**NOT_TEXT, **_problems(_409="In use, or being loaded, with other parameters")},
+)
 async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswer:
     """Load the pipeline in the background."""
     return schemas.MessageAnswer(message=hub.load(request.load_params))
@@ -137,9 +158,11 @@ async def pipeline_schemas() -> dict[str, Any]:
 
 
 @router.post("/api/v1/personalive/reference", openapi_extra=PICTURE_BODY, responses=NO_PICTURE)
-async def set_reference(request: Request, hub: HubOf, client: ClientOf) -> schemas.ReferenceAnswer:
+async def set_reference(
+    request: Request, hub: HubOf, client: ClientOf, face: WhichFace = "largest"
+) -> schemas.ReferenceAnswer:
     """Set the portrait of the client's next session, and of its running ones."""
-    running, remarks = await hub.set_portrait(client, await request.body())
+    running, remarks = await hub.set_portrait(client, await request.body(), face)
     where = f"shown in {running} running session{'s' * (running > 1)}" if running else "used by the next session"
     return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}", remarks=remarks)
 
@@ -156,7 +179,11 @@ def _ice_servers(hub: Hub) -> list[dict[str, str]]:
 
 @router.post(
     "/api/v1/webrtc/offer",
-    responses={**UNKNOWN, **_problems(_400="Bad SDP or parameters", _429="Too many", _503="Full, or not loaded")},
+    responses={
+        200: IN_SESSION,
+        **UNKNOWN,
+        **_problems(_400="Bad SDP or parameters", _429="Too many", _503="Full, or not loaded"),
+    },
     dependencies=[Depends(admit_offer)],
 )
 async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.OfferRequest) -> schemas.OfferAnswer:
@@ -179,14 +206,14 @@ async def offer(hub: HubOf, client: ClientOf, ice: IceOf, request: schemas.Offer
     return schemas.OfferAnswer(sdp=sdp, type="answer", sessionId=entry.session.identifier)
 
 
-@router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses=UNKNOWN)
+@router.patch("/api/v1/webrtc/offer/{session_id}", status_code=204, responses={**UNKNOWN, **NOT_TEXT})
 async def candidates(entry: OwnEntry, request: schemas.CandidatesRequest) -> None:
     """Add addresses at which the client may be reached."""
     if isinstance(entry.transport, Peer):
         await entry.transport.add_candidates([each.model_dump() for each in request.candidates])
 
 
-@router.get("/api/v1/watch")
+@router.get("/api/v1/watch", responses={200: _leads_to("watch_id", "$response.body#/watchId", "watch_state", "watch")})
 async def own_watch_id(client: ClientOf) -> schemas.WatchIdAnswer:
     """The id by which others can watch this client's sessions; always the same for one cookie."""
     return schemas.WatchIdAnswer(watchId=client.watch_id, page=f"/embed?watch={client.watch_id}")
@@ -221,7 +248,11 @@ async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.Watc
         raise
 
 
-@router.post("/api/v1/sessions", status_code=201, responses=_problems(_400="Bad parameters", _503="No room"))
+@router.post(
+    "/api/v1/sessions",
+    status_code=201,
+    responses={201: IN_SESSION, **_problems(_400="Bad parameters", _503="No room")},
+)
 async def create_session(
     hub: HubOf,
     client: ClientOf,
@@ -245,9 +276,11 @@ async def close_session(entry: OwnEntry) -> None:
 
 
 @router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
-async def replace_reference(request: Request, entry: OwnEntry, hub: HubOf) -> schemas.ReferenceAnswer:
+async def replace_reference(
+    request: Request, entry: OwnEntry, hub: HubOf, face: WhichFace = "largest"
+) -> schemas.ReferenceAnswer:
     """Show another portrait; the motion continues."""
-    remarks = await hub.replace_portrait(entry.session, await request.body())
+    remarks = await hub.replace_portrait(entry.session, await request.body(), face)
     return schemas.ReferenceAnswer(success=True, message="the portrait is set", remarks=remarks)
 
 
@@ -257,7 +290,7 @@ async def change_parameters(entry: OwnEntry, changes: ParameterChanges) -> dict[
     return entry.session.change(changes).given()
 
 
-@router.post("/api/v1/sessions/{session_id}/pause", responses=UNKNOWN)
+@router.post("/api/v1/sessions/{session_id}/pause", responses={**UNKNOWN, **NOT_TEXT})
 async def pause(
     entry: OwnEntry,
     request: Annotated[schemas.PauseRequest, Body()] = schemas.PauseRequest(),  # noqa: B008

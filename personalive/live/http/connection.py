@@ -18,8 +18,12 @@ from personalive.net.connection import ROOM, SECONDS, HttpConnection, Place, Sta
 
 CONTROL_FRAMES = 200
 """Pings, pongs and parts of messages that a WebSocket may send at once, and again ten seconds later."""
-PIECE = 16 * 1024
+PIECE = 2 * 1024
 """Bytes of a WebSocket that are parsed at once."""
+PARSING_SECONDS = 0.002
+"""After so much parsing in one go, others have their turn."""
+PARSING_SHARE = 0.25
+"""Of the event loop's time, for a WebSocket that has more to parse than that."""
 MAX_LATE_BYTES = 65536
 """Bytes of a WebSocket that are read after we closed it, to find the client's close frame."""
 
@@ -101,16 +105,20 @@ class SocketConnection(WebSocketsSansIOProtocol):
 
     def _parse(self) -> None:
         """Read on, a piece at a time: what a flood leaves in the socket's buffer takes a tenth of a second to parse."""
-        piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
-        if self._late_bytes > MAX_LATE_BYTES or self.transport.is_closing():
-            self._unread = b""
-            return
-        super().data_received(piece)
+        began = time.perf_counter()
+        spent = 0.0
+        while self._unread and spent < PARSING_SECONDS:
+            piece, self._unread = self._unread[:PIECE], self._unread[PIECE:]
+            if self._late_bytes > MAX_LATE_BYTES or self.transport.is_closing():
+                self._unread = b""
+                return
+            super().data_received(piece)
+            spent = time.perf_counter() - began
         if self._unread:
             if not self.read_paused:
                 self.read_paused = True
                 self.transport.pause_reading()
-            self.loop.call_soon(self._parse)
+            self.loop.call_later(spent * (1 / PARSING_SHARE - 1), self._parse)
         elif self.read_paused and self.queue.empty():  # the application waits already, and would not resume it
             self.read_paused = False
             self.transport.resume_reading()

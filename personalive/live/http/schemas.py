@@ -11,7 +11,13 @@ from personalive.live.transport.offer import MAX_SDP
 EXAMPLE_SDP = "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n…"
 
 
-class LoadRequest(BaseModel):
+class Settled(BaseModel):
+    """A request in which a name that does not exist is a mistake, not something to ignore."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class LoadRequest(Settled):
     """Which pipeline to load, and how."""
 
     pipeline_id: Literal["personalive"] = "personalive"
@@ -55,7 +61,7 @@ class IceServersAnswer(BaseModel):
     iceServers: list[dict[str, str]]  # noqa: N815  the name that clients know
 
 
-class OfferRequest(BaseModel):
+class OfferRequest(Settled):
     """A WebRTC offer."""
 
     sdp: str = Field(min_length=1, max_length=MAX_SDP, examples=[EXAMPLE_SDP])
@@ -128,7 +134,7 @@ class SessionAnswer(BaseModel):
     stats: dict[str, Any]
 
 
-class PauseRequest(BaseModel):
+class PauseRequest(Settled):
     """Whether to stand still."""
 
     paused: bool = True

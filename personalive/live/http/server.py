@@ -1,5 +1,6 @@
 """The live server: its FastAPI application, and the command that runs it."""
 
+import contextlib
 import logging
 import resource
 import ssl
@@ -30,6 +31,7 @@ from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
 from personalive.media.faces import NO_FACES
 from personalive.net.connection import ROOM, TLS
+from personalive.net.server import Server
 from personalive.net.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,6 @@ UVICORN: dict[str, Any] = {
     "ws": SocketConnection,
     "ws_max_size": MAX_MESSAGE_BYTES,
     "timeout_keep_alive": 15,
-    "backlog": 1024,
     "proxy_headers": False,
     "server_header": False,
     "access_log": False,
@@ -144,7 +145,9 @@ def serve(options: ServeOptions) -> None:
     app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
     _allow_many_files()
     logger.info("the page is at %s", options.page_url)
-    uvicorn.run(app, host=options.host, port=options.port, timeout_graceful_shutdown=5, **UVICORN)
+    config = uvicorn.Config(app, host=options.host, port=options.port, timeout_graceful_shutdown=5, **UVICORN)
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(config).run()
 
 
 def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:

@@ -31,10 +31,10 @@ from personalive.live.options import ServeOptions
 
 logger = logging.getLogger(__name__)
 
-SWEEP_SECONDS = 0.1
-"""Between two looks for what ended connections leave behind. It is freed in small portions: what a flood of offers
-leaves behind in a second takes a tenth of a second to free, in which no picture moves."""
-SWEEPS_PER_LOOK = 5
+SWEEP_SECONDS = 0.25
+"""Between two looks for what ended connections leave behind. Looking takes 10 ms, for hundreds of connections; freeing
+what a flood of offers leaves behind in a second takes a tenth of a second, in which no picture moves."""
+SWEEPS_PER_LOOK = 2
 """As many of them to each look for unused sessions."""
 
 MAX_SNAPSHOTS = 8
@@ -119,8 +119,13 @@ class Hub:
 
     # ---- portraits ----
 
-    async def set_portrait(self, client: Client, data: bytes) -> tuple[int, tuple[str, ...]]:
+    async def set_portrait(self, client: Client, data: bytes, face: str) -> tuple[int, tuple[str, ...]]:
         """Keep a client's portrait for its next session and show it in its running ones.
+
+        Args:
+            client: its sender.
+            data: the picture's file.
+            face: which of several faces in it.
 
         Returns:
             How many these are, and what the portrait's owner should know about it.
@@ -130,18 +135,18 @@ class Hub:
             DeviceMemoryError: the portrait could not be prepared, or is kept but not shown in every session; the
                 message says which.
         """
-        image, prepared = await self._portraits.read(data, self.engine)
-        self._portraits.keep(client, image)
+        prepared = await self._portraits.read(data, face, self.engine)
+        self._portraits.keep(client, prepared.chosen)
         running = [entry.session for entry in self.entries.values() if entry.client.is_same(client)]
         return await show(prepared.reference, running), prepared.remarks
 
-    async def replace_portrait(self, session: Session, data: bytes) -> tuple[str, ...]:
-        """Show another portrait in one session; returns what its owner should know about it.
+    async def replace_portrait(self, session: Session, data: bytes, face: str) -> tuple[str, ...]:
+        """Show another portrait in one session, like `set_portrait`; returns what its owner should know about it.
 
         Raises:
             SessionEndedError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
         """
-        _, prepared = await self._portraits.read(data, self.engine)
+        prepared = await self._portraits.read(data, face, self.engine)
         await asyncio.wrap_future(session.set_portrait(prepared.reference))
         return prepared.remarks
 

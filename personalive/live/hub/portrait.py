@@ -1,7 +1,7 @@
 """A portrait as a client sends it → what the model animates."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -10,17 +10,29 @@ from personalive.errors import DeviceMemoryError, NoFaceError
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
 from personalive.live.core.faces import Faces
-from personalive.live.core.pictures import decode
+from personalive.live.core.pictures import decode_all
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.media.crop import crop_box, cut
+from personalive.media.portrait import first_shown
 from personalive.types import RGBArray
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a client wants to be animated."""
+
+    image: RGBArray
+    """uint8 [h,w,3]"""
+    face: str
+    """Which of several faces in it: as in `media.faces.choose`."""
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A portrait, ready for sessions."""
 
+    chosen: Chosen
     reference: Any
     """What `Engine.reference` made of it."""
     remarks: tuple[str, ...]
@@ -36,29 +48,32 @@ class Portraits:
         self._kept = ClientStore()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="live-portrait")
 
-    async def read(self, data: bytes, engine: Engine) -> tuple[RGBArray, Prepared]:
-        """The picture in a request's body, and what the model animates of it.
+    async def read(self, data: bytes, face: str, engine: Engine) -> Prepared:
+        """What the model animates of the first picture with a face in a request's body.
+
+        Args:
+            data: the body.
+            face: which of several: as in `media.faces.choose`.
+            engine: the model.
 
         Raises:
             InputError, NoFaceError, DeviceMemoryError
         """
+        return await self._in_thread(lambda: prepare(decode_all(data), face, engine, self._faces))
 
-        def run() -> tuple[RGBArray, Prepared]:
-            image = decode(data)
-            return image, prepare(image, engine, self._faces)
-
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
-
-    def keep(self, client: Client, image: RGBArray) -> None:
-        """Remember a client's portrait, uint8 [h,w,3], in place of its last one."""
-        self._kept.put(client, image)
+    def keep(self, client: Client, chosen: Chosen) -> None:
+        """Remember what a client chose, in place of its last choice."""
+        self._kept.put(client, chosen)
 
     async def of(self, client: Client, engine: Engine) -> Prepared | None:
         """What the model animates for a client, or None if it has sent no portrait."""
-        image = self._kept.get(client)
-        if image is None:
+        chosen: Chosen | None = self._kept.get(client)
+        if chosen is None:
             return None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, prepare, image, engine, self._faces)
+        return await self._in_thread(lambda: prepare([chosen.image], chosen.face, engine, self._faces))
+
+    async def _in_thread(self, work: Callable[[], Prepared]) -> Prepared:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def stop(self) -> None:
         """End the threads."""
@@ -88,11 +103,12 @@ async def show(reference: Any, sessions: Sequence[Session]) -> int:
     return shown
 
 
-def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Prepared:
+def prepare(images: Iterable[RGBArray], face: str, engine: Engine, faces: Faces | None) -> Prepared:
     """Crop a portrait around its face to the shape of the output, as for files, and prepare it for the model.
 
     Args:
-        image: uint8 [h,w,3].
+        images: uint8 [h,w,3] each, at least one; the first with a face is taken.
+        face: which of several: as in `media.faces.choose`.
         engine: the model that will animate it.
         faces: finds the face; None leaves that to the model.
 
@@ -101,9 +117,11 @@ def prepare(image: RGBArray, engine: Engine, faces: Faces | None) -> Prepared:
     """
     shape = engine.width, engine.height
     if faces is None:
+        image, remarks = first_shown(images)
         part = crop_box((image.shape[1], image.shape[0]), shape, "center", None)
-        return Prepared(engine.reference(cut(image, part), None), ())
-    portrait = faces.portrait(image, shape)
-    if portrait is None:
+        return Prepared(Chosen(image, face), engine.reference(cut(image, part), None), remarks)
+    found = faces.portrait(images, shape, face)
+    if found is None:
         raise NoFaceError("no face was found in the picture: send a portrait that shows one face from the front")
-    return Prepared(engine.reference(portrait.image, portrait.box), portrait.remarks)
+    image, portrait = found
+    return Prepared(Chosen(image, face), engine.reference(portrait.image, portrait.box), portrait.remarks)

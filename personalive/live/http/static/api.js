@@ -51,8 +51,12 @@ export const presets = () => request("GET", "/api/v1/presets");
 export const picture = async (url) => (await send("GET", url)).blob();
 export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
 export const schemas = () => request("GET", "/api/v1/pipelines/schemas");
-export const setPortrait = (blob) =>
-  request("POST", "/api/v1/personalive/reference", { body: blob, type: blob.type || "application/octet-stream" });
+/** `face`: which of several. */
+export const setPortrait = (blob, face) =>
+  request("POST", `/api/v1/personalive/reference?${new URLSearchParams({ face })}`, {
+    body: blob,
+    type: blob.type || "application/octet-stream",
+  });
 export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });
 export const candidates = (id, list) => request("PATCH", `/api/v1/webrtc/offer/${id}`, { json: { candidates: list } });
 export const ownWatchId = () => request("GET", "/api/v1/watch");

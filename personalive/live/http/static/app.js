@@ -84,7 +84,7 @@ const chooser = new PortraitChooser(
 );
 
 async function setPortrait(blob) {
-  const { remarks } = await api.setPortrait(blob);
+  const { remarks } = await api.setPortrait(blob, $("face").value);
   say(remarks.map((each) => `${each.charAt(0).toUpperCase()}${each.slice(1)}.`).join(" "));
   if ($("still").src) URL.revokeObjectURL($("still").src);
   $("still").src = URL.createObjectURL(blob);
@@ -217,6 +217,7 @@ $("start").addEventListener("click", () => (running ? stop() : attempt(start)));
 $("pause").addEventListener("click", () => setPaused(!paused));
 $("reset").addEventListener("click", () => running?.connection.send({ reset_cache: true }));
 $("neutral").addEventListener("click", () => running?.connection.send({ set_neutral: true }));
+$("face").addEventListener("change", () => chooser.again());
 $("shot").addEventListener("click", () => attempt(takePhoto));
 $("record").addEventListener("click", () =>
   attempt(async () => {

@@ -36,7 +36,13 @@ export class PortraitChooser {
     return this.sending;
   }
 
+  /** Send the last choice again: something about it was changed. */
+  again() {
+    return this.last && this.take(...this.last);
+  }
+
   async #send(blob, button) {
+    this.last = [blob, button];
     if (!(await this.choose(blob))) return;
     for (const each of this.presets.children) each.setAttribute("aria-pressed", String(each === button));
   }

@@ -1,0 +1,81 @@
+"""Temporary folders that are removed by the program that made them, or, if it was killed, by the next one."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from personalive.errors import OutputError
+
+logger = logging.getLogger(__name__)
+
+
+class HeldFolder:
+    """A new, empty folder for its owner only, locked until it is closed; a context manager.
+
+    Folders with the same prefix that nobody holds are removed first.
+    """
+
+    def __init__(self, prefix: str, parent: str | None = None) -> None:
+        """Make it.
+
+        Args:
+            prefix: of its name; no other program may use it.
+            parent: the folder to make it in; None: the system's folder for temporary files.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        remove_abandoned(prefix, parent)
+        self._held: list[int] = []
+        while not self._held:
+            self.path = _new(prefix, parent)
+            with contextlib.suppress(FileNotFoundError):  # a program that is just tidying up was faster
+                self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
+                fcntl.flock(self._held[0], fcntl.LOCK_EX)
+            if self._held and not self.path.exists():
+                os.close(self._held.pop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove it with everything in it. Further calls do nothing."""
+        if self._held:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._held.pop())
+
+
+def _new(prefix: str, parent: str | None) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    except OSError as error:
+        raise OutputError(f"a temporary folder cannot be made: {error}; TMPDIR can name another place") from error
+
+
+def remove_abandoned(prefix: str, parent: str | None = None) -> None:
+    """Remove this user's folders with a prefix that no program holds."""
+    for path in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # a link, a file, another user's
+            continue
+        try:
+            if os.fstat(descriptor).st_uid == os.getuid():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+                logger.info("removed %s, which a program that was killed had left", path)
+        except OSError:  # held
+            pass
+        finally:
+            os.close(descriptor)
