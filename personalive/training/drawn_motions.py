@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from personalive.animate.job import animate
+from personalive.animate.driver import Driver
+from personalive.animate.motion_file import MotionKeeper
+from personalive.animate.plan import DrivingPlan, plan_driving, read_portrait
 from personalive.assets import DEMO_PORTRAIT
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -111,6 +113,28 @@ def track(name: str) -> Motion:
     return Motion(**{part: values[None] for part, values in vars(moved).items()})
 
 
+def keep(model: PersonaLive, drawn: Path, target: Path) -> None:
+    """Keep what the model's encoder reads in a video; nothing is animated."""
+    options = AnimateOptions(max_frames=0, save_motion=target)
+    shape = model.config.size, model.config.size
+    search = plan_driving(drawn, shape, options, None)
+    while True:
+        try:
+            next(search)
+        except StopIteration as end:
+            plan: DrivingPlan = end.value
+            break
+    portrait = read_portrait(DEMO_PORTRAIT, shape, options)
+    stream = model.stream()
+    stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
+    driver = Driver(plan, model, stream, options)
+    for _ in driver.chunks(None):
+        pass
+    with MotionKeeper(target) as keeper:
+        keeper.write(driver.motion_file())
+        keeper.keep()
+
+
 def main(folder: Path) -> None:
     """Draw every motion, and keep what the demo model's encoder reads in it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +144,7 @@ def main(folder: Path) -> None:
         for name in MOTIONS:
             drawn = Path(scratch) / f"{name}.mp4"
             write_video(drawn, pictures(person, track(name), SIZE))
-            options = AnimateOptions(max_frames=0, save_motion=folder / f"{name}.motion", overwrite=True)
-            for _ in animate(model, DEMO_PORTRAIT, drawn, Path(scratch) / f"{name}_result.mp4", options):
-                pass
+            keep(model, drawn, folder / f"{name}.motion")
 
 
 if __name__ == "__main__":
