@@ -20,6 +20,7 @@ from personalive.errors import DeviceMemoryError
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import TURNS, Portrait
+from personalive.media.segments import Result
 from personalive.media.video_writer import open_result
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -103,10 +104,12 @@ def _animate(
         total = frames_of(plan, options)
         sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
         kept = stack.enter_context(MotionKeeper(options.save_motion)) if options.save_motion else None
+        writer: Result
         if resume:
-            writer = stack.enter_context(resume.open_writer(video, sound, overwrite=options.overwrite))
+            writer = resume.open_writer(video, sound, overwrite=options.overwrite)
         else:
-            writer = stack.enter_context(open_result(output, video, sound=sound, overwrite=options.overwrite))
+            writer = open_result(output, video, sound=sound, overwrite=options.overwrite)
+        stack.enter_context(writer)
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
             *(_silent(plan, options, output), _chosen_face(plan, options)),

@@ -30,8 +30,8 @@ JOINED = (".mp4", ".webm")
 """Kinds of files that can be joined without being encoded again; others are one segment."""
 
 
-class Lasting(Protocol):
-    """A result that lasts; a context manager that removes nothing."""
+class Result(Protocol):
+    """A result that is being written; a context manager."""
 
     frames: int
     """Frames that were written."""
@@ -47,14 +47,18 @@ class Lasting(Protocol):
     def write(self, frames: RGBArray) -> None:
         """Append frames: uint8 [n, height, width, 3]."""
 
+    def finish(self) -> None:
+        """Complete the result and give it its name."""
+
+
+class Lasting(Result, Protocol):
+    """A result that lasts: leaving it removes nothing."""
+
     def settle(self) -> None:
         """See to it that everything so far is on the disk."""
 
     def trim(self) -> None:
         """Remove what is not needed for going on from here, or later."""
-
-    def finish(self) -> None:
-        """Complete the result and give it its name."""
 
 
 def open_lasting(
