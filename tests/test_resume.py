@@ -146,6 +146,16 @@ def test_another_job_is_refused_by_name_and_the_state_stays(small_model, portrai
         run(small_model, portrait, driver, output, resume=True)
 
 
+def test_a_job_that_has_saved_nothing_binds_nobody(small_model, portrait, driver, tmp_path):
+    output = tmp_path / "out.mp4"
+    with pytest.raises(InputError, match="has only"):
+        run(small_model, portrait, driver, output, resume=True, start=60)
+    assert not list(tmp_path.iterdir())
+    resume.Resume(output, {"seed": 1}).close()  # as a kill leaves it
+    run(small_model, portrait, driver, output, resume=True, max_frames=4)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
 def test_a_folder_of_the_users_is_left_alone(small_model, portrait, driver, tmp_path):
     (tmp_path / "out.mp4.resume").mkdir()
     (tmp_path / "out.mp4.resume" / "letters.txt").write_text("precious")

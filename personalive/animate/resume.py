@@ -115,6 +115,8 @@ class Resume:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and not (self.folder / STATE).exists():
+            self.remove()  # there is nothing to go on with
         self.close()
 
     def close(self) -> None:
@@ -187,7 +189,7 @@ class Resume:
     def remove(self) -> None:
         """Remove the folder after the job is done, and last what says so."""
         with contextlib.suppress(OSError):
-            for path in sorted(self.folder.iterdir(), key=lambda path: path.name == NOTE):
+            for path in sorted(self.folder.iterdir(), key=lambda path: (path.name == NOTE, path.name == JOB)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             self.folder.rmdir()
 
@@ -195,11 +197,11 @@ class Resume:
         return self.folder / f"motion-{number:05d}.pt"
 
     def _check(self, job: Mapping[str, Any]) -> None:
-        """Begin a job, or refuse to go on with another one."""
+        """Begin a job, or refuse to go on with a saved one that is another."""
         path = self.folder / JOB
         given = json.loads(json.dumps({"version": VERSION, **job}))
-        if not path.exists():
-            if {entry.name for entry in self.folder.iterdir()} - {LOCK, NOTE, f"{JOB}.new"}:
+        if not any((self.folder / name).exists() for name in (STATE, NOTE)):  # nothing was saved
+            if not path.exists() and {entry.name for entry in self.folder.iterdir()} - {LOCK, f"{JOB}.new"}:
                 raise OutputError(f"{self.folder} is where the state of the job is kept, and holds something else")
             self._write(path, given)
             return

@@ -17,7 +17,7 @@ from torch import Tensor
 from personalive.animate.driver import Driver
 from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.plan import DrivingPlan, plan_driving, read_portrait
-from personalive.assets import DEMO_PORTRAIT
+from personalive.assets import DEMO_MOTIONS, DEMO_PORTRAIT
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.training.avatars import Motion, neutral, sample_identities
@@ -25,7 +25,6 @@ from personalive.training.avatars.motion import BLINK_FRAMES, FRAME_RATE
 from personalive.training.demo_assets import DRIVER_SEED, pictures, write_video
 
 SIZE = 256
-FOLDER = Path(__file__).parents[2] / "demo" / "motions"
 
 
 def nod(time: Tensor) -> dict[str, Tensor]:
@@ -148,4 +147,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else DEMO_MOTIONS)
