@@ -25,7 +25,7 @@ from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.fetched import fetched_inputs
 from personalive.media.held_folder import HeldFolder
-from personalive.settings import AnimateOptions, Surface
+from personalive.settings import RequestOptions, Surface
 
 SHORTEST = 0.1
 """Seconds. Cog's server 0.19.3 loses its only slot to a prediction that ends within a few milliseconds."""
@@ -148,6 +148,10 @@ class Predictor(BasePredictor):
             ge=1,
             le=120,
         ),
+        paste_back: bool = Input(
+            description="Put the animated crop back into the whole portrait, which keeps its size; outside the crop nothing changes.",  # noqa: E501
+            default=False,
+        ),
         side_by_side: bool = Input(
             description="Show reference, driver and result in one picture.",
             default=False,
@@ -191,19 +195,24 @@ class Predictor(BasePredictor):
             ge=0,
             le=51,
         ),
+        output_format: str = Input(
+            description="Kind of file: mp4 and webm have sound, gif and webp are animated pictures.",
+            default="mp4",
+            choices=["mp4", "webm", "gif", "webp"],
+        ),
         # End of what is written.
     ) -> cog.Path:
         """Make the video."""
         inputs = locals()
         with _not_too_short():
-            options = AnimateOptions.from_inputs(inputs, Surface.HTTP)
+            options = RequestOptions.from_inputs(inputs, Surface.HTTP)
             print(f"seed: {options.seed}")
             return cog.Path(self._animate(str(ref_image), str(driving_video), options))
 
-    def _animate(self, ref_image: str, driving_video: str, options: AnimateOptions) -> Path:
+    def _animate(self, ref_image: str, driving_video: str, options: RequestOptions) -> Path:
         self.results.close()  # the result of the last prediction has been sent
         self.results = _results()
-        output = self.results.path / "output.mp4"
+        output = self.results.path / f"output.{options.output_format}"
         with _errors_for_clients(self.results.path), fetched_inputs(_scratch()) as inputs:
             reference = inputs.fetch(ref_image, "the reference")
             driver = inputs.fetch(driving_video, "the driving video")

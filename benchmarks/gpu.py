@@ -24,7 +24,6 @@ import torch  # noqa: E402
 
 from benchmarks.gpu_model import GPU, Animation, Pixels, build, gibibytes, spread  # noqa: E402
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds  # noqa: E402
-from personalive import models  # noqa: E402
 from personalive.accel.accelerator import Accelerator  # noqa: E402
 from personalive.config import FRAMES, WINDOW, ModelConfig  # noqa: E402
 from personalive.engine.schedule import inner_steps  # noqa: E402
@@ -51,7 +50,6 @@ class Benchmark:
     def start(self) -> PersonaLive:
         """Everything from the start of the process to the first frame, but for weights: they are made up, not read."""
         times = {"import_s": IMPORTED - STARTED}
-        models.import_ahead()
         began = time.perf_counter()
         self.choice = choice = Accelerator(
             GPU,

@@ -77,12 +77,12 @@ def build(
     for number, name in enumerate(models.NETWORKS):
         with torch.device("meta"):
             network = models.build_network(name, config)
-        tables = {key: b.clone() for key, b in network.named_buffers() if not b.is_meta}
-        network = models.cast(network, dtype).to_empty(device=device)
-        for key, table in tables.items():
-            owner, _, last = key.rpartition(".")
-            buffer = network.get_submodule(owner).get_buffer(last)
-            buffer.copy_(table)
+        empty = {
+            key: torch.empty(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor
+            for key, tensor in models.cast(network, dtype).state_dict().items()
+        }
+        network.load_state_dict(empty, assign=True)
+        network.to(device).requires_grad_(False)
         filling += fill(network, name, number)
         if choice is not None and name in choice.idle_networks:
             network.cpu()

@@ -71,7 +71,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Sizes of the image autoencoder (diffusers' AutoencoderKL)."""
+    """Sizes of the image autoencoder (docs/reference/model.md section 10)."""
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
@@ -87,7 +87,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class ImageEncoderConfig:
-    """Sizes of the CLIP vision network (transformers' CLIPVisionModelWithProjection)."""
+    """Sizes of the CLIP vision network (docs/reference/model.md section 11)."""
 
     hidden_size: int = 1024
     intermediate_size: int = 4096

@@ -80,7 +80,6 @@ class PersonaLive:
             InputError: an unknown attention, acceleration or quantisation, or a device that cannot do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
-        models.import_ahead()
         rounded_decoder = dtype is None
         device, dtype = _defaults(device, dtype)
         accelerator = _accelerator(

@@ -24,6 +24,7 @@ MotionKind = Literal["absolute", "relative"]
 StillKind = Literal["hold", "ease"]
 """Like the picture throughout; or from the portrait's own pose and expression to the picture's."""
 VideoCodec = Literal["h264", "h265", "vp9", "av1"]
+OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from personalive.cli.arguments import shown_default
 from personalive.cli.main import build_parser
 from personalive.live.core.parameters import Changes
-from personalive.settings import DRIVER, REFERENCE, AnimateOptions, Setting, Surface
+from personalive.settings import DRIVER, REFERENCE, RequestOptions, Setting, Surface
 
 ROOT = Path(__file__).parents[1]
 README, LIVE, PREDICTOR = ROOT / "README.md", ROOT / "docs" / "live.md", ROOT / "predict.py"
@@ -25,6 +25,7 @@ TABLES = {
     "animate": ("<!-- options -->", "<!-- end of options -->"),
     "serve": ("<!-- serve options -->", "<!-- end of serve options -->"),
 }
+TASKS = ("<!-- tasks -->", "<!-- end of tasks -->")
 PARAMETERS = ("<!-- parameters -->", "<!-- end of parameters -->")
 INPUTS = (
     "        # Written by scripts/write_settings.py from personalive/settings:",
@@ -36,7 +37,7 @@ def readme(text: str) -> str:
     """README with the tables of options."""
     for verb, (begin, end) in TABLES.items():
         text = _between(text, begin, end, "\n".join(_table(verb)))
-    return text
+    return _between(text, *TASKS, "\n".join(_tasks()))
 
 
 def live(text: str) -> str:
@@ -57,7 +58,7 @@ def predictor(text: str) -> str:
         for name, said in (("ref_image", REFERENCE), ("driving_video", DRIVER))
         for line in _upload(name, f"{said}.")
     ]
-    lines += [line for each in AnimateOptions.declared(Surface.HTTP) for line in cog_input(each)]
+    lines += [line for each in RequestOptions.declared(Surface.HTTP) for line in cog_input(each)]
     return _between(text, *INPUTS, "\n".join(lines))
 
 
@@ -98,6 +99,25 @@ def _table(verb: str) -> Iterator[str]:
             yield f"| **{group.title}** | |"
         for action in actions:
             yield _row(action)
+
+
+def _tasks() -> Iterator[str]:
+    """An animation's settings by what they are about, and where each can be chosen."""
+    yield "| task | for files | for files, and live while it runs |"
+    yield "|---|---|---|"
+    groups = dict.fromkeys(("motion", "part of the driver", "picture"))
+    groups.update(dict.fromkeys(each.about.group for each in RequestOptions.declared()))
+    for group in groups:
+        members = [each for each in RequestOptions.declared() if each.about.group == group]
+        columns = ([each for each in members if (Surface.LIVE in each.about.on) is live] for live in (False, True))
+        yield f"| **{group}** | " + " | ".join(", ".join(map(_named, column)) for column in columns) + " |"
+
+
+def _named(each: Setting) -> str:
+    name = f"`no_{each.name}`" if each.about.off else f"`{each.name}`"
+    if Surface.HTTP not in each.about.on:
+        return f"{name} (not over HTTP)"
+    return name if Surface.CLI in each.about.on else f"{name} (over HTTP)"
 
 
 def _row(action: argparse.Action) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,6 +21,8 @@ from personalive.animate.plan import check_inputs
 from personalive.cli.inputs import open_input
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
+from personalive.media.fetched import fetched_inputs
+from personalive.media.held_folder import HeldFolder
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import (
     faceless,
@@ -93,7 +96,7 @@ def test_all_frames(small_model, portrait, driver, tmp_path):
     assert not any(step.message for step in progress)
 
 
-@pytest.mark.parametrize(("fps", "count"), [(12.5, 11), (50, 44)])
+@pytest.mark.parametrize(("fps", "count"), [(12.5, 11), pytest.param(50, 44, marks=pytest.mark.slow)])
 def test_other_rate_keeps_the_duration(small_model, portrait, driver, tmp_path, fps, count):
     run(small_model, portrait, driver, tmp_path / "out.mp4", fps=fps)
     frames, rate, *_ = read(tmp_path / "out.mp4")
@@ -142,8 +145,34 @@ def test_a_gif_drives_from_the_web(portrait, short, tmp_path, monkeypatch):
     monkeypatch.setenv("PERSONALIVE_ALLOW_PRIVATE_URLS", "1")
     run_ffmpeg("-i", str(short), str(tmp_path / "driver.gif"))
     with receiver((tmp_path / "driver.gif").read_bytes()) as web:
-        fetched = open_input(f"{web.url}/driver.gif", "the driving video", tmp_path)
-    check_inputs(portrait, fetched, tmp_path / "out.mp4", AnimateOptions())
+        address = f"{web.url}/driver.gif"
+        with fetched_inputs(str(tmp_path)) as inputs:
+            fetched = open_input(address, "the driving video", inputs)
+            check_inputs(portrait, fetched, tmp_path / "out.mp4", AnimateOptions())
+    assert os.listdir(tmp_path) == ["driver.gif"]
+    with receiver(b"no video") as web, pytest.raises(InputError) as told, fetched_inputs(str(tmp_path)) as inputs:
+        address = f"{web.url}/talk.mp4?quality=high"
+        check_inputs(portrait, open_input(address, "the driving video", inputs), tmp_path / "out.mp4", AnimateOptions())
+    assert address in str(told.value) and str(tmp_path) not in str(told.value)
+
+
+def test_fetched_files_of_a_program_that_was_killed_are_removed_and_those_in_use_stay(tmp_path):
+    program = (
+        "import sys, time\nfrom personalive.media.held_folder import HeldFolder\n"
+        "held = HeldFolder('personalive-inputs-', sys.argv[1])\n"
+        "(held.path / 'film').write_bytes(b'x'); print(held.path, flush=True); time.sleep(60)"
+    )
+    running = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    theirs = Path(running.stdout.readline().strip())
+    (tmp_path / "personalive-inputs-notes.txt").write_text("not a folder")
+    with HeldFolder("personalive-inputs-", str(tmp_path)) as held:
+        assert (theirs / "film").exists() and held.path.exists()
+        running.kill()
+        running.wait()
+        with HeldFolder("personalive-inputs-", str(tmp_path)):
+            assert not theirs.exists() and held.path.exists()
+    assert os.listdir(tmp_path) == ["personalive-inputs-notes.txt"]
 
 
 def test_video_as_reference_takes_its_first_frame_with_a_face(small_model, short, tmp_path):

@@ -156,11 +156,17 @@ def long_driver(folder):
     return driver
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_stop_and_clean_up(tmp_path, inputs, number, status):
+@pytest.mark.parametrize(
+    ("number", "status", "output"),
+    [
+        pytest.param(signal.SIGINT, 130, "made.mp4", marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, "new/frames/%05d.png"),
+    ],
+)
+def test_signals_stop_and_clean_up(tmp_path, inputs, number, status, output):
     driver = long_driver(tmp_path)
     (tmp_path / "work").mkdir()
-    arguments = ["animate", *inputs, "--driving_video", driver, "-L", "0", "-o", "made.mp4"]
+    arguments = ["animate", *inputs, "--driving_video", driver, "-L", "0", "-o", output]
     running = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=tmp_path / "work",
@@ -175,14 +181,16 @@ def test_signals_stop_and_clean_up(tmp_path, inputs, number, status):
     while "animating" not in said[-1]:
         said.append(running.stderr.readline())
         assert said[-1], "it ended"
-    assert [name for name in os.listdir(tmp_path / "work") if ".part" in name], "it is in the middle of a file"
+    assert list((tmp_path / "work").rglob("*.part*")), "it is in the middle of a file"
     running.send_signal(number)
     said.append(running.communicate()[1])
     assert running.returncode == status
     assert os.listdir(tmp_path / "work") == []
     assert "Traceback" not in "".join(said)
+    assert said[-1].splitlines()[-1] == "ERROR: stopped; nothing unfinished was left behind"
 
 
+@pytest.mark.slow
 def test_progress_bar_on_a_terminal(tmp_path, inputs):
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
@@ -209,12 +217,91 @@ def test_progress_bar_on_a_terminal(tmp_path, inputs):
     assert b"3/3" in shown and b"frame/s" in shown
 
 
-def test_doctor_says_what_was_found_and_what_will_be_used(run):
-    status, out, _, _ = run("doctor", "--device", "cpu")
+FOUND = ("PyTorch", "GPU", "attention", "ffmpeg", "mediapipe", "cache", "weights", "will use")
+
+
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_doctor_says_what_was_found_and_what_will_be_used(run, full):
+    status, out, _, _ = run("doctor", "--device", "cpu", *full)
     assert status == 0
-    for word in ("PyTorch", "GPU", "attention", "ffmpeg", "mediapipe", "cache", "weights", "will use"):
+    for word in FOUND:
         assert re.search(rf"^{word} +\S", out, re.MULTILINE), word
-    assert "on cpu in fp32" in out
+    assert "on cpu in fp32" in out and torch.__version__ in out
+    assert ("not tried" in out) != bool(full), "what was only looked up is called that"
+
+
+@pytest.mark.parametrize("verb", [["doctor"], ["--help"], ["animate", "--help"], ["serve", "--help"]])
+def test_what_answers_at_once_loads_no_large_library(tmp_path, verb):
+    """Their import takes seconds. `-X importtime` lists what was imported."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMAND[1:], *verb],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pydantic" in imported and not imported & {
+        "torch",
+        "numpy",
+        "mediapipe",
+        "av",
+        "huggingface_hub.file_download",
+    }
+
+
+def stand_in(folder, name, text):
+    """A program in a folder of its own for PATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+    return str(folder)
+
+
+def a_torch(folder, version):
+    """A package torch of which only version.py works, as after an installation that broke off."""
+    (folder / "torch").mkdir(parents=True)
+    (folder / "torch" / "__init__.py").write_text(
+        "raise ImportError('libtorch_cpu.so: cannot open shared object file')"
+    )
+    (folder / "torch" / "version.py").write_text(version)
+    return str(folder)
+
+
+def test_doctor_knows_gpus_without_pytorch_and_finds_a_broken_one_when_it_tries(tmp_path):
+    rows = "echo 'NVIDIA H100 80GB HBM3, 80000, 81559'; echo 'NVIDIA GB10, [N/A], [N/A]'"
+    here = environment() | {"PATH": f"{stand_in(tmp_path / 'bin', 'nvidia-smi', rows)}:{os.environ['PATH']}"}
+    here["PYTHONPATH"] = a_torch(tmp_path / "lib", "__version__, cuda = '9.9', '12.4'") + ":" + here["PYTHONPATH"]
+
+    def doctor(*arguments, **more):
+        return subprocess.run(
+            [*COMMAND, "doctor", *arguments], cwd=tmp_path, env=here | more, capture_output=True, text=True
+        )
+
+    quick = doctor()
+    assert quick.returncode == 0
+    for line in (
+        "PyTorch      9.9 (CUDA 12.4)",
+        "0: NVIDIA H100 80GB HBM3, 78.1 of 79.6 GiB free",
+        "1: NVIDIA GB10, ?",
+    ):
+        assert line in quick.stdout
+    assert "model personalive on cuda in fp16" in quick.stdout and "not tried" in quick.stdout
+    hidden = doctor(CUDA_VISIBLE_DEVICES="").stdout
+    assert "hidden by CUDA_VISIBLE_DEVICES" in hidden and "model demo on cpu in fp32" in hidden
+    full = doctor("--full")
+    assert full.returncode == 1
+    assert "PyTorch      cannot be used: ImportError: libtorch_cpu.so: cannot open" in full.stdout
+    (tmp_path / "lib" / "torch" / "version.py").unlink()
+    damaged = doctor()
+    assert damaged.returncode == 1 and "PyTorch      damaged" in damaged.stdout
+
+
+def test_a_reader_that_has_seen_enough_sees_no_traceback(tmp_path):
+    command = f"{sys.executable} -m personalive.cli.main doctor | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.stdout.startswith("personalive") and done.stderr == ""
 
 
 @pytest.mark.parametrize("verb", [[], ["animate"], ["serve"], ["download"], ["doctor"]])

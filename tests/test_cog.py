@@ -1,6 +1,7 @@
 """The HTTP service, as a client meets it: Cog's real server, and ours in front of it."""
 
 import base64
+import io
 import json
 import subprocess
 import sys
@@ -9,11 +10,14 @@ from typing import Any
 
 import av
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from personalive.animate.job import animate
+from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
-from personalive.testing.pictures import faceless, save_image
+from personalive.testing.pictures import faceless, moving_face, save_image
 from tests.endpoint_support import WAIT, data_url, endpoint, receiver, short_inputs, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +35,9 @@ def inputs(portrait, tmp_path_factory):
     return short_inputs(portrait, tmp_path_factory.mktemp("short"))
 
 
-def content_of(url):
+def content_of(url, kind="video/mp4"):
     head, _, content = url.partition(",")
-    assert head == "data:video/mp4;base64"
+    assert head == f"data:{kind};base64"
     return base64.b64decode(content)
 
 
@@ -112,6 +116,8 @@ BEYOND = [
     *[("crop", value) for value in ("", "left", None, 1)],
     *[("face_boxes", value) for value in ("", "both", None, 1)],
     *[("no_audio", value) for value in ("perhaps", 2, None)],
+    *[("output_format", value) for value in ("", "avi", "png", None, 1)],
+    *[("paste_back", value) for value in ("perhaps", 2, None)],
     *[("side_by_side", value) for value in ("perhaps", 2, None)],
     *[("ref_image", value) for value in (3, None, ["x"], {})],
     *[("driving_video", value) for value in (3, None, ["x"], {})],
@@ -130,6 +136,32 @@ def test_a_picture_and_a_motion_file_drive_too(server, inputs, small_model, port
     answer = server.post({**inputs, **picture}).json()
     assert answer["status"] == "succeeded", answer
     assert frames_in(content_of(answer["output"]), tmp_path / "still.mp4") == (5, False)
+
+
+@pytest.mark.parametrize(
+    ("output_format", "kind"),
+    [("webm", "video/webm"), ("gif", "image/gif"), ("webp", "image/webp")],
+)
+def test_the_kind_of_result_is_chosen_and_holds_the_whole_portrait(server, inputs, tmp_path, output_format, kind):
+    wide = np.full((403, 522, 3), 120, np.uint8)
+    wide[80:336, 40:296] = moving_face(1)[0]
+    picture = save_image(tmp_path / "wide.png", wide)
+    more = {"ref_image": data_url(picture, "image/png"), "output_format": output_format, "paste_back": True}
+    answer = server.post(inputs | more).json()
+    assert answer["status"] == "succeeded", answer
+    content = content_of(answer["output"], kind)
+    if output_format == "webm":
+        assert frames_in(content, tmp_path / "out.webm") == (5, True)
+        (size,) = {frame.shape[1::-1] for frame in read_frames(probe(tmp_path / "out.webm"))}
+        assert size == (522, 402)
+    else:
+        with Image.open(io.BytesIO(content)) as image:
+            assert (image.n_frames, image.size) == (5, (522, 403))
+
+
+def test_a_codec_that_the_kind_does_not_have_fails_and_says_which_it_has(server, inputs):
+    answer = server.post(inputs | {"output_format": "webm", "codec": "h264"}).json()
+    assert answer["status"] == "failed" and "it takes vp9 or av1" in answer["error"]
 
 
 def test_values_beyond_the_bounds_are_422(server, inputs):
@@ -203,6 +235,7 @@ def bare(small_model_folder, tmp_path_factory):
         yield running
 
 
+@pytest.mark.slow
 def test_cogs_server_alone_makes_the_same(bare, server, inputs, portrait):
     """With a file from the web, here from loopback, which this server's operator allows."""
     with receiver(portrait.read_bytes()) as web:
@@ -212,6 +245,7 @@ def test_cogs_server_alone_makes_the_same(bare, server, inputs, portrait):
     assert answer["output"] == server.post(inputs).json()["output"]
 
 
+@pytest.mark.slow
 def test_cogs_server_alone_survives_quick_failures_and_says_nothing_of_itself(bare, inputs):
     """Its slot is not free at once, and it would lose it to a prediction that ends at once."""
     for _ in range(10):
@@ -221,5 +255,6 @@ def test_cogs_server_alone_survives_quick_failures_and_says_nothing_of_itself(ba
     wait_for(lambda: bare.status() == "READY")
 
 
+@pytest.mark.slow
 def test_cogs_server_alone_leaves_no_input_behind(bare):
     assert not list(bare.folder.rglob("personalive-inputs-*"))

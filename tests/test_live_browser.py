@@ -261,6 +261,7 @@ TIMERS = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_chosen_rate_does_not_send_every_frame_twice_over_the_socket(page):
     page.get_by_label("Connection").select_option("websocket")
     page.locator("#parameter-fps").evaluate("""(input) => {
@@ -311,6 +312,7 @@ def test_the_page_comes_back_to_its_session_and_viewers_see_nothing_meanwhile(pa
     viewer.context.close()
 
 
+@pytest.mark.slow
 def test_portraits_come_by_file_paste_and_photo(page, server):
     page.set_input_files("#portrait-file", {"name": "me.png", "mimeType": "image/png", "buffer": picture(GREEN)})
     expect(page.locator("#still")).to_be_visible()

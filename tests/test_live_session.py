@@ -9,7 +9,7 @@ import pytest
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.commands import MAX_WAITING, Commands, SessionEndedError
 from personalive.live.core.faces import FaceFinder
-from personalive.live.core.frames import CameraFrame
+from personalive.live.core.frames import DELAY_MEMORY, CameraFrame
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.pictures import decode
 from personalive.live.core.scheduler import Scheduler
@@ -103,7 +103,7 @@ def test_a_gap_of_the_camera_does_not_leave_a_delay_behind():
     one.film(0)
     room.run(2.2)
     one.film(25)
-    room.run(1.5)
+    room.run(DELAY_MEMORY + 1.5)
     assert one.screen.playout.delay == pytest.approx(before, abs=0.1)
 
 

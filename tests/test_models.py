@@ -1,8 +1,6 @@
 """The networks have the published names, sizes and numbers of parameters."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -112,19 +110,3 @@ def test_what_has_no_effect_may_hold_anything(denoising_unet):
         for parameter in (block.norm2.weight, block.attn2.to_q.weight, block.attn2.to_k.weight):
             parameter.fill_(float("nan"))
     assert torch.equal(unet(*given), before)
-
-
-def test_libraries_that_two_threads_ask_for_are_whole():
-    program = (
-        "import threading\n"
-        "from personalive import models\n"
-        "models.import_ahead()\n"
-        "found = []\n"
-        "threads = [threading.Thread(target=lambda: found.append(models.libraries())) for _ in range(3)]\n"
-        "for thread in threads: thread.start()\n"
-        "for thread in threads: thread.join()\n"
-        "assert len(found) == 3\n"
-        "assert all(d.AutoencoderKL and t.CLIPVisionModelWithProjection for d, t in found)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr

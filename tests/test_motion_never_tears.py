@@ -63,6 +63,7 @@ def test_a_hidden_face_makes_no_larger_steps_than_the_driver(model, reader, tmp_
     steps = np.array([np.abs(b - a).max() for a, b in pairwise(points)])
     around = range(HIDDEN[0] - 1, HIDDEN[-1] + RETURN)
     elsewhere = [step for index, step in enumerate(steps) if index not in around]
+    print(f"{kind}: steps there are up to {steps[around].max() / max(elsewhere):.2f} of the largest elsewhere")
     assert steps[around].max() <= MOST * max(elsewhere), np.round(steps, 3)
     assert steps[HIDDEN[1] : HIDDEN[-1]].max() < 0.05, "it stands still"
 
@@ -80,4 +81,6 @@ def test_a_head_that_crosses_the_picture_is_followed(model, reader, tmp_path, se
     assert not any("held" in line for line in said), said
     seen = [reader.read(frame) for frame in result]
     assert all(seen)
-    assert np.corrcoef([each.yaw for each in seen], yaw)[0, 1] >= 0.9
+    correlation = np.corrcoef([each.yaw for each in seen], yaw)[0, 1]
+    print(f"{len(seen)} of {len(frames)} faces found; correlation of the yaw {correlation:.3f}")
+    assert correlation >= 0.9

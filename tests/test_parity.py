@@ -39,8 +39,12 @@ sys.exit(status)
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("names", "value"),
-    [("unets/", "denoising.npz"), pytest.param("e2e/", "frames_u16", marks=pytest.mark.slow)],
-    ids=["networks", "whole animations"],
+    [
+        ("unets/reduced_12x16_reference", "reference_banks.npz"),
+        pytest.param("unets/", "denoising.npz", marks=pytest.mark.slow),
+        pytest.param("e2e/", "frames_u16", marks=pytest.mark.slow),
+    ],
+    ids=["a network", "networks", "whole animations"],
 )
 def test_parity_where_acceleration_is_left_out(names, value):
     """The same classes give the same pictures; nothing of `personalive.accel` can be imported."""

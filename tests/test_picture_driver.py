@@ -55,7 +55,7 @@ class Watched:
 def test_it_is_held_for_four_seconds(small_model, portrait, picture, tmp_path, monkeypatch):
     seen = []
     observe = Stream.observe
-    monkeypatch.setattr(Stream, "observe", lambda self, frames: seen.append(len(frames)) or observe(self, frames))
+    monkeypatch.setattr(Stream, "observe", lambda self, frames: seen.append(1) or observe(self, frames))
     result = Watched(small_model, portrait, picture, tmp_path / "out.mp4", fps=8)
     assert len(result.frames) == 32 and probe(tmp_path / "out.mp4").rate == 8 and not result.said
     assert result.shares == pytest.approx([1.0] * 32, abs=1e-4)

@@ -1,14 +1,17 @@
 """Portraits are turned upright or refused, small faces are found, and their owner is told what will not look well."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from personalive.errors import NoFaceError
+from personalive.animate.plan import read_portrait
+from personalive.errors import FaceTooSmallError, InputError, NoFaceError
 from personalive.media.images import read_image
 from personalive.media.portrait import PortraitFinder, find_portrait, sharpness
+from personalive.settings import AnimateOptions
 from personalive.testing.pictures import faceless, photograph
 from tests.test_brought import CASES
 
@@ -62,6 +65,55 @@ def test_a_small_face_in_a_large_picture_is_found_and_cropped(finder):
     found = finder.find(large, SHAPE, "auto")
     assert found.image.shape[0] < 400
     assert found.box[2] - found.box[0] > found.image.shape[1] / 5
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (2048, 1536)])
+@pytest.mark.parametrize("side", [24, 36, 52, 80, 140])
+def test_a_small_face_is_found_upright_or_refused_with_its_size(finder, size, side):
+    """The face of `photograph` is 114 pixels wide, in its middle."""
+    background = np.random.default_rng(side).integers(0, 255, (size[1] // 24, size[0] // 24, 3), dtype=np.uint8)
+    scene = Image.fromarray(background).resize(size, Image.Resampling.BICUBIC)
+    face = Image.fromarray(photograph()).resize((round(512 * side / 114),) * 2, Image.Resampling.LANCZOS)
+    scene.paste(face, (round(size[0] * 0.4), round(size[1] * 0.15)))
+    if side < 30:
+        with pytest.raises(FaceTooSmallError, match=r"face too small: (\d+) pixels of the 32") as told:
+            finder.find(np.asarray(scene), SHAPE, "auto")
+        assert int(re.search(r"\d+", str(told.value))[0]) == pytest.approx(side, rel=0.2)
+        return
+    found = finder.find(np.asarray(scene), SHAPE, "auto")
+    assert "turned" not in " ".join(found.remarks)
+    assert found.box[2] - found.box[0] == pytest.approx(side, rel=0.2)
+    assert ("small" in " ".join(found.remarks)) == (side < 60)
+
+
+def test_a_face_keeps_all_its_pixels_however_large_the_picture(tmp_path):
+    scene = Image.new("RGB", (5000, 3600), (90, 110, 100))
+    scene.paste(Image.fromarray(photograph()).resize((700, 700), Image.Resampling.LANCZOS), (3300, 900))
+    scene.save(tmp_path / "group.jpg", quality=95)
+    portrait = read_portrait(tmp_path / "group.jpg", SHAPE, AnimateOptions())
+    assert portrait.box[2] - portrait.box[0] == pytest.approx(114 * 700 / 512, rel=0.1) and portrait.remarks == ()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "avif"])
+def test_an_animation_whose_first_picture_shows_no_one(tmp_path, suffix):
+    shown = [np.zeros((512, 512, 3), np.uint8), faceless(512, 512), np.full((512, 512, 3), 255, np.uint8), photograph()]
+    first, *rest = [Image.fromarray(each) for each in shown]
+    path = tmp_path / f"moving.{suffix}"
+    first.save(path, save_all=True, append_images=rest, duration=100)
+    portrait = read_portrait(path, SHAPE, AnimateOptions())
+    assert "picture 4 of its file" in portrait.remarks[0]
+    assert same(portrait.image, find_portrait([photograph()], SHAPE, "auto", "largest", "it").image)
+    whole = read_portrait(path, SHAPE, AnimateOptions(face_boxes="keypoints", crop="none"))
+    assert "picture 2 of its file" in whole.remarks[0], "without a search for faces: the first that is not blank"
+
+
+def test_an_animation_that_breaks_off_before_a_face_is_refused(tmp_path):
+    first = Image.fromarray(faceless(512, 512))
+    first.save(tmp_path / "cut.gif", save_all=True, append_images=[Image.fromarray(photograph())], duration=100)
+    data = (tmp_path / "cut.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(InputError, match=r"cut\.gif"):
+        read_portrait(tmp_path / "cut.gif", SHAPE, AnimateOptions())
 
 
 def test_what_will_not_look_well_is_said(finder):

@@ -4,13 +4,18 @@ The engine and the networks know nothing of it. `Accelerator` is the choices for
 `AcceleratedNetworks` is what it makes of a model's networks.
 """
 
-from collections.abc import MutableMapping, Sequence
-from typing import Any, get_args
+import functools
+from collections.abc import Callable, MutableMapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
+from personalive.accel import libraries
 from personalive.accel.cuda_graphs import CapturedFunction, Function, GraphMemory
+from personalive.accel.findings import Findings, findings_for
 from personalive.accel.fuse.encoders import fuse_encoder
 from personalive.accel.fuse.float8 import to_float8
 from personalive.accel.fuse.images import fold_upsample_biases, fuse_group_norms
@@ -25,6 +30,7 @@ from personalive.accel.kernels import choose_operations
 from personalive.accel.offload import HostMemory, pack
 from personalive.accel.ops import onednn
 from personalive.accel.ops.attention import autotuned_attention
+from personalive.accel.ops.reference import Operations
 from personalive.accel.transfer import HostCopy, cat, pin, upload
 from personalive.config import FRAMES, WINDOW, ModelConfig
 from personalive.engine.motion import HeadPose, head_pose
@@ -32,15 +38,22 @@ from personalive.engine.raster import draw
 from personalive.errors import InputError
 from personalive.models.tiny_vae import TinyDecoder
 from personalive.types import AccelerationName, AttentionName, QuantizeName
+from personalive.user_cache import cache_folder
 
 FLOAT8_CAPABILITY = (8, 9)
 """The compute capability from which GPUs multiply fp8: RTX 40, L4, H100 and later."""
 PINNED_FRAMES = 64
 """The most frames of one preparation that get pinned memory: a system has little of it."""
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class Accelerator:
-    """The choices for one model on one device."""
+    """The choices for one model on one device.
+
+    On a GPU, kernels are tried and libraries loaded in threads of their own, while the caller reads weights.
+    """
 
     def __init__(
         self,
@@ -70,12 +83,29 @@ class Accelerator:
         self.device, self.dtype = device, dtype
         self.on_gpu = device.type == "cuda"
         self.float8, self.low_memory = quantize == "fp8", low_memory and self.on_gpu
-        self.attention = autotuned_attention(attention)
-        self.operations = choose_operations(device, dtype, self.attention, float8=self.float8)
-        self.on_onednn = self.operations is onednn.OPERATIONS
+        findings = findings_for(device, cache_folder("kernels")) if self.on_gpu else Findings(None)
+        self.attention = autotuned_attention(attention, findings)
+        self._choosing: Future[Operations] = Future()
+        if self.on_gpu:
+            threads = ThreadPoolExecutor(2, thread_name_prefix="kernels")
+            self._choosing = threads.submit(self._choose, findings)
+            threads.submit(libraries.load, device, dtype)
+            threads.shutdown(wait=False)
+        else:
+            self._choosing.set_result(self._choose(findings))
+        self.on_onednn = not self.on_gpu and self.operations is onednn.OPERATIONS
         rounds = rounded_decoder and name != "none" and self.on_onednn and onednn.multiplies_bf16()
         self.decoder_dtype = torch.bfloat16 if rounds else dtype
         self.graphs = GraphMemory(device) if self.on_gpu and name == "graphs" else None
+
+    @property
+    def operations(self) -> Operations:
+        """The implementation of each operation, once it is known."""
+        return self._choosing.result()
+
+    def _choose(self, findings: Findings) -> Operations:
+        with current(self.device):
+            return choose_operations(self.device, self.dtype, self.attention, findings, float8=self.float8)
 
     @property
     def idle_networks(self) -> tuple[str, ...]:
@@ -99,6 +129,24 @@ class Accelerator:
         return run
 
 
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a GPU the current one of this thread: Triton launches on that, and pinned memory belongs to it."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def on_its_device(
+    method: Callable[Concatenate["AcceleratedNetworks", P], R],
+) -> Callable[Concatenate["AcceleratedNetworks", P], R]:
+    """Run a method with its networks' device as the current one, whatever thread it is called in."""
+
+    @functools.wraps(method)
+    def run(networks: "AcceleratedNetworks", /, *arguments: P.args, **named: P.kwargs) -> R:
+        with current(networks.device):
+            return method(networks, *arguments, **named)
+
+    return run
+
+
 class AcceleratedNetworks:
     """See `Networks`: the same functions with the same results, up to rounding."""
 
@@ -106,10 +154,10 @@ class AcceleratedNetworks:
         """Merge layers of the networks, which are consumed, and move their weights to where they belong."""
         self.config, self.device, self.dtype = config, accelerator.device, accelerator.dtype
         self._accelerator = accelerator
-        with torch.no_grad():
+        with torch.no_grad(), current(self.device):
             self.modules = {name: self._merged(name, modules.pop(name)) for name in list(modules)}
             self.modules["decoder"] = self._merged_decoder()
-        self._place_weights()
+            self._place_weights()
         self._times: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
         # One frame at a time fits a CPU's cache; for two, a GPU needs no more memory than the UNet uses anyway.
         self.decoded_at_once = 2 if accelerator.on_gpu else 1
@@ -134,6 +182,9 @@ class AcceleratedNetworks:
             fuse_encoder(network, operations)
         elif name == "vae":
             fuse_group_norms(network.encoder, operations)
+        elif name == "image_encoder":
+            for layer in network.vision_model.encoder.layers:
+                layer.self_attn.attend = operations.attention
         if accelerator.on_onednn:
             onednn.replace_layers(network)
         self._tidy()
@@ -179,15 +230,18 @@ class AcceleratedNetworks:
         if self._accelerator.on_gpu:
             torch.cuda.empty_cache()
 
+    @on_its_device
     def encode_image(self, images: Tensor) -> Tensor:
         vae: Any = self.modules["vae"]
         mean: Tensor = vae.encode(self._take(images))[0]
         return mean * self.config.vae.scaling_factor
 
+    @on_its_device
     def embed_image(self, images: Tensor) -> Tensor:
         embedding: Tensor = self.modules["image_encoder"](self._take(images))
         return embedding
 
+    @on_its_device
     def encode_reference(self, latents: Tensor, embedding: Tensor) -> ProjectedReference:
         # A stream starts with this. The decoder's tensors are the largest, and networks that are captured later find
         # room within their memory.
@@ -198,16 +252,20 @@ class AcceleratedNetworks:
         projected: ProjectedReference = unet.project_reference(banks, embedding)
         return projected
 
+    @on_its_device
     def extract_pose(self, images: Tensor) -> HeadPose:
         return HeadPose(*self._extract(upload([images], self.device).float()))
 
+    @on_its_device
     def encode_motion(self, faces: Tensor) -> Tensor:
         return self._encode(self._take(faces))[0]
 
+    @on_its_device
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         # Always one chunk: the 16 frames of a first step would need their own capture, and its memory.
         return cat([self._guide(chunk, width=width, height=height)[0] for chunk in keypoints.split(WINDOW)])
 
+    @on_its_device
     def denoise(
         self, latents: Tensor, timesteps: tuple[int, ...], motion: Tensor, pose: Tensor, reference: Any
     ) -> Tensor:
@@ -217,15 +275,19 @@ class AcceleratedNetworks:
         constants = (*self._times[timesteps], *reference.tensors)
         return self._denoise(self._take(latents), motion, pose, constants=constants)[0]
 
+    @on_its_device
     def decode(self, latents: Tensor) -> Tensor:
         return cat([self._decode(part)[0] for part in self._take(latents).split(WINDOW)])
 
+    @on_its_device
     def upload(self, tensors: Sequence[Tensor]) -> Tensor:
         return upload(tensors, self.device)
 
-    def download(self, pixels: Tensor) -> HostCopy:
-        return HostCopy(pixels)
+    @on_its_device
+    def download(self, tensor: Tensor) -> HostCopy:
+        return HostCopy(tensor)
 
+    @on_its_device
     def stage(self, tensor: Tensor) -> Tensor:
         return pin([tensor]) if self._accelerator.on_gpu and len(tensor) <= PINNED_FRAMES else tensor
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from personalive.accel.offload import packed_strides
 from personalive.errors import first_line
 
 MAX_GRAPHS = 12
@@ -36,8 +37,7 @@ class _Input:
         grown = self.memory is None or self.memory.numel() < like.numel() or self.memory.dtype != like.dtype
         if grown or self.memory is None:
             self.memory, self.source = torch.empty(like.numel(), dtype=like.dtype, device=like.device), None
-        strides = torch.empty_like(like, device="meta").stride()
-        return self.memory[: like.numel()].as_strided(like.shape, strides), grown
+        return self.memory[: like.numel()].as_strided(like.shape, packed_strides(like)), grown
 
     def write(self, target: Tensor, given: Tensor, constant: bool) -> None:
         """Copy the argument to its `view`, unless it is a constant that is already there."""

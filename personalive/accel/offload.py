@@ -22,9 +22,19 @@ def place(tensors: Sequence[Tensor], block: Tensor) -> list[Tensor]:
     views, first = [], 0
     for tensor in tensors:
         part = block[first : first + tensor.numel() * tensor.element_size()].view(tensor.dtype)
-        views.append(part.as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride()))
+        views.append(part.as_strided(tensor.shape, packed_strides(tensor)))
         first += _padded(tensor)
     return views
+
+
+def packed_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides of a copy without gaps, its axes in the same order.
+
+    `torch.empty_like` on "meta" says so too, but imports SymPy, which takes seconds.
+    """
+    if torch.ops.aten.is_non_overlapping_and_dense.default(tensor):
+        return tensor.stride()
+    return torch.empty_like(tensor, device="cpu").stride()
 
 
 @torch.no_grad()
@@ -117,10 +127,12 @@ def _tensors(networks: Sequence[nn.Module]) -> list[Tensor]:
 def _groups(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Tensors that share a block."""
     group: list[Tensor] = []
+    size = 0
     for tensor in tensors:
-        if group and packed_size([*group, tensor]) > BLOCK:
+        if group and size + _padded(tensor) > BLOCK:
             yield group
-            group = []
+            group, size = [], 0
         group.append(tensor)
+        size += _padded(tensor)
     if group:
         yield group

@@ -1,12 +1,12 @@
 """Asynchronous copies between the host and a device."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-
-from personalive.types import RGBArray
 
 
 def cat(tensors: Sequence[Tensor]) -> Tensor:
@@ -48,16 +48,16 @@ class HostCopy:
     """A tensor's values on their way to the host."""
 
     def __init__(self, tensor: Tensor) -> None:
-        """Start copying uint8 values, on the device after the work that was started before."""
+        """Start copying values of a type that NumPy has, on the device after the work that was started before."""
         self._staged, self._done = tensor, None
         if tensor.device.type == "cuda":
             self._staged = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
             self._staged.copy_(tensor, non_blocking=True)
             self._done = torch.cuda.current_stream(tensor.device).record_event()
 
-    def result(self) -> RGBArray:
-        """Wait for the values. Their memory belongs to the caller."""
-        staged: RGBArray = self._staged.numpy()
+    def result(self) -> npt.NDArray[Any]:
+        """Wait for the values, not for work that was started after the copy. They belong to the caller."""
+        staged: npt.NDArray[Any] = self._staged.numpy()
         if self._done is None:
             return staged
         self._done.synchronize()

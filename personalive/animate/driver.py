@@ -1,7 +1,7 @@
 """What drives an animation, in the order in which it is played: pictures first, then their motion again from memory."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from personalive.animate.driving_reader import DrivingReader, shown_pictures, single_frame
 from personalive.animate.motion_file import MotionFile, SoundPlace, content_digest
@@ -10,9 +10,21 @@ from personalive.animate.replay import Cues, Recorded, length, order
 from personalive.animate.resume import Saved
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.motion import DriverMotion, HeadPose
+from personalive.engine.preprocess import DrivingFrames
 from personalive.engine.stream import Stream
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
+from personalive.types import RGBArray
+
+
+class Ahead(Protocol):
+    """What takes the motion: `RunAhead`."""
+
+    def drive(self, driving: DrivingFrames) -> tuple[DriverMotion, RGBArray]:
+        """The motion in frames, which drives next, and what has been finished."""
+
+    def push(self, motion: DriverMotion) -> RGBArray:
+        """What has been finished; the motion drives next."""
 
 
 class Driver:
@@ -63,14 +75,19 @@ class Driver:
         """Whether the motion of pictures is needed again."""
         return self._options.passes > 1 or self._plan.info.still or self._options.save_motion is not None
 
-    def chunks(self, beside: SideBySide | None) -> Iterator[DriverMotion]:
-        """All of the motion that is still to come, with cues; `beside` gets the pictures."""
+    def play(self, ahead: Ahead, beside: SideBySide | None) -> Iterator[RGBArray]:
+        """Drive with all of the motion that is still to come; the frames that come out meanwhile.
+
+        Args:
+            ahead: gets the motion.
+            beside: gets the pictures.
+        """
         plan, cues = self._plan, self._plan.cues(self._options)
         for index in self._order(plan.frames)[: self.shown]:
             cues.cue(index, usable=plan.is_usable(index))
         if plan.motion is None:
-            if self.shown < self._pictures:
-                yield from self._see(cues, beside)
+            if self.shown < (1 if plan.info.still else plan.frames):
+                yield from self._play_pictures(ahead, cues, beside)
             if not self._is_kept:
                 return
         recorded = self.recorded()
@@ -81,18 +98,13 @@ class Driver:
             self.faceless = recorded.usable.count(False)
         for motion in recorded.chunks(indices[self.shown :], cues):
             self.shown += len(motion)
-            yield motion.to(self._model.device, self._model.dtype)
+            yield ahead.push(motion.to(self._model.device, self._model.dtype))
 
-    @property
-    def _pictures(self) -> int:
-        return 1 if self._plan.info.still else self._plan.frames
-
-    def _see(self, cues: Cues, beside: SideBySide | None) -> Iterator[DriverMotion]:
-        """The motion in the pictures that are still to come."""
+    def _play_pictures(self, ahead: Ahead, cues: Cues, beside: SideBySide | None) -> Iterator[RGBArray]:
         prepare = self._stream.preprocessor
         with DrivingReader(self._plan, prepare, cues, first=self.shown, keep_pictures=beside is not None) as reader:
             for chunk in reader:
-                motion = self._stream.observe(chunk.driving)
+                motion, frames = ahead.drive(chunk.driving)
                 self.shown += len(motion)
                 self.faceless += chunk.faceless
                 if self._is_kept:
@@ -100,7 +112,7 @@ class Driver:
                     self._usable += chunk.usable
                 if beside:
                     beside.add(chunk.pictures)
-                yield motion
+                yield frames
 
     def recorded(self) -> Recorded:
         """The motion of the part, once all of its pictures have been seen."""

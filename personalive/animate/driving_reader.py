@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from PIL import Image
-
 from personalive.animate.plan import DrivingPlan
 from personalive.animate.replay import Cues
 from personalive.config import WINDOW
@@ -18,6 +15,7 @@ from personalive.engine.cues import Cue
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.media.crop import cut
 from personalive.media.faces import FaceTracker, is_same_place
+from personalive.media.images import resize
 from personalive.media.video_reader import read_frames
 from personalive.types import Box, RGBArray
 
@@ -171,11 +169,6 @@ class _Frame:
     box: Box | None
     cue: Cue
     usable: bool
-
-
-def resize(image: RGBArray, width: int, height: int) -> RGBArray:
-    """A picture at another size, uint8 [height, width, 3]."""
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def _whole(image: RGBArray) -> Box:

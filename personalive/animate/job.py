@@ -5,33 +5,46 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from personalive.animate.driver import Driver, frames_of
 from personalive.animate.motion_file import MotionKeeper
-from personalive.animate.plan import DrivingPlan, check_paths, plan_driving, possible_here, read_portrait
+from personalive.animate.paste_back import PasteBack, at_rest
+from personalive.animate.plan import (
+    DrivingPlan,
+    check_paths,
+    plan_driving,
+    possible_here,
+    preview_path,
+    read_portrait,
+)
+from personalive.animate.preview import preview, save_preview
 from personalive.animate.resume import Resume, job_of
+from personalive.animate.run_ahead import RunAhead
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
-from personalive.engine.stream import Stream
+from personalive.engine.stream import DEFAULT_RATE, Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import TURNS, Portrait
 from personalive.media.segments import Result
-from personalive.media.video_writer import open_result
+from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
+
+T = TypeVar("T")
+Stage = Literal["reading", "previewing", "finding the face", "animating", "done"]
 
 
 @dataclass(frozen=True)
 class Progress:
     """The progress of an animation."""
 
-    stage: Literal["reading", "finding the face", "animating", "done"]
+    stage: Stage
     frames_done: int
     frames_total: int
     faceless: int = 0
@@ -95,12 +108,15 @@ def _animate(
         portrait = read_portrait(ref_image, shape, options)
         for message in portrait.remarks:
             yield Progress("reading", 0, 0, message=message)
+        whole = _whole(model, portrait, shape, options) if options.paste_back else None
+        if options.preview is not None and not (resume and resume.saved.frames):
+            yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
         tracks = resume.faces if resume and cache is None else cache
-        plan = yield from _finding_faces(plan_driving(driving_video, shape, options, tracks))
+        plan = yield from _stage("finding the face", plan_driving(driving_video, shape, options, tracks))
         if plan.motion is not None:
             plan.motion.check_encoder(model, driving_video)
-        width = shape[0] * (3 if options.side_by_side else 1)
-        video = VideoFormat(width, shape[1], plan.rate, _comment(model, options), options.codec, options.quality)
+        width, height = whole.size if whole else (shape[0] * (3 if options.side_by_side else 1), shape[1])
+        video = VideoFormat(width, height, plan.rate, _comment(model, options), options.codec, options.quality)
         total = frames_of(plan, options)
         sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
         kept = stack.enter_context(MotionKeeper(options.save_motion)) if options.save_motion else None
@@ -108,7 +124,7 @@ def _animate(
         if resume:
             writer = resume.open_writer(video, sound, overwrite=options.overwrite)
         else:
-            writer = open_result(output, video, sound=sound, overwrite=options.overwrite)
+            writer = write_ahead(output, video, sound=sound, overwrite=options.overwrite)
         stack.enter_context(writer)
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
@@ -118,8 +134,8 @@ def _animate(
             yield Progress("reading", writer.frames, total, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options, kept, resume):
-            if len(frames):
-                writer.write(frames)
+            for pictures in whole.paste(frames) if whole else [frames]:
+                writer.write(pictures)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         if kept and resume:
             resume.note_motion(kept.path)
@@ -131,16 +147,39 @@ def _animate(
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
 
 
-def _finding_faces(
-    search: Generator[tuple[int, int], None, DrivingPlan],
-) -> Generator[Progress, None, DrivingPlan]:
+def _previewing(
+    model: PersonaLive,
+    portrait: Portrait,
+    driving_video: Path,
+    output: Path,
+    shape: tuple[int, int],
+    options: AnimateOptions,
+    whole: PasteBack | None,
+) -> Generator[Progress, None, None]:
+    with _memory_advice(model, shape):
+        stream = _stream(model, portrait, shape, DEFAULT_RATE, options)
+        sheet = yield from _stage("previewing", preview(stream, driving_video, options, whole))
+    if sheet is None:
+        yield Progress("previewing", 0, 0, message="there is no preview: the frames chosen for it show no face")
+        return
+    save_preview(sheet, preview_path(output), _comment(model, options))
+    yield Progress("previewing", 0, 0, message=f"preview: {preview_path(output)}")
+
+
+def _whole(model: PersonaLive, portrait: Portrait, shape: tuple[int, int], options: AnimateOptions) -> PasteBack:
+    with _memory_advice(model, shape):
+        return PasteBack(portrait, at_rest(_stream(model, portrait, shape, DEFAULT_RATE, options), portrait))
+
+
+def _stage(stage: Stage, work: Generator[tuple[int, int], None, T]) -> Generator[Progress, None, T]:
+    """The progress of a stage, and what comes of it."""
     while True:
         try:
-            done, total = next(search)
+            done, total = next(work)
         except StopIteration as end:
-            plan: DrivingPlan = end.value
-            return plan
-        yield Progress("finding the face", done, max(done, total))
+            result: T = end.value
+            return result
+        yield Progress(stage, done, max(done, total))
 
 
 def _generate(
@@ -154,36 +193,42 @@ def _generate(
 ) -> Iterator[tuple[RGBArray, int]]:
     """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
     with _memory_advice(model, shape), contextlib.ExitStack() as stack:
-        stream = _stream(model, shape, plan.rate, options)
-        driver = Driver(plan, model, stream, options)
+        stream = _stream(model, portrait, shape, float(plan.rate), options)
+        driver, ahead = Driver(plan, model, stream, options), RunAhead(stream)
         beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
         if resume and resume.saved.stream is not None:
             resume.load(stream)
             driver.go_on(resume.saved, beside)
         else:
-            stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
             driver.begin()
-        for motion in driver.chunks(beside):
-            frames = stream.push(motion)
-            yield beside.join(frames) if beside else frames, driver.faceless
+
+        def shown(frames: RGBArray) -> tuple[RGBArray, int]:
+            return beside.join(frames) if beside else frames, driver.faceless
+
+        for frames in driver.play(ahead, beside):
+            yield shown(frames)
             if resume and resume.is_due:
+                yield from map(shown, ahead.settle())
                 resume.save(driver.shown, driver.faceless, stream.state_dict(), driver.take_observed())
+        yield from map(shown, ahead.settle())
         if kept:
             kept.write(driver.motion_file())
-        for frames in stream.drain():
-            yield beside.join(frames) if beside else frames, driver.faceless
+        yield from map(shown, stream.drain())
 
 
-def _stream(model: PersonaLive, shape: tuple[int, int], rate: Fraction, options: AnimateOptions) -> Stream:
+def _stream(
+    model: PersonaLive, portrait: Portrait, shape: tuple[int, int], rate: float, options: AnimateOptions
+) -> Stream:
     stream = model.stream(
         width=shape[0],
         height=shape[1],
         steps=options.steps,
         seed=options.seed,
         keyframe_threshold=options.keyframe_threshold,
-        rate=float(rate),
+        rate=rate,
     )
     stream.control = MotionControl.of(options)
+    stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
     return stream
 
 

@@ -4,18 +4,19 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 from personalive.animate.motion_file import SUFFIX, MotionFile, is_motion, read_motion
 from personalive.animate.replay import Cues, Easing, Presences
-from personalive.animate.resume import is_motion_placed, is_placed
+from personalive.animate.resume import folder_of, is_motion_placed, is_placed
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
 from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
-from personalive.media.encoding import check_choices
+from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
 from personalive.media.faces import NO_FACES, FaceTracker, is_blank
 from personalive.media.images import (
@@ -30,6 +31,7 @@ from personalive.media.images import (
 )
 from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
 from personalive.media.sound import Sound
+from personalive.media.transform import moved
 from personalive.media.video_reader import DEFAULT_RATE, VideoInfo, probe, probe_picture, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -112,14 +114,14 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
         InputError: it cannot be read.
         NoFaceError: it shows no face.
     """
-    side = LARGE_SIDE if options.crop == "auto" else MAX_SIDE
-    images = read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))
-    if options.face_boxes == "keypoints" and options.crop != "auto":
-        image, remarks = first_shown(images)
-        part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
-        return Portrait(cut(image, part), None, remarks)
-    found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
-    return found if options.face_boxes == "mesh" else Portrait(found.image, None, found.remarks)
+    side = LARGE_SIDE if options.crop == "auto" or options.paste_back else MAX_SIDE
+    with closing(read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))) as images:
+        if options.face_boxes == "keypoints" and options.crop != "auto":
+            image, remarks = first_shown(images)
+            part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
+            return Portrait(cut(image, part), None, remarks, image, moved(*part[:2]))
+        found = find_portrait(images, shape, options.crop, options.face, f"the reference {path}")
+    return found if options.face_boxes == "mesh" else replace(found, box=None)
 
 
 def plan_driving(
@@ -183,8 +185,6 @@ def plan_motion(path: Path, options: AnimateOptions) -> DrivingPlan:
     """
     file = read_motion(path)
     info = motion_info(path, file, options)
-    if options.side_by_side:
-        raise InputError(f"side_by_side is True: it must be left out, as the motion file {path} has no pictures")
     rate = options.rate or info.rate
     skip, frames = part_of(info, rate, options)
     last = len(file.recorded) - 1
@@ -305,6 +305,17 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     require_file(driving_video, "the driving video")
     check_output(output, options.overwrite or is_placed(output, options))
     check_choices(output, options.codec, options.quality)
+    went_on = options.resume and folder_of(output).exists()
+    if options.preview is not None and not (options.overwrite or went_on) and preview_path(output).exists():
+        raise OutputError(
+            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
+        )
+    for name in ("side_by_side", "preview"):
+        if getattr(options, name) and is_motion(driving_video):
+            raise InputError(
+                f"{name} is {getattr(options, name)}: it must be left out, as the motion file {driving_video} has no "
+                "pictures"
+            )
     if options.save_motion is not None:
         check_motion_output(options.save_motion, options.overwrite or is_motion_placed(output, options))
     for target in filter(None, (output, options.save_motion)):
@@ -323,6 +334,11 @@ def check_motion_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"save_motion is {path}: it must be a file whose name ends with {SUFFIX}")
     if path.exists() and not overwrite:
         raise OutputError(f"the motion file {path} already exists; choose another name or allow it with --overwrite")
+
+
+def preview_path(output: Path) -> Path:
+    """Where the preview of an output is written: beside it."""
+    return output.with_name("preview.png" if output.name == FRAMES_NAME else f"{output.stem}.preview.png")
 
 
 def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:

@@ -37,7 +37,7 @@ SAVE_SECONDS = 5.0
 SHARE = 50
 """...or this many times what saving took, if that is longer."""
 JOB, STATE, LOCK, KEPT = "job.json", "state.pt", "lock", "motion.kept"
-ELSEWHERE = ("overwrite", "resume", "save_motion")
+ELSEWHERE = ("overwrite", "resume", "save_motion", "preview")
 """Options that may differ, or that are compared in another way."""
 
 

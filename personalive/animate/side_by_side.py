@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from personalive.animate.driving_reader import resize
+from personalive.media.images import resize
 from personalive.types import RGBArray
 
 

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from personalive.media.face_track import FaceTrack
+from personalive.user_cache import cache_folder
 
 VERSION = 2
 """Version of the format and of the search; tracks of other versions are not read."""
@@ -17,10 +18,7 @@ KEPT = 200
 
 def default_folder() -> Path:
     """Where tracks are kept: with the other files that this package can recreate."""
-    cache = (
-        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    )
-    return Path(cache) / "personalive" / "faces"
+    return cache_folder("faces")
 
 
 def track_path(folder: Path, video: Path, search: str) -> Path:

@@ -1,4 +1,4 @@
-"""The command `personalive`: animate, serve, cog, download, doctor."""
+"""The command `personalive`: animate, serve, cog, download, doctor, benchmark."""
 
 import argparse
 import contextlib
@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = add("doctor", help="show what was found on this machine and what will be used")
     doctor.add_argument("--full", action="store_true", help="Also try whether it works, which takes longer")
     add_settings(doctor, ModelChoice)
+    _add_benchmark(add("benchmark", help="measure how fast this machine is, in a few minutes and without weights"))
     for verb in verbs.choices.values():
         verb.add_argument("--verbose", action="store_true", help="Log more, and show tracebacks")
     return parser
@@ -120,6 +121,11 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
         choices=("float16", "bfloat16"),
         help="Also store the weights in this dtype, so that later starts with it read only half as much",
     )
+
+
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", metavar="NAME", help="cuda, cuda:1 or cpu (default: the GPU if there is one)")
+    parser.add_argument("--output", "-o", type=Path, metavar="PATH", help="also write the figures to this JSON file")
 
 
 # Each verb imports what only it needs when it runs: a server needs other packages than a download.
@@ -208,7 +214,23 @@ def _doctor(options: argparse.Namespace) -> int:
     return status
 
 
-VERBS = {"animate": _animate, "serve": _serve, "cog": _cog, "download": _download, "doctor": _doctor}
+def _benchmark(options: argparse.Namespace) -> int:
+    device = ModelChoice(device=options.device).resolved_device()
+
+    from personalive.benchmark.run import run
+
+    run(device, options.output)
+    return 0
+
+
+VERBS = {
+    "animate": _animate,
+    "serve": _serve,
+    "cog": _cog,
+    "download": _download,
+    "doctor": _doctor,
+    "benchmark": _benchmark,
+}
 
 
 def _configure(verbose: bool) -> None:

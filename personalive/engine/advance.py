@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from personalive.config import WINDOW
-from personalive.engine.networks import Networks
+from personalive.engine.networks import HostCopy, Networks
 from personalive.engine.noise import NoiseSource
 from personalive.engine.state import Driving, StreamState
 from personalive.engine.step import Finished, StepRecord, denoise_window, encode_driving
@@ -37,7 +37,7 @@ class Advancing(Protocol):
     def draw(self, frames: int) -> Tensor:
         """The next noise."""
 
-    def outgoing(self, done: Finished) -> list[RGBArray]:
+    def outgoing(self, done: Finished) -> list[HostCopy]:
         """The frames of a step that are returned."""
 
     def joined(self, parts: Sequence[RGBArray]) -> RGBArray:
@@ -45,6 +45,17 @@ class Advancing(Protocol):
 
     def take(self, state: StreamState, records: Sequence[StepRecord]) -> None:
         """Continue from the state after these steps."""
+
+
+class PendingFrames:
+    """Frames of one stream that the device may still be working on."""
+
+    def __init__(self, stream: Advancing, parts: Sequence[HostCopy]) -> None:
+        self._stream, self._parts = stream, parts
+
+    def result(self) -> RGBArray:
+        """Wait for them: uint8 [m, height, width, 3], the caller's own. To be called once."""
+        return self._stream.joined([part.result() for part in self._parts])
 
 
 @contextmanager
@@ -60,9 +71,16 @@ def all_or_nothing(streams: Sequence[Advancing]) -> Iterator[None]:
         raise
 
 
-@torch.inference_mode()
 def advance(streams: Sequence[Advancing], driving: Sequence[Driving], *, stretch: bool = False) -> list[RGBArray]:
+    """`submit`, and wait for the frames: what `Stream.push` would return for each."""
+    return [frames.result() for frames in submit(streams, driving, stretch=stretch)]
+
+
+@torch.inference_mode()
+def submit(streams: Sequence[Advancing], driving: Sequence[Driving], *, stretch: bool = False) -> list[PendingFrames]:
     """Push frames into several streams of one model, computing together what they can share.
+
+    It returns as soon as a GPU has all of its work, so the next frames can be pushed before these are taken out.
 
     Args:
         streams: with the same size and denoising steps, each with its own reference, keyframes and noise.
@@ -71,7 +89,7 @@ def advance(streams: Sequence[Advancing], driving: Sequence[Driving], *, stretch
             frame on. With fewer frames to wait for, and more steps, the animation trails its driver less.
 
     Returns:
-        What `Stream.push` would return for each; interpolated frames are returned like others.
+        What `Stream.submit` would return for each; interpolated frames are returned like others.
 
     Raises:
         InputError: the streams do not fit together, one has no reference, or the frames do not stretch to four.
@@ -96,7 +114,7 @@ class _Run:
             raise InputError(
                 "streams that advance together must be different ones of one model, size and number of steps"
             )
-        self._frames: list[list[RGBArray]] = [[] for _ in streams]
+        self._frames: list[list[HostCopy]] = [[] for _ in streams]
         self._records: list[list[StepRecord]] = [[] for _ in streams]
 
     def push(self, driving: Sequence[Driving]) -> None:
@@ -129,8 +147,8 @@ class _Run:
             if self._streams[i].observer is not None:
                 self._records[i].append(done.record)
 
-    def commit(self) -> list[RGBArray]:
+    def commit(self) -> list[PendingFrames]:
         """Give every stream its state, and return what each has finished."""
         for stream, state, records in zip(self._streams, self._states, self._records, strict=True):
             stream.take(state, records)
-        return [stream.joined(frames) for stream, frames in zip(self._streams, self._frames, strict=True)]
+        return [PendingFrames(*item) for item in zip(self._streams, self._frames, strict=True)]

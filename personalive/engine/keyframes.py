@@ -17,9 +17,9 @@ class KeyframeTest:
     step: int
     """Index of the step, from 0."""
     motion: Tensor
-    """Motion tokens of the window, [16, tokens, width], oldest frame first."""
+    """Motion tokens of the window, fp32 [16, tokens, width] on the host, oldest frame first."""
     bank: Tensor
-    """Remembered motion, fp32 [n, tokens·width]; the first is the reference's."""
+    """Remembered motion, fp32 [n, tokens·width] on the host; the first is the reference's."""
     keyframes: int
     """Keyframes made so far."""
     threshold: float

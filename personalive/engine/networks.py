@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,6 @@ from personalive.config import ModelConfig
 from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.raster import draw
 from personalive.models.denoising_unet import ReferenceFeatures
-from personalive.types import RGBArray
 
 
 class Features(Protocol):
@@ -23,8 +24,8 @@ class Features(Protocol):
 class HostCopy(Protocol):
     """Values on their way to the host."""
 
-    def result(self) -> RGBArray:
-        """Wait for the values. They belong to the caller."""
+    def result(self) -> npt.NDArray[Any]:
+        """Wait for the values, not for work that was started after the copy. They belong to the caller."""
 
 
 class Networks(Protocol):
@@ -79,8 +80,8 @@ class Networks(Protocol):
     def upload(self, tensors: Sequence[Tensor]) -> Tensor:
         """Tensors, on the host or not, concatenated along the first axis on the device."""
 
-    def download(self, pixels: Tensor) -> HostCopy:
-        """Start copying uint8 values to the host."""
+    def download(self, tensor: Tensor) -> HostCopy:
+        """Start copying values, uint8 or fp32, to the host."""
 
     def stage(self, tensor: Tensor) -> Tensor:
         """A tensor on the host that will be uploaded, in memory where that is fastest. Any thread may call this."""
@@ -132,8 +133,8 @@ class PlainNetworks:
     def upload(self, tensors: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(tensors)).to(self.device)
 
-    def download(self, pixels: Tensor) -> HostCopy:
-        return _Copied(pixels)
+    def download(self, tensor: Tensor) -> HostCopy:
+        return _Copied(tensor)
 
     def stage(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -145,9 +146,8 @@ class PlainNetworks:
 class _Copied:
     """A copy that is made when its result is requested."""
 
-    def __init__(self, pixels: Tensor) -> None:
-        self._pixels = pixels
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
 
-    def result(self) -> RGBArray:
-        pixels: RGBArray = self._pixels.cpu().numpy()
-        return pixels
+    def result(self) -> npt.NDArray[Any]:
+        return np.asarray(self._tensor.cpu().numpy())

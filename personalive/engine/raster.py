@@ -52,9 +52,14 @@ def face_boxes(keypoints: Tensor, width: int, height: int) -> list[Box]:
 
     A box may be empty where the keypoints are off the picture: see `usable`.
     """
-    limit = torch.tensor((width - 1, height - 1) * 2, dtype=torch.float32, device=keypoints.device)
-    boxes = torch.minimum(unbounded_boxes(keypoints, width, height).clamp(min=0), limit)
-    return [(left, upper, right, lower) for left, upper, right, lower in boxes.trunc().long().tolist()]
+    return bounded(unbounded_boxes(keypoints, width, height).cpu(), width, height)
+
+
+def bounded(boxes: Tensor, width: int, height: int) -> list[Box]:
+    """`unbounded_boxes` [n, 4], on the host, clamped to the picture."""
+    limit = torch.tensor((width - 1, height - 1) * 2, dtype=torch.float32)
+    inside = torch.minimum(boxes.clamp(min=0), limit)
+    return [(left, upper, right, lower) for left, upper, right, lower in inside.trunc().long().tolist()]
 
 
 def unbounded_boxes(keypoints: Tensor, width: int, height: int) -> Tensor:

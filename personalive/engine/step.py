@@ -21,10 +21,10 @@ from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
 from personalive.engine.motion import DriverMotion, HeadPose, MotionChunk, lead_in, lead_in_weights, project, retarget
 from personalive.engine.networks import HostCopy, Networks
 from personalive.engine.preprocess import DrivingFrames, Reference, bilinear
-from personalive.engine.raster import face_boxes, usable
+from personalive.engine.raster import bounded, unbounded_boxes, usable
 from personalive.engine.smoothing import smooth_pose
 from personalive.engine.state import Driving, ReferenceState, StreamState
-from personalive.types import Box, RGBArray
+from personalive.types import Box
 
 LEAD_IN_STEPS = SLOTS - 1
 """Steps whose finished frames are the lead-in, not a driving frame's."""
@@ -63,8 +63,8 @@ class Finished:
 
     state: StreamState
     """The state for the next step."""
-    pixels: RGBArray
-    """The four frames that leave."""
+    pixels: HostCopy
+    """The four frames that leave, uint8 [4, height, width, 3]: the device may still be working on them."""
     record: StepRecord
 
 
@@ -74,7 +74,7 @@ def encode_reference(networks: Networks, reference: Reference) -> ReferenceState
     features = networks.encode_reference(latents, embedding)
     pose, face = networks.extract_pose(reference.pose_image), reference.face
     if face is None:
-        box = _boxes(reference.vae_image, pose)[0]
+        box = _usable(_start_boxes(networks, reference.vae_image, pose), reference.vae_image)[0]
         face = _cut(reference.vae_image, box or _whole(reference.vae_image), networks.config.motion_encoder.image_size)
     return ReferenceState(latents, embedding, features, pose, networks.encode_motion(face))
 
@@ -87,50 +87,79 @@ def encode_driving(
     motions = {i: chunk for i, chunk in enumerate(chunks) if isinstance(chunk, DriverMotion)}
     pictures = {i: chunk for i, chunk in enumerate(chunks) if isinstance(chunk, DrivingFrames)}
     if pictures:
-        seen, found = observe(networks, [states[i] for i in pictures], [*pictures.values()])
+        seen, found = observe(networks, [states[i] for i in pictures], look(networks, [*pictures.values()]))
         for i, state, motion in zip(pictures, seen, found, strict=True):
             after[i], motions[i] = state, motion
     moved = [_retarget(state, motions[i], stretch) for i, state in enumerate(after)]
     return [state for state, _ in moved], [chunk for _, chunk in moved]
 
 
-def observe(
-    networks: Networks, states: Sequence[StreamState], chunks: Sequence[DrivingFrames]
-) -> tuple[list[StreamState], list[DriverMotion]]:
-    """The driver's own motion in each stream's frames, and the states after finding the faces."""
+@dataclass(frozen=True)
+class Look:
+    """Driving frames of one stream with their head poses, which are on their way to the host if faces depend on them."""
+
+    chunk: DrivingFrames
+    pose: HeadPose
+    frames: Tensor | None
+    """The frames on the device and..."""
+    boxes: HostCopy | None
+    """...boxes around their faces by keypoints; None: faces were given."""
+
+    def __len__(self) -> int:
+        return len(self.chunk)
+
+
+def look(networks: Networks, chunks: Sequence[DrivingFrames]) -> list[Look]:
+    """The first half of `observe`, which waits for nothing."""
     counts = [len(chunk) for chunk in chunks]
     every_pose = networks.extract_pose(networks.upload([chunk.pose_images for chunk in chunks]))
-    poses = [every_pose[end - count : end] for end, count in zip(np.cumsum(counts), counts, strict=True)]
-    states, faces = _faces(networks, states, chunks, poses)
-    tokens = networks.encode_motion(faces).split(counts)
-    return states, [DriverMotion(*item) for item in zip(poses, tokens, (c.cues for c in chunks), strict=True)]
+    looks = []
+    for chunk, end in zip(chunks, np.cumsum(counts), strict=True):
+        pose = every_pose[end - len(chunk) : end]
+        frames = None if chunk.frames is None else networks.upload([chunk.frames])
+        looks.append(Look(chunk, pose, frames, None if frames is None else _start_boxes(networks, frames, pose)))
+    return looks
+
+
+def observe(
+    networks: Networks, states: Sequence[StreamState], looks: Sequence[Look]
+) -> tuple[list[StreamState], list[DriverMotion]]:
+    """The driver's own motion in each stream's frames, and the states after finding the faces."""
+    states, faces = _faces(networks, states, looks)
+    tokens = networks.encode_motion(faces).split([len(each) for each in looks])
+    columns = [each.pose for each in looks], tokens, [each.chunk.cues for each in looks]
+    return states, [DriverMotion(*item) for item in zip(*columns, strict=True)]
 
 
 def _faces(
-    networks: Networks, states: Sequence[StreamState], chunks: Sequence[DrivingFrames], poses: Sequence[HeadPose]
+    networks: Networks, states: Sequence[StreamState], looks: Sequence[Look]
 ) -> tuple[list[StreamState], Tensor]:
     """Face crops of all chunks, cut out by the driver's own keypoints where they were not given."""
-    given = [chunk.faces for chunk in chunks if chunk.faces is not None]
-    if len(given) == len(chunks):
+    given = [each.chunk.faces for each in looks if each.chunk.faces is not None]
+    if len(given) == len(looks):
         return list(states), networks.upload(given)
     after, crops = [], []
-    for state, chunk, pose in zip(states, chunks, poses, strict=True):
-        if chunk.frames is None:
-            assert chunk.faces is not None  # DrivingFrames has one or the other
-            crops.append(networks.upload([chunk.faces]))
+    for state, each in zip(states, looks, strict=True):
+        if each.frames is None or each.boxes is None:
+            assert each.chunk.faces is not None  # DrivingFrames has one or the other
+            crops.append(networks.upload([each.chunk.faces]))
         else:
-            frames = networks.upload([chunk.frames])
-            for frame, box in zip(frames.split(1), _boxes(frames, pose), strict=True):
+            for frame, box in zip(each.frames.split(1), _usable(each.boxes, each.frames), strict=True):
                 state = replace(state, last_box=box or state.last_box)
                 crops.append(_cut(frame, state.last_box or _whole(frame), networks.config.motion_encoder.image_size))
         after.append(state)
     return after, torch.cat(crops)
 
 
-def _boxes(images: Tensor, pose: HeadPose) -> list[Box | None]:
-    """Face boxes by keypoints; None where a box is of no use."""
-    boxes = face_boxes(project(pose), images.shape[3], images.shape[2])
-    return [box if usable(box) else None for box in boxes]
+def _start_boxes(networks: Networks, images: Tensor, pose: HeadPose) -> HostCopy:
+    """Face boxes by keypoints, on their way to the host."""
+    return networks.download(unbounded_boxes(project(pose), images.shape[3], images.shape[2]))
+
+
+def _usable(boxes: HostCopy, images: Tensor) -> list[Box | None]:
+    """Those boxes; None where one is of no use."""
+    found = bounded(torch.from_numpy(boxes.result()), images.shape[3], images.shape[2])
+    return [box if usable(box) else None for box in found]
 
 
 def _whole(image: Tensor) -> Box:
@@ -202,6 +231,8 @@ def denoise_window(
 ) -> list[Finished]:
     """Four frames of motion enter each stream's window, and its four oldest frames leave it finished.
 
+    It waits for the motion only, not for the pictures: meanwhile the caller can start the next step.
+
     Args:
         states: of streams of one size and number of denoising steps.
         chunks: motion of four frames of each.
@@ -212,11 +243,11 @@ def denoise_window(
     keypoints = torch.cat([chunk.keypoints for chunk in entering])
     guided = networks.guide(keypoints, options.width, options.height).split([len(chunk) for chunk in entering])
     windows = [s.enter(chunk.tokens, pose) for s, chunk, pose in zip(states, entering, guided, strict=True)]
+    # What the host decides by leaves the device before its long work, and is waited for once that is under way.
+    seen = [[networks.download(tensor) for tensor in _compared(state)] for state in windows]
     sampled = [_sample(networks, *item) for item in zip(windows, noise, strict=True)]
-    # Asking whether motion is new waits for the device, so it comes once all of its work is under way.
-    decisions = [_decide(state) for state in windows]
-    pixels = [sample.pixels.result() for sample in sampled]
-    columns = zip(windows, entering, sampled, decisions, pixels, strict=True)
+    decisions = [_decide(*item) for item in zip(windows, seen, strict=True)]
+    columns = zip(windows, entering, sampled, decisions, strict=True)
     return [_leave(networks, *column) for column in columns]
 
 
@@ -247,10 +278,16 @@ def _sample(networks: Networks, state: StreamState, noise: Tensor) -> _Sample:
     return _Sample(tuple(predictions), latents, clean[:WINDOW], frames, networks.download(pixels))
 
 
-def _decide(state: StreamState) -> KeyframeDecision:
+def _compared(state: StreamState) -> tuple[Tensor, Tensor]:
+    """The window's motion and the bank, in fp32: what a keyframe is decided by."""
     assert state.motion is not None
+    return state.motion.float(), state.bank
+
+
+def _decide(state: StreamState, seen: Sequence[HostCopy]) -> KeyframeDecision:
+    motion, bank = (torch.from_numpy(copy.result()) for copy in seen)
     options = state.options
-    test = KeyframeTest(state.step, state.motion, state.bank, len(state.keyframes), options.keyframe_threshold)
+    test = KeyframeTest(state.step, motion, bank, len(state.keyframes), options.keyframe_threshold)
     return options.keyframes(test)
 
 
@@ -260,7 +297,6 @@ def _leave(
     entered: MotionChunk,
     sample: _Sample,
     decision: KeyframeDecision,
-    pixels: RGBArray,
 ) -> Finished:
     """The state after the step: what the next one needs, and the keyframe if there is one."""
     assert state.motion is not None and state.pose_features is not None
@@ -292,4 +328,4 @@ def _leave(
         keyframes=keyframes,
         step=state.step + 1,
     )
-    return Finished(after, pixels, record)
+    return Finished(after, sample.pixels, record)

@@ -15,21 +15,23 @@ from torch import Tensor
 
 from personalive.config import LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_SEED, WINDOW
 from personalive.engine import schedule
-from personalive.engine.advance import advance, all_or_nothing
+from personalive.engine.advance import PendingFrames, all_or_nothing, submit
 from personalive.engine.control import MotionControl, between
 from personalive.engine.keyframes import KeyframePolicy, keyframe_policy
 from personalive.engine.motion import DriverMotion
-from personalive.engine.networks import Networks
+from personalive.engine.networks import HostCopy, Networks
 from personalive.engine.noise import GaussianNoise, NoiseSource
 from personalive.engine.preprocess import DrivingFrames, Preprocessor, Reference
 from personalive.engine.state import Driving, ReferenceState, StepOptions, StreamState, from_plain, to_plain
 from personalive.engine.step import (
     LEAD_IN_STEPS,
     Finished,
+    Look,
     StepRecord,
     denoise_window,
     encode_driving,
     encode_reference,
+    look,
     observe,
 )
 from personalive.errors import InputError
@@ -208,20 +210,29 @@ class Stream:
         if len(driving) != 1:
             raise InputError(f"the neutral frame is one frame, not {len(driving)}")
         if isinstance(driving, DrivingFrames):
-            _, (driving,) = observe(self.networks, [state], [driving])
+            _, (driving,) = observe(self.networks, [state], look(self.networks, [driving]))
         self._state = replace(state, first=driving.pose, neutral=driving.pose, neutral_tokens=driving.tokens)
 
     @torch.inference_mode()
-    def observe(self, driving: DrivingFrames) -> DriverMotion:
+    def observe(self, driving: DrivingFrames | Look) -> DriverMotion:
         """The driver's motion in frames, to be pushed, or kept and pushed into any stream of the same model.
 
         Nothing moves, but face boxes by keypoints go on from here.
 
+        Args:
+            driving: frames, or what `look` has returned for them.
+
         Raises:
             InputError: there is no reference.
         """
-        (self._state,), (motion,) = observe(self.networks, [self.require_state()], [driving])
+        looks = look(self.networks, [driving]) if isinstance(driving, DrivingFrames) else [driving]
+        (self._state,), (motion,) = observe(self.networks, [self.require_state()], looks)
         return motion
+
+    @torch.inference_mode()
+    def look(self, driving: DrivingFrames) -> Look:
+        """Start to observe frames without waiting for a GPU: work that is submitted before `observe` runs meanwhile."""
+        return look(self.networks, [driving])[0]
 
     def push(self, driving: Driving) -> RGBArray:
         """Take any number of driving frames, or their motion, and return the frames that they finish.
@@ -233,7 +244,14 @@ class Stream:
         Raises:
             InputError: there is no reference, or the frames were prepared differently from those before.
         """
-        return advance([self], [driving])[0]
+        return self.submit(driving).result()
+
+    def submit(self, driving: Driving) -> PendingFrames:
+        """`push`, without waiting for the frames that it finishes: a GPU computes them meanwhile.
+
+        Taken out after the next frames are in, they cost a GPU no pause. On a CPU it makes no difference.
+        """
+        return submit([self], [driving])[0]
 
     def flush(self) -> RGBArray:
         """End the animation: return the frames under way, so that as many have come out as went in, and reset.
@@ -265,7 +283,7 @@ class Stream:
                     state = finished.state
                     self._show(finished.record)
                     kept = WINDOW if start + WINDOW < len(tail) else WINDOW - surplus
-                    yield from (frames[:kept] for frames in self.outgoing(finished))
+                    yield from (frames.result()[:kept] for frames in self.outgoing(finished))
             self.reset()
 
     def state_dict(self) -> dict[str, Any]:
@@ -333,7 +351,7 @@ class Stream:
         vae, options = self.networks.config.vae, self._options
         return frames, vae.latent_channels, options.height // vae.factor, options.width // vae.factor
 
-    def outgoing(self, done: Finished) -> list[RGBArray]:
+    def outgoing(self, done: Finished) -> list[HostCopy]:
         """The frames of a step that are returned: none of the lead-in, unless it is wanted."""
         return [done.pixels] if self.emit_lead_in or done.record.step >= LEAD_IN_STEPS else []
 

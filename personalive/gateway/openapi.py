@@ -88,7 +88,7 @@ def _request_schema(more: dict[str, Any]) -> dict[str, Any]:
             },
             "output_file_prefix": {
                 **address,
-                "description": "Where the result is sent by PUT, as output.mp4 below it; a public address.",
+                "description": "Public address below which the result is sent by PUT, as output.mp4 or of its format.",
             },
         },
     }

@@ -29,7 +29,9 @@ NEAR_MARGIN = 3.0
 MIN_TILE = 180
 """Side in pixels of the smallest tiles in which a picture without a found face is searched."""
 TILE_LEVELS = 3
-"""How often tiles are halved at most, starting from the picture's shorter side."""
+"""How many sizes of tiles there are, each half as large as the one before, starting from the picture's shorter side."""
+TILE_OVERLAP, SMALL_OVERLAP = 1 / 2, 1 / 3
+"""Part of a tile that the next one has too: enough for a face that fills a tile; for small faces in it."""
 PATIENCE = 25
 """Frames without the followed face after which the largest one is taken instead."""
 TILES_EVERY = 5
@@ -156,18 +158,18 @@ class FaceTracker:
         self._mesh.close()
         self._detector.close()
 
-    def detect(self, image: RGBArray, *, tiles: bool = True) -> list[Face]:
+    def detect(self, image: RGBArray, *, tiles: int = TILE_LEVELS) -> list[Face]:
         """Every face in a picture, the largest first.
 
         Args:
             image: uint8 [height, width, 3], RGB.
-            tiles: whether a picture in which none is found is searched part by part, for small ones.
+            tiles: in how many sizes of parts a picture in which none is found is searched for small ones.
         """
         faces = self._near_faces(image)
         for found in self._small_faces(image):
             _add(faces, found)
-        if not faces and tiles:
-            for found in self._in_tiles(image):
+        if not faces:
+            for found in self._in_tiles(image, tiles):
                 _add(faces, found)
         self.most = max(self.most, len(faces))
         return sorted(faces, key=lambda face: -face.area)
@@ -182,7 +184,7 @@ class FaceTracker:
         height, width = image.shape[:2]
         side = min(height, width)
         while not faces and side >= MIN_TILE:
-            for left, top in _corners(width, height, side):
+            for left, top in _corners(width, height, side, SMALL_OVERLAP):
                 part = np.ascontiguousarray(image[top : top + side, left : left + side])
                 for face in self._small_faces(part):
                     _add(faces, _moved(face, left, top))
@@ -201,7 +203,7 @@ class FaceTracker:
         if face is None and self.box:
             face = self._same(self._around(image, self.box))
         if face is None:
-            found = self.detect(image, tiles=self._missing_now % TILES_EVERY == 0)
+            found = self.detect(image, tiles=0 if self._missing_now % TILES_EVERY else TILE_LEVELS)
             face = self._same(found)
             if face is None:
                 self.others += bool(found)
@@ -244,10 +246,10 @@ class FaceTracker:
         x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
         return self._in_part(image, _square(x, y, NEAR_MARGIN * _side(box), width, height))
 
-    def _in_tiles(self, image: RGBArray) -> Iterator[Face]:
+    def _in_tiles(self, image: RGBArray, levels: int) -> Iterator[Face]:
         """Faces in overlapping squares, the large ones first; smaller squares only where those show none."""
         height, width = image.shape[:2]
-        for level in range(TILE_LEVELS):
+        for level in range(levels):
             side = min(height, width) >> level
             if side < MIN_TILE and level:
                 return
@@ -273,9 +275,9 @@ def _moved(face: Face, x: int, y: int) -> Face:
     return replace(face, box=(left + x, top + y, right + x, bottom + y))
 
 
-def _corners(width: int, height: int, side: int) -> Iterator[tuple[int, int]]:
-    """Upper left corners of squares that overlap by half or more and cover a picture."""
-    rows, columns = (max(1, math.ceil(2 * length / side) - 1) for length in (height, width))
+def _corners(width: int, height: int, side: int, overlap: float = TILE_OVERLAP) -> Iterator[tuple[int, int]]:
+    """Upper left corners of squares that cover a picture and overlap by this part of their side or more."""
+    rows, columns = (max(1, math.ceil((length / side - overlap) / (1 - overlap))) for length in (height, width))
     for row in range(rows):
         for column in range(columns):
             x = round(column * (width - side) / max(columns - 1, 1))

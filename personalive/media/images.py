@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -120,12 +120,16 @@ def is_animated(path: Path) -> bool:
             return _kind(file) == "GIF"
 
 
+def resize(image: RGBArray, width: int, height: int) -> RGBArray:
+    """A picture at another size, uint8 [height, width, 3]; itself if it has that size."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
 def fitted(image: RGBArray, side: int = MAX_SIDE) -> RGBArray:
     """A picture scaled down so that no side is longer than `side`; itself if it fits."""
-    size = fit_side(image.shape[1], image.shape[0], side)
-    if size == (image.shape[1], image.shape[0]):
-        return image
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    return resize(image, *fit_side(image.shape[1], image.shape[0], side))
 
 
 def read_image(path: Path) -> RGBArray:
@@ -134,10 +138,11 @@ def read_image(path: Path) -> RGBArray:
     Raises:
         InputError: there is no such file, or it is not a picture, damaged, too small, or too large to decode safely.
     """
-    return next(read_images(path))
+    with contextlib.closing(read_images(path)) as images:
+        return next(images)
 
 
-def read_images(path: Path, side: int = MAX_SIDE) -> Iterator[RGBArray]:
+def read_images(path: Path, side: int = MAX_SIDE) -> Generator[RGBArray, None, None]:
     """Read the pictures of a file; arguments and errors as for `decode_images`, and if there is no such file."""
     require_file(path, "the image")
     with path.open("rb") as file:
@@ -146,12 +151,13 @@ def read_images(path: Path, side: int = MAX_SIDE) -> Iterator[RGBArray]:
 
 def decode_image(file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS) -> RGBArray:
     """Read one picture in one of `FORMATS_TEXT`, of several in one file the first; see `decode_images`."""
-    return next(decode_images(file, name, max_pixels=max_pixels))
+    with contextlib.closing(decode_images(file, name, max_pixels=max_pixels)) as images:
+        return next(images)
 
 
 def decode_images(
     file: BinaryIO, name: str, *, max_pixels: int = MAX_PIXELS, side: int = MAX_SIDE
-) -> Iterator[RGBArray]:
+) -> Generator[RGBArray, None, None]:
     """Read the pictures in one of `FORMATS_TEXT`: one, or the frames of an animation, or the pages of a TIFF.
 
     The orientation stored by a camera is applied, an ICC profile or HDR tags are converted to sRGB, transparent parts

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +14,7 @@ from personalive.errors import FaceTooSmallError, NoFaceError
 from personalive.media.crop import CROP_MARGIN, crop_box, cut, within
 from personalive.media.faces import Face, FaceTracker, choose, is_blank, is_same_place, load_mediapipe
 from personalive.media.images import MOST_PICTURES, fitted
+from personalive.media.transform import Transform, moved, scaled, turned_back
 from personalive.types import Box, Crop, RGBArray
 
 UPRIGHT_SCORE = 0.85
@@ -23,6 +24,8 @@ TURNED_SCORE = 0.8
 """The detector's confidence below which a face that is found only after a turn is none."""
 TURNS = {2: "half a turn", 1: "a quarter turn", 3: "a quarter turn"}
 """Quarter turns to the left that are tried, in words."""
+TURNED_TILES = 2
+"""Sizes of tiles in which a picture is searched in each turn, before smaller faces are searched for as it stands."""
 MUCH_BETTER = 0.1
 """How much higher another turn's confidence must be for it to be chosen."""
 MAX_ROLL = 35.0
@@ -33,7 +36,7 @@ SMALL_FACE = 64
 """Pixels of a face's side below which the result is soft..."""
 LEAST_FACE = 32
 """...and below which it has too little of the person."""
-SMALL_PART = 0.2
+SMALL_PART = 0.3
 """A face that takes less of the picture's shorter side is looked at again from near."""
 BLURRED = 3.0
 """Sharpness (see `sharpness`) below which a face is blurred."""
@@ -53,6 +56,10 @@ class Portrait:
     """The face in it; None: it was not searched for."""
     remarks: tuple[str, ...] = ()
     """What its owner should know: what was chosen or turned, and what will not look good."""
+    whole: RGBArray | None = None
+    """The picture that it was cut from, as it was given..."""
+    place: Transform = field(default_factory=lambda: np.eye(3))
+    """...and where in it: from places in `image` to places in `whole`."""
 
 
 class PortraitFinder:
@@ -85,7 +92,9 @@ class PortraitFinder:
         Raises:
             FaceTooSmallError: the face has too few pixels.
         """
-        searched = fitted(image if crop == "auto" else cut(image, _part(image, shape, crop, None)))
+        first = _whole(image) if crop == "auto" else _part(image, shape, crop, None)
+        searched = fitted(cut(image, first))
+        place = moved(*first[:2]) @ scaled(_size(searched), (first[2] - first[0], first[3] - first[1]))
         quarters, turned, faces = self._turned(searched)
         if not faces:
             return None
@@ -94,13 +103,16 @@ class PortraitFinder:
         )
         face = choose(faces, self._which)
         remarks += _choice(faces, face, self._which)
+        place = place @ turned_back(_size(searched), 90.0 * quarters)
         if crop == "auto":
-            turned, face = self._closer(np.rot90(image, quarters), turned, face, shape)
+            turned, face, back = self._closer(np.rot90(image, quarters), turned, face, shape)
+            place = turned_back(_size(image), 90.0 * quarters) @ back
         levelled = self._levelled(turned, face) if abs(face.roll) > MAX_ROLL else None
         if levelled is not None:
             remarks.append(
                 f"the portrait's face is tilted by {abs(face.roll):.0f} degrees: the picture was turned upright"
             )
+            place = place @ turned_back(_size(turned), face.roll)
             turned, face = levelled
         if face.side < LEAST_FACE:
             raise FaceTooSmallError(
@@ -110,10 +122,13 @@ class PortraitFinder:
         is_turned = bool(quarters) or levelled is not None  # then a part that is not cropped needs the output's shape
         part = _part(turned, shape, crop, face.box) if crop == "auto" or is_turned else _whole(turned)
         remarks += _warnings(turned, face, shape)
-        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks))
+        place = place @ moved(*part[:2])
+        return Portrait(cut(turned, part), within(face.box, part), tuple(remarks), image, place)
 
-    def _closer(self, whole: RGBArray, searched: RGBArray, face: Face, shape: tuple[int, int]) -> tuple[RGBArray, Face]:
-        """The surroundings of a small face with all pixels that there are of it, and the face in them.
+    def _closer(
+        self, whole: RGBArray, searched: RGBArray, face: Face, shape: tuple[int, int]
+    ) -> tuple[RGBArray, Face, Transform]:
+        """The surroundings of a small face with all pixels that there are of it, the face in them, and the way back.
 
         Args:
             whole: the picture, as large as it is.
@@ -122,17 +137,19 @@ class PortraitFinder:
             shape: width and height of the output.
         """
         scale = whole.shape[1] / searched.shape[1]
-        if scale == 1 and face.side > min(searched.shape[:2]) * SMALL_PART:
-            return searched, face
+        if scale == 1 and not _is_small(face, searched):
+            return searched, face, np.eye(3)
         x, y = (place * scale for place in _centre(face))
         reach = face.side * scale * (CROP_MARGIN * max(1.0, shape[0] / shape[1]) + 0.5)
         part = int(max(0, x - reach)), int(max(0, y - reach)), int(x + reach), int(y + reach)
-        near = fitted(cut(whole, part))
-        zoom = near.shape[1] / (min(part[2], whole.shape[1]) - part[0])
+        seen = cut(whole, part)
+        near = fitted(seen)
+        zoom = near.shape[1] / seen.shape[1]
         box = tuple(round((edge * scale - part[index % 2]) * zoom) for index, edge in enumerate(face.box))
         expected = replace(face, box=(box[0], box[1], box[2], box[3]))
-        found = [each for each in self._tracker.detect(near, tiles=False) if is_same_place(each.box, expected.box)]
-        return near, max(found, key=lambda each: each.area, default=expected)
+        found = [each for each in self._tracker.detect(near, tiles=0) if is_same_place(each.box, expected.box)]
+        back = moved(*part[:2]) @ scaled(_size(near), _size(seen))
+        return near, max(found, key=lambda each: each.area, default=expected), back
 
     def _levelled(self, image: RGBArray, face: Face) -> tuple[RGBArray, Face] | None:
         """The picture turned so that a tilted face is upright, and the face in it; None: it is not found there."""
@@ -177,7 +194,7 @@ class PortraitFinder:
         """
         reason: FaceTooSmallError | None = None
         for index, image in enumerate(itertools.islice(images, MOST_PICTURES)):
-            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=False))):
+            if index and (is_blank(image) or (index & (index - 1) and not self._tracker.detect(image, tiles=0))):
                 continue
             try:
                 found = self.find(image, shape, crop)
@@ -197,16 +214,20 @@ class PortraitFinder:
 
     def _turned(self, image: RGBArray) -> tuple[int, RGBArray, list[Face]]:
         """The quarter turns to the left that suit the face in a picture best, the picture after them, and its faces."""
-        faces = self._tracker.detect(image)
+        faces = self._tracker.detect(image, tiles=TURNED_TILES)
         if faces and self._is_upright(image, faces):
             return 0, image, faces
         candidates = [(self._score(image, faces), 0, image, faces)]
         for quarters in TURNS:
             turned = np.ascontiguousarray(np.rot90(image, quarters))
-            found = self._tracker.detect(turned)
+            found = self._tracker.detect(turned, tiles=TURNED_TILES)
             candidates.append((self._turned_score(turned, found), quarters, turned, found))
-        _, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
-        return (quarters, best, faces) if faces else (0, image, self._tracker.search(image))
+        score, quarters, best, faces = max(candidates, key=lambda candidate: candidate[0])
+        if score < TURNED_SCORE - MUCH_BETTER or not faces or _is_small(choose(faces, self._which), best):
+            found = [each for each in self._tracker.search(image) if self._confidence(image, each) >= TURNED_SCORE]
+            if self._score(image, found) > score:
+                return 0, image, found
+        return quarters, best, faces
 
     def _confidence(self, image: RGBArray, face: Face) -> float:
         """The detector's confidence in a face, from 0 to 1."""
@@ -267,6 +288,10 @@ def _part(image: RGBArray, shape: tuple[int, int], crop: Crop, face: Box | None)
     return crop_box((image.shape[1], image.shape[0]), shape, crop, face)
 
 
+def _is_small(face: Face, image: RGBArray) -> bool:
+    return face.side < SMALL_PART * min(image.shape[:2])
+
+
 def _centre(face: Face) -> tuple[float, float]:
     return (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
 
@@ -297,6 +322,10 @@ def _warnings(image: RGBArray, face: Face, shape: tuple[int, int]) -> list[str]:
     elif sharpness(image, face.box) < BLURRED:
         remarks.append("the portrait's face is blurred, so the result will be too")
     return remarks
+
+
+def _size(image: RGBArray) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]
 
 
 def _rotated(image: RGBArray, degrees: float) -> RGBArray:

@@ -6,7 +6,7 @@ other files or addresses.
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -42,6 +42,10 @@ GAP = 4
 JUMP = 10
 """Seconds by which time stamps must leap ahead, in a stream whose clock may restart, to count as another recording that
 was appended; it is FFmpeg's own limit, which its copy of the sound follows."""
+INDEXED = {"mov", "matroska", "webm"}
+"""FFmpeg's names of container formats with an index, and with a time stamp for every frame."""
+SEEK_FROM = 4
+"""Seconds from which frames before a part are passed over by the index, not by decoding them."""
 CLOCK = 1_000_000
 """Units a second of FFmpeg's times for whole files."""
 
@@ -68,6 +72,8 @@ class VideoInfo:
     """Quarter turns to the left that frames are given beyond what the file asks for; the size is that after them."""
     still: bool = False
     """Whether the file is a picture, of which `duration` says how long it is shown."""
+    seekable: bool = False
+    """Whether frames can be decoded from the middle on, as the file has an index and one clock."""
 
     def turned(self, quarters: int) -> "VideoInfo":
         """The same video, turned further by quarter turns to the left."""
@@ -98,11 +104,13 @@ def probe(path: Path) -> VideoInfo:
         aspect = stream.sample_aspect_ratio or Fraction(1)
         sound = container.streams.audio[0].codec_context.codec.canonical_name if container.streams.audio else None
         size = round(codec.width * aspect), codec.height
+        seekable = not scan.jumps and bool(INDEXED & set(container.format.name.split(",")))
     check_size(*size, f"the video {path}")
     width, height = fit_side(*size)
     if _first_orientation(path).transposed:
         width, height = height, width
-    return VideoInfo(path, width, height, rate, scan.last - scan.first + last, scan.first, scan.first - start, sound)
+    duration = scan.last - scan.first + last
+    return VideoInfo(path, width, height, rate, duration, scan.first, scan.first - start, sound, seekable=seekable)
 
 
 def probe_picture(path: Path, rate: Fraction, duration: Fraction) -> VideoInfo:
@@ -117,7 +125,7 @@ def probe_picture(path: Path, rate: Fraction, duration: Fraction) -> VideoInfo:
     return VideoInfo(path, width, height, rate, duration, Fraction(0), Fraction(0), None, still=True)
 
 
-def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Iterator[RGBArray]:
+def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Generator[RGBArray, None, None]:
     """The frames of a video, resampled in time to a constant `rate` (None: the file's own); the duration stays.
 
     Each frame given is the one that is on screen in the middle of its time slot, so a file of constant rate gives
@@ -143,7 +151,11 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) ->
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 2
         rate = rate or info.rate
-        timed = _decode(container, stream, info.turned(-info.quarters), Fraction(2 * skip + 1, 2) / rate)
+        since = Fraction(2 * skip + 1, 2) / rate
+        if info.seekable and since > SEEK_FROM and stream.time_base is not None:
+            before = info.first + since - 1  # a keyframe's neighbours may need the one before it
+            container.seek(int(before / stream.time_base), stream=stream)
+        timed = _decode(container, stream, info.turned(-info.quarters), since)
         if info.quarters:
             timed = ((time, np.ascontiguousarray(np.rot90(image, info.quarters))) for time, image in timed)
         yield from resample(timed, rate, info.duration, skip)
@@ -181,6 +193,8 @@ class _Scan:
     """Latest time stamp of any stream."""
     steps: list[Fraction]
     """Times from one frame to the next, in the order in which they are shown."""
+    jumps: int = 0
+    """How often the clock restarts."""
 
 
 @dataclass
@@ -277,7 +291,7 @@ def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> _Sc
         times = [Fraction(0), (packets - 1) / (_named_rate(stream) or DEFAULT_RATE)]
         return _Scan(packets, times[0], times[1], last_duration, end, [])
     steps = [after - before for before, after in itertools.pairwise(times) if after > before]
-    return _Scan(packets, times[0], times[-1], last_duration, end, steps)
+    return _Scan(packets, times[0], times[-1], last_duration, end, steps, clock.jumps)
 
 
 def _may_jump(container: "InputContainer") -> bool:

@@ -8,14 +8,13 @@ from torch import nn
 from personalive.config import ModelConfig
 from personalive.models.clip import ImageEncoder, clip_fields
 from personalive.models.denoising_unet import DenoisingUNet
-from personalive.models.libraries import import_ahead, libraries
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
 from personalive.models.vae import VAE
 
-__all__ = ["NETWORKS", "build_network", "cast", "clip_fields", "import_ahead", "libraries", "stored_dtype"]
+__all__ = ["NETWORKS", "build_network", "cast", "clip_fields", "stored_dtype"]
 
 _BUILDERS: dict[str, Callable[[ModelConfig], nn.Module]] = {
     "reference_unet": lambda config: ReferenceUNet(config.unet),

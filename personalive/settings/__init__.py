@@ -8,6 +8,7 @@ from personalive.settings.animation import (
     REFERENCE,
     AnimateOptions,
     MotionSettings,
+    RequestOptions,
     SizeSettings,
 )
 from personalive.settings.declare import Setting, Settings, Surface, same, setting
@@ -17,6 +18,7 @@ __all__ = [
     "REFERENCE",
     "AnimateOptions",
     "MotionSettings",
+    "RequestOptions",
     "Setting",
     "Settings",
     "SizeSettings",

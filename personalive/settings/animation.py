@@ -24,7 +24,7 @@ from personalive.config import (
 )
 from personalive.errors import InputError
 from personalive.settings.declare import Settings, Surface, setting
-from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, PosePart, StillKind, VideoCodec
+from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, OutputFormat, PosePart, StillKind, VideoCodec
 
 TIME = re.compile(r"(?:[0-9]{1,5}:)?(?:[0-9]{1,5}:)?[0-9]{1,9}(?:\.[0-9]{0,9})?")
 EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
@@ -33,6 +33,7 @@ FILES = Surface.CLI | Surface.HTTP
 MAX_FRAMES = 1_000_000
 USUAL_FRAMES = 100
 MAX_LOOPS = 100
+MAX_PREVIEW = 16
 MIN_FPS, MAX_FPS = 1, 120
 MIN_DURATION, LATEST = 0.01, 86_400
 """Seconds."""
@@ -196,6 +197,10 @@ class AnimateOptions(MotionSettings, SizeSettings):
     fps: float | Fraction | None = picture(
         None, "Frames a second; the duration stays", low=MIN_FPS, high=MAX_FPS, default_text="the driving video's"
     )
+    paste_back: bool = picture(
+        False,
+        "Put the animated crop back into the whole portrait, which keeps its size; outside the crop nothing changes",
+    )
     side_by_side: bool = picture(False, "Show reference, driver and result in one picture")
     start: Annotated[float, BeforeValidator(seconds)] = moment(0.0, "Where in the driving video the used part begins")
     duration: Annotated[float | None, BeforeValidator(seconds)] = moment(
@@ -242,12 +247,26 @@ class AnimateOptions(MotionSettings, SizeSettings):
         group="files",
         on=Surface.CLI,
     )
+    preview: int | None = setting(
+        None,
+        "First write a still picture of this many frames, spread over the driver, beside the result",
+        details="They are made in seconds from those frames of the driver alone, so details may differ in the result",
+        group="files",
+        on=Surface.CLI,
+        low=1,
+        high=MAX_PREVIEW,
+        default_text="none",
+    )
     overwrite: bool = setting(False, "Replace an existing output", group="files", on=Surface.CLI)
 
     def model_post_init(self, context: Any) -> None:
         """Refuse settings that would do nothing."""
         if self.neutral_frame is not None and self.motion != "relative":
             raise InputError(f"neutral_frame is {self.neutral_frame}: it must be left out unless motion is relative")
+        if self.paste_back and self.side_by_side:
+            raise InputError(
+                "side_by_side is True: it must be left out with paste_back, as their pictures differ in size"
+            )
         if self.ping_pong and self.loop == 1:
             raise InputError("ping_pong is True: it must be left out with loop 1, or loop be 2 or more")
 
@@ -272,3 +291,14 @@ class AnimateOptions(MotionSettings, SizeSettings):
     def rate(self) -> Fraction | None:
         """`fps` as a fraction that a video file can hold."""
         return None if self.fps is None else Fraction(self.fps).limit_denominator(1001)
+
+
+class RequestOptions(AnimateOptions):
+    """The same for an animation whose result has no name that says its kind, as over HTTP."""
+
+    output_format: OutputFormat = setting(
+        "mp4",
+        "Kind of file: mp4 and webm have sound, gif and webp are animated pictures",
+        group="files",
+        on=Surface.HTTP,
+    )

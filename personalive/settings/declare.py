@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from personalive.errors import InputError
 
@@ -176,6 +176,15 @@ class Settings(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise InputError(self._refusal(error, values)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: Any, field: ValidationInfo) -> Any:
+        """JSON has one kind of numbers: 7.0 is a whole one."""
+        annotation = cls.model_fields[str(field.field_name)].annotation
+        if isinstance(value, float) and value.is_integer() and int in (annotation, *typing.get_args(annotation)):
+            return int(value)
+        return value
 
     def replace(self, **values: Any) -> Self:
         """These settings with some changed.

@@ -18,11 +18,15 @@ from personalive.animate.driver import Driver
 from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.plan import DrivingPlan, plan_driving, read_portrait
 from personalive.assets import DEMO_MOTIONS, DEMO_PORTRAIT
+from personalive.engine.motion import DriverMotion
+from personalive.engine.preprocess import DrivingFrames
+from personalive.engine.stream import Stream
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.training.avatars import Motion, neutral, sample_identities
 from personalive.training.avatars.motion import BLINK_FRAMES, FRAME_RATE
 from personalive.training.demo_assets import DRIVER_SEED, pictures, write_video
+from personalive.types import RGBArray
 
 SIZE = 256
 
@@ -112,6 +116,19 @@ def track(name: str) -> Motion:
     return Motion(**{part: values[None] for part, values in vars(moved).items()})
 
 
+class _Observing:
+    """Lets motion be observed, and drives nothing."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def drive(self, driving: DrivingFrames) -> tuple[DriverMotion, RGBArray]:
+        return self._stream.observe(driving), self._stream.joined([])
+
+    def push(self, motion: DriverMotion) -> RGBArray:
+        return self._stream.joined([])
+
+
 def keep(model: PersonaLive, drawn: Path, target: Path) -> None:
     """Keep what the model's encoder reads in a video; nothing is animated."""
     options = AnimateOptions(max_frames=0, save_motion=target)
@@ -127,7 +144,7 @@ def keep(model: PersonaLive, drawn: Path, target: Path) -> None:
     stream = model.stream()
     stream.set_reference(stream.preprocessor.reference(portrait.image, portrait.box))
     driver = Driver(plan, model, stream, options)
-    for _ in driver.chunks(None):
+    for _ in driver.play(_Observing(stream), None):
         pass
     with MotionKeeper(target) as keeper:
         keeper.write(driver.motion_file())

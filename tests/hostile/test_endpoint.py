@@ -268,6 +268,7 @@ def dripping(content=b""):
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.slow
 def test_file_that_drips_is_given_up_and_the_slot_is_free(trusting, inputs):
     with dripping() as url, httpx.Client(timeout=60) as client:
         body = {"input": inputs | {"ref_image": f"{url}/portrait.png"}}
@@ -498,6 +499,7 @@ def test_worker_that_dies_is_told_and_ends_the_service(stub):
     assert not alive(processes)
 
 
+@pytest.mark.slow
 def test_server_of_cog_that_dies_is_told_and_ends_the_service(stub):
     processes = stub.processes()
     cog = [pid for pid in processes if b"cog.server.http" in Path("/proc", str(pid), "cmdline").read_bytes()]
@@ -511,7 +513,7 @@ def test_server_of_cog_that_dies_is_told_and_ends_the_service(stub):
     wait_for(lambda: not alive(processes))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signals_end_all_processes_even_where_the_prediction_does_not_listen(stub, number):
     processes = stub.processes()
     assert len(processes) >= 3
@@ -524,6 +526,7 @@ def test_signals_end_all_processes_even_where_the_prediction_does_not_listen(stu
     wait_for(lambda: not alive(processes))
 
 
+@pytest.mark.slow
 def test_sigterm_during_an_upload_still_tells_the_webhook_how_it_ended(stub_folder):
     with socket.create_server(("127.0.0.1", 0)) as deaf, receiver() as web:
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/kept"
@@ -537,6 +540,7 @@ def test_sigterm_during_an_upload_still_tells_the_webhook_how_it_ended(stub_fold
         assert "upload" in web.events()[-1]["error"]
 
 
+@pytest.mark.slow
 def test_service_that_is_killed_leaves_no_process(stub):
     processes = stub.processes()
     stub.process.kill()

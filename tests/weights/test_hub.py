@@ -320,6 +320,7 @@ class TestConversion:
         assert_holds(weights.resolve(folder), states)
 
 
+@pytest.mark.slow
 def test_environment_decides_where_from_and_where_to(server: HubStandIn, tmp_path: Path) -> None:
     program = (
         "from personalive import weights; from tests.published_layout import SMALL;print(weights.resolve(config=SMALL))"

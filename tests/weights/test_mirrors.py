@@ -295,6 +295,7 @@ class TestModelScope:
         module, _ = load(resolve(replace(hub, revision="master")), "pose_guider")
         assert not module.conv_in.bias.any()
 
+    @pytest.mark.slow
     def test_repositories_that_it_lacks_come_from_the_hugging_face_hub(
         self, server: HubStandIn, hub: Hub, pristine: Path, tmp_path: Path
     ) -> None:
@@ -316,6 +317,7 @@ PROGRAM = (
 
 
 class TestUsersWord:
+    @pytest.mark.slow
     def test_environment_names_mirror_and_revision(self, server: HubStandIn, tmp_path: Path) -> None:
         """As for a service, which has no options of its own for it."""
         move(server, "1" * 40)

@@ -38,7 +38,7 @@ class FusedGroupNorm(nn.Module):
 class FusedResnetBlock(nn.Module):
     """A resnet block whose biases join the time embedding and the final sum.
 
-    `block` may also be from diffusers' autoencoder, without a time embedding.
+    `block` may also be the autoencoder's, without a time embedding.
     """
 
     bias: Tensor

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from personalive.accel.autotune import Autotuned
+from personalive.accel.findings import Findings
 from personalive.errors import InputError
 from personalive.types import AttentionName
 
@@ -26,6 +27,10 @@ WIDEST = 256
 """Head width up to which the fused kernels work."""
 MAX_SCORES = 2**28
 """The most scores that are held at once: 512 MiB in half precision."""
+MANY_SCORES = 2**27
+"""Scores beyond which cuDNN's kernel is worth having: it takes seconds to be made for each new shape."""
+CUDNN_CAPABILITY = (9, 0)
+"""The compute capability from which cuDNN's kernel is what PyTorch takes by itself."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +48,14 @@ def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     out: Tensor = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, False)[0]
     return out
+
+
+def _prebuilt(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """PyTorch's own choice, unless that is a kernel that has to be made first."""
+    ready = query.is_cuda and torch.cuda.get_device_capability(query.device) >= CUDNN_CAPABILITY
+    if ready and query.dtype in (torch.float16, torch.bfloat16) and _fits(query, key):
+        return _flash(query, key, value)
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 def _products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -64,7 +77,7 @@ def _xformers() -> Backend | None:
     return attend
 
 
-def autotuned_attention(name: AttentionName = "auto") -> Autotuned:
+def autotuned_attention(name: AttentionName = "auto", findings: Findings | None = None) -> Autotuned:
     """Attention by PyTorch's kernels ("sdpa"), by these or xformers ("auto"), or by xformers wherever it is faster.
 
     Raises:
@@ -78,11 +91,17 @@ def autotuned_attention(name: AttentionName = "auto") -> Autotuned:
         candidates = {"xformers": xformers} if name == "xformers" else {**candidates, "xformers": xformers}
     elif name == "xformers":
         _log.warning("xformers is missing or does not work here: PyTorch's attention is used instead")
-    return Autotuned("attention", {"default": F.scaled_dot_product_attention, **candidates}, _suits)
+    return Autotuned(f"attention, {name}", {"default": _prebuilt, **candidates}, _suits, findings)
 
 
 def _suits(candidate: str, query: Tensor, key: Tensor, value: Tensor) -> bool:
-    width, lengths = query.shape[-1], (query.shape[2], key.shape[2])
-    if width % 8 or width < NARROWEST or min(lengths) < SHORTEST:
-        return False
-    return candidate != "products" or (width > WIDEST and query.shape[:3].numel() * key.shape[2] <= MAX_SCORES)
+    scores = query.shape[:3].numel() * key.shape[2]
+    if candidate == "products":
+        return query.shape[-1] > WIDEST and scores <= MAX_SCORES
+    return _fits(query, key) and (candidate != "cudnn" or scores > MANY_SCORES)
+
+
+def _fits(query: Tensor, key: Tensor) -> bool:
+    """Whether the fused kernels can compute it, and their choice matters."""
+    width = query.shape[-1]
+    return width % 8 == 0 and NARROWEST <= width <= WIDEST and min(query.shape[2], key.shape[2]) >= SHORTEST

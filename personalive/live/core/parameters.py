@@ -50,7 +50,7 @@ class Parameters(MotionSettings):
         Raises:
             InputError: a name that does not exist, or a value of the wrong kind or out of bounds.
         """
-        actions = Changes.model_fields.keys() - Parameters.model_fields.keys()
+        actions = Changes.model_fields.keys() - type(self).model_fields.keys()
         changes = {name: value for name, value in values.items() if value is not None and name not in actions}
         if "motion_strength" in changes:
             changes = {"pose_strength": None, "expression_strength": None} | changes

@@ -1,7 +1,8 @@
 """Pictures from outside and to them: bounded before they are decoded, then RGB."""
 
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from PIL import Image
 
@@ -18,10 +19,11 @@ QUALITY = 85
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> RGBArray:
     """An encoded picture as RGB, turned upright, of several the first; see `decode_all`."""
-    return next(decode_all(data, max_pixels))
+    with contextlib.closing(decode_all(data, max_pixels)) as images:
+        return next(images)
 
 
-def decode_all(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[RGBArray]:
+def decode_all(data: bytes, max_pixels: int = MAX_PIXELS) -> Generator[RGBArray, None, None]:
     """The pictures of an encoded file as RGB, turned upright; as for files, see `media.images.decode_images`.
 
     Raises:

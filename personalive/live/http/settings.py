@@ -32,7 +32,8 @@ def _reader(settings: type[Settings]) -> Callable[[Any], Any]:
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    given = {name: value for name, value in values.items() if value is not None}
+    known = Changes.model_fields.keys()
+    given = {name: value for name, value in values.items() if value is not None or name not in known}
     with _refusing():
         Changes(**given)
     return given

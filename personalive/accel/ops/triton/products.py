@@ -51,6 +51,15 @@ SUM_TILES = {
 """For `linear_add`, likewise; it always loads by TMA."""
 
 
+def tiles(capability: tuple[int, int]) -> tuple[dict[str, Tile], dict[str, Tile]]:
+    """The tiles worth trying on a GPU of this compute capability, of `gated_linear` and of `linear_add`.
+
+    Where there is TMA it was never slower, and every tile takes a second to compile.
+    """
+    has_tma = TensorDescriptor is not None and capability >= TMA_CAPABILITY
+    return {name: tile for name, tile in TILES.items() if tile.use_tma == has_tma}, SUM_TILES if has_tma else {}
+
+
 @triton.jit
 def tile_of_program(width, BLOCK_C: tl.constexpr):
     """Row and column, in tiles, of what this program computes: neighbours share rows in the cache."""

@@ -13,8 +13,11 @@ GRN_MLP = ((2, 64, 96), (384, 96), (384,), (384,), (96, 384), (96,), (2, 64, 96)
 """Shapes of the arguments of `grn_mlp`."""
 
 
-def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool) -> None:
+def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool, briefly: bool = False) -> None:
     """Run every kernel once, at the model's sizes, and compare. Products are left out: they are measured before use.
+
+    Args:
+        briefly: run only the first, as an earlier start has run them all.
 
     Raises:
         RuntimeError: a kernel's result is wrong.
@@ -43,7 +46,7 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
     if float8:
         trials.append(("geglu_float8", (random(64, 2560),)))
         trials.append(("add_scaled_", (random(64, 320), random(64, 320), random(64, 1).float())))
-    for name, arguments in trials:
+    for name, arguments in trials[:1] if briefly else trials:
         copies = [[a.clone() if isinstance(a, Tensor) else a for a in arguments] for _ in range(2)]
         results = getattr(fast, name)(*copies[0]), getattr(plain, name)(*map(_exact, copies[1]))
         pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
