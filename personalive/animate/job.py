@@ -137,11 +137,12 @@ def _animate(
             for pictures in whole.paste(frames) if whole else [frames]:
                 writer.write(pictures)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
-        if kept and resume:
+        if kept and resume:  # in this order, a run that is stopped here still knows that the motion file is its own
             resume.note_motion(kept.path)
-        if kept:
             kept.keep()
         writer.finish()
+        if kept and not resume:
+            kept.keep()
         if resume:
             resume.remove()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
