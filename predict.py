@@ -54,7 +54,9 @@ class Predictor(BasePredictor):
         self,
         # Written by scripts/write_settings.py from personalive/settings:
         ref_image: Upload = Input(description="The portrait: a picture, or a video whose first face is taken."),
-        driving_video: Upload = Input(description="The video whose movement, rate and sound the result has."),
+        driving_video: Upload = Input(
+            description="The driver: a video, whose rate and sound the result has; a picture, or a .motion file."
+        ),
         width: int | None = Input(
             description="Width in pixels. Default: the model's, 512 for personalive.",
             default=None,
@@ -120,6 +122,11 @@ class Predictor(BasePredictor):
             default=None,
             ge=0,
             le=999999,
+        ),
+        still: str | None = Input(
+            description="A picture as driver: hold its pose and expression, or ease into them over the duration. Default: hold; with a duration, ease.",  # noqa: E501
+            default=None,
+            choices=["hold", "ease"],
         ),
         face_boxes: str = Input(
             description="How faces are cut out: by a face mesh, or by the model's keypoints.",

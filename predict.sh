@@ -52,10 +52,11 @@ command -v docker >/dev/null || die "--docker was asked for, but there is no doc
 docker info >/dev/null 2>&1 || die "docker does not answer: is its daemon running, and are you in the group docker?"
 
 # The user's files are seen in the container under /host, at the path that they have here.
-mounts=()
+declare -A mounted=() # by target, as Docker takes each only once
 mount() { # mount SOURCE TARGET [readonly]; quoted, as commas separate the fields
     local source=${1//\"/\"\"} target=${2//\"/\"\"}
-    mounts+=(--mount "type=bind,\"source=$source\",\"target=$target\"${3:+,$3}")
+    if [ -n "${mounted[$2]:-}" ] && [ -n "${3:-}" ]; then return; fi # what can be written can be read
+    mounted[$2]="type=bind,\"source=$source\",\"target=$target\"${3:+,$3}"
 }
 
 absolute() { realpath --canonicalize-missing --no-symlinks -- "$1"; }
@@ -73,7 +74,7 @@ in_container() {
         case $2 in personalive | demo) return ;; esac
         [ -e "$2" ] || die "--model: neither personalive, demo nor a folder: $2"
         ;;
-    --output | -o)
+    --output | -o | --save_motion)
         path=$(absolute "$2")
         if [ "${path#"$PWD/outputs/"}" != "$path" ]; then
             seen=outputs/${path#"$PWD/outputs/"}
@@ -87,6 +88,11 @@ in_container() {
     *) return ;;
     esac
     path=$(absolute "$2")
+    if [ "${2%.motion}" != "$2" ]; then # its sound may lie beside it
+        mount "$(dirname "$path")" "/host$(dirname "$path")" readonly
+        seen=/host$path
+        return
+    fi
     mount "$path" "/host$path" readonly
     seen=/host$path
 }
@@ -134,4 +140,5 @@ done
 # WebRTC picks its ports itself, so the live server shares the host's network; it listens on loopback unless told.
 if [ "$verb" = serve ]; then options+=(--network host); fi
 
-exec docker run "${options[@]}" "${mounts[@]}" "$image" "${command[@]}"
+for target in "${!mounted[@]}"; do options+=(--mount "${mounted[$target]}"); done
+exec docker run "${options[@]}" "$image" "${command[@]}"

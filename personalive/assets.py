@@ -15,3 +15,5 @@ DEMO_MODEL = _folder("weights/demo")
 """The small model, a folder of this package's own format."""
 DEMO_PORTRAIT = _folder("demo") / "portrait.png"
 DEMO_DRIVER = _folder("demo") / "driver.mp4"
+DEMO_MOTIONS = _folder("demo") / "motions"
+"""Motion files for the small model."""

@@ -17,6 +17,7 @@ from personalive.engine.preprocess import Preprocessor
 from personalive.engine.state import Driving
 from personalive.engine.stream import Stream
 from personalive.errors import InputError
+from personalive.models.fingerprint import fingerprint
 from personalive.models.vae import VAE
 from personalive.types import AccelerationName, AttentionName, QuantizeName, RGBArray
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 class PersonaLive:
     """A loaded model, shared and read-only: any number of streams may use it, one call at a time."""
 
-    def __init__(self, networks: Networks) -> None:
-        self.networks = networks
+    def __init__(self, networks: Networks, motion_fingerprint: tuple[float, ...] = ()) -> None:
+        """Take networks, and what `models.fingerprint` says of those that read motion."""
+        self.networks, self.motion_fingerprint = networks, motion_fingerprint
 
     @property
     def config(self) -> ModelConfig:
@@ -120,9 +122,10 @@ class PersonaLive:
         Args:
             accelerator: merges their layers, which consumes `modules`; without one, they run as they are.
         """
+        found = fingerprint([modules["motion_encoder"], modules["motion_extractor"]])
         if accelerator is None:
-            return cls(PlainNetworks(config, modules, dtype))
-        return cls(accelerator.accelerate(config, modules))
+            return cls(PlainNetworks(config, modules, dtype), found)
+        return cls(accelerator.accelerate(config, modules), found)
 
     def stream(self, **options: Any) -> Stream:
         """A new animation; options as in `Stream`."""

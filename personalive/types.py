@@ -21,6 +21,8 @@ PosePart = Literal["pitch", "yaw", "roll", "translation", "scale"]
 POSE_PARTS: tuple[PosePart, ...] = get_args(PosePart)
 MotionKind = Literal["absolute", "relative"]
 """The driver's own pose and expression; or the portrait's, changed as the driver's differ from a neutral frame."""
+StillKind = Literal["hold", "ease"]
+"""Like the picture throughout; or from the portrait's own pose and expression to the picture's."""
 VideoCodec = Literal["h264", "h265", "vp9", "av1"]
 OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 DtypeName = Literal["fp16", "bf16", "fp32"]

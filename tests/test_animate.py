@@ -221,18 +221,24 @@ def bad_inputs(folder):
         "empty driver": (None, empty, InputError, "empty"),
         "text as reference": (text, None, InputError, "neither a picture .* nor a video"),
         "text as driver": (None, text, InputError, "not a video"),
-        "picture as driver": (None, grey, InputError, "is a picture"),
+        "picture without a face as driver": (None, grey, NoFaceError, "no face was found in the driver"),
         "sound as driver": (None, sound, InputError, "no video frames"),
         "sound as reference": (sound, None, InputError, "no video frames"),
         "reference without a face": (grey, None, NoFaceError, "no face was found in the reference"),
-        "driver without any face": (None, plain, NoFaceError, "no face was found in the 6 frames"),
+        "driver without any face": (None, plain, NoFaceError, "no face was found in the 6 frames .* of the driver"),
         "video without a face as reference": (plain, None, NoFaceError, "no face was found in the reference"),
     }
 
 
 BAD = [
     *("no reference", "no driver", "folder as reference", "folder as driver", "empty reference", "empty driver"),
-    *("text as reference", "text as driver", "picture as driver", "sound as driver", "sound as reference"),
+    *(
+        "text as reference",
+        "text as driver",
+        "picture without a face as driver",
+        "sound as driver",
+        "sound as reference",
+    ),
     *("reference without a face", "driver without any face", "video without a face as reference"),
 ]
 

@@ -78,7 +78,7 @@ def bad_drivers(tmp_path_factory):
     run_ffmpeg("-f", "lavfi", "-i", "sine=duration=1", str(folder / "sound.m4a"))
     bad.append((folder / "sound.m4a", "no video"))
     for suffix in STILLS[:-1]:
-        bad.append((save_still(folder / f"photo.{suffix}", photograph()), "is a picture"))
+        bad.append((save_still(folder / f"plain.{suffix}", faceless()), "no face was found in the driver"))
     bad += [(folder, "not a file"), (folder / "missing.mp4", "does not exist")]
     return bad
 

@@ -10,7 +10,6 @@ from PIL import Image
 
 from personalive.animate.job import AnimateOptions, animate
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
-from personalive.errors import InputError
 from personalive.media.video_reader import probe, read_frames
 from personalive.testing.pictures import run_ffmpeg, save_video
 from tests import brought
@@ -120,9 +119,9 @@ def test_late_sound_stays_late(small_model, tmp_path):
 
 
 @needs_cases
-def test_a_still_picture_is_no_driver_yet(small_model, tmp_path):
-    with pytest.raises(InputError, match="is a picture"):
-        Result(small_model, DEMO_PORTRAIT, CASES / "single.png", tmp_path)
+def test_a_still_picture_drives_for_four_seconds(small_model, tmp_path):
+    result = Result(small_model, DEMO_PORTRAIT, CASES / "single.png", tmp_path)
+    assert len(result.frames) == 100
 
 
 @pytest.mark.parametrize(("suffix", "wide"), [("heic", False), ("avif", True), ("jp2", False), ("tiff", True)])

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from personalive.animate.job import animate
 from personalive.media.video_reader import probe, read_frames
+from personalive.settings import AnimateOptions
 from personalive.testing.pictures import faceless, moving_face, save_image
 from tests.endpoint_support import WAIT, data_url, endpoint, receiver, short_inputs, wait_for
 
@@ -120,6 +122,20 @@ BEYOND = [
     *[("ref_image", value) for value in (3, None, ["x"], {})],
     *[("driving_video", value) for value in (3, None, ["x"], {})],
 ]
+
+
+def test_a_picture_and_a_motion_file_drive_too(server, inputs, small_model, portrait, driver, tmp_path):
+    asked = AnimateOptions(max_frames=5, save_motion=tmp_path / "kept.motion")
+    list(animate(small_model, portrait, driver, tmp_path / "kept.mp4", asked))
+    motion = data_url((tmp_path / "kept.motion").read_bytes(), "application/octet-stream")
+    answer = server.post(inputs | {"driving_video": motion}).json()
+    assert answer["status"] == "succeeded", answer
+    assert frames_in(content_of(answer["output"]), tmp_path / "motion.mp4") == (5, False)
+    assert "the result has no sound: driver.mp4" in answer["logs"]
+    picture = {"driving_video": inputs["ref_image"], "duration": "0.2", "still": "ease"}
+    answer = server.post({**inputs, **picture}).json()
+    assert answer["status"] == "succeeded", answer
+    assert frames_in(content_of(answer["output"]), tmp_path / "still.mp4") == (5, False)
 
 
 @pytest.mark.parametrize(

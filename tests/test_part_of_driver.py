@@ -144,7 +144,7 @@ def test_the_order_of_frames(frames, passes, ping_pong):
 
 def test_the_jump_back_of_a_loop_is_eased_like_a_cut_and_a_turn_is_not():
     presences = Presences(Fraction(10), (), None)
-    cues = [presences.cue(index, usable=True)[0] for index in (0, 1, 2, 3, 0, 1, 2, 3, 2, 1)]
+    cues = [presences.cue(index, usable=True) for index in (0, 1, 2, 3, 0, 1, 2, 3, 2, 1)]
     weights = [cue.weight for cue in cues]
     assert weights[:4] == [1, 1, 1, 1] and 0 < weights[4] < weights[5] <= 1 and weights[7:] == [1, 1, 1]
     assert [cue.anchor for cue in cues] == [True, False, False, False, True, False, False, False, False, False]

@@ -217,6 +217,17 @@ def test_an_output_inside_outputs_needs_no_mount(with_docker: Machine, arguments
         assert len(mounts(run)) == 2
 
 
+def test_a_folder_that_is_read_and_written_is_mounted_once(with_docker: Machine) -> None:
+    folder = with_docker.user / "else where"
+    folder.mkdir()
+    (folder / "nod.motion").write_bytes(b"motion")
+    names = {"--driving_video": "nod.motion", "--save_motion": "again.motion", "--output": "out.mp4"}
+    assert with_docker.run(*(f"{flag}={folder.name}/{name}" for flag, name in names.items())).returncode == 0
+    run = the_run(with_docker)
+    assert mounts(run)[f"/host{folder}"] == (str(folder), False) and len(mounts(run)) == 3
+    assert command(run)[2:] == [f"{flag}=/host{folder}/{name}" for flag, name in names.items()]
+
+
 def test_an_output_elsewhere_gets_its_folder_mounted_for_writing(with_docker: Machine) -> None:
     assert with_docker.run("--output", "new folder/x.mp4").returncode == 0
     run = the_run(with_docker)

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from personalive.animate.plan import DrivingPlan
-from personalive.animate.replay import Presences
+from personalive.animate.replay import Cues
 from personalive.config import WINDOW
-from personalive.engine.cues import PLAIN, Cue
+from personalive.engine.cues import Cue
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.media.crop import cut
 from personalive.media.faces import FaceTracker, is_same_place
@@ -44,15 +44,22 @@ class DrivingReader:
     """
 
     def __init__(
-        self, plan: DrivingPlan, preprocessor: Preprocessor, presences: Presences, *, keep_pictures: bool = False
+        self,
+        plan: DrivingPlan,
+        preprocessor: Preprocessor,
+        presences: Cues,
+        *,
+        first: int = 0,
+        keep_pictures: bool = False,
     ) -> None:
+        """Prepare to read from the part's frame `first` on."""
         self._plan = plan
         self._presences = presences
         self._preprocessor = preprocessor
         self._keep_pictures = keep_pictures
         self._queue: queue.Queue[Chunk | BaseException | None] = queue.Queue(QUEUED_CHUNKS)
         self._stop = threading.Event()
-        self._count = 0
+        self._first = self._count = first
         self._last_box: Box | None = None
         self._thread = threading.Thread(target=self._work, name="driving video", daemon=True)
 
@@ -96,7 +103,8 @@ class DrivingReader:
 
     def _chunks(self) -> Iterator[Chunk]:
         plan = self._plan
-        frames = itertools.islice(read_frames(plan.info, plan.rate, plan.skip), plan.frames)
+        left = plan.frames - self._first
+        frames = itertools.islice(read_frames(plan.info, plan.rate, plan.skip + self._first), left)
         tracker = FaceTracker() if plan.mesh and plan.track is not None else None
         try:
             windows = iter(lambda: [*itertools.islice(self._frames(frames, tracker), WINDOW)], [])
@@ -113,12 +121,10 @@ class DrivingReader:
             index, self._count = self._count, self._count + 1
             part, box = cut(image, plan.crop(index)), plan.box(index)
             usable = plan.track is None or box is not None
-            cue, begins = self._presences.cue(index, usable=usable)
-            if plan.track is None:  # nothing is known of faces
-                cue = PLAIN
+            cue = self._presences.cue(index, usable=usable)
             if tracker is not None:
                 if box is not None:
-                    box = _refined(tracker, part, box, start=begins)
+                    box = _refined(tracker, part, box)
                 box = self._last_box = box or self._last_box
             yield _Frame(part, box, cue, usable)
 
@@ -133,27 +139,28 @@ class DrivingReader:
         return Chunk(driving, pictures, usable, usable.count(False))
 
 
-def neutral_frame(plan: DrivingPlan, preprocessor: Preprocessor) -> DrivingFrames:
-    """The frame from which relative motion is measured, ready for the stream."""
-    assert plan.neutral is not None
-    image = next(itertools.islice(read_frames(plan.info, plan.rate, plan.skip), plan.neutral, None))
-    part, box = cut(image, plan.crop(plan.neutral)), plan.box(plan.neutral)
+def shown_pictures(plan: DrivingPlan, preprocessor: Preprocessor, frames: int) -> Iterator[RGBArray]:
+    """The used part of the part's first frames at the output's size, uint8 [height, width, 3] each."""
+    images = read_frames(plan.info, plan.rate, plan.skip)
+    for index, image in enumerate(itertools.islice(images, min(frames, plan.frames))):
+        yield resize(cut(image, plan.crop(index)), preprocessor.width, preprocessor.height)
+
+
+def single_frame(plan: DrivingPlan, index: int, preprocessor: Preprocessor) -> DrivingFrames:
+    """One frame of the part, ready for the stream."""
+    image = next(itertools.islice(read_frames(plan.info, plan.rate, plan.skip), index, None))
+    part, box = cut(image, plan.crop(index)), plan.box(index)
     if not plan.mesh:
         return preprocessor.driving([part], None)
     with FaceTracker() as tracker:
-        tracker.start_scene(box)
-        return preprocessor.driving([part], [tracker.follow(part) or box or _whole(part)])
+        return preprocessor.driving([part], [_refined(tracker, part, box) if box else _whole(part)])
 
 
-def _refined(tracker: FaceTracker, image: RGBArray, box: Box, *, start: bool) -> Box:
+def _refined(tracker: FaceTracker, image: RGBArray, box: Box) -> Box:
     """The face's box in this very frame: the pass, which searches every other one, says whose face it is."""
-    if start:
-        tracker.start_scene(box)
-    found = tracker.follow(image)
-    if found is not None and is_same_place(found, box):
-        return found
     tracker.start_scene(box)
-    return box
+    found = tracker.follow(image)
+    return found if found is not None and is_same_place(found, box) else box
 
 
 @dataclass(frozen=True)

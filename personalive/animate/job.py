@@ -1,4 +1,4 @@
-"""From a portrait and a driving video to a video: files in, one file out, with progress on the way."""
+"""From a portrait and a driver to a video: files in, one file out, with progress on the way."""
 
 import contextlib
 from collections.abc import Generator, Iterator
@@ -9,7 +9,8 @@ from typing import Literal, TypeVar
 
 import torch
 
-from personalive.animate.driving_reader import DrivingReader, neutral_frame
+from personalive.animate.driver import Driver, frames_of
+from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.paste_back import PasteBack, at_rest
 from personalive.animate.plan import (
     DrivingPlan,
@@ -20,17 +21,16 @@ from personalive.animate.plan import (
     read_portrait,
 )
 from personalive.animate.preview import preview, save_preview
-from personalive.animate.replay import Presences, Recorded, length, order
+from personalive.animate.resume import Resume, job_of
 from personalive.animate.run_ahead import RunAhead
 from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
-from personalive.engine.motion import DriverMotion
 from personalive.engine.stream import DEFAULT_RATE, Stream
 from personalive.errors import DeviceMemoryError
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
 from personalive.media.portrait import TURNS, Portrait
-from personalive.media.sound import Sound
+from personalive.media.segments import Result
 from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -62,7 +62,7 @@ def animate(
     *,
     cache: Path | None = None,
 ) -> Generator[Progress, None, None]:
-    """Animate a portrait by a driving video.
+    """Animate a portrait by a driver.
 
     The work is done during iteration, a chunk of four frames at a time. Closing the generator stops it, frees its
     memory and removes its unfinished file. The output appears under its name only when it is complete.
@@ -70,7 +70,7 @@ def animate(
     Args:
         model: the networks.
         ref_image: a picture, or a video of which the first frame with a face is taken.
-        driving_video: whose movement, rate and sound the result has.
+        driving_video: a video, whose movement, rate and sound the result has; a `.motion` file; or a picture.
         output: the file to make: `.mp4`, `.webm`, `.gif` or `.webp`, or `FOLDER/%05d.png` for pictures.
         options: default: `AnimateOptions()`.
         cache: folder in which positions of faces are kept for the next run with the same video; None: nowhere.
@@ -97,33 +97,54 @@ def _animate(
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
     yield Progress("reading", 0, 0)
-    portrait = read_portrait(ref_image, shape, options)
-    for message in portrait.remarks:
-        yield Progress("reading", 0, 0, message=message)
-    whole = _whole(model, portrait, shape, options) if options.paste_back else None
-    if options.preview is not None:
-        yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
-    plan = yield from _stage("finding the face", plan_driving(driving_video, shape, options, cache))
-    width, height = whole.size if whole else (shape[0] * (3 if options.side_by_side else 1), shape[1])
-    video = VideoFormat(width, height, plan.rate, _comment(model, options), options.codec, options.quality)
-    total = length(plan.frames, options.passes, ping_pong=options.ping_pong)
-    sound = None
-    if options.audio and plan.info.sound is not None and not (options.ping_pong or is_silent(output)):
-        part = plan.skip / plan.rate, plan.frames / plan.rate
-        sound = Sound(plan.info, *part, passes=options.passes)
-    with write_ahead(output, video, sound=sound, overwrite=options.overwrite) as writer:
+    with contextlib.ExitStack() as stack:
+        resume = None
+        if options.resume:
+            resume = stack.enter_context(Resume(output, job_of(model, ref_image, driving_video, options)))
+            if resume.is_done:
+                resume.remove()
+                yield Progress("done", resume.saved.frames, resume.saved.frames, message=f"{output} was complete")
+                return
+        portrait = read_portrait(ref_image, shape, options)
+        for message in portrait.remarks:
+            yield Progress("reading", 0, 0, message=message)
+        whole = _whole(model, portrait, shape, options) if options.paste_back else None
+        if options.preview is not None and not (resume and resume.saved.frames):
+            yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
+        tracks = resume.faces if resume and cache is None else cache
+        plan = yield from _stage("finding the face", plan_driving(driving_video, shape, options, tracks))
+        if plan.motion is not None:
+            plan.motion.check_encoder(model, driving_video)
+        width, height = whole.size if whole else (shape[0] * (3 if options.side_by_side else 1), shape[1])
+        video = VideoFormat(width, height, plan.rate, _comment(model, options), options.codec, options.quality)
+        total = frames_of(plan, options)
+        sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
+        kept = stack.enter_context(MotionKeeper(options.save_motion)) if options.save_motion else None
+        writer: Result
+        if resume:
+            writer = resume.open_writer(video, sound, overwrite=options.overwrite)
+        else:
+            writer = write_ahead(output, video, sound=sound, overwrite=options.overwrite)
+        stack.enter_context(writer)
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
             *(_silent(plan, options, output), _chosen_face(plan, options)),
         )
-        for message in (*remarks, _neutral(plan, options)):
-            yield Progress("reading", 0, total, message=message)
+        for message in (*remarks, _neutral(plan, options), _going_on(writer.frames, total)):
+            yield Progress("reading", writer.frames, total, message=message)
         faceless = 0
-        for frames, faceless in _generate(model, portrait, plan, shape, options):
+        for frames, faceless in _generate(model, portrait, plan, shape, options, kept, resume):
             for pictures in whole.paste(frames) if whole else [frames]:
                 writer.write(pictures)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
+        if kept and resume:  # in this order, a run that is stopped here still knows that the motion file is its own
+            resume.note_motion(kept.path)
+            kept.keep()
         writer.finish()
+        if kept and not resume:
+            kept.keep()
+        if resume:
+            resume.remove()
         yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
 
 
@@ -163,39 +184,37 @@ def _stage(stage: Stage, work: Generator[tuple[int, int], None, T]) -> Generator
 
 
 def _generate(
-    model: PersonaLive, portrait: Portrait, plan: DrivingPlan, shape: tuple[int, int], options: AnimateOptions
+    model: PersonaLive,
+    portrait: Portrait,
+    plan: DrivingPlan,
+    shape: tuple[int, int],
+    options: AnimateOptions,
+    kept: MotionKeeper | None,
+    resume: Resume | None,
 ) -> Iterator[tuple[RGBArray, int]]:
     """Finished frames, uint8 [n, height, width, 3] with n ≥ 0, and the driving frames without a face so far."""
-    faceless = 0
-    presences = Presences(plan.rate, () if plan.track is None else plan.track.cuts, plan.neutral_scene)
     with _memory_advice(model, shape), contextlib.ExitStack() as stack:
         stream = _stream(model, portrait, shape, float(plan.rate), options)
-        if plan.neutral is not None:
-            stream.set_neutral(neutral_frame(plan, stream.preprocessor))
+        driver, ahead = Driver(plan, model, stream, options), RunAhead(stream)
         beside = stack.enter_context(SideBySide(portrait.image, shape)) if options.side_by_side else None
-        ahead = RunAhead(stream)
-        observed: list[DriverMotion] = []
-        usable: list[bool] = []
-        with DrivingReader(plan, stream.preprocessor, presences, keep_pictures=beside is not None) as reader:
-            for chunk in reader:
-                faceless += chunk.faceless
-                motion, frames = ahead.drive(chunk.driving)
-                if options.passes > 1:
-                    observed.append(motion.to("cpu"))
-                    usable += chunk.usable
-                if beside:
-                    beside.add(chunk.pictures)
-                yield beside.join(frames) if beside else frames, faceless
-        if observed:
-            recorded = Recorded.of(observed, usable)
-            indices = list(order(len(recorded), options.passes, ping_pong=options.ping_pong))
-            if beside:
-                beside.show_in_order(indices)
-            for again in recorded.chunks(indices[len(recorded) :], presences):
-                frames = ahead.push(again.to(model.device))
-                yield beside.join(frames) if beside else frames, faceless
-        for frames in ahead.drain():
-            yield beside.join(frames) if beside else frames, faceless
+        if resume and resume.saved.stream is not None:
+            resume.load(stream)
+            driver.go_on(resume.saved, beside)
+        else:
+            driver.begin()
+
+        def shown(frames: RGBArray) -> tuple[RGBArray, int]:
+            return beside.join(frames) if beside else frames, driver.faceless
+
+        for frames in driver.play(ahead, beside):
+            yield shown(frames)
+            if resume and resume.is_due:
+                yield from map(shown, ahead.settle())
+                resume.save(driver.shown, driver.faceless, stream.state_dict(), driver.take_observed())
+        yield from map(shown, ahead.settle())
+        if kept:
+            kept.write(driver.motion_file())
+        yield from map(shown, stream.drain())
 
 
 def _stream(
@@ -233,12 +252,18 @@ def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
 
 
+def _going_on(frames: int, total: int) -> str:
+    return f"going on after {frames} of {total} frames" if frames else ""
+
+
 def _turned(plan: DrivingPlan) -> str:
     quarters = plan.info.quarters
     return f"the driver's face is not upright: the video was turned by {TURNS[quarters]}" if quarters else ""
 
 
 def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
+    if plan.info.still:
+        return ""
     there = plan.info.frames_at(plan.rate) - plan.skip
     if options.duration is not None:
         wanted = Fraction(options.duration) * plan.rate
@@ -249,8 +274,11 @@ def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
 
 
 def _silent(plan: DrivingPlan, options: AnimateOptions, output: Path) -> str:
-    if not options.audio or plan.info.sound is None:
+    if not options.audio:
         return ""
+    if plan.sound is None:
+        place = plan.motion and plan.motion.sound
+        return f"the result has no sound: {place.name}, which has it, is not beside the motion file" if place else ""
     if is_silent(output):
         return "the result has no sound, as such files have none"
     if options.ping_pong:
@@ -272,7 +300,8 @@ def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
 def _neutral(plan: DrivingPlan, options: AnimateOptions) -> str:
     if plan.neutral is None or options.neutral_frame is not None:
         return ""
-    return f"relative motion is measured from frame {plan.neutral}; for another, set neutral_frame"
+    frame = f"frame {plan.neutral}" if plan.neutral >= 0 else "a frame outside the part"
+    return f"relative motion is measured from {frame}; for another, set neutral_frame"
 
 
 def _without_face(plan: DrivingPlan) -> str:

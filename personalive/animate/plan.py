@@ -1,6 +1,7 @@
 """What an animation is made from, found before any model is needed: the portrait, and the part of the driver."""
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
@@ -8,6 +9,9 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
+from personalive.animate.motion_file import SUFFIX, MotionFile, is_motion, read_motion
+from personalive.animate.replay import Cues, Easing, Presences
+from personalive.animate.resume import folder_of, is_motion_placed, is_placed
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
 from personalive.extras import missing
@@ -19,14 +23,16 @@ from personalive.media.images import (
     FORMATS_TEXT,
     LARGE_SIDE,
     MAX_SIDE,
+    is_animated,
     is_gif,
     is_image,
     read_images,
     require_file,
 )
 from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
+from personalive.media.sound import Sound
 from personalive.media.transform import moved
-from personalive.media.video_reader import VideoInfo, probe, read_frames
+from personalive.media.video_reader import DEFAULT_RATE, VideoInfo, probe, probe_picture, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
 from personalive.types import Box
@@ -35,15 +41,18 @@ SIDE = 512
 """Pixels of an output whose size the model will choose: until then only its shape matters."""
 LOOKS, LOOK_SECONDS = 3, 2
 """Frames, from the first seconds that are used, by which it is judged whether the driver is upright."""
+STILL_SECONDS = 4
+"""How long a picture drives if nothing is said."""
 CHECKED = 500
 """Driving frames in which the first face must be for the driver to be refused at once."""
 
 
 @dataclass(frozen=True)
 class DrivingPlan:
-    """Which part of a driving video is used, in time and in the picture."""
+    """Which part of a driver is used, in time and in the picture."""
 
     info: VideoInfo
+    """Of the driver; that of a motion file describes the video it was made from."""
     rate: Fraction
     """Frames a second of the result."""
     skip: int
@@ -57,7 +66,21 @@ class DrivingPlan:
     mesh: bool = True
     """Whether faces are cut out where the mesh finds them, not by keypoints."""
     neutral: int | None = None
-    """The frame from which relative motion is measured; None: motion is absolute."""
+    """The frame from which relative motion is measured, -1 for one outside the part; None: motion is absolute."""
+    sound: Sound | None = None
+    """The part's sound; None: there is none."""
+    motion: MotionFile | None = None
+    """The part's motion, if it comes from a motion file; then there are no pictures."""
+
+    def cues(self, options: AnimateOptions) -> Cues:
+        """Says how the motion of each frame is used, as the part is played."""
+        if self.info.still and options.eases:
+            return Easing(self.frames)
+        return Presences(self.rate, () if self.track is None else self.track.cuts, self.neutral_scene)
+
+    def is_usable(self, frame: int) -> bool:
+        """Whether a frame shows the face that drives, as far as is known."""
+        return self.track is None or frame >= len(self.track.boxes) or frame not in self.track.absences
 
     def crop(self, frame: int) -> Box:
         """The part of a frame that is used."""
@@ -66,7 +89,7 @@ class DrivingPlan:
     @property
     def neutral_scene(self) -> range | None:
         """The frames of the scene of the neutral one; None: there is none."""
-        if self.neutral is None:
+        if self.neutral is None or self.neutral < 0:
             return None
         bounds = [0, *(self.track.cuts if self.track else ()), self.frames]
         start = max(bound for bound in bounds[:-1] if bound <= self.neutral)
@@ -104,10 +127,10 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
 def plan_driving(
     path: Path, shape: tuple[int, int], options: AnimateOptions, cache: Path | None
 ) -> Generator[tuple[int, int], None, DrivingPlan]:
-    """Look through the part of a driving video that will be used, and find the face in it.
+    """Look through the part of a driver that will be used, and find the face in it.
 
     Args:
-        path: of the video.
+        path: of the video, picture or motion file.
         shape: width and height of the output.
         cache: folder in which tracks of faces are kept; None: they are not.
 
@@ -118,16 +141,19 @@ def plan_driving(
         InputError: it cannot be read.
         NoFaceError: none of the frames that would be used shows a face.
     """
-    info = probe_driver(path)
+    if is_motion(path):
+        return plan_motion(path, options)
+    info = probe_driver(path, options)
     rate = options.rate or info.rate
     skip, frames = part_of(info, rate, options)
+    sound = None if info.sound is None else Sound(info, skip / rate, frames / rate, options.passes)
     info = upright(info, rate, skip, frames, options)
     relative = options.motion == "relative"
     size = info.width, info.height
     whole = None if options.crop == "auto" else crop_box(size, shape, options.crop, None)
     if options.face_boxes == "keypoints" and whole is not None:
         neutral = (options.neutral_frame or 0) if relative else None
-        return DrivingPlan(info, rate, skip, frames, (whole,), mesh=False, neutral=neutral)
+        return DrivingPlan(info, rate, skip, frames, (whole,), mesh=False, neutral=neutral, sound=sound)
     kept = (
         None
         if cache is None
@@ -139,13 +165,55 @@ def plan_driving(
         if kept is not None:
             write_track(kept, track)
     if not track.seen:
-        raise NoFaceError(f"no face was found in the {frames} frames of the driving video {path} that would be used")
+        part = "" if info.still else f"the {frames} frames that would be used of "
+        raise NoFaceError(f"no face was found in {part}the driver {path}")
     crops = tuple(crop_path(track, size, shape, rate)) if whole is None else (whole,)
     neutral = track.neutral if options.neutral_frame is None else options.neutral_frame
     if relative and neutral in track.absences:
         raise NoFaceError(f"neutral_frame is {neutral}: that frame of the driving video shows no face; choose another")
     mesh = options.face_boxes == "mesh"
-    return DrivingPlan(info, rate, skip, frames, crops, track, mesh=mesh, neutral=neutral if relative else None)
+    measured = neutral if relative else None
+    return DrivingPlan(info, rate, skip, frames, crops, track, mesh=mesh, neutral=measured, sound=sound)
+
+
+def plan_motion(path: Path, options: AnimateOptions) -> DrivingPlan:
+    """The part of a motion file that will be used.
+
+    Raises:
+        InputError: it cannot be read, or the options ask for what it does not have.
+        NoFaceError: there is no face in the part, or in the neutral frame.
+    """
+    file = read_motion(path)
+    info = motion_info(path, file, options)
+    rate = options.rate or info.rate
+    skip, frames = part_of(info, rate, options)
+    last = len(file.recorded) - 1
+    part = file.part([min(int(Fraction(2 * (skip + n) + 1, 2) / rate * file.rate), last) for n in range(frames)])
+    if not any(part.recorded.usable):
+        raise NoFaceError(f"no face was seen in the {frames} frames that would be used of the motion file {path}")
+    neutral = part.neutral
+    if options.neutral_frame is not None:
+        neutral = options.neutral_frame
+        if not part.recorded.usable[neutral]:
+            raise NoFaceError(f"neutral_frame is {neutral}: the driver shows no face there; choose another")
+        part = replace(part, neutral=neutral, neutral_motion=part.recorded.at([neutral]).motion)
+    found = None if part.sound is None else part.sound.find(path.parent)
+    sound = None
+    if part.sound is not None and found is not None and (source := probe(found)).sound is not None:
+        sound = Sound(source, part.sound.start, frames / rate, options.passes)
+    measured = neutral if options.motion == "relative" else None
+    return DrivingPlan(info, rate, skip, frames, (), part.track, neutral=measured, sound=sound, motion=part)
+
+
+def motion_info(path: Path, file: MotionFile, options: AnimateOptions) -> VideoInfo:
+    """A motion file as if it were the video or the picture that it was made from."""
+    duration = _still_seconds(options) if file.still else len(file.recorded) / file.rate
+    zero = Fraction(0)
+    return VideoInfo(path, *file.size, file.rate, duration, zero, zero, None, still=file.still)
+
+
+def _still_seconds(options: AnimateOptions) -> Fraction:
+    return Fraction(STILL_SECONDS if options.duration is None else options.duration)
 
 
 def upright(info: VideoInfo, rate: Fraction, skip: int, frames: int, options: AnimateOptions) -> VideoInfo:
@@ -170,8 +238,14 @@ def part_of(info: VideoInfo, rate: Fraction, options: AnimateOptions) -> tuple[i
     """The part of a driving video that is used: frames before it, and in it.
 
     Raises:
-        InputError: the video ends before it begins, or it does not have the neutral frame.
+        InputError: the video ends before it begins, it does not have the neutral frame, or something is asked of a
+            picture that only a video has, or the other way round.
     """
+    if info.still and (options.start or options.motion == "relative"):
+        name = "start" if options.start else "motion"
+        raise InputError(f"{name} is {getattr(options, name)}: it must be left out, as the driver {info.path} is still")
+    if options.still is not None and not info.still:
+        raise InputError(f"still is {options.still}: it must be left out, as the driver {info.path} is no picture")
     there, skip = info.frames_at(rate), round(Fraction(options.start) * rate)
     if skip >= there:
         raise InputError(
@@ -201,21 +275,20 @@ def _search(
     raise AssertionError("a search ends with a track")
 
 
-def probe_driver(path: Path) -> VideoInfo:
-    """Look through a driving video without decoding it.
+def probe_driver(path: Path, options: AnimateOptions) -> VideoInfo:
+    """Look through a driver that is a video, without decoding it, or a picture.
 
     Raises:
-        InputError: it is not a readable video; the message says what it is.
+        InputError: it is neither, or cannot be read; the message says what it is.
     """
-    if is_image(path) and not is_gif(path):
-        with closing(read_images(path)) as images:
-            if len(list(itertools.islice(images, 2))) > 1:
-                raise InputError(
-                    f"the driving video {path} is an animated picture that cannot drive: convert it to an MP4 or a GIF"
-                )
-        raise InputError(
-            f"the driving video {path} is a picture: motion comes from a video, such as an MP4 of someone talking"
-        )
+    if is_image(path):
+        animated = is_animated(path)
+        if animated and not is_gif(path):
+            raise InputError(
+                f"the driving video {path} is an animated picture that cannot drive: convert it to an MP4 or a GIF"
+            )
+        if not animated:
+            return probe_picture(path, DEFAULT_RATE, _still_seconds(options))
     return probe(path)
 
 
@@ -236,15 +309,37 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     """
     require_file(ref_image, "the reference")
     require_file(driving_video, "the driving video")
-    check_output(output, options.overwrite)
+    check_output(output, options.overwrite or is_placed(output, options))
     check_choices(output, options.codec, options.quality)
-    if options.preview is not None and not options.overwrite and preview_path(output).exists():
+    went_on = options.resume and folder_of(output).exists()
+    if options.preview is not None and not (options.overwrite or went_on) and preview_path(output).exists():
         raise OutputError(
             f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
         )
-    for source in (ref_image, driving_video):
-        if output.exists() and output.samefile(source):
-            raise OutputError(f"the output {output} is one of the inputs; choose another name")
+    for name in ("side_by_side", "preview"):
+        if getattr(options, name) and is_motion(driving_video):
+            raise InputError(
+                f"{name} is {getattr(options, name)}: it must be left out, as the motion file {driving_video} has no "
+                "pictures"
+            )
+    if options.save_motion is not None:
+        check_motion_output(options.save_motion, options.overwrite or is_motion_placed(output, options))
+    for target in filter(None, (output, options.save_motion)):
+        for source in (ref_image, driving_video):
+            if target.exists() and target.samefile(source):
+                raise OutputError(f"the output {target} is one of the inputs; choose another name")
+
+
+def check_motion_output(path: Path, overwrite: bool) -> None:
+    """Refuse a motion file that may not be made, before any work is done for it.
+
+    Raises:
+        OutputError: it has another ending, or it exists.
+    """
+    if path.suffix.lower() != SUFFIX or path.is_dir():
+        raise OutputError(f"save_motion is {path}: it must be a file whose name ends with {SUFFIX}")
+    if path.exists() and not overwrite:
+        raise OutputError(f"the motion file {path} already exists; choose another name or allow it with --overwrite")
 
 
 def preview_path(output: Path) -> Path:
@@ -262,12 +357,19 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
         OutputError: the output cannot be written.
     """
     check_paths(ref_image, driving_video, output, options)
-    check_folder(output, check_output(output, options.overwrite))
+    check_folder(output, Path(os.path.realpath(output)))
     options, _ = possible_here(options)
     shape = options.width or SIDE, options.height or SIDE
-    info = probe_driver(driving_video)
+    if options.save_motion is not None:
+        check_folder(options.save_motion, Path(os.path.realpath(options.save_motion)))
+    if is_motion(driving_video):
+        plan_motion(driving_video, options)
+        read_portrait(ref_image, shape, options)
+        return
+    info = probe_driver(driving_video, options)
     rate = options.rate or info.rate
     skip, count = part_of(info, rate, options)
+    count = 1 if info.still else count
     read_portrait(ref_image, shape, options)
     if options.face_boxes == "keypoints" and options.crop != "auto":
         return
@@ -276,7 +378,8 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     if _shows_face(info, rate, skip, min(count, CHECKED)) or count > CHECKED:  # of a long driver, the pass will tell
         return
     _refuse_small_face(driving_video, info, rate, skip)
-    raise NoFaceError(f"no face was found in the part of the driving video {driving_video} that would be used")
+    part = "" if info.still else "the part that would be used of "
+    raise NoFaceError(f"no face was found in {part}the driver {driving_video}")
 
 
 def _shows_face(info: VideoInfo, rate: Fraction, skip: int, count: int) -> bool:

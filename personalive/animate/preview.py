@@ -59,7 +59,7 @@ def preview(
 
     Args:
         stream: with the portrait, and as the animation's own stream begins. It is used up.
-        path: of the driving video.
+        path: of the driving video or picture.
         options: with the number of frames.
         whole: what puts frames into the whole portrait; None: they stay as they are.
 
@@ -73,11 +73,11 @@ def preview(
         InputError: the driving video cannot be read.
     """
     assert options.preview is not None
-    info = probe_driver(path)
+    info = probe_driver(path, options)
     rate = options.rate or info.rate
     skip, frames = part_of(info, rate, options)
     info = upright(info, rate, skip, frames, options)
-    shown = chosen_frames(frames, options.preview)
+    shown = chosen_frames(1 if info.still else frames, options.preview)
     looks = _looks(info, rate, skip, sorted({0, *shown, options.neutral_frame or 0}), options)
     shown = [index for index in shown if index in looks]
     if not shown:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Protocol
 
 import torch
 
@@ -24,8 +25,15 @@ def length(frames: int, passes: int, *, ping_pong: bool) -> int:
     return frames * passes - (passes - 1 if ping_pong and frames > 1 else 0)
 
 
+class Cues(Protocol):
+    """Says how the motion of each frame is used while frames of a part are shown in any order."""
+
+    def cue(self, index: int, *, usable: bool) -> Cue:
+        """The cue of the next frame that is shown, the part's `index`-th."""
+
+
 class Presences:
-    """How the motion of each frame is used while frames of a part are shown in any order."""
+    """The cues of frames that show a face or not; see `engine.cues`."""
 
     def __init__(self, rate: Fraction, cuts: Sequence[int], neutral_scene: range | None) -> None:
         """Prepare.
@@ -39,20 +47,36 @@ class Presences:
         self._shown = 0
         self._before: int | None = None
 
-    def cue(self, index: int, *, usable: bool) -> tuple[Cue, bool]:
-        """The cue of the next frame that is shown, the part's `index`-th, and whether it is the first of a scene."""
+    def cue(self, index: int, *, usable: bool) -> Cue:
+        """See `Cues`."""
         before, self._before = self._before, index
         cue = self._presence.cue(usable, float(self._shown / self._rate), cut=self._begins_scene(before, index))
         self._shown += 1
         if self._neutral_scene is not None and index in self._neutral_scene:
-            return Cue(cue.weight, cue.neutral), cue.anchor
-        return cue, cue.anchor
+            return Cue(cue.weight, cue.neutral)
+        return cue
 
     def _begins_scene(self, before: int | None, index: int) -> bool:
         if before is None:
             return index in self._cuts
         low, high = sorted((before, index))
         return high - low > 1 or any(low < cut <= high for cut in self._cuts)
+
+
+class Easing:
+    """The cues of a still face that the portrait's own turns into over a part: slowly at first, and at the end."""
+
+    def __init__(self, frames: int) -> None:
+        """`frames`: of the part, of which the last has the still's motion."""
+        self._frames, self._share = frames, 0.0
+
+    def cue(self, index: int, *, usable: bool) -> Cue:
+        """See `Cues`."""
+        place = index / (self._frames - 1) if self._frames > 1 else 1.0
+        before, self._share = self._share, place * place * (3 - 2 * place)
+        if self._share > before:
+            return Cue(weight=(self._share - before) / (1 - before))
+        return Cue(weight=0.0, neutral=1 - self._share / before if before else 1.0)
 
 
 @dataclass(frozen=True)
@@ -77,11 +101,17 @@ class Recorded:
     def __len__(self) -> int:
         return len(self.motion)
 
-    def chunks(self, indices: Sequence[int], presences: Presences) -> Iterator[DriverMotion]:
+    def at(self, frames: Sequence[int]) -> "Recorded":
+        """These frames of it, in this order; after the last one, which stays, come no others."""
+        places = [min(frame, len(self) - 1) for frame in frames]
+        pose = HeadPose(*(values[places] for values in vars(self.motion.pose).values()))
+        return Recorded(DriverMotion(pose, self.motion.tokens[places]), tuple(self.usable[place] for place in places))
+
+    def chunks(self, indices: Sequence[int], presences: Cues) -> Iterator[DriverMotion]:
         """The motion of these frames in this order, a window at a time."""
         for start in range(0, len(indices), WINDOW):
-            part = list(indices[start : start + WINDOW])
-            cues = [presences.cue(index, usable=self.usable[index])[0] for index in part]
-            pose = HeadPose(*(values[part] for values in vars(self.motion.pose).values()))
+            part = indices[start : start + WINDOW]
+            shown = self.at(part)
+            cues = [presences.cue(index, usable=usable) for index, usable in zip(part, shown.usable, strict=True)]
             rows = None if all(cue == PLAIN for cue in cues) else cue_rows(cues)
-            yield DriverMotion(pose, self.motion.tokens[part], rows)
+            yield DriverMotion(shown.motion.pose, shown.motion.tokens, rows)

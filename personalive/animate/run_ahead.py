@@ -33,12 +33,12 @@ class RunAhead:
         frames, self._motion = self._advance(), motion
         return frames
 
-    def drain(self) -> Iterator[RGBArray]:
-        """All further frames, to the end of the animation."""
+    def settle(self) -> Iterator[RGBArray]:
+        """The frames of everything that is under way: the stream is then where it would be without running ahead."""
         yield self._advance()
         if self._pending is not None:
             yield self._pending.result()
-        yield from self._stream.drain()
+        self._motion = self._pending = None
 
     def _advance(self) -> RGBArray:
         """Push the motion that waits, then take out the frames of the push before."""

@@ -37,6 +37,10 @@ class SideBySide:
             self._pictures.write(picture.tobytes())
             self._count += 1
 
+    def go_on(self, shown: int) -> None:
+        """The first results have been made before."""
+        self._places, self._shown = itertools.count(shown), shown
+
     def show_in_order(self, order: Sequence[int]) -> None:
         """Which driver's picture belongs to each result, from the first on; default: as they came."""
         self._places = iter(order[self._shown :])

@@ -15,7 +15,7 @@ from types import FrameType
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.cli.native_log import without_chatter
-from personalive.errors import PersonaLiveError
+from personalive.errors import InputError, PersonaLiveError
 from personalive.extras import require
 from personalive.gateway.options import GatewayOptions
 from personalive.live.options import ServeOptions, tokens_of_environment
@@ -26,6 +26,8 @@ logger = logging.getLogger("personalive")
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = (128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE))
 """Exit statuses after Ctrl-C and these signals, as shells expect them."""
+GOES_ON = "; the same command goes on from the last saved state, which is beside the output"
+NOTHING_LEFT = "; nothing unfinished was left behind"
 
 
 class Terminated(SystemExit):
@@ -48,7 +50,8 @@ def _run(options: argparse.Namespace) -> int:
         logger.error("%s", error, exc_info=options.verbose)
         return 1
     except (KeyboardInterrupt, Terminated) as signalled:
-        logger.error("stopped%s", "; nothing unfinished was left behind" if options.verb == "animate" else "")
+        after = (GOES_ON if options.resume else NOTHING_LEFT) if options.verb == "animate" else ""
+        logger.error("stopped%s", after)
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -129,6 +132,8 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 def _animate(options: argparse.Namespace) -> int:
     settings = read_settings(options, AnimateOptions)
     choice = read_settings(options, ModelChoice)
+    if settings.resume and options.output is None:
+        raise InputError("resume needs a name for the output, by which its state is found again: give --output")
 
     from personalive.animate.plan import check_inputs
     from personalive.cli.inputs import open_input

@@ -157,10 +157,10 @@ class DriverMotion:
         """How a frame's motion is used."""
         return cue_of(self.cues, frame)
 
-    def to(self, device: torch.device | str) -> "DriverMotion":
-        """The same on another device; cues stay on the host."""
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "DriverMotion":
+        """The same on another device, the tokens in another precision; cues stay on the host."""
         pose = HeadPose(*(getattr(self.pose, field.name).to(device) for field in fields(self.pose)))
-        return DriverMotion(pose, self.tokens.to(device), self.cues)
+        return DriverMotion(pose, self.tokens.to(device, dtype), self.cues)
 
 
 @dataclass(frozen=True)

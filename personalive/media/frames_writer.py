@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -15,6 +15,18 @@ from personalive.media.part_file import NUMBERED, PartFolder, remove_abandoned
 from personalive.types import RGBArray
 
 
+class PicturesPart(Protocol):
+    """Where pictures are until all of them are complete."""
+
+    path: Path
+
+    def place(self, name: str, target: Path) -> None:
+        """Put a picture where it belongs."""
+
+    def discard(self) -> None:
+        """Remove what is left."""
+
+
 class FramesWriter:
     """Writes PNGs; a context manager. They appear in their folder only when all of them are complete.
 
@@ -22,12 +34,15 @@ class FramesWriter:
         path: `FOLDER/%05d.png`; the folder is created if missing, and what else is in it stays.
         video: size and comment.
         overwrite: whether numbered pictures that are there may be replaced.
+        part: where they are until then; default: a folder that is removed with them if the run ends early.
 
     Raises:
         OutputError: there are such pictures, or the folder cannot be written.
     """
 
-    def __init__(self, path: Path, video: VideoFormat, *, overwrite: bool = False):
+    def __init__(
+        self, path: Path, video: VideoFormat, *, overwrite: bool = False, part: PicturesPart | None = None
+    ) -> None:
         check_frames(path, overwrite)
         self.path, self.frames = path, 0
         self._video, self._overwrite = video, overwrite
@@ -35,7 +50,7 @@ class FramesWriter:
         self._text = PngInfo()
         self._text.add_text("Comment", video.comment)
         remove_abandoned(self._folder)
-        self._part = PartFolder(self._folder)
+        self._part: PicturesPart = part or PartFolder(self._folder)
 
     def __enter__(self) -> Self:
         return self
@@ -61,18 +76,26 @@ class FramesWriter:
             except OSError as error:
                 raise OutputError(f"{self.path} cannot be written: {error}") from error
 
+    def check(self) -> None:
+        """Refuse a place that other pictures have taken in the meantime.
+
+        Raises:
+            OutputError: as above.
+        """
+        check_frames(self.path, self._overwrite)
+
     def finish(self) -> None:
         """Give the pictures their places.
 
         Raises:
             OutputError: that cannot be done, or another program has made such pictures in the meantime.
         """
-        check_frames(self.path, self._overwrite)
+        self.check()
         try:
             old = {name for name in os.listdir(self._folder) if NUMBERED.fullmatch(name)}
             names = [f"{number:05d}.png" for number in range(1, self.frames + 1)]
             for name in names:
-                (self._part.path / name).replace(self._folder / name)
+                self._part.place(name, self._folder / name)
             for name in old - set(names):  # of a longer result that this one replaces
                 (self._folder / name).unlink()
         except OSError as error:

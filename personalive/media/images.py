@@ -113,6 +113,16 @@ def is_gif(path: Path) -> bool:
         return file.read(6) in (b"GIF87a", b"GIF89a")
 
 
+def is_animated(path: Path) -> bool:
+    """Whether a picture's file holds several, to be shown one after the other; so does a damaged GIF."""
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):
+        try:
+            image = _open(file)
+            return image.format in ("GIF", "WEBP", "PNG", "AVIF") and getattr(image, "n_frames", 1) > 1
+        except Exception:  # a damaged file makes decoders raise nearly anything
+            return _kind(file) == "GIF"
+
+
 def resize(image: RGBArray, width: int, height: int) -> RGBArray:
     """A picture at another size, uint8 [height, width, 3]; itself if it has that size."""
     if image.shape[:2] == (height, width):

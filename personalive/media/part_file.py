@@ -92,6 +92,10 @@ class PartFolder:
             self.discard()
             raise OutputError(f"the output folder {str(folder)!r} cannot be written: {error}") from error
 
+    def place(self, name: str, target: Path) -> None:
+        """Give a picture its final place."""
+        (self.path / name).replace(target)
+
     def discard(self) -> None:
         """Remove what is left of it."""
         self._discard()

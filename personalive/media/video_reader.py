@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from personalive.errors import InputError
-from personalive.media.images import check_size, fit_side, require_file
+from personalive.media.images import check_size, fit_side, is_animated, read_image, require_file
 from personalive.media.video_frames import Orientation, shown
 from personalive.types import RGBArray
 
@@ -70,6 +70,8 @@ class VideoInfo:
     """FFmpeg's name of the sound's codec; None: silent."""
     quarters: int = 0
     """Quarter turns to the left that frames are given beyond what the file asks for; the size is that after them."""
+    still: bool = False
+    """Whether the file is a picture, of which `duration` says how long it is shown."""
     seekable: bool = False
     """Whether frames can be decoded from the middle on, as the file has an index and one clock."""
     stored: tuple[int, int] = (0, 0)
@@ -115,6 +117,18 @@ def probe(path: Path) -> VideoInfo:
     return VideoInfo(path, width, height, rate, duration, scan.first, since, sound, seekable=seekable, stored=stored)
 
 
+def probe_picture(path: Path, rate: Fraction, duration: Fraction) -> VideoInfo:
+    """A picture as if it were a video that shows it for that many seconds.
+
+    Raises:
+        InputError: it cannot be read, or it holds several pictures that move.
+    """
+    if is_animated(path):
+        raise InputError(f"{path} holds several pictures: of such files, only GIFs are read as videos; make it an MP4")
+    height, width, _ = read_image(path).shape
+    return VideoInfo(path, width, height, rate, duration, Fraction(0), Fraction(0), None, still=True)
+
+
 def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) -> Generator[RGBArray, None, None]:
     """The frames of a video, resampled in time to a constant `rate` (None: the file's own); the duration stays.
 
@@ -123,7 +137,7 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) ->
     before stays on screen. Memory does not depend on the length of the file.
 
     Args:
-        info: of the file.
+        info: of the file; of a picture there is one frame.
         rate: frames a second.
         skip: the first frames at this rate, which are left out.
 
@@ -133,6 +147,9 @@ def read_frames(info: VideoInfo, rate: Fraction | None = None, skip: int = 0) ->
     Raises:
         InputError: not one frame can be decoded.
     """
+    if info.still:
+        yield np.ascontiguousarray(np.rot90(read_image(info.path), info.quarters))
+        return
     with _open(info.path) as container:
         stream = _video_stream(container, info.path)
         stream.thread_type = "AUTO"

@@ -10,6 +10,8 @@ import re
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -94,23 +96,32 @@ class VideoWriter:
             raise self._failure() from error
         self.frames += len(frames)
 
+    def end(self) -> None:
+        """Say that no more frames come; the encoder goes on alone, as `is_encoded` says."""
+        assert self._encoder.stdin is not None
+        with contextlib.suppress(OSError):  # a broken pipe shows in the exit status too
+            self._encoder.stdin.close()
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the encoder is done, so that `finish` does not wait for it."""
+        return self._encoder.poll() is not None
+
     def finish(self) -> None:
         """Complete the file and give it its name.
 
         Raises:
             OutputError: it cannot be written, or another program has made a file of that name in the meantime.
         """
-        assert self._encoder.stdin is not None
-        with contextlib.suppress(OSError):  # a broken pipe shows in the exit status too
-            self._encoder.stdin.close()
+        self.end()
         if self._encoder.wait() != 0:
             raise self._failure()
         try:
             write_comment(self._part.descriptor, self.path.suffix.lower(), self._video.comment)
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
-        if self._sound is not None and self._kind.sound:
-            self._add_sound(self._sound)
+        if self._sound is not None:
+            self._part = with_sound(self._part, self._target, self._sound, self.frames / self._video.rate)
         check_output(self.path, self._overwrite)
         try:
             self._part.keep(self._target)
@@ -143,31 +154,47 @@ class VideoWriter:
 
     def _failure(self) -> OutputError:
         self._log.seek(0)
-        return _output_error(self.path, self._encoder.returncode, self._log.read())
+        return encoder_error(self.path, self._encoder.returncode, self._log.read())
 
-    def _add_sound(self, sound: Sound) -> None:
-        """Join picture and sound in a new file. Sound that cannot be used is dropped, and the log says so."""
-        joined = PartFile(self._target)
-        arguments = join_arguments(self._kind, self._part.path, sound, self.frames / self._video.rate)
-        try:
-            result = subprocess.run(
-                [self._ffmpeg, *arguments, f"/dev/fd/{joined.descriptor}"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                pass_fds=[joined.descriptor],
-                start_new_session=True,
-            )
+
+def with_sound(picture: PartFile, target: Path, sound: Sound, duration: Fraction) -> PartFile:
+    """Join a finished picture and sound in a new file. Sound that cannot be used is left out, and the log says so.
+
+    Args:
+        picture: is removed, unless it is returned as it has no sound.
+        target: the name that the file will have.
+        duration: of the picture, in seconds.
+
+    Raises:
+        OutputError: there is no room for it.
+    """
+    kind = kind_of(target)
+    if not kind.sound:
+        return picture
+    joined = PartFile(target)
+    try:
+        result = run_ffmpeg(join_arguments(kind, picture.path, sound, duration), joined)
+        if result.returncode == 0:
+            picture, joined = joined, picture
+        elif _room_reason(result.returncode, result.stderr.decode(errors="replace")):
+            raise encoder_error(target, result.returncode, result.stderr)
+        else:
             message = result.stderr.decode(errors="replace").strip()
-            if result.returncode == 0:
-                self._part, joined = joined, self._part
-            elif _room_reason(result.returncode, message):
-                raise _output_error(self.path, result.returncode, result.stderr)
-            else:
-                logger.warning(
-                    "The sound of %s cannot be used, so the result is silent: %s", sound.source.path, message
-                )
-        finally:
-            joined.discard()
+            logger.warning("The sound of %s cannot be used, so the result is silent: %s", sound.source.path, message)
+    finally:
+        joined.discard()
+    return picture
+
+
+def run_ffmpeg(arguments: Sequence[str], output: PartFile) -> "subprocess.CompletedProcess[bytes]":
+    """Run ffmpeg, which writes to a part file."""
+    return subprocess.run(
+        [find_ffmpeg(), *arguments, f"/dev/fd/{output.descriptor}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        pass_fds=[output.descriptor],
+        start_new_session=True,
+    )
 
 
 def open_result(
@@ -226,7 +253,7 @@ def _room_reason(status: int, message: str) -> str | None:
     return found.group(0) if found else None
 
 
-def _output_error(path: Path, status: int, stderr: bytes) -> OutputError:
+def encoder_error(path: Path, status: int, stderr: bytes) -> OutputError:
     message = stderr.decode(errors="replace").strip()
     room = _room_reason(status, message)
     reason = f"there is no room for it ({room})" if room else message or f"ffmpeg stopped with status {status}"

@@ -7,6 +7,7 @@ writes what is kept in files. What it does belongs in `animate` or `engine`.
 import re
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -23,7 +24,7 @@ from personalive.config import (
 )
 from personalive.errors import InputError
 from personalive.settings.declare import Settings, Surface, setting
-from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, OutputFormat, PosePart, VideoCodec
+from personalive.types import POSE_PARTS, Crop, FaceBoxes, MotionKind, OutputFormat, PosePart, StillKind, VideoCodec
 
 TIME = re.compile(r"(?:[0-9]{1,5}:)?(?:[0-9]{1,5}:)?[0-9]{1,9}(?:\.[0-9]{0,9})?")
 EVERYWHERE = Surface.CLI | Surface.HTTP | Surface.LIVE
@@ -38,7 +39,7 @@ MIN_DURATION, LATEST = 0.01, 86_400
 """Seconds."""
 
 REFERENCE = "The portrait: a picture, or a video whose first face is taken"
-DRIVER = "The video whose movement, rate and sound the result has"
+DRIVER = "The driver: a video, whose rate and sound the result has; a picture, or a .motion file"
 
 movement = partial(setting, group="motion", on=EVERYWHERE)
 picture = partial(setting, group="picture", on=FILES)
@@ -71,6 +72,11 @@ def seconds(given: Any) -> Any:
     if not isinstance(given, str) or not TIME.fullmatch(given.strip()):
         return given  # a number, or to be refused
     return sum(float(part) * 60**power for power, part in enumerate(reversed(given.strip().split(":"))))
+
+
+def path(given: Any) -> Any:
+    """A path that may be given as text."""
+    return Path(given) if isinstance(given, str) else given
 
 
 class SizeSettings(Settings):
@@ -165,6 +171,13 @@ class AnimateOptions(MotionSettings, SizeSettings):
         high=MAX_FRAMES - 1,
         default_text="the one with eyes open, mouth closed and the straightest look",
     )
+    still: StillKind | None = setting(
+        None,
+        "A picture as driver: hold its pose and expression, or ease into them over the duration",
+        group="motion",
+        on=FILES,
+        default_text="hold; with a duration, ease",
+    )
     face_boxes: FaceBoxes = setting(
         "mesh",
         "How faces are cut out: by a face mesh, or by the model's keypoints",
@@ -222,6 +235,18 @@ class AnimateOptions(MotionSettings, SizeSettings):
         high=51,
         default_text="18 for h264, 20 for h265, 24 for vp9 and av1",
     )
+    save_motion: Annotated[Path | None, BeforeValidator(path)] = setting(
+        None,
+        "Also keep the driver's motion in this .motion file, which can drive in its place",
+        group="files",
+        on=Surface.CLI,
+    )
+    resume: bool = setting(
+        False,
+        "Keep the state of the job beside the output, so that the same command goes on from there if it is stopped",
+        group="files",
+        on=Surface.CLI,
+    )
     preview: int | None = setting(
         None,
         "First write a still picture of this many frames, spread over the driver, beside the result",
@@ -256,6 +281,11 @@ class AnimateOptions(MotionSettings, SizeSettings):
     def passes(self) -> int:
         """How often the part is played."""
         return self.loop or (2 if self.ping_pong else 1)
+
+    @property
+    def eases(self) -> bool:
+        """Whether the portrait turns into a picture that drives over the part, instead of being like it throughout."""
+        return self.duration is not None if self.still is None else self.still == "ease"
 
     @property
     def rate(self) -> Fraction | None:
