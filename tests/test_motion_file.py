@@ -86,8 +86,8 @@ def test_keypoints_need_no_face_mesh_here_either(small_model, portrait, hidden, 
 
 
 def test_a_part_at_another_rate(small_model, portrait, kept, tmp_path):
-    part = {"start": 0.4, "duration": 0.16, "fps": 50, "motion": "relative"}
-    frames, said = run(small_model, portrait, kept, tmp_path / "part.mp4", save_motion=tmp_path / "part.motion", **part)
+    chosen = {"start": 0.4, "duration": 0.16, "fps": 50, "motion": "relative", "save_motion": tmp_path / "part.motion"}
+    frames, said = run(small_model, portrait, kept, tmp_path / "part.mp4", **chosen)
     assert len(frames) == 8 and probe(tmp_path / "part.mp4").rate == 50
     assert any("a frame outside the part" in message for message in said)
     part, whole = read_motion(tmp_path / "part.motion"), read_motion(kept)

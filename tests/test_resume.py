@@ -234,13 +234,13 @@ def killed_at_random(tmp_path, kills, frames):
                 threading.Event().wait(0.01)
             threading.Event().wait(chance.uniform(0, 2))
             process.send_signal(signal.SIGKILL)
-            code = process.wait()
+            ended = process.wait()
             reader.join()
         went_on += any("going on after" in line for line in lines)
         done += 1
-        if code == 0:  # it was done before it could be killed
+        if ended == 0:  # it was done before it could be killed
             break
-    if code != 0:
+    if ended != 0:
         last = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert last.returncode == 0, last.stderr
     assert (tmp_path / "out.mp4").read_bytes() == (tmp_path / "unbroken.mp4").read_bytes()

@@ -7,7 +7,7 @@ import logging
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -61,7 +61,8 @@ def measure(device: torch.device, size: int | None = None) -> Iterator[Row]:
             _release(device)  # making weights up takes more memory than reading them
             yield f"call, {name}", calls(model, size) | {"model ready, s": round(started, 1)}
             if name == "default":
-                yield from ((f"part, {part}", {"ms": ms}) for part, ms in parts(model, size))
+                for part, ms in parts(model, size):
+                    yield f"part, {part}", {"ms": ms}
                 yield "file to file, frames a second", from_file_to_file(model, size)
         except (InputError, torch.OutOfMemoryError) as error:
             yield f"call, {name}", {"not measured": str(error).partition("\n")[0]}
@@ -103,7 +104,7 @@ def parts(model: PersonaLive, size: int) -> Iterator[tuple[str, float]]:
     pose = random(FRAMES, config.unet.block_channels[0], latent, latent)
     faces, images = random(WINDOW, 3, encoder.image_size, encoder.image_size), random(WINDOW, 3, side, side)
     times = inner_steps(4)[0].timesteps
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         "denoising UNet": lambda: networks.denoise(window, times, motion, pose, reference.features),
         "VAE decode": lambda: networks.decode(window[:WINDOW]),
         "motion encoder": lambda: networks.encode_motion(faces),
