@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from personalive.config import VAEConfig
-from personalive.models.blocks import GroupNorm, dense, to_image, to_tokens
+from personalive.models.blocks import dense, to_image, to_tokens
 
 EPS = 1e-6
-"""Of every norm."""
+"""Of every norm. Norms are PyTorch's own, as `VAE` always gives them dense images; goldens come from others."""
 
 
 class VAEResnetBlock(nn.Module):
@@ -20,9 +20,9 @@ class VAEResnetBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, norm_groups: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(norm_groups, in_channels, eps=EPS)
+        self.norm1 = nn.GroupNorm(norm_groups, in_channels, eps=EPS)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(norm_groups, out_channels, eps=EPS)
+        self.norm2 = nn.GroupNorm(norm_groups, out_channels, eps=EPS)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
@@ -40,7 +40,7 @@ class VAEAttention(nn.Module):
 
     def __init__(self, channels: int, norm_groups: int) -> None:
         super().__init__()
-        self.group_norm = GroupNorm(norm_groups, channels, eps=EPS)
+        self.group_norm = nn.GroupNorm(norm_groups, channels, eps=EPS)
         self.to_q = nn.Linear(channels, channels)
         self.to_k = nn.Linear(channels, channels)
         self.to_v = nn.Linear(channels, channels)
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
             for level, (before, width) in enumerate(_steps(widths))
         )
         self.mid_block = MiddleBlock(widths[-1], config.norm_groups)
-        self.conv_norm_out = GroupNorm(config.norm_groups, widths[-1], eps=EPS)
+        self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
             DecoderLevel(before, width, config, last=level == len(widths) - 1)
             for level, (before, width) in enumerate(_steps(widths))
         )
-        self.conv_norm_out = GroupNorm(config.norm_groups, widths[-1], eps=EPS)
+        self.conv_norm_out = nn.GroupNorm(config.norm_groups, widths[-1], eps=EPS)
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, latents: Tensor) -> Tensor:
