@@ -17,7 +17,7 @@ from typing import Any, Self, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from personalive.animate.replay import Recorded
@@ -167,10 +167,8 @@ def write_motion(file: MotionFile, path: Path) -> None:
         }
     if file.sound is not None:
         metadata["sound"] = json.dumps([file.sound.name, file.sound.sha256, str(file.sound.start)])
-    try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
+    with path.open("wb") as target:  # safetensors itself would make another file, for its owner only
+        target.write(save(tensors, metadata))
 
 
 class MotionKeeper:
