@@ -48,7 +48,7 @@ class SideBySide:
     def join(self, frames: RGBArray) -> RGBArray:
         """[n, height, width, 3] → [n, height, 3 · width, 3]"""
         if not len(frames):
-            return frames
+            return np.concatenate((frames, frames, frames), axis=2)
         rows = [np.concatenate((self._reference, self._next(), frame), axis=1) for frame in frames]
         return np.stack(rows)
 
