@@ -330,14 +330,14 @@ def test_closing_in_the_middle_stops_within_a_chunk(small_model, portrait, drive
 
 
 def test_failure_in_the_middle_leaves_nothing(small_model, portrait, driver, tmp_path, monkeypatch):
-    push = Stream.push
+    submit = Stream.submit
 
     def fail_later(stream, driving):
         if stream.frames_in >= 8:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return push(stream, driving)
+        return submit(stream, driving)
 
-    monkeypatch.setattr(Stream, "push", fail_later)
+    monkeypatch.setattr(Stream, "submit", fail_later)
     with pytest.raises(DeviceMemoryError, match=r"256x256.*smaller --width.*--low_memory"):
         run(small_model, portrait, driver, tmp_path / "out.mp4")
     assert os.listdir(tmp_path) == []

@@ -112,7 +112,7 @@ def test_a_gif_is_a_video_if_it_has_several_frames(small_model, portrait, tmp_pa
         driver = save_frames(tmp_path / f"{count}.gif", count)
         options = {"duration": 0.2} if count == 1 else {}
         assert len(Watched(small_model, portrait, driver, tmp_path / f"{count}.mp4", **options).frames) == frames
-    with pytest.raises(InputError, match="several pictures: of such files, only GIFs"):
+    with pytest.raises(InputError, match="animated picture that cannot drive: convert it"):
         Watched(small_model, portrait, save_frames(tmp_path / "moving.webp", 3), tmp_path / "out.mp4")
 
 
