@@ -108,6 +108,7 @@ def test_segments_are_joined_without_a_seam(small_model, portrait, driver, tmp_p
 
 
 @pytest.mark.usefixtures("always")
+@pytest.mark.slow
 def test_the_motion_file_is_whole_too(small_model, portrait, driver, tmp_path):
     run(small_model, portrait, driver, tmp_path / "a.mp4", save_motion=tmp_path / "a.motion")
     in_parts(small_model, portrait, driver, tmp_path / "b.mp4", (4, 12), save_motion=tmp_path / "b.motion")
@@ -166,7 +167,7 @@ def test_a_folder_of_the_users_is_left_alone(small_model, portrait, driver, tmp_
 
 @pytest.mark.parametrize("name", ["out.mp4", "frames/%05d.png"])
 def test_a_run_that_was_stopped_after_its_last_step_is_done(small_model, portrait, driver, tmp_path, monkeypatch, name):
-    output, options = tmp_path / name, {"max_frames": 4, "save_motion": tmp_path / "out.motion", "resume": True}
+    output, options = tmp_path / name, {"max_frames": 16, "save_motion": tmp_path / "out.motion", "resume": True}
 
     def killed(_):
         raise KeyboardInterrupt
@@ -248,6 +249,7 @@ def killed_at_random(tmp_path, kills, frames):
     return done, went_on
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on(tmp_path):
     assert killed_at_random(tmp_path, 1, 24)[0] == 1
 

@@ -146,7 +146,9 @@ def test_a_session_has_exactly_what_is_declared_for_it():
 @pytest.mark.parametrize("model", MODELS)
 def test_every_setting_is_described(model):
     for each in model.declared():
-        assert re.fullmatch(r"[^.]*[^. ]", re.sub(r"127\.0\.0\.1|0\.0\.0\.0|\.safetensors|\.motion", "", each.about.description))
+        assert re.fullmatch(
+            r"[^.]*[^. ]", re.sub(r"127\.0\.0\.1|0\.0\.0\.0|\.safetensors|\.motion", "", each.about.description)
+        )
         assert each.default is not None or each.is_optional, each.name
 
 
@@ -309,7 +311,8 @@ def test_predict_sh_mounts_the_file_of_every_flag_that_names_one():
         action.option_strings[0]
         for verb in verbs.choices.values()
         for action in verb._actions
-        if action.dest in ("ref_image", "driving_video") or (action.type is Path and action.dest not in ("output", "save_motion"))
+        if action.dest in ("ref_image", "driving_video")
+        or (action.type is Path and action.dest not in ("output", "save_motion"))
     }
     assert set(known.split(" | ")) == flags
 

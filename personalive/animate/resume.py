@@ -115,9 +115,11 @@ class Resume:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and not (self.folder / STATE).exists():
-            self.remove()  # there is nothing to go on with
-        self.close()
+        try:
+            if kind is not None and not (self.folder / STATE).exists():
+                self.remove()  # there is nothing to go on with
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let other runs have the folder."""
