@@ -93,7 +93,7 @@ def test_a_part_at_another_rate(small_model, portrait, kept, tmp_path):
     part, whole = read_motion(tmp_path / "part.motion"), read_motion(kept)
     source = [10, 10, 11, 11, 12, 12, 13, 13]
     assert torch.equal(part.recorded.motion.tokens, whole.recorded.motion.tokens[source])
-    assert part.track.cuts == (4,) and whole.track.cuts == (12,)
+    assert part.track.cuts == (4,) and 12 in whole.track.cuts
     assert float(part.sound.start) == 0.4 and not part.track.absences
 
 
