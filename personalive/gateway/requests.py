@@ -73,6 +73,11 @@ def parse(body: bytes, inputs: Mapping[str, Mapping[str, Any]]) -> PredictionReq
         for name, value in request.input.items()
         if isinstance(value, float) and not math.isfinite(value)
     ]
+    wrong += [
+        complaint(("body", "input", name), "is empty: it must be an address or a data URL")
+        for name, value in request.input.items()
+        if value == "" and inputs.get(name, {}).get("format") == "uri"
+    ]
     if wrong:
         raise InvalidError(422, wrong)
     # Cog's check accepts no null, even where its schema allows it.
