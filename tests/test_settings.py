@@ -231,7 +231,7 @@ def test_a_value_is_kept_or_refused_in_our_words(name, value):
         assert len(told) < 200 and "\n" not in told and (error.__context__ is None or error.__suppress_context__)
     else:
         kept = getattr(options, name)
-        if name in ("keep", "start", "duration"):  # they may be written in several ways
+        if name in ("keep", "start", "duration", "save_motion"):  # they may be written in several ways
             return
         assert kept == (float(value) if isinstance(kept, float) else value)
         assert isinstance(kept, bool) == isinstance(value, bool)

@@ -76,7 +76,7 @@ def seconds(given: Any) -> Any:
 
 def path(given: Any) -> Any:
     """A path that may be given as text."""
-    return Path(given) if isinstance(given, str) else given
+    return Path(given) if isinstance(given, str) and given else given
 
 
 class SizeSettings(Settings):
