@@ -116,7 +116,7 @@ def read_portrait(path: Path, shape: tuple[int, int], options: AnimateOptions) -
     """
     side = LARGE_SIDE if options.crop == "auto" or options.paste_back else MAX_SIDE
     with closing(read_images(path, side) if is_image(path) else read_frames(_probe_reference(path))) as images:
-        if options.face_boxes == "keypoints" and options.crop != "auto":
+        if not options.needs_faces:
             image, remarks = first_shown(images)
             part = crop_box((image.shape[1], image.shape[0]), shape, options.crop, None)
             return Portrait(cut(image, part), None, remarks, image, moved(*part[:2]))
@@ -225,7 +225,7 @@ def upright(info: VideoInfo, rate: Fraction, skip: int, frames: int, options: An
         skip: frames at this rate before the part that is used.
         frames: in it.
     """
-    if options.face_boxes == "keypoints" and options.crop != "auto":
+    if not options.needs_faces:
         return info
     step = max(1, min(frames, round(LOOK_SECONDS * rate)) // LOOKS)
     seen = itertools.islice(read_frames(info, rate, skip), 0, step * LOOKS, step)
@@ -294,7 +294,7 @@ def probe_driver(path: Path, options: AnimateOptions) -> VideoInfo:
 
 def possible_here(options: AnimateOptions) -> tuple[AnimateOptions, str]:
     """The options that can be followed here, and a sentence for the user if they differ."""
-    if not missing("faces") or (options.face_boxes == "keypoints" and options.crop != "auto"):
+    if not (options.needs_faces and missing("faces")):
         return options, ""
     crop = "center" if options.crop == "auto" else options.crop
     return options.replace(face_boxes="keypoints", crop=crop), NO_FACES
@@ -371,7 +371,7 @@ def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: An
     skip, count = part_of(info, rate, options)
     count = 1 if info.still else count
     read_portrait(ref_image, shape, options)
-    if options.face_boxes == "keypoints" and options.crop != "auto":
+    if not options.needs_faces:
         return
     if _shows_face(info, rate, skip, 1) or upright(info, rate, skip, count, options).quarters:
         return

@@ -142,7 +142,7 @@ def _looks(
 ) -> dict[int, _Look]:
     """Frames by number: those that show a face, or all of them where faces are not searched for."""
     images = {index: next(read_frames(info, rate, skip + index)) for index in indices}
-    if options.face_boxes == "keypoints" and options.crop != "auto":
+    if not options.needs_faces:
         return {index: _Look(image, None) for index, image in images.items()}
     with FaceTracker() as tracker:
         found = {index: tracker.detect(image) for index, image in images.items()}

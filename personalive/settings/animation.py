@@ -283,6 +283,11 @@ class AnimateOptions(MotionSettings, SizeSettings):
         return self.loop or (2 if self.ping_pong else 1)
 
     @property
+    def needs_faces(self) -> bool:
+        """Whether faces have to be found: for the crop, or to be cut out where the mesh finds them."""
+        return self.crop == "auto" or self.face_boxes == "mesh"
+
+    @property
     def eases(self) -> bool:
         """Whether the portrait turns into a picture that drives over the part, instead of being like it throughout."""
         return self.duration is not None if self.still is None else self.still == "ease"
