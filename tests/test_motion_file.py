@@ -200,12 +200,18 @@ def test_an_unharmed_copy_is_read_and_recognised_by_its_content(kept, tmp_path):
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_bytes_do_more_than_be_refused(kept, tmp_path, data):
+def test_whatever_the_bytes_are_they_are_refused_or_read_as_motion(kept, tmp_path, data):
     content = bytearray(kept.read_bytes()[:40_000])
     for _ in range(data.draw(st.integers(0, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     if data.draw(st.booleans()):
         content[:8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1)))
     (tmp_path / "fuzz.motion").write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    with pytest.raises(PersonaLiveError):
-        read_motion(tmp_path / "fuzz.motion")
+    try:
+        motion = read_motion(tmp_path / "fuzz.motion")
+    except PersonaLiveError:
+        return
+    # A byte of a number may have changed to another number that can be.
+    recorded = motion.recorded
+    assert len(recorded) == 20 and recorded.motion.tokens.isfinite().all()
+    assert all(values.isfinite().all() for values in vars(recorded.motion.pose).values())
