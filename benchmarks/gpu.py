@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from benchmarks.gpu_model import GPU, Animation, Pixels, build, gibibytes, spread  # noqa: E402
 from benchmarks.measuring import Results, milliseconds, wall_milliseconds  # noqa: E402
 from personalive.accel.accelerator import Accelerator  # noqa: E402
-from personalive.config import FRAMES, WINDOW, ModelConfig  # noqa: E402
+from personalive.config import CHUNK, WINDOW, ModelConfig  # noqa: E402
 from personalive.engine.schedule import inner_steps  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
 from personalive.types import AccelerationName, QuantizeName  # noqa: E402
@@ -122,18 +122,18 @@ class Benchmark:
         animation = Animation(model, size)
         reference = animation.stream.require_state().reference
         times, networks = inner_steps(4)[0].timesteps, model.networks
-        motion, pose = random(FRAMES, 32, 16), random(FRAMES, config.unet.block_channels[0], latent, latent)
-        window = random(FRAMES, 4, latent, latent)
+        motion, pose = random(WINDOW, 32, 16), random(WINDOW, config.unet.block_channels[0], latent, latent)
+        window = random(WINDOW, 4, latent, latent)
         features: list[Any] = [reference.features]
         for _ in range(3):
             features.append(features[-1].with_keyframe(reference.features))
-        faces, images = random(WINDOW, 3, 224, 224), random(WINDOW, 3, 256, 256)
-        keypoints = random(WINDOW, 21, 3).float()
+        faces, images = random(CHUNK, 3, 224, 224), random(CHUNK, 3, 256, 256)
+        keypoints = random(CHUNK, 21, 3).float()
         runs: dict[str, Any] = {
             "extract_pose": lambda: networks.extract_pose(images),
             "encode_motion": lambda: networks.encode_motion(faces),
             "guide": lambda: networks.guide(keypoints, size, size),
-            "decode": lambda: networks.decode(window[:WINDOW]),
+            "decode": lambda: networks.decode(window[:CHUNK]),
             "encode_reference": lambda: networks.encode_reference(window[:1], reference.embedding),
         }
         for count, known in enumerate(features):
@@ -174,15 +174,15 @@ class Benchmark:
         animation = Animation(model, self.options.size)
         times: list[float] = []
         memory: list[dict[str, float]] = []
-        for call in range(self.options.long // WINDOW):
+        for call in range(self.options.long // CHUNK):
             times += wall_milliseconds(animation.push, 1)
-            if call + 1 in (100, self.options.long // WINDOW):
+            if call + 1 in (100, self.options.long // CHUNK):
                 memory.append(held())
             if call % 250 == 0:
                 print(f"  call {call}: {statistics.median(times[-50:]):.2f} ms", flush=True)
         early, late = statistics.median(times[50:150]), statistics.median(times[-100:])
         row: dict[str, Any] = {
-            "frames": len(times) * WINDOW,
+            "frames": len(times) * CHUNK,
             "calls_50_to_150_ms": round(early, 3),
             "last_100_calls_ms": round(late, 3),
             "slower_percent": round(100 * (late / early - 1), 2),

@@ -13,7 +13,7 @@ import torch
 
 from personalive import models
 from personalive.accel.accelerator import Accelerator
-from personalive.config import WINDOW, ModelConfig
+from personalive.config import CHUNK, ModelConfig
 from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
 from personalive.engine.preprocess import DrivingFrames
 from personalive.models.tiny_vae import TinyDecoder
@@ -126,23 +126,23 @@ class Animation:
         prepare = self.stream.preprocessor
         box = (size // 8, size // 8, size - size // 8, size - size // 8)
         self.box = box
-        self.images = images = pictures(5 * WINDOW, size, seed)
+        self.images = images = pictures(5 * CHUNK, size, seed)
         self.ahead: Future[DrivingFrames] | None = None
         self.stream.set_reference(prepare.reference(images[0], box))
         self.driving = prepare.driving(images, [box] * len(images))
         self.calls = 0
 
     def next_chunk(self) -> DrivingFrames:
-        start = self.calls * WINDOW % len(self.driving)
+        start = self.calls * CHUNK % len(self.driving)
         self.calls += 1
-        return self.driving[start : start + WINDOW]
+        return self.driving[start : start + CHUNK]
 
     def push(self) -> Pixels:
         return self.stream.push(self.next_chunk())
 
     def prepare(self) -> DrivingFrames:
         """The host's part of a chunk: pictures to tensors. While an animation runs, other threads do it."""
-        return self.stream.preprocessor.driving(self.images[:WINDOW], [self.box] * WINDOW)
+        return self.stream.preprocessor.driving(self.images[:CHUNK], [self.box] * CHUNK)
 
     def push_pictures(self) -> Pixels:
         """A call that prepares its pictures itself."""
@@ -163,7 +163,7 @@ def spread(times: Sequence[float]) -> dict[str, float]:
         "median_ms": round(median, 2),
         "p10_ms": round(ordered[len(ordered) // 10], 2),
         "p90_ms": round(ordered[len(ordered) * 9 // 10], 2),
-        "fps": round(WINDOW * 1e3 / median, 2),
+        "fps": round(CHUNK * 1e3 / median, 2),
     }
 
 

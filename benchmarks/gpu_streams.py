@@ -17,7 +17,7 @@ from benchmarks.gpu_model import GPU, Animation, build, gibibytes, spread
 from benchmarks.measuring import Results, joules, milliseconds, wall_milliseconds
 from personalive.accel.accelerator import AcceleratedNetworks, Accelerator
 from personalive.accel.fuse import transformers as fused
-from personalive.config import FRAMES, WINDOW, ModelConfig
+from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine.schedule import inner_steps
 from personalive.types import AccelerationName
 
@@ -56,7 +56,7 @@ class Streams:
         for _ in range(3):
             known.append(known[-1].with_keyframe(known[0]))
         shapes = (4, latent, latent), (32, 16), (config.unet.block_channels[0], latent, latent)
-        latents, motion, pose = (torch.randn(FRAMES, *s, device=GPU, dtype=self.dtype) for s in shapes)
+        latents, motion, pose = (torch.randn(WINDOW, *s, device=GPU, dtype=self.dtype) for s in shapes)
 
         def window(keyframes: int) -> Callable[[], Any]:
             networks._denoise = self.choice.captured(
@@ -74,7 +74,7 @@ class Streams:
         for frames in (1, 2, 4):
             decode = self.choice.captured("the decoder", networks._run_decoder, allocates_persistent=False)
             with set_to(networks, "decoded_at_once", frames):
-                self._add(f"VAE decoder, {frames} of {WINDOW} frames at once", partial(decode, latents[:WINDOW]))
+                self._add(f"VAE decoder, {frames} of {CHUNK} frames at once", partial(decode, latents[:CHUNK]))
 
     def _add(self, name: str, run: Callable[[], Any]) -> None:
         with self.results.attempt(name):

@@ -110,7 +110,7 @@ def measure(engine: Engine, setting: Setting) -> dict[str, Any]:
     scheduler = Scheduler(engine, max_batch=setting.max_batch)
     scheduler.start()
     crowd = [_person(engine, scheduler, str(index), setting) for index in range(setting.people)]
-    phases = [index / setting.people / setting.fps * engine.window for index in range(setting.people)]
+    phases = [index / setting.people / setting.fps * engine.chunk_frames for index in range(setting.people)]
     threads = [thread for person, phase in zip(crowd, phases, strict=True) for thread in person.start(phase)]
     time.sleep(WARM_SECONDS)
     before = [person.session.dropped for person in crowd]
@@ -158,13 +158,13 @@ def expected_delay(engine: Engine, setting: Setting, call: float, prepare: float
     sampler (`delay_frames`), and the last of these calls has to finish. A device that takes longer than the camera
     does not start when a frame arrives, but up to one camera interval later.
     """
-    wanted = engine.window // 2 if setting.latency == "low" else engine.window
+    wanted = engine.chunk_frames // 2 if setting.latency == "low" else engine.chunk_frames
     rounds = -(-setting.people // setting.max_batch)
     filling, busy = wanted / setting.fps, rounds * call
     period = max(filling, busy)
     last_to_come = 1 / setting.fps + MARGIN if busy > filling else 0.0
-    first_picture = period * (engine.window - 1) / engine.window
-    return first_picture + last_to_come + prepare + period * engine.delay_frames / engine.window + call
+    first_picture = period * (engine.chunk_frames - 1) / engine.chunk_frames
+    return first_picture + last_to_come + prepare + period * engine.delay_frames / engine.chunk_frames + call
 
 
 def _person(engine: Engine, scheduler: Scheduler, name: str, setting: Setting) -> Person:

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from personalive.errors import InputError
 
-WINDOW = 4
+CHUNK = 4
 """Frames in one chunk: what a step takes and returns."""
 SLOTS = 4
 """Chunks that are denoised together, each at its own noise level."""
-FRAMES = WINDOW * SLOTS
+WINDOW = CHUNK * SLOTS
 """Frames that the denoising UNet sees in one step."""
-LEAD_IN = FRAMES - WINDOW
+LEAD_IN = WINDOW - CHUNK
 """Frames that lead from the reference's pose to the first driving frame's, which fill the first step."""
 STEP_CHOICES = (4, 8, 12, 16)
 """Denoising steps that a frame may take: multiples of the slots."""
@@ -61,7 +61,7 @@ class UNetConfig:
                 f"block channels {channels}: not a multiple of {self.heads} heads and {self.norm_groups} norm groups",
             )
         _require(len(self.block_channels) >= 2, f"a UNet needs two blocks or more, not {len(self.block_channels)}")
-        _require(self.max_frames >= FRAMES, f"max_frames is {self.max_frames}, but a step has {FRAMES} frames")
+        _require(self.max_frames >= WINDOW, f"max_frames is {self.max_frames}, but a step has {WINDOW} frames")
 
     @property
     def time_channels(self) -> int:

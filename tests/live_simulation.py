@@ -67,7 +67,7 @@ class Simulation:
 
     def __init__(self, engine: Engine | None = None, *, call_seconds: float = 0.0, max_batch: int = 1) -> None:
         self.now = 100.0
-        self.engine: Any = engine or EchoEngine(64, 64, window=4, delay_frames=12)
+        self.engine: Any = engine or EchoEngine(64, 64, chunk_frames=4, delay_frames=12)
         self.engine.seconds, self.engine.sleep = call_seconds, self._pass
         self.people: list[Person] = []
         self.scheduler = Scheduler(self.engine, max_batch=max_batch, pool=Inline(), clock=self.clock)

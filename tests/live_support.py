@@ -65,7 +65,7 @@ def live_server(
     **options: Any,
 ) -> Iterator[LiveServer]:
     """Run a server until the block ends."""
-    engine = engine or EchoEngine(256, 256, window=4, delay_frames=12)
+    engine = engine or EchoEngine(256, 256, chunk_frames=4, delay_frames=12)
 
     def echo(parameters: LoadParameters, at_stage: Callable[[str], None]) -> EchoEngine:
         engine.width = parameters.width or engine.width

@@ -13,7 +13,7 @@ import torch
 
 from personalive import PersonaLive
 from personalive.animate.job import AnimateOptions, animate
-from personalive.config import LEAD_IN, WINDOW
+from personalive.config import CHUNK, LEAD_IN
 from personalive.media.faces import FaceTracker
 from personalive.media.images import read_image
 from personalive.media.video_reader import probe, read_frames
@@ -171,7 +171,7 @@ def test_identity_is_the_references_whatever_seed_and_driver_until_it_is_swapped
     after = np.concatenate((run(stream, other_driver[range(BEFORE, BEFORE + AFTER)]), stream.flush()))
     # Frames that were under way turn into the other person; those that came in afterwards are of that person alone.
     assert len(before) + len(after) == BEFORE + AFTER
-    swapped, following = after[LEAD_IN + WINDOW :], other_driver[range(BEFORE + WINDOW, BEFORE + AFTER)]
+    swapped, following = after[LEAD_IN + CHUNK :], other_driver[range(BEFORE + CHUNK, BEFORE + AFTER)]
     assert complaints(reader, swapped, following, stranger, [portrait, *others]) == {}
     # The same pictures as an animation of the first person: exactly that is wrong with them.
     assert set(complaints(reader, swapped, following, portrait, strangers)) == {"identity"}

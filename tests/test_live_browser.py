@@ -43,7 +43,7 @@ def presets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(presets):
-    engine = EchoEngine(256, 256, window=4, delay_frames=12, seconds=0.02)
+    engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
     with live_server(engine, presets=presets, max_sessions=3, idle_seconds=20, linger_seconds=1) as running:
         yield running
 
@@ -201,7 +201,7 @@ def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwrig
     A gap that the server makes comes with every kill. One that other work on the machine makes does not: so the better
     of two kills counts.
     """
-    engine = EchoEngine(256, 256, window=4, delay_frames=12, seconds=0.02)
+    engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
     with live_server(engine, presets=presets, max_sessions=4, linger_seconds=1) as server:
         command = [sys.executable, "-m", "tests.live_recorder", server.url, *map(str, RED)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as recorder:

@@ -107,7 +107,7 @@ def follow(factory, camera: Path, portrait: str) -> float:
 
 def test_the_measure_itself_with_a_model_that_echoes(camera):
     def echo(parameters: LoadParameters, at_stage) -> EchoEngine:
-        return EchoEngine(256, 256, window=4, delay_frames=12, seconds=0.05)
+        return EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.05)
 
     assert follow(echo, camera, "Carla") > 0.97
 

@@ -28,7 +28,7 @@ class Watched(EchoEngine):
     """Remembers what it is given."""
 
     def __init__(self):
-        super().__init__(256, 256, window=4, delay_frames=12)
+        super().__init__(256, 256, chunk_frames=4, delay_frames=12)
         self.portrait: tuple[RGBArray, Box | None]
         self.cues: list[Cue] = []
 

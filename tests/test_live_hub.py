@@ -42,7 +42,7 @@ class Bench:
 
     def __init__(self, engine=None, **options):
         self.now = 1000.0
-        self.engine = engine or EchoEngine(64, 64, window=4)
+        self.engine = engine or EchoEngine(64, 64, chunk_frames=4)
         settings = {"max_sessions": LIMIT, "linger_seconds": LINGER, "idle_seconds": IDLE, **options}
         self.hub = Hub(ServeOptions(**settings), lambda parameters, stage: self.engine, None, clock=lambda: self.now)
 

@@ -49,7 +49,7 @@ def test_low_latency_moves_the_window_twice_as_fast():
 
 def test_sessions_share_the_device_fairly_in_batches():
     batches = []
-    engine = EchoEngine(64, 64, window=4, before_call=lambda streams: batches.append(len(streams)))
+    engine = EchoEngine(64, 64, chunk_frames=4, before_call=lambda streams: batches.append(len(streams)))
     room = Simulation(engine, call_seconds=0.15, max_batch=2)
     people = [room.person(colour) for colour in (RED, GREEN, BLUE)]
     for each in people:
@@ -61,7 +61,7 @@ def test_sessions_share_the_device_fairly_in_batches():
 
 
 def test_the_device_is_used_by_one_thread_and_nobody_waits_for_one_that_stalls_in_preparation():
-    engine = EchoEngine(64, 64, window=4)
+    engine = EchoEngine(64, 64, chunk_frames=4)
     scheduler = Scheduler(engine)
     lucky, stuck = (Session(name, engine, Parameters()) for name in ("lucky", "stuck"))
     stalling, release = threading.Event(), threading.Event()
@@ -255,7 +255,7 @@ class Failing(EchoEngine):
     """Fails in a call for several sessions, before or after some streams have moved."""
 
     def __init__(self, moves: int) -> None:
-        super().__init__(64, 64, window=4)
+        super().__init__(64, 64, chunk_frames=4)
         self.moves, self.failures = moves, 0
 
     def advance(self, streams, driving):

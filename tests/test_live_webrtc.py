@@ -20,7 +20,7 @@ from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, un
 
 @pytest.fixture(scope="module")
 def server():
-    engine = EchoEngine(256, 256, window=4, delay_frames=12)
+    engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12)
     with live_server(engine, max_sessions=3, linger_seconds=0.3, idle_seconds=4, audio=True) as running:
         yield running
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalive.config import FRAMES, LEAD_IN, SLOTS, STEP_CHOICES, WINDOW
+from personalive.config import CHUNK, LEAD_IN, SLOTS, STEP_CHOICES, WINDOW
 from personalive.engine import schedule as sampler
 from personalive.errors import InputError
 
@@ -23,8 +23,8 @@ def test_four_steps_are_the_published_ones():
 def test_a_frame_passes_every_timestep_once_in_order(steps):
     inner = sampler.inner_steps(steps)
     # A frame enters in the newest slot and moves one slot on at each call.
-    passed = [step.timesteps[slot * WINDOW] for slot in reversed(range(SLOTS)) for step in inner]
-    reached = [step.next_timesteps[slot * WINDOW] for slot in reversed(range(SLOTS)) for step in inner]
+    passed = [step.timesteps[slot * CHUNK] for slot in reversed(range(SLOTS)) for step in inner]
+    reached = [step.next_timesteps[slot * CHUNK] for slot in reversed(range(SLOTS)) for step in inner]
     assert passed == sampler.timesteps(steps)
     assert reached == [*passed[1:], None]
     assert len(inner) * SLOTS == steps
@@ -40,7 +40,7 @@ def test_other_numbers_of_steps_are_refused_with_the_choices(steps):
 @given(st.sampled_from(STEP_CHOICES), st.sampled_from(["epsilon", "v_prediction", "sample"]), st.integers(0, 2**31))
 def test_a_perfect_prediction_leads_back_to_the_clean_latents(steps, kind, seed):
     generator = torch.Generator().manual_seed(seed)
-    clean, noise = (torch.randn(FRAMES, 2, 3, 3, generator=generator) for _ in range(2))
+    clean, noise = (torch.randn(WINDOW, 2, 3, 3, generator=generator) for _ in range(2))
     step = sampler.inner_steps(steps)[-1]
     noisy = sampler.add_noise(clean, noise, step.timesteps)
     coefficients = sampler.StepCoefficients.of(step, CPU)
@@ -49,7 +49,7 @@ def test_a_perfect_prediction_leads_back_to_the_clean_latents(steps, kind, seed)
     after, predicted = sampler.denoise_step(noisy, output, coefficients, kind)
     scale = 1 / a.min() if kind == "epsilon" else 1  # rounding of the noise is magnified at the noisiest timestep
     torch.testing.assert_close(predicted, clean, atol=2e-6 * float(scale) + 1e-4, rtol=0)
-    torch.testing.assert_close(after[:WINDOW], predicted[:WINDOW], atol=0, rtol=0)  # the oldest frames are done
+    torch.testing.assert_close(after[:CHUNK], predicted[:CHUNK], atol=0, rtol=0)  # the oldest frames are done
 
 
 def test_noise_is_added_with_coefficients_in_the_dtype_of_the_latents():
@@ -62,9 +62,9 @@ def test_noise_is_added_with_coefficients_in_the_dtype_of_the_latents():
 def test_windows_of_several_streams_step_together():
     step = sampler.inner_steps(4)[0]
     coefficients = sampler.StepCoefficients.of(step, CPU)
-    sample, output = torch.randn(2, 2 * FRAMES, 2, 3, 3)
+    sample, output = torch.randn(2, 2 * WINDOW, 2, 3, 3)
     both = sampler.denoise_step(sample, output, coefficients, "epsilon")
     for index in range(2):
-        part = slice(index * FRAMES, (index + 1) * FRAMES)
+        part = slice(index * WINDOW, (index + 1) * WINDOW)
         alone = sampler.denoise_step(sample[part], output[part], coefficients, "epsilon")
         assert all(torch.equal(a[part], b) for a, b in zip(both, alone, strict=True))

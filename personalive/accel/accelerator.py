@@ -32,7 +32,7 @@ from personalive.accel.ops import onednn
 from personalive.accel.ops.attention import autotuned_attention
 from personalive.accel.ops.reference import Operations
 from personalive.accel.transfer import HostCopy, cat, pin, upload
-from personalive.config import FRAMES, WINDOW, ModelConfig
+from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.raster import draw
 from personalive.errors import InputError
@@ -173,7 +173,7 @@ class AcceleratedNetworks:
         network.to(memory_format=torch.channels_last)
         if name in ("denoising_unet", "reference_unet"):
             fused = FusedDenoisingUNet if name == "denoising_unet" else FusedReferenceUNet
-            network = fused(network, operations, FRAMES)
+            network = fused(network, operations, WINDOW)
             if accelerator.on_gpu:
                 fold_decoder_path(network)
             if name == "denoising_unet" and accelerator.float8:
@@ -246,7 +246,7 @@ class AcceleratedNetworks:
         # A stream starts with this. The decoder's tensors are the largest, and networks that are captured later find
         # room within their memory.
         if isinstance(self._decode, CapturedFunction):
-            self._decode.prepare(self._take(latents)[:1].repeat(WINDOW, 1, 1, 1))
+            self._decode.prepare(self._take(latents)[:1].repeat(CHUNK, 1, 1, 1))
         unet: Any = self.modules["denoising_unet"]
         banks = self.modules["reference_unet"](self._take(latents), embedding)
         projected: ProjectedReference = unet.project_reference(banks, embedding)
@@ -263,7 +263,7 @@ class AcceleratedNetworks:
     @on_its_device
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         # Always one chunk: the 16 frames of a first step would need their own capture, and its memory.
-        return cat([self._guide(chunk, width=width, height=height)[0] for chunk in keypoints.split(WINDOW)])
+        return cat([self._guide(chunk, width=width, height=height)[0] for chunk in keypoints.split(CHUNK)])
 
     @on_its_device
     def denoise(
@@ -277,7 +277,7 @@ class AcceleratedNetworks:
 
     @on_its_device
     def decode(self, latents: Tensor) -> Tensor:
-        return cat([self._decode(part)[0] for part in self._take(latents).split(WINDOW)])
+        return cat([self._decode(part)[0] for part in self._take(latents).split(CHUNK)])
 
     @on_its_device
     def upload(self, tensors: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Self
 
 from personalive.animate.plan import DrivingPlan
 from personalive.animate.replay import Cues
-from personalive.config import WINDOW
+from personalive.config import CHUNK
 from personalive.engine.cues import Cue
 from personalive.engine.preprocess import DrivingFrames, Preprocessor
 from personalive.media.crop import cut
@@ -107,9 +107,9 @@ class DrivingReader:
         frames = itertools.islice(read_frames(plan.info, plan.rate, plan.skip + self._first), left)
         tracker = FaceTracker() if plan.mesh and plan.track is not None else None
         try:
-            windows = iter(lambda: [*itertools.islice(self._frames(frames, tracker), WINDOW)], [])
-            for window in windows:
-                yield self._chunk(window)
+            chunks = iter(lambda: [*itertools.islice(self._frames(frames, tracker), CHUNK)], [])
+            for chunk in chunks:
+                yield self._chunk(chunk)
         finally:
             if tracker is not None:
                 tracker.close()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from personalive.config import WINDOW
+from personalive.config import CHUNK
 from personalive.engine.cues import PLAIN, Cue, Presence, cue_rows
 from personalive.engine.motion import DriverMotion, HeadPose
 
@@ -109,8 +109,8 @@ class Recorded:
 
     def chunks(self, indices: Sequence[int], presences: Cues) -> Iterator[DriverMotion]:
         """The motion of these frames in this order, a window at a time."""
-        for start in range(0, len(indices), WINDOW):
-            part = indices[start : start + WINDOW]
+        for start in range(0, len(indices), CHUNK):
+            part = indices[start : start + CHUNK]
             shown = self.at(part)
             cues = [presences.cue(index, usable=usable) for index, usable in zip(part, shown.usable, strict=True)]
             rows = None if all(cue == PLAIN for cue in cues) else cue_rows(cues)

@@ -20,7 +20,7 @@ from personalive.accel.accelerator import Accelerator
 from personalive.benchmark import whole_job
 from personalive.benchmark.lifelike import lifelike
 from personalive.benchmark.random_model import random_model
-from personalive.config import DEMO, FRAMES, WINDOW, ModelConfig
+from personalive.config import CHUNK, DEMO, WINDOW, ModelConfig
 from personalive.engine.schedule import inner_steps
 from personalive.errors import InputError, PersonaLiveError
 from personalive.pipeline import PersonaLive
@@ -75,14 +75,14 @@ def calls(model: PersonaLive, size: int) -> dict[str, float | str]:
     on_gpu = model.device.type == "cuda"
     stream, prepare = whole_job.started(model, size)
     box = (size // 8, size // 8, size - size // 8, size - size // 8)
-    driving = prepare.driving(lifelike(2 * WINDOW, size), [box] * 2 * WINDOW)
+    driving = prepare.driving(lifelike(2 * CHUNK, size), [box] * 2 * CHUNK)
     times = []
     for index in range((CALLS if on_gpu else CALLS_CPU) + 3):
         began = time.perf_counter()
-        stream.push(driving[index % 2 * WINDOW :][:WINDOW])
+        stream.push(driving[index % 2 * CHUNK :][:CHUNK])
         times.append(time.perf_counter() - began)
     usual = median(times[3:])
-    found: dict[str, float | str] = {"ms": round(usual * 1e3, 1), "frames a second": round(WINDOW / usual, 1)}
+    found: dict[str, float | str] = {"ms": round(usual * 1e3, 1), "frames a second": round(CHUNK / usual, 1)}
     if on_gpu:
         found["reserved, GiB"] = round(torch.cuda.max_memory_reserved(model.device) / 2**30, 2)
     return found
@@ -100,16 +100,16 @@ def parts(model: PersonaLive, size: int) -> Iterator[tuple[str, float]]:
         return torch.randn(shape, device=model.device).to(model.dtype)
 
     encoder, side = config.motion_encoder, config.motion_extractor.image_size
-    window, motion = random(FRAMES, config.vae.latent_channels, latent, latent), reference.motion.expand(FRAMES, -1, -1)
-    pose = random(FRAMES, config.unet.block_channels[0], latent, latent)
-    faces, images = random(WINDOW, 3, encoder.image_size, encoder.image_size), random(WINDOW, 3, side, side)
+    window, motion = random(WINDOW, config.vae.latent_channels, latent, latent), reference.motion.expand(WINDOW, -1, -1)
+    pose = random(WINDOW, config.unet.block_channels[0], latent, latent)
+    faces, images = random(CHUNK, 3, encoder.image_size, encoder.image_size), random(CHUNK, 3, side, side)
     times = inner_steps(4)[0].timesteps
     runs: dict[str, Callable[[], object]] = {
         "denoising UNet": lambda: networks.denoise(window, times, motion, pose, reference.features),
-        "VAE decode": lambda: networks.decode(window[:WINDOW]),
+        "VAE decode": lambda: networks.decode(window[:CHUNK]),
         "motion encoder": lambda: networks.encode_motion(faces),
         "motion extractor": lambda: networks.extract_pose(images),
-        "pose guider": lambda: networks.guide(torch.zeros(WINDOW, 21, 3, device=model.device), size, size),
+        "pose guider": lambda: networks.guide(torch.zeros(CHUNK, 21, 3, device=model.device), size, size),
     }
     for name, run in runs.items():
         spent = []

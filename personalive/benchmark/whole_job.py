@@ -17,7 +17,7 @@ from personalive.animate.plan import plan_driving
 from personalive.animate.replay import Presences
 from personalive.assets import DEMO_PORTRAIT
 from personalive.benchmark.lifelike import finishing, lifelike
-from personalive.config import MAX_KEYFRAME_THRESHOLD, WINDOW
+from personalive.config import CHUNK, MAX_KEYFRAME_THRESHOLD
 from personalive.engine.preprocess import Preprocessor
 from personalive.engine.stream import Stream
 from personalive.media.encoding import VideoFormat
@@ -69,14 +69,14 @@ def measure(model: PersonaLive, size: int, frames: int, calls: int, folder: Path
     """
     pictures = lifelike(min(frames, DISTINCT), size)
     driver = _driver(pictures, frames, folder / "driver.mp4")
-    _animate(model, driver, pictures, folder / "warm.mp4", options=OPTIONS.replace(max_frames=8 * WINDOW))
+    _animate(model, driver, pictures, folder / "warm.mp4", options=OPTIONS.replace(max_frames=8 * CHUNK))
     reading, writing = _reading(model, driver, size, frames), _writing(pictures, driver, frames, folder / "written.mp4")
     alone = _calls(model, size, pictures, calls)
     began = time.perf_counter()
     memory = _animate(model, driver, pictures, folder / "result.mp4", options=OPTIONS)
     seconds = time.perf_counter() - began
     growth = memory[-1] - memory[len(memory) // 2]
-    return WholeJob(frames, reading, WINDOW / alone, writing, frames / seconds, seconds, growth)
+    return WholeJob(frames, reading, CHUNK / alone, writing, frames / seconds, seconds, growth)
 
 
 def _driver(pictures: Sequence[RGBArray], frames: int, path: Path) -> Path:
@@ -108,12 +108,12 @@ def _reading(model: PersonaLive, driver: Path, size: int, frames: int) -> float:
 
 def _writing(pictures: Sequence[RGBArray], driver: Path, frames: int, path: Path) -> float:
     height, width, _ = pictures[0].shape
-    chunks = [np.stack(pictures[start : start + WINDOW]) for start in range(0, len(pictures), WINDOW)]
+    chunks = [np.stack(pictures[start : start + CHUNK]) for start in range(0, len(pictures), CHUNK)]
     began = time.perf_counter()
     format_ = VideoFormat(width, height, RATE, "benchmark")
     with write_ahead(path, format_, sound=Sound(probe(driver)), overwrite=True) as writer:
         while writer.frames < frames:
-            writer.write(chunks[writer.frames // WINDOW % len(chunks)])
+            writer.write(chunks[writer.frames // CHUNK % len(chunks)])
         writer.finish()
     return frames / (time.perf_counter() - began)
 
@@ -122,14 +122,14 @@ def _calls(model: PersonaLive, size: int, pictures: Sequence[RGBArray], calls: i
     """The median of a call's seconds."""
     stream, prepare = started(model, size)
     box = (size // 8, size // 8, size - size // 8, size - size // 8)
-    driving = prepare.driving(pictures[: 5 * WINDOW], [box] * 5 * WINDOW)
+    driving = prepare.driving(pictures[: 5 * CHUNK], [box] * 5 * CHUNK)
     times = []
-    for index in range(calls + WINDOW):
-        start = index * WINDOW % len(driving)
+    for index in range(calls + CHUNK):
+        start = index * CHUNK % len(driving)
         began = time.perf_counter()
-        stream.push(driving[start : start + WINDOW])
+        stream.push(driving[start : start + CHUNK])
         times.append(time.perf_counter() - began)
-    return median(times[WINDOW:])
+    return median(times[CHUNK:])
 
 
 def started(model: PersonaLive, size: int) -> tuple[Stream, Preprocessor]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from personalive.config import WINDOW
+from personalive.config import CHUNK
 from personalive.engine.networks import HostCopy, Networks
 from personalive.engine.noise import NoiseSource
 from personalive.engine.state import Driving, StreamState
@@ -121,17 +121,17 @@ class _Run:
         """As many steps as there are whole chunks."""
         states = [state.with_pending(frames) for state, frames in zip(self._states, driving, strict=True)]
         self._states = states
-        while ready := [i for i, state in enumerate(states) if state.queued >= WINDOW]:
+        while ready := [i for i, state in enumerate(states) if state.queued >= CHUNK]:
             chunks = {}
             for i in ready:
-                states[i], chunks[i] = states[i].take_pending(WINDOW)
+                states[i], chunks[i] = states[i].take_pending(CHUNK)
             self._step(chunks)
 
     def stretch(self, driving: Sequence[Driving]) -> None:
         """One step."""
-        if not all(1 <= len(frames) <= WINDOW for frames in driving) or any(state.queued for state in self._states):
+        if not all(1 <= len(frames) <= CHUNK for frames in driving) or any(state.queued for state in self._states):
             raise InputError("only 1 to 4 frames stretch to a chunk of 4, and none may be waiting for others")
-        self._states = [replace(state, frames_in=state.frames_in + WINDOW) for state in self._states]
+        self._states = [replace(state, frames_in=state.frames_in + CHUNK) for state in self._states]
         chunks = dict(zip(range(len(self._streams)), driving, strict=True))
         self._step(chunks, stretch=True)
 
@@ -140,7 +140,7 @@ class _Run:
         networks = self._streams[0].networks
         states = [self._states[i] for i in chunks]
         states, motion = encode_driving(networks, states, [*chunks.values()], stretch=stretch)
-        noise = [self._streams[i].draw(WINDOW) for i in chunks]
+        noise = [self._streams[i].draw(CHUNK) for i in chunks]
         for i, done in zip(chunks, denoise_window(networks, states, motion, noise), strict=True):
             self._states[i] = done.state
             self._frames[i] += self._streams[i].outgoing(done)

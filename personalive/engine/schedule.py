@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from personalive.config import SLOTS, STEP_CHOICES, WINDOW, PredictionType
+from personalive.config import CHUNK, SLOTS, STEP_CHOICES, PredictionType
 from personalive.errors import InputError
 
 TRAIN_TIMESTEPS = 1000
@@ -57,7 +57,7 @@ def inner_steps(steps: int) -> list[InnerStep]:
     result = []
     for inner in range(at_once):
         # Slot s has (3 - s) steps of the engine behind it, so it starts one at place (3 - s)·n/4 of the path.
-        places = [(SLOTS - 1 - slot) * at_once + inner for slot in range(SLOTS) for _ in range(WINDOW)]
+        places = [(SLOTS - 1 - slot) * at_once + inner for slot in range(SLOTS) for _ in range(CHUNK)]
         now = tuple(t for t in (path[place] for place in places) if t is not None)
         result.append(InnerStep(now, tuple(path[place + 1] for place in places)))
     return result
@@ -65,7 +65,7 @@ def inner_steps(steps: int) -> list[InnerStep]:
 
 def lead_in_timesteps(steps: int) -> tuple[int, ...]:
     """Levels to which the first 12 frames are noised: those at which slots 0 to 2 start a step."""
-    return inner_steps(steps)[0].timesteps[: (SLOTS - 1) * WINDOW]
+    return inner_steps(steps)[0].timesteps[: (SLOTS - 1) * CHUNK]
 
 
 @lru_cache(maxsize=64)

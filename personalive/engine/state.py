@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from personalive.config import FRAMES, LEAD_IN, WINDOW
+from personalive.config import CHUNK, LEAD_IN, WINDOW
 from personalive.engine.control import MotionControl
 from personalive.engine.keyframes import KeyframePolicy
 from personalive.engine.motion import DriverMotion, HeadPose, MotionChunk
@@ -131,7 +131,7 @@ class StreamState:
     def with_motion(self, chunk: MotionChunk) -> "StreamState":
         """The newest frames' motion added to the history, which keeps the last 16."""
         joined = chunk if self.history is None else self.history.join(chunk)
-        return replace(self, history=joined[-FRAMES:])
+        return replace(self, history=joined[-WINDOW:])
 
     def ending(self, queued: int) -> tuple[int, MotionChunk]:
         """What pushes the last driving frame out when no more come.
@@ -144,7 +144,7 @@ class StreamState:
             ones in reverse, which push the last driving frame through all slots.
         """
         assert self.history is not None  # at least one frame has been encoded
-        surplus = -self.frames_in % WINDOW
+        surplus = -self.frames_in % CHUNK
         wanted = [*range(self.frames_in - queued, self.frames_in), *mirrored(self.frames_in, surplus + LEAD_IN)]
         before = self.frames_in - len(self.history)
         return surplus, self.history[[index - before for index in wanted]]
@@ -156,8 +156,8 @@ class StreamState:
     def enter(self, tokens: Tensor, pose_features: Tensor) -> "StreamState":
         """Move the window on by four frames; 16 fill it in the first step."""
         if self.motion is not None and self.pose_features is not None:
-            tokens = torch.cat((self.motion[WINDOW:], tokens))
-            pose_features = torch.cat((self.pose_features[WINDOW:], pose_features))
+            tokens = torch.cat((self.motion[CHUNK:], tokens))
+            pose_features = torch.cat((self.pose_features[CHUNK:], pose_features))
         return replace(self, motion=tokens, pose_features=pose_features)
 
 

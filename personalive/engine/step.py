@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personalive.config import FRAMES, SLOTS, WINDOW
+from personalive.config import CHUNK, SLOTS, WINDOW
 from personalive.engine import schedule
 from personalive.engine.cues import Cue
 from personalive.engine.keyframes import KeyframeDecision, KeyframeTest
@@ -203,8 +203,8 @@ def _retarget(state: StreamState, motion: DriverMotion, stretch: bool) -> tuple[
         weights = lead_in_weights(tokens.device).to(tokens.dtype)[:, None, None]
         keypoints = project(lead_in(reference.pose, start))
         leading = MotionChunk(keypoints, torch.lerp(reference.motion, start_tokens, weights))
-    if stretch and len(chunk) < WINDOW:
-        chunk = chunk.stretched(state.history, WINDOW)
+    if stretch and len(chunk) < CHUNK:
+        chunk = chunk.stretched(state.history, CHUNK)
     # Movement is never measured from frames without a face.
     after = state.first if seen is None else first
     return replace(state, first=after, lead_in=leading).with_motion(chunk), chunk
@@ -264,7 +264,7 @@ def _sample(networks: Networks, state: StreamState, noise: Tensor) -> _Sample:
     """All inner steps, and the finished pictures, which are then on their way to the host."""
     assert state.motion is not None and state.pose_features is not None  # the window has been entered
     steps = schedule.inner_steps(state.options.steps)
-    new = schedule.add_noise(state.reference.latents, noise, steps[0].timesteps[-WINDOW:])
+    new = schedule.add_noise(state.reference.latents, noise, steps[0].timesteps[-CHUNK:])
     latents = torch.cat((state.latents, new))
     predictions, clean = [], latents
     for step in steps:
@@ -272,10 +272,10 @@ def _sample(networks: Networks, state: StreamState, noise: Tensor) -> _Sample:
         predictions.append(prediction)
         coefficients = schedule.StepCoefficients.of(step, networks.device)
         latents, clean = schedule.denoise_step(latents, prediction, coefficients, networks.config.prediction_type)
-    assert len(latents) == FRAMES
-    frames = networks.decode(clean[:WINDOW])
+    assert len(latents) == WINDOW
+    frames = networks.decode(clean[:CHUNK])
     pixels = (frames * 255).round_().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return _Sample(tuple(predictions), latents, clean[:WINDOW], frames, networks.download(pixels))
+    return _Sample(tuple(predictions), latents, clean[:CHUNK], frames, networks.download(pixels))
 
 
 def _compared(state: StreamState) -> tuple[Tensor, Tensor]:
@@ -322,7 +322,7 @@ def _leave(
     )
     after = replace(
         state,
-        latents=sample.latents[WINDOW:],
+        latents=sample.latents[CHUNK:],
         bank=bank,
         features=features,
         keyframes=keyframes,

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personalive.config import LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_SEED, WINDOW
+from personalive.config import CHUNK, LEAD_IN, MAX_KEYFRAME_THRESHOLD, MAX_SEED
 from personalive.engine import schedule
 from personalive.engine.advance import PendingFrames, all_or_nothing, submit
 from personalive.engine.control import MotionControl, between
@@ -277,12 +277,12 @@ class Stream:
                     state, waiting = state.take_pending(queued)
                     (state,), _ = encode_driving(self.networks, [state], [waiting])
                 surplus, tail = state.ending(queued)
-                for start in range(0, len(tail), WINDOW):
-                    chunk, noise = tail[start : start + WINDOW], self.draw(WINDOW)
+                for start in range(0, len(tail), CHUNK):
+                    chunk, noise = tail[start : start + CHUNK], self.draw(CHUNK)
                     finished = denoise_window(self.networks, [state], [chunk], [noise])[0]
                     state = finished.state
                     self._show(finished.record)
-                    kept = WINDOW if start + WINDOW < len(tail) else WINDOW - surplus
+                    kept = CHUNK if start + CHUNK < len(tail) else CHUNK - surplus
                     yield from (frames.result()[:kept] for frames in self.outgoing(finished))
             self.reset()
 

@@ -78,7 +78,7 @@ class EchoEngine:
         width: int = 512,
         height: int = 512,
         *,
-        window: int = 1,
+        chunk_frames: int = 1,
         delay_frames: int = 0,
         seconds: float = 0.0,
         sleep: Callable[[float], None] = time.sleep,
@@ -86,7 +86,7 @@ class EchoEngine:
     ) -> None:
         """`seconds`: time of a call, which `sleep` takes; `before_call` may raise, as a device without memory does."""
         self.width, self.height = width, height
-        self.window, self.delay_frames = window, delay_frames
+        self.chunk_frames, self.delay_frames = chunk_frames, delay_frames
         self.seconds = seconds
         self.sleep = sleep
         self.keyframe_threshold = 17.0
@@ -116,7 +116,7 @@ class EchoEngine:
     ) -> RGBArray:
         """The frames at the output's size, those between two of them as the later one."""
         sized = [self._sized(image) for image in images]
-        return np.stack([sized[index] for index, _ in between(0.0, [0.0] * len(sized), self.window)])
+        return np.stack([sized[index] for index, _ in between(0.0, [0.0] * len(sized), self.chunk_frames)])
 
     def advance(self, streams: Sequence[EchoStream], driving: Sequence[RGBArray]) -> list[RGBArray]:
         """One call: the frames that came `delay_frames` before."""
@@ -133,7 +133,7 @@ class EchoEngine:
             stream.waiting.extend(np.full_like(frames[0], 127) for _ in range(self.delay_frames))
         stream.waiting.extend(frames)
         stream.frames_in += len(frames)
-        finished = np.stack([stream.waiting.popleft() for _ in range(self.window)])
+        finished = np.stack([stream.waiting.popleft() for _ in range(self.chunk_frames)])
         for part in (np.s_[:, :BORDER], np.s_[:, -BORDER:], np.s_[:, :, :BORDER], np.s_[:, :, -BORDER:]):
             finished[part] = stream.colour
         return finished

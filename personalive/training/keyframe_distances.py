@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from personalive.config import FRAMES, LEAD_IN, WINDOW
+from personalive.config import CHUNK, LEAD_IN, WINDOW
 from personalive.engine.keyframes import FIRST_STEP, KeyframeTest, keyframe_policy
 from personalive.media.faces import FaceTracker
 from personalive.pipeline import PersonaLive
@@ -27,7 +27,7 @@ TRACKS, LENGTH = 12, 100
 """Tracks of four seconds."""
 SHARE = 0.5
 """Part of the tracks in which the suggested threshold makes at least one keyframe."""
-LEAD = LEAD_IN // WINDOW
+LEAD = LEAD_IN // CHUNK
 """Calls between a chunk's first, as the newest of the window, and its last, as the oldest, in which it is tested."""
 
 Distances = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ def tokens_of_track(model: PersonaLive, tracker: FaceTracker, seed: int, length:
     size = model.config.size
     pair = make_pair(seed, length, itself=False)
     rest = Motion(**{name: value[:, None] for name, value in vars(pair.rest).items()})
-    drawn = [*pictures(pair.person, rest, size), *pictures(pair.driver, pair.track[:, ::WINDOW], size)]
+    drawn = [*pictures(pair.person, rest, size), *pictures(pair.driver, pair.track[:, ::CHUNK], size)]
     tracker.reset()
     boxes = [tracker.follow(picture) or tracker.box or (0, 0, size, size) for picture in drawn]
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def simulate(reference: Tensor, driver: Tensor, threshold: float) -> int:
     """Keyframes that the engine would make if driven by these tokens, one frame of each chunk."""
     bank, keyframes = reference.flatten(1), 0
     for chunk, motion in enumerate(driver):
-        window = motion.expand(FRAMES, *motion.shape)
+        window = motion.expand(WINDOW, *motion.shape)
         decision = keyframe_policy(KeyframeTest(chunk + LEAD, window, bank, keyframes, threshold))
         if decision.insert:
             bank, keyframes = torch.cat((bank, motion.flatten()[None])), keyframes + 1

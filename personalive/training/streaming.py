@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from personalive.config import FRAMES, LEAD_IN, SLOTS, WINDOW
+from personalive.config import CHUNK, LEAD_IN, SLOTS, WINDOW
 from personalive.engine import motion as kp
 from personalive.engine import raster
 from personalive.engine import schedule as sampler
@@ -55,7 +55,7 @@ class Window:
     def append(self, other: "Window") -> "Window":
         """Move on by the frames of `other`; `carried` stays."""
         parts = {
-            field.name: torch.cat((getattr(self, field.name), getattr(other, field.name)), dim=1)[:, -FRAMES:]
+            field.name: torch.cat((getattr(self, field.name), getattr(other, field.name)), dim=1)[:, -WINDOW:]
             for field in fields(self)
             if field.name != "carried"
         }
@@ -112,7 +112,7 @@ class StreamingStage:
         assert self.clips is not None and self.window is not None
         self.window.carried = results["carried"]
         self._call += 1
-        if (self._call + 1) * WINDOW > self.clips.length:
+        if (self._call + 1) * CHUNK > self.clips.length:
             self.end()
 
     def _open(self, seed: int, random: torch.Generator) -> None:
@@ -129,15 +129,15 @@ class StreamingStage:
 
     def _clips(self, seed: int) -> Clips:
         calls = int(torch.randint(SHORTEST, LONGEST + 1, (1,), generator=torch.Generator().manual_seed(seed)))
-        return self.source.clips(self.batch.streams, calls * WINDOW, seed)
+        return self.source.clips(self.batch.streams, calls * CHUNK, seed)
 
     def _advance(self, random: torch.Generator) -> None:
         assert self.clips is not None and self.window is not None
-        self.window = self.window.append(self._chunk(self.clips, self._call * WINDOW, random))
+        self.window = self.window.append(self._chunk(self.clips, self._call * CHUNK, random))
 
     def _chunk(self, clips: Clips, start: int, random: torch.Generator) -> Window:
         """Four frames that enter the window."""
-        driving, target = clips.frames(start, start + WINDOW)
+        driving, target = clips.frames(start, start + CHUNK)
         images = target.images.flatten(0, 1)
         people = len(target.images)
         pose = jitter_pose(self.trainee.pose(target), random)
@@ -145,11 +145,11 @@ class StreamingStage:
             pose = mixed_pose(self.trainee, pose, clips.reference, driving)
         faces = face_crops(self.trainee, driving, random)
         return Window(
-            clean=self.trainee.latents(images).unflatten(0, (people, WINDOW)),
-            faces=faces.unflatten(0, (people, WINDOW)),
-            share=torch.ones(people, WINDOW, device=images.device),
-            keypoints=kp.project(pose).unflatten(0, (people, WINDOW)),
-            known=torch.ones(people, WINDOW, device=images.device),
+            clean=self.trainee.latents(images).unflatten(0, (people, CHUNK)),
+            faces=faces.unflatten(0, (people, CHUNK)),
+            share=torch.ones(people, CHUNK, device=images.device),
+            keypoints=kp.project(pose).unflatten(0, (people, CHUNK)),
+            known=torch.ones(people, CHUNK, device=images.device),
             focus=_focus(target),
             last=to_bytes(target.images),
             carried=torch.empty(0, device=images.device),
@@ -203,10 +203,10 @@ class StreamingStage:
             noise = torch.randn(portrait.shape, generator=random, device=portrait.device)
             inputs["keyframe"] = window.clean[:, 0] + 0.1 * noise
         if self.own:
-            pick = int(self._draw * 1000) % WINDOW  # one of the finished frames of each stream as a picture
+            pick = int(self._draw * 1000) % CHUNK  # one of the finished frames of each stream as a picture
             inputs["picture"] = window.last[:, pick].float() / 127.5 - 1
             inputs["picture_weight"] = weight_map(window.focus[:, pick], (size, size), FOCUS)
-            inputs["picked"] = torch.arange(WINDOW, device=portrait.device) == pick
+            inputs["picked"] = torch.arange(CHUNK, device=portrait.device) == pick
         return inputs
 
     def compute(self, inputs: Tensors) -> Tensors:
@@ -218,45 +218,45 @@ class StreamingStage:
             features = features.with_keyframe(trainee.reference(inputs["keyframe"], embedding))
         level = Level(inputs["timesteps"], inputs["coefficients"])
         after, clean = trainee.predict(inputs["noisy"], level, tokens, trainee.guide(inputs["rasters"]), features)
-        after, clean = (part.unflatten(0, (people, FRAMES)) for part in (after, clean))
+        after, clean = (part.unflatten(0, (people, WINDOW)) for part in (after, clean))
         results = self._score(inputs, clean)
         if "picture" in inputs:
             results |= self._score_pictures(inputs, clean)
             results["loss"] = results["loss"] + results["pixels"]
-        return results | {"carried": after[:, WINDOW:].detach()}
+        return results | {"carried": after[:, CHUNK:].detach()}
 
     def _noisy(self, window: Window, portrait: Tensor, random: torch.Generator) -> Tensor:
         """What the call starts from, `[n·16, c, h, w]`."""
         people = len(window.clean)
         noise = torch.randn(window.clean.shape, generator=random, device=portrait.device)
         levels = STEP.timesteps[LEAD_IN:] * people
-        new = sampler.add_noise(portrait.repeat_interleave(WINDOW, 0), noise[:, LEAD_IN:].flatten(0, 1), levels)
+        new = sampler.add_noise(portrait.repeat_interleave(CHUNK, 0), noise[:, LEAD_IN:].flatten(0, 1), levels)
         if self.own or self._call == 0:
             old = window.carried
         else:
             levels = STEP.timesteps[:LEAD_IN] * people
             old = sampler.add_noise(window.clean[:, :LEAD_IN].flatten(0, 1), noise[:, :LEAD_IN].flatten(0, 1), levels)
             old = old.unflatten(0, (people, LEAD_IN))
-        return torch.cat((old, new.unflatten(0, (people, WINDOW))), dim=1).flatten(0, 1)
+        return torch.cat((old, new.unflatten(0, (people, CHUNK))), dim=1).flatten(0, 1)
 
     def _tokens(self, faces: Tensor, share: Tensor) -> Tensor:
         """Motion tokens of the window; in the lead-in they move gradually away from the reference's."""
         people = len(share)
-        own, driver = self.trainee.motion_tokens(faces).split((people, people * FRAMES))
-        driver = driver.unflatten(0, (people, FRAMES))
+        own, driver = self.trainee.motion_tokens(faces).split((people, people * WINDOW))
+        driver = driver.unflatten(0, (people, WINDOW))
         return torch.lerp(own[:, None].expand_as(driver), driver, share[..., None, None].to(driver.dtype)).flatten(0, 1)
 
     def _score(self, inputs: Tensors, clean: Tensor) -> Tensors:
         error = ((clean - inputs["clean"]).flatten(0, 1).abs() * inputs["weight"]).mean(dim=(1, 2, 3))
-        error = (error * inputs["known"].flatten()).unflatten(0, (len(clean), FRAMES)).mean(dim=0)
-        slots = error.unflatten(0, (SLOTS, WINDOW)).mean(dim=1)
+        error = (error * inputs["known"].flatten()).unflatten(0, (len(clean), WINDOW)).mean(dim=0)
+        slots = error.unflatten(0, (SLOTS, CHUNK)).mean(dim=1)
         return {"loss": slots.mean(), **{f"slot_{i}": slots[i].detach() for i in range(SLOTS)}}
 
     def _score_pictures(self, inputs: Tensors, clean: Tensor) -> Tensors:
         """One of the finished frames of each stream as a picture."""
         target, picked = inputs["picture"], inputs["picked"].float()
-        known = (inputs["known"][:, :WINDOW] @ picked)[:, None, None, None]
-        latents = torch.einsum("pfchw,f->pchw", clean[:, :WINDOW], picked)
+        known = (inputs["known"][:, :CHUNK] @ picked)[:, None, None, None]
+        latents = torch.einsum("pfchw,f->pchw", clean[:, :CHUNK], picked)
         output = self.trainee.decode(latents) * known + target * (1 - known)
         square = F.mse_loss(output.detach().clamp(-1, 1), target)
         pixels = picture_loss(output, target, inputs["picture_weight"])

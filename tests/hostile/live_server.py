@@ -14,7 +14,7 @@ def main() -> None:
     # The second of each: before the package's rooms.
     server = _module("personalive.live.http.server", "personalive.live.server")
     echo = _module("personalive.testing.echo", "benchmarks.echo")
-    vars(server)["model_factory"] = lambda chosen: echo.echo_factory(window=4, delay_frames=12)
+    vars(server)["model_factory"] = lambda chosen: echo.echo_factory(chunk_frames=4, delay_frames=12)
     server.serve(_options([*sys.argv[1:], "--face_boxes", "keypoints"]))
 
 

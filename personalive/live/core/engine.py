@@ -51,7 +51,7 @@ class Engine(Protocol):
     height: int
 
     @property
-    def window(self) -> int:
+    def chunk_frames(self) -> int:
         """Frames that a call returns."""
 
     @property
@@ -74,13 +74,13 @@ class Engine(Protocol):
     def driving(
         self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
     ) -> Any:
-        """Prepare driving frames: `window` of them, or fewer, between which motion is interpolated.
+        """Prepare driving frames: `chunk_frames` of them, or fewer, between which motion is interpolated.
 
         `cues` say how the motion of each is used; None: as it is.
         """
 
     def advance(self, streams: Sequence[Any], driving: Sequence[Any]) -> list[RGBArray]:
-        """One call for several sessions: uint8 [window,H,W,3] for each.
+        """One call for several sessions: uint8 [chunk_frames,H,W,3] for each.
 
         All or nothing: if it raises an error, none of the streams has moved, and it may be called again.
         """

@@ -125,8 +125,8 @@ class Playout:
     one chunk waits behind the one that is being shown; the oldest are dropped, never the newest.
     """
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    def __init__(self, chunk_frames: int) -> None:
+        self._chunk_frames = chunk_frames
         self._waiting: deque[Picture] = deque()
         self._needs: deque[tuple[float, float]] = deque()
         self._updated: float | None = None
@@ -142,8 +142,8 @@ class Playout:
             return
         self._adapt(now - pictures[0].captured, now)
         self._waiting.extend(pictures)
-        if len(self._waiting) > 2 * self._window:
-            while len(self._waiting) > 2 * self._window:
+        if len(self._waiting) > 2 * self._chunk_frames:
+            while len(self._waiting) > 2 * self._chunk_frames:
                 self._waiting.popleft()
                 self.dropped += 1
             # Pictures come so much earlier than the delay that they do not fit. Show the oldest now: otherwise the next
@@ -155,7 +155,7 @@ class Playout:
         """When the next picture is to be shown, or None while none waits."""
         if not self._waiting:
             return None
-        if self._window == 1:  # pictures do not come in bursts: show each at once
+        if self._chunk_frames == 1:  # pictures do not come in bursts: show each at once
             return self._waiting[0].captured
         return self._waiting[0].captured + self.delay
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from personalive.config import LEAD_IN, WINDOW
+from personalive.config import CHUNK, LEAD_IN
 from personalive.engine.cues import Cue
 from personalive.engine.preprocess import DrivingFrames, Reference
 from personalive.engine.stream import Stream
@@ -25,7 +25,7 @@ ACCELERATED_CALLS = 16
 class PersonaLiveEngine:
     """A loaded model at one output size; see `Engine`."""
 
-    window = WINDOW
+    chunk_frames = CHUNK
     delay_frames = LEAD_IN
 
     def __init__(self, model: PersonaLive, width: int | None = None, height: int | None = None) -> None:
@@ -101,6 +101,6 @@ def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
     stream.keyframe_threshold = 0.0  # every call that can make a keyframe makes one
     stream.set_reference(engine.reference(image, box))
     for call in range(ACCELERATED_CALLS if engine.is_accelerated else CALLS):
-        count = engine.window - call % engine.window
+        count = engine.chunk_frames - call % engine.chunk_frames
         images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for _ in range(count)]
         engine.advance([stream], [engine.driving(images, [box] * count if box else None)])

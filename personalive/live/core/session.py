@@ -60,7 +60,7 @@ class Session:
         self._clock = clock
         self._lock = threading.RLock()
         self._ring = FrameRing()
-        self._subscriptions = Subscriptions(engine.window, self.statistics)
+        self._subscriptions = Subscriptions(engine.chunk_frames, self.statistics)
         self._commands = Commands()
         self._animation = Animation(engine)
         self._chunk: Chunk | None = None
@@ -68,7 +68,7 @@ class Session:
         self._epoch = 0
         self._run = 0
         """Counts how often the driver was forgotten."""
-        self._stamps = Stamps(engine.window, engine.delay_frames)
+        self._stamps = Stamps(engine.chunk_frames, engine.delay_frames)
         self._closed = False
 
     # ---- what connections and the hub call ----
@@ -202,7 +202,7 @@ class Session:
             waiting = len(self._ring)
             if busy or self.parameters.paused or not self.has_portrait or waiting == 0:
                 return None
-            wanted = max(1, self._engine.window // 2) if self._latency == "low" else self._engine.window
+            wanted = max(1, self._engine.chunk_frames // 2) if self._latency == "low" else self._engine.chunk_frames
             ready = 0.0 if waiting >= wanted else (self._ring.oldest or 0.0) + PATIENCE
             return max(ready, device_free - self.prepare_seconds - MARGIN)
 
@@ -216,7 +216,7 @@ class Session:
         began = self._clock()
         with self._lock:
             epoch, run, mirror = self._epoch, self._run, self.parameters.mirror
-            frames = self._ring.take(self._engine.window)
+            frames = self._ring.take(self._engine.chunk_frames)
         chunk = None
         try:
             driving = self._preparation.driving(frames, mirror=mirror, run=run) if frames else None

@@ -16,8 +16,8 @@ ASSUMED_INTERVAL, LONGEST_INTERVAL = 0.04, 2.0
 class Stamps:
     """Capture times of the frames that are under way in one session. Not for several threads at once."""
 
-    def __init__(self, window: int, delay_frames: int) -> None:
-        self._window = window
+    def __init__(self, chunk_frames: int, delay_frames: int) -> None:
+        self._chunk_frames = chunk_frames
         self._delay_frames = delay_frames
         self._under_way: deque[tuple[float, float | None, bool]] = deque()
         self._interval = ASSUMED_INTERVAL
@@ -33,13 +33,13 @@ class Stamps:
             self._interval += 0.1 * (min(captured - before, LONGEST_INTERVAL) - self._interval)
 
     def of_chunk(self, frames: Sequence[CameraFrame]) -> list[tuple[float, float | None]]:
-        """Stamps for a whole window of pictures: those between two camera frames get times between theirs."""
+        """Stamps for a whole chunk of pictures: those between two camera frames get times between theirs."""
         captured = [frame.captured for frame in frames]
         previous = self._last
         if previous is None or previous < self._resumed <= captured[-1]:
             previous = captured[0] - self._interval
         self._last = captured[-1]
-        return [(time, frames[index].client_stamp) for index, time in between(previous, captured, self._window)]
+        return [(time, frames[index].client_stamp) for index, time in between(previous, captured, self._chunk_frames)]
 
     def enter(self, chunk: Sequence[tuple[float, float | None]]) -> None:
         """A chunk goes into the model.

@@ -10,9 +10,9 @@ from personalive.live.core.statistics import SessionStatistics
 class Subscription:
     """A play-out of its own, and a call when something new is there. Any thread may push, pop and clear."""
 
-    def __init__(self, window: int, statistics: SessionStatistics | None, on_ready: Callable[[], None]) -> None:
+    def __init__(self, chunk_frames: int, statistics: SessionStatistics | None, on_ready: Callable[[], None]) -> None:
         """`statistics` counts what is shown; None for a reader that does not count."""
-        self.playout = Playout(window)
+        self.playout = Playout(chunk_frames)
         self.on_ready = on_ready
         self._statistics = statistics
         self._lock = threading.Lock()
@@ -45,8 +45,8 @@ class Subscription:
 class Subscriptions:
     """All readers of one session. Any thread may call."""
 
-    def __init__(self, window: int, statistics: SessionStatistics) -> None:
-        self._window = window
+    def __init__(self, chunk_frames: int, statistics: SessionStatistics) -> None:
+        self._chunk_frames = chunk_frames
         self._statistics = statistics
         self._readers: list[Subscription] = []
         self._dropped = 0
@@ -54,7 +54,7 @@ class Subscriptions:
 
     def add(self, on_ready: Callable[[], None], *, counts: bool = True) -> Subscription:
         """A new reader of the pictures from now on; `counts` as for `Session.subscribe`."""
-        reader = Subscription(self._window, self._statistics if counts else None, on_ready)
+        reader = Subscription(self._chunk_frames, self._statistics if counts else None, on_ready)
         with self._lock:
             self._readers.append(reader)
         return reader

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from personalive import models
-from personalive.config import LEAD_IN, WINDOW
+from personalive.config import CHUNK, LEAD_IN, STEP_CHOICES
 from personalive.engine import motion as kp
 from personalive.engine import raster
 from personalive.engine.keyframes import FIRST_STEP, MAX_KEYFRAMES, KeyframeDecision, KeyframeTest, keyframe_policy
@@ -217,7 +217,7 @@ class EndToEnd:
             model,
             width=case["width"],
             height=case["height"],
-            steps=case.get("steps", WINDOW),
+            steps=case.get("steps", STEP_CHOICES[0]),
             noise=RuleNoise(case["seed"], len(inputs["driving_u8"]) + LEAD_IN if nonstream else None),
             keyframes=policy,
             observer=records.append,
@@ -256,9 +256,9 @@ def _collect(
     if online:
         frames = frames.permute(0, 1, 3, 4, 2)
     else:
-        frames = frames[LEAD_IN // WINDOW :].flatten(0, 1).transpose(0, 1)[None]
+        frames = frames[LEAD_IN // CHUNK :].flatten(0, 1).transpose(0, 1)[None]
     keypoints = torch.cat([record.keypoints for record in records])
-    motion = torch.cat([record.motion if i == 0 else record.motion[-WINDOW:] for i, record in enumerate(records)])
+    motion = torch.cat([record.motion if i == 0 else record.motion[-CHUNK:] for i, record in enumerate(records)])
     pose = records[0].pose_features
     inserted = [record.step for record in records if record.inserted]
     clean = torch.stack([record.clean for record in records])
