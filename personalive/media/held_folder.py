@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import logging
 import os
 import shutil
 import tempfile
@@ -11,8 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from personalive.errors import OutputError
-
-logger = logging.getLogger(__name__)
+from personalive.media.abandoned import remove_unless_held
 
 
 class HeldFolder:
@@ -66,16 +64,5 @@ def _new(prefix: str, parent: str | None) -> Path:
 def remove_abandoned(prefix: str, parent: str | None = None) -> None:
     """Remove this user's folders with a prefix that no program holds."""
     for path in Path(parent or tempfile.gettempdir()).glob(f"{prefix}*"):
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:  # a link, a file, another user's
-            continue
-        try:
-            if os.fstat(descriptor).st_uid == os.getuid():
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path, ignore_errors=True)
-                logger.info("removed %s, which a program that was killed had left", path)
-        except OSError:  # held
-            pass
-        finally:
-            os.close(descriptor)
+        if path.is_dir():
+            remove_unless_held(path, shutil.rmtree)

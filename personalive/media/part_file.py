@@ -5,7 +5,6 @@ A run that was killed leaves such a file behind. The next run in that folder rem
 
 import contextlib
 import fcntl
-import logging
 import os
 import re
 import secrets
@@ -13,8 +12,7 @@ import weakref
 from pathlib import Path
 
 from personalive.errors import OutputError
-
-logger = logging.getLogger(__name__)
+from personalive.media.abandoned import remove_unless_held
 
 _NAME = re.compile(r".*\.part-[0-9a-f]{16}(\..*)?")
 
@@ -85,9 +83,13 @@ class PartFolder:
         self._discard = weakref.finalize(self, _discard, self.path, self._held, self._made)
         try:
             _make_folder(folder, self._made)
-            self.path.mkdir()
-            self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
-            fcntl.flock(self._held[0], fcntl.LOCK_EX)
+            while not self._held:
+                self.path.mkdir()
+                with contextlib.suppress(FileNotFoundError):  # a run that is just tidying up was faster
+                    self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
+                    fcntl.flock(self._held[0], fcntl.LOCK_EX)
+                if self._held and not self.path.exists():
+                    os.close(self._held.pop())
         except (OSError, ValueError) as error:
             self.discard()
             raise OutputError(f"the output folder {str(folder)!r} cannot be written: {error}") from error
@@ -135,19 +137,4 @@ def remove_abandoned(folder: Path) -> None:
     with contextlib.suppress(OSError):  # a folder that cannot be listed has none of ours to remove
         for path in folder.iterdir():
             if _NAME.fullmatch(path.name) and not path.is_symlink() and (path.is_file() or path.is_dir()):
-                _remove_unless_held(path)
-
-
-def _remove_unless_held(path: Path) -> None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _remove(path)
-        logger.info("removed %s, which a run that was killed had left", path)
-    except OSError:  # held, or not ours to remove
-        pass
-    finally:
-        os.close(descriptor)
+                remove_unless_held(path, _remove)
