@@ -54,7 +54,9 @@ def make_engine(options: argparse.Namespace) -> Engine:
     """The model that is measured."""
     if options.model == "echo":
         window, delay = (4, 12) if options.call_ms else (1, 0)
-        return EchoEngine(options.size, options.size, chunk_frames=window, delay_frames=delay, seconds=options.call_ms / 1e3)
+        return EchoEngine(
+            options.size, options.size, chunk_frames=window, delay_frames=delay, seconds=options.call_ms / 1e3
+        )
     choice = read_settings(options, ModelChoice)
     if options.model == "rule":
         from benchmarks.gpu_model import build

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personalive.animate.checks import check_inputs
 from personalive.animate.job import Progress, animate
-from personalive.animate.plan import check_inputs
 from personalive.cli.inputs import open_input
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError

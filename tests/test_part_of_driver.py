@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personalive.animate.checks import check_inputs
 from personalive.animate.job import animate
-from personalive.animate.plan import check_inputs
 from personalive.animate.replay import Presences, length, order
 from personalive.cli import main as cli
 from personalive.errors import InputError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from personalive.animate import plan, resume
+from personalive.animate import checks, resume
 from personalive.animate.job import animate
 from personalive.animate.motion_file import read_motion
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
@@ -191,7 +191,7 @@ def test_the_command_asks_for_a_name_and_says_that_it_goes_on(portrait, driver, 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plan, "check_inputs", interrupted)
+    monkeypatch.setattr(checks, "check_inputs", interrupted)
     assert cli.main([*given, "-o", str(tmp_path / "out.mp4")]) == cli.INTERRUPTED
     assert "the same command goes on from the last saved state" in caplog.text
 
@@ -206,7 +206,7 @@ def test_segments_are_short_where_frames_are_large():
 
 KILLED = """
 import sys
-from personalive.animate import plan, resume
+from personalive.animate import resume
 from personalive.cli.main import main
 
 resume.SAVE_SECONDS, resume.SHARE = 0.5, 5

@@ -9,17 +9,11 @@ from typing import Literal, TypeVar
 
 import torch
 
+from personalive.animate.checks import check_paths, preview_path
 from personalive.animate.driver import Driver, frames_of
 from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.paste_back import PasteBack, at_rest
-from personalive.animate.plan import (
-    DrivingPlan,
-    check_paths,
-    plan_driving,
-    possible_here,
-    preview_path,
-    read_portrait,
-)
+from personalive.animate.plan import DrivingPlan, plan_driving, possible_here, read_portrait
 from personalive.animate.preview import preview, save_preview
 from personalive.animate.resume import Resume, job_of
 from personalive.animate.run_ahead import RunAhead

@@ -1,7 +1,6 @@
 """What an animation is made from, found before any model is needed: the portrait, and the part of the driver."""
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
@@ -9,16 +8,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from personalive.animate.motion_file import SUFFIX, MotionFile, is_motion, read_motion
+from personalive.animate.motion_file import MotionFile, is_motion, read_motion
 from personalive.animate.replay import Cues, Easing, Presences
-from personalive.animate.resume import folder_of, is_motion_placed, is_placed
 from personalive.animate.track_cache import read_track, track_path, write_track
-from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
+from personalive.errors import InputError, NoFaceError
 from personalive.extras import missing
 from personalive.media.crop import crop_box, cut, within
-from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.face_track import FaceTrack, crop_path, track_face
-from personalive.media.faces import NO_FACES, FaceTracker, is_blank
+from personalive.media.faces import NO_FACES, FaceTracker
 from personalive.media.images import (
     FORMATS_TEXT,
     LARGE_SIDE,
@@ -27,24 +24,18 @@ from personalive.media.images import (
     is_gif,
     is_image,
     read_images,
-    require_file,
 )
 from personalive.media.portrait import Portrait, PortraitFinder, find_portrait, first_shown
 from personalive.media.sound import Sound
 from personalive.media.transform import moved
 from personalive.media.video_reader import DEFAULT_RATE, VideoInfo, probe, probe_picture, read_frames
-from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
 from personalive.types import Box
 
-SIDE = 512
-"""Pixels of an output whose size the model will choose: until then only its shape matters."""
 LOOKS, LOOK_SECONDS = 3, 2
 """Frames, from the first seconds that are used, by which it is judged whether the driver is upright."""
 STILL_SECONDS = 4
 """How long a picture drives if nothing is said."""
-CHECKED = 500
-"""Driving frames in which the first face must be for the driver to be refused at once."""
 
 
 @dataclass(frozen=True)
@@ -298,111 +289,6 @@ def possible_here(options: AnimateOptions) -> tuple[AnimateOptions, str]:
         return options, ""
     crop = "center" if options.crop == "auto" else options.crop
     return options.replace(face_boxes="keypoints", crop=crop), NO_FACES
-
-
-def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse missing files and an output that may not be created.
-
-    Raises:
-        InputError: an input is not a readable file.
-        OutputError: the output exists, is an input, or has a name that cannot be used.
-    """
-    require_file(ref_image, "the reference")
-    require_file(driving_video, "the driving video")
-    check_output(output, options.overwrite or is_placed(output, options))
-    check_choices(output, options.codec, options.quality)
-    went_on = options.resume and folder_of(output).exists()
-    if options.preview is not None and not (options.overwrite or went_on) and preview_path(output).exists():
-        raise OutputError(
-            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
-        )
-    for name in ("side_by_side", "preview"):
-        if getattr(options, name) and is_motion(driving_video):
-            raise InputError(
-                f"{name} is {getattr(options, name)}: it must be left out, as the motion file {driving_video} has no "
-                "pictures"
-            )
-    if options.save_motion is not None:
-        check_motion_output(options.save_motion, options.overwrite or is_motion_placed(output, options))
-    for target in filter(None, (output, options.save_motion)):
-        for source in (ref_image, driving_video):
-            if target.exists() and target.samefile(source):
-                raise OutputError(f"the output {target} is one of the inputs; choose another name")
-
-
-def check_motion_output(path: Path, overwrite: bool) -> None:
-    """Refuse a motion file that may not be made, before any work is done for it.
-
-    Raises:
-        OutputError: it has another ending, or it exists.
-    """
-    if path.suffix.lower() != SUFFIX or path.is_dir():
-        raise OutputError(f"save_motion is {path}: it must be a file whose name ends with {SUFFIX}")
-    if path.exists() and not overwrite:
-        raise OutputError(f"the motion file {path} already exists; choose another name or allow it with --overwrite")
-
-
-def preview_path(output: Path) -> Path:
-    """Where the preview of an output is written: beside it."""
-    return output.with_name("preview.png" if output.name == FRAMES_NAME else f"{output.stem}.preview.png")
-
-
-def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
-    """Refuse, before a model is loaded, everything that is known to fail without one.
-
-    Both inputs are checked, and a face is searched for in the portrait, and in the driver until the first one is found.
-
-    Raises:
-        InputError, NoFaceError: an input cannot be used.
-        OutputError: the output cannot be written.
-    """
-    check_paths(ref_image, driving_video, output, options)
-    check_folder(output, Path(os.path.realpath(output)))
-    options, _ = possible_here(options)
-    shape = options.width or SIDE, options.height or SIDE
-    if options.save_motion is not None:
-        check_folder(options.save_motion, Path(os.path.realpath(options.save_motion)))
-    if is_motion(driving_video):
-        plan_motion(driving_video, options)
-        read_portrait(ref_image, shape, options)
-        return
-    info = probe_driver(driving_video, options)
-    rate = options.rate or info.rate
-    skip, count = part_of(info, rate, options)
-    count = 1 if info.still else count
-    read_portrait(ref_image, shape, options)
-    if not options.needs_faces:
-        return
-    if _shows_face(info, rate, skip, 1) or upright(info, rate, skip, count, options).quarters:
-        return
-    if _shows_face(info, rate, skip, min(count, CHECKED)) or count > CHECKED:  # of a long driver, the pass will tell
-        return
-    _refuse_small_face(driving_video, info, rate, skip)
-    part = "" if info.still else "the part that would be used of "
-    raise NoFaceError(f"no face was found in {part}the driver {driving_video}")
-
-
-def _shows_face(info: VideoInfo, rate: Fraction, skip: int, count: int) -> bool:
-    """Whether a face is found in the first driving frames, as the pass would find it."""
-    with FaceTracker() as tracker:
-        frames = itertools.islice(read_frames(info, rate, skip), count)
-        return any(not is_blank(image) and tracker.follow(image) is not None for image in frames)
-
-
-def _refuse_small_face(path: Path, info: VideoInfo, rate: Fraction, skip: int) -> None:
-    """Say so if the first frame shows one that is too small to be followed.
-
-    Raises:
-        FaceTooSmallError
-    """
-    image = next(read_frames(info, rate, skip))
-    with FaceTracker() as tracker:
-        found = tracker.search(image)
-    if found:
-        raise FaceTooSmallError(
-            f"the driving video {path}: face too small: {found[0].side} of {min(image.shape[:2])} pixels; use a video "
-            "from nearer, or crop it"
-        )
 
 
 def _probe_reference(path: Path) -> VideoInfo:

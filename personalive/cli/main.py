@@ -135,7 +135,7 @@ def _animate(options: argparse.Namespace) -> int:
     if settings.resume and options.output is None:
         raise InputError("resume needs a name for the output, by which its state is found again: give --output")
 
-    from personalive.animate.plan import check_inputs
+    from personalive.animate.checks import check_inputs
     from personalive.cli.inputs import open_input
     from personalive.media.fetched import fetched_inputs
 
