@@ -422,7 +422,7 @@ def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
 def test_sigterm_while_busy_tells_the_webhook_and_leaves_nothing(trusting, long):
     processes = trusting.processes()
     with receiver() as web:
-        trusting.put("last", long, webhook=f"{web.url}/webhook")
+        assert trusting.put("last", long, webhook=f"{web.url}/webhook").status_code == 202
         web.wait_until_busy()
         trusting.process.send_signal(signal.SIGTERM)
         wait_for(lambda: "canceled" in web.statuses(), 30)
