@@ -78,7 +78,7 @@ class _Interface:
     def __init__(self, cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> None:
         self._cog = cog
         self._predictions = predictions
-        self._description = describe(cog_schema)
+        self._description = bytes(JSONResponse(describe(cog_schema)).body)  # once, as anybody may ask for it any time
         self._inputs = cog_schema["components"]["schemas"]["Input"]["properties"]
         self._bodies = Bodies()
         self._checks = asyncio.Semaphore(MAX_CHECKS)
@@ -96,7 +96,7 @@ class _Interface:
         )
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(self._description)
+        return Response(self._description, media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """Always 200, as with Cog; what counts is the status."""
