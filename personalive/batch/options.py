@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from personalive.errors import InputError
-from personalive.settings import RequestOptions, Settings, Surface, same, setting
+from personalive.settings import Settings, Surface, setting
 from personalive.settings.animation import path
 from personalive.types import OutputFormat
 
@@ -38,9 +38,7 @@ class BatchOptions(Settings):
         flags=("-o",),
         default_text=f"{MADE} in the given folder",
     )
-    output_format: OutputFormat = same(
-        RequestOptions, "output_format", group="batch", on=Surface.CLI, details="Of portraits and drivers"
-    )
+    output_format: OutputFormat = _batch("mp4", "Kind of the results of portraits and drivers")
     results: _Path = _batch(
         None,
         "File with a line for each job that has ended, with what came of it",
