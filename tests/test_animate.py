@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalive.animate.checks import check_inputs
+from personalive.animate.inputs import open_input
 from personalive.animate.job import Progress, animate
-from personalive.cli.inputs import open_input
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
 from personalive.media.fetched import fetched_inputs

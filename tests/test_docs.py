@@ -113,7 +113,7 @@ EXPLAINING = (
     "SECURITY.md",
     *(f"docs/{name}.md" for name in ("architecture", "decisions")),
 )
-PLAIN = ("live", "speed", "cpu", "training", "security", "glossary")
+PLAIN = ("live", "scale", "speed", "cpu", "training", "security", "glossary")
 NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|sh|toml|cff))`")
 
 

@@ -27,7 +27,7 @@ from personalive.loading import ModelChoice
 from personalive.settings import AnimateOptions, RequestOptions, Settings, Surface, setting
 from personalive.settings.animation import EVERYWHERE
 from personalive.types import AccelerationName, AttentionName, QuantizeName
-from scripts.write_settings import cog_input, live, predictor, readme
+from scripts.write_settings import cog_input, live, predictor, readme, scale
 
 ROOT = Path(__file__).parents[1]
 MODELS: list[type[Settings]] = [
@@ -113,7 +113,12 @@ def cog_inputs() -> dict[str, Any]:
 
 def test_what_is_written_is_written():
     """After a change of settings: python -m scripts.write_settings."""
-    for path, written in (("README.md", readme), ("docs/live.md", live), ("predict.py", predictor)):
+    for path, written in (
+        ("README.md", readme),
+        ("docs/live.md", live),
+        ("docs/scale.md", scale),
+        ("predict.py", predictor),
+    ):
         text = (ROOT / path).read_text()
         assert written(text) == text, f"{path}: python -m scripts.write_settings"
 
