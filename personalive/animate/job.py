@@ -1,6 +1,7 @@
 """From a portrait and a driver to a video: files in, one file out, with progress on the way."""
 
 import contextlib
+import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,6 +30,8 @@ from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Stage = Literal["reading", "previewing", "finding the face", "animating", "done"]
@@ -102,6 +105,8 @@ def _animate(
         portrait = read_portrait(ref_image, shape, options)
         for message in portrait.remarks:
             yield Progress("reading", 0, 0, message=message)
+        if advice := model.unsuited(portrait.image, portrait.box):
+            logger.warning("%s", advice)
         whole = _whole(model, portrait, shape, options) if options.paste_back else None
         if options.preview is not None and not (resume and resume.saved.frames):
             yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
