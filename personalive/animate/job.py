@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 
 import personalive
 from personalive.animate.checks import check_paths, preview_path, signer_of
@@ -170,7 +172,7 @@ def _previewing(
         yield Progress("previewing", 0, 0, message="there is no preview: the frames chosen for it show no face")
         return
     if options.visible_mark:
-        sheet = VisibleMark(sheet.shape[1], sheet.shape[0]).draw(sheet[None])[0]
+        sheet = Image.fromarray(VisibleMark(*sheet.size).draw(np.asarray(sheet)[None])[0])
     save_preview(sheet, preview_path(output), _comment(model, options))
     yield Progress("previewing", 0, 0, message=f"preview: {preview_path(output)}")
 
