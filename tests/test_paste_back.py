@@ -78,7 +78,7 @@ def slope(picture):
     [
         (0, (0.4, -0.3, 0.05)),
         pytest.param(1, (0.45, 0.3, -0.2), marks=pytest.mark.slow),
-        (3, (0.5, -0.72, 0.25)),
+        pytest.param(3, (0.5, -0.72, 0.25), marks=pytest.mark.slow),
         pytest.param(6, (0.4, 0, 0), marks=pytest.mark.slow),
     ],
 )

@@ -69,7 +69,9 @@ def content(path):
     [
         ("out.mp4", {}),
         pytest.param("out.gif", {"max_frames": 16}, marks=pytest.mark.slow),
-        ("frames/%05d.png", {"max_frames": 16, "motion": "relative", "smooth": 0.5}),
+        pytest.param(
+            "frames/%05d.png", {"max_frames": 16, "motion": "relative", "smooth": 0.5}, marks=pytest.mark.slow
+        ),
         pytest.param(
             "out.mp4",
             {"max_frames": 10, "loop": 2, "ping_pong": True, "side_by_side": True},

@@ -83,7 +83,7 @@ def quickly(values, *quick):
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(st.integers(1, 80), st.lists(st.integers(1, 79), max_size=6))
 def test_any_split_of_any_length_gives_the_same_frames_as_one_push(model, count, splits):
     once = animate(model, count)
