@@ -1,9 +1,9 @@
 """The Cog entry point: the command's inputs, except for paths on the server, the device and the data type.
 
 The operator chooses those with environment variables: PERSONALIVE_MODEL, PERSONALIVE_ACCELERATE,
-PERSONALIVE_LOW_MEMORY=1 and the other settings of the model (see `ModelChoice.from_environment`). PERSONALIVE_HUB and
-PERSONALIVE_REVISION say where weights come from, and PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private
-addresses.
+PERSONALIVE_LOW_MEMORY=1 and the other settings of the model (see `ModelChoice`). PERSONALIVE_SIGN, PERSONALIVE_SIGN_KEY
+and PERSONALIVE_SIGN_INPUTS=1 sign results, PERSONALIVE_HUB and PERSONALIVE_REVISION say where weights come from, and
+PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private addresses.
 """
 
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)
@@ -23,9 +23,10 @@ from personalive.animate.job import animate
 from personalive.animate.progress import show_lines
 from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
+from personalive.media.credentials import Signer
 from personalive.media.fetched import fetched_inputs
 from personalive.media.held_folder import HeldFolder
-from personalive.settings import RequestOptions, Surface
+from personalive.settings import RequestOptions, SigningSettings, Surface
 
 SHORTEST = 0.1
 """Seconds. Cog's server 0.19.3 loses its only slot to a prediction that ends within a few milliseconds."""
@@ -44,6 +45,9 @@ class Predictor(BasePredictor):
 
     def setup(self) -> None:
         """Load the model once, downloading weights that are missing into the cache."""
+        self.signing = SigningSettings.from_environment(os.environ)
+        if self.signing.sign and self.signing.sign_key:
+            Signer(self.signing.sign, self.signing.sign_key)  # so that a wrong one is told before the first request
         choice = ModelChoice.from_environment(os.environ)
         source, remark = choice.resolved_source()
         print(f"loading the model {source} on {choice.resolved_device()}. {remark}")
@@ -156,6 +160,10 @@ class Predictor(BasePredictor):
             description="Show reference, driver and result in one picture.",
             default=False,
         ),
+        visible_mark: bool = Input(
+            description="Draw a small mark into every frame that says it is AI-generated.",
+            default=False,
+        ),
         start: str = Input(
             description="Where in the driving video the used part begins. A time is written as seconds, mm:ss.s or hh:mm:ss.s.",  # noqa: E501
             default="0",
@@ -205,7 +213,7 @@ class Predictor(BasePredictor):
         """Make the video."""
         inputs = locals()
         with _not_too_short():
-            options = RequestOptions.from_inputs(inputs, Surface.HTTP)
+            options = RequestOptions.from_inputs(inputs, Surface.HTTP).replace(**self.signing.given())
             print(f"seed: {options.seed}")
             return cog.Path(self._animate(str(ref_image), str(driving_video), options))
 

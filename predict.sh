@@ -32,7 +32,7 @@ set -- ${arguments[@]+"${arguments[@]}"}
 
 verb=animate
 case ${1:-} in
-animate | batch | serve | download | doctor | benchmark)
+animate | batch | serve | download | doctor | benchmark | verify)
     verb=$1
     shift
     ;;
@@ -71,7 +71,7 @@ in_container() {
     seen=$2
     case $2 in http://* | https://*) return ;; esac
     case $1 in
-    --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae)
+    --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae | --sign | --sign_key | --trust)
         [ -e "$2" ] || die "$1: there is no file $2"
         ;;
     --model)
@@ -122,7 +122,11 @@ while [ $# -gt 0 ]; do
             fi
         fi
         ;;
-    *) command+=("$1") ;;
+    *)
+        seen=$1
+        if [ "$verb" = verify ]; then in_container --trust "$1"; fi
+        command+=("$seen")
+        ;;
     esac
     shift
 done
@@ -138,8 +142,14 @@ options=(--rm --init --user "$(id -u):$(id -g)" --cap-drop ALL --security-opt no
 if has_gpu; then options+=(--gpus all); else say "no NVIDIA GPU: the container runs on the CPU"; fi
 if [ -t 0 ] && [ -t 1 ]; then options+=(--interactive --tty); fi
 for name in HF_TOKEN HF_ENDPOINT HF_HUB_OFFLINE MODELSCOPE_ENDPOINT PERSONALIVE_HUB PERSONALIVE_REVISION \
-    PERSONALIVE_TOKEN PERSONALIVE_ALLOW_PRIVATE_URLS; do
+    PERSONALIVE_TOKEN PERSONALIVE_SIGN_INPUTS PERSONALIVE_ALLOW_PRIVATE_URLS; do
     if [ -n "${!name:-}" ]; then options+=(--env "$name"); fi
+done
+for name in PERSONALIVE_SIGN PERSONALIVE_SIGN_KEY; do
+    if [ -n "${!name:-}" ]; then
+        in_container --sign "${!name}"
+        options+=(--env "$name=$seen")
+    fi
 done
 # WebRTC picks its ports itself, so the live server shares the host's network; it listens on loopback unless told.
 if [ "$verb" = serve ]; then options+=(--network host); fi

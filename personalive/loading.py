@@ -1,9 +1,8 @@
 """Which model the entry points (command line, Cog, live) load, and onto what, if the user does not say."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.settings import Settings, Surface, setting
@@ -50,25 +49,6 @@ class ModelChoice(Settings):
         "Decode with this TAESD (a folder or .safetensors file in diffusers' layout): faster, and less exact",
     )
     low_memory: bool = _model(False, "Use less GPU memory, at the cost of speed")
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """What variables such as PERSONALIVE_MODEL and PERSONALIVE_LOW_MEMORY say; a switch is 1 or 0.
-
-        Raises:
-            InputError: a value that is not allowed.
-        """
-        given: dict[str, Any] = {}
-        for each in cls.declared():
-            variable = f"PERSONALIVE_{each.name.upper()}"
-            text = environment.get(variable)
-            if text and each.kind is bool:
-                if text not in ("0", "1"):
-                    raise InputError(f"{variable} is {text!r}: it must be 1 or 0")
-                given[each.name] = text == "1"
-            elif text:
-                given[each.name] = each.kind(text)
-        return cls(**given)
 
     def resolved_source(self) -> tuple[str, str]:
         """The model to load, and a sentence for the user if that is not the published one, for lack of a GPU."""

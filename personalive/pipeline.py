@@ -10,21 +10,28 @@ import torch
 from torch import nn
 
 from personalive import models, weights
-from personalive.config import ModelConfig
+from personalive.config import DEMO, ModelConfig
 from personalive.engine.advance import advance
 from personalive.engine.networks import Networks, PlainNetworks
 from personalive.engine.preprocess import Preprocessor
 from personalive.engine.state import Driving
 from personalive.engine.stream import Stream
 from personalive.errors import InputError
+from personalive.media.photograph import is_photograph
 from personalive.models.fingerprint import fingerprint
 from personalive.models.vae import VAE
-from personalive.types import AccelerationName, AttentionName, QuantizeName, RGBArray
+from personalive.types import AccelerationName, AttentionName, Box, QuantizeName, RGBArray
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from personalive.accel.accelerator import Accelerator
+
+DRAWN_ONLY = (
+    "the portrait is a photograph, but the demo model has only learnt drawn faces: what comes out will look drawn, and "
+    "hardly like this person. Photographs need the published weights (model personalive), on a GPU with 8 GB of memory "
+    "or more"
+)
 
 
 class PersonaLive:
@@ -135,6 +142,15 @@ class PersonaLive:
         """What prepares pictures for streams of that size; default: the model's."""
         size = self.config.size
         return Preprocessor(self.config, width or size, height or size, self.networks.stage)
+
+    def unsuited(self, image: RGBArray, face: Box | None) -> str:
+        """Why this model will not do well with a portrait, and what will; empty if nothing is known against it.
+
+        Args:
+            image: the portrait, cropped around the face: uint8 [h, w, 3].
+            face: the face in it; None: it was not searched for.
+        """
+        return DRAWN_ONLY if self.config.name == DEMO.name and is_photograph(image, face) else ""
 
     def advance(
         self, streams: Sequence[Stream], driving: Sequence[Driving], *, stretch: bool = False

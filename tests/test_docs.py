@@ -148,3 +148,9 @@ def test_the_citation_names_the_packages_version() -> None:
     from personalive import __version__
 
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == __version__
+
+
+def test_every_test_that_the_table_of_threats_names_exists() -> None:
+    named = set(re.findall(r"\b(test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named and [name for name in sorted(named) if f"def {name}(" not in code] == []

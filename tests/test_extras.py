@@ -26,7 +26,7 @@ LARGE = {"scale"}
 
 @pytest.mark.parametrize("extra", MODULES)
 def test_every_module_is_installed_by_its_extra(extra: str) -> None:
-    packages = {canonicalize_name(Requirement(text).name) for text in EXTRAS[extra]}
+    packages = {canonicalize_name(Requirement(text).name).removesuffix("-python") for text in EXTRAS[extra]}
     assert {canonicalize_name(module) for module in MODULES[extra]} <= packages
     if extra not in LARGE:
         assert missing(extra) == []

@@ -242,6 +242,7 @@ def chromiums() -> set[psutil.Process]:
     return {each for each in psutil.Process().children(recursive=True) if "chrom" in each.name()}
 
 
+@pytest.mark.slow
 def test_the_socket_carries_the_same_session(page):
     page.get_by_label("Connection").select_option("websocket")
     start(page, "green")
@@ -293,6 +294,7 @@ HIDINGS = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_the_page_comes_back_to_its_session_and_viewers_see_nothing_meanwhile(page, browser, server, monkeypatch):
     monkeypatch.setattr(server.hub, "options", server.hub.options.replace(linger_seconds=60))
     start(page, "blue")

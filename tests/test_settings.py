@@ -317,7 +317,7 @@ def test_predict_sh_mounts_the_file_of_every_flag_that_names_one():
         for verb in verbs.choices.values()
         for action in verb._actions
         if action.dest in ("ref_image", "driving_video")
-        or (action.type is Path and action.dest not in ("output", "save_motion"))
+        or (action.type is Path and action.dest not in ("output", "save_motion", "file"))
     }
     assert set(known.split(" | ")) == flags
 

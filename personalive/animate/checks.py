@@ -9,6 +9,7 @@ from personalive.animate.motion_file import SUFFIX, is_motion
 from personalive.animate.plan import part_of, plan_motion, possible_here, probe_driver, read_portrait, upright
 from personalive.animate.resume import folder_of, is_motion_placed, is_placed
 from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
+from personalive.media.credentials import Signer, check_signable
 from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.faces import FaceTracker, is_blank
 from personalive.media.images import require_file
@@ -40,6 +41,7 @@ def check_paths(ref_image: Path | None, driving_video: Path | None, output: Path
             require_file(source, what)
     check_output(output, options.overwrite or is_placed(output, options))
     check_choices(output, options.codec, options.quality)
+    signer_of(output, options)
     went_on = options.resume and folder_of(output).exists()
     if options.preview is not None and not (options.overwrite or went_on) and preview_path(output).exists():
         raise OutputError(
@@ -57,6 +59,19 @@ def check_paths(ref_image: Path | None, driving_video: Path | None, output: Path
         for source in filter(None, (ref_image, driving_video)):
             if target.exists() and target.samefile(source):
                 raise OutputError(f"the output {target} is one of the inputs; choose another name")
+
+
+def signer_of(output: Path, options: AnimateOptions) -> Signer | None:
+    """Who signs the result; None: nobody.
+
+    Raises:
+        InputError, MissingExtraError: the certificate or its key cannot be used.
+        OutputError: this kind of result cannot be signed.
+    """
+    if options.sign is None or options.sign_key is None:
+        return None
+    check_signable(output)
+    return Signer(options.sign, options.sign_key)
 
 
 def check_motion_output(path: Path, overwrite: bool) -> None:

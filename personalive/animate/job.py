@@ -1,17 +1,22 @@
 """From a portrait and a driver to a video: files in, one file out, with progress on the way."""
 
 import contextlib
+import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
 import torch
+from PIL import Image
 
-from personalive.animate.checks import check_paths, preview_path
+import personalive
+from personalive.animate.checks import check_paths, preview_path, signer_of
 from personalive.animate.driver import Driver, frames_of
-from personalive.animate.motion_file import MotionKeeper
+from personalive.animate.motion_file import MotionKeeper, content_digest
 from personalive.animate.paste_back import PasteBack, at_rest
 from personalive.animate.plan import DrivingPlan, plan_driving, possible_here, read_portrait
 from personalive.animate.preview import preview, save_preview
@@ -21,14 +26,19 @@ from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
 from personalive.engine.stream import DEFAULT_RATE, Stream
 from personalive.errors import DeviceMemoryError
+from personalive.media.credentials import Claim
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence
+from personalive.media.mark import VisibleMark
 from personalive.media.portrait import TURNS, Portrait
 from personalive.media.segments import Result
+from personalive.media.video_writer import Seal
 from personalive.media.write_ahead import write_ahead
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Stage = Literal["reading", "previewing", "finding the face", "animating", "done"]
@@ -90,6 +100,7 @@ def _animate(
     cache: Path | None,
 ) -> Generator[Progress, None, None]:
     shape = options.width or model.config.size, options.height or model.config.size
+    seal = _seal(model, ref_image, driving_video, output, options)
     yield Progress("reading", 0, 0)
     with contextlib.ExitStack() as stack:
         resume = None
@@ -102,6 +113,8 @@ def _animate(
         portrait = read_portrait(ref_image, shape, options)
         for message in portrait.remarks:
             yield Progress("reading", 0, 0, message=message)
+        if advice := model.unsuited(portrait.image, portrait.box):
+            logger.warning("%s", advice)
         whole = _whole(model, portrait, shape, options) if options.paste_back else None
         if options.preview is not None and not (resume and resume.saved.frames):
             yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
@@ -113,12 +126,13 @@ def _animate(
         video = VideoFormat(width, height, plan.rate, _comment(model, options), options.codec, options.quality)
         total = frames_of(plan, options)
         sound = plan.sound if options.audio and not (options.ping_pong or is_silent(output)) else None
+        mark = VisibleMark(width, height) if options.visible_mark else None
         kept = stack.enter_context(MotionKeeper(options.save_motion)) if options.save_motion else None
         writer: Result
         if resume:
-            writer = resume.open_writer(video, sound, overwrite=options.overwrite)
+            writer = resume.open_writer(video, sound, overwrite=options.overwrite, seal=seal)
         else:
-            writer = write_ahead(output, video, sound=sound, overwrite=options.overwrite)
+            writer = write_ahead(output, video, sound=sound, overwrite=options.overwrite, seal=seal)
         stack.enter_context(writer)
         remarks = (
             *(remark, _turned(plan), _shortened(plan, options)),
@@ -129,7 +143,7 @@ def _animate(
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options, kept, resume):
             for pictures in whole.paste(frames) if whole else [frames]:
-                writer.write(pictures)
+                writer.write(mark.draw(pictures) if mark else pictures)
             yield Progress("animating", writer.frames, max(total, writer.frames), faceless)
         if kept and resume:  # in this order, a run that is stopped here still knows that the motion file is its own
             resume.note_motion(kept.path)
@@ -157,6 +171,8 @@ def _previewing(
     if sheet is None:
         yield Progress("previewing", 0, 0, message="there is no preview: the frames chosen for it show no face")
         return
+    if options.visible_mark:
+        sheet = Image.fromarray(VisibleMark(*sheet.size).draw(np.asarray(sheet)[None])[0])
     save_preview(sheet, preview_path(output), _comment(model, options))
     yield Progress("previewing", 0, 0, message=f"preview: {preview_path(output)}")
 
@@ -240,6 +256,18 @@ def _memory_advice(model: PersonaLive, shape: tuple[int, int]) -> Iterator[None]
     finally:
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _seal(
+    model: PersonaLive, ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions
+) -> Seal | None:
+    """What signs the finished file. Inputs are hashed now, as they are when they are used."""
+    signer = signer_of(output, options)
+    if signer is None:
+        return None
+    inputs = {"portrait": ref_image, "driver": driving_video} if options.sign_inputs else {}
+    hashes = tuple((role, content_digest(path)) for role, path in inputs.items())
+    return partial(signer.sign, claim=Claim(model.config.name, options.seed, personalive.__version__, hashes))
 
 
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:

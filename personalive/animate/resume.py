@@ -28,6 +28,7 @@ from personalive.errors import InputError, OutputError
 from personalive.media.encoding import FRAMES_NAME, VideoFormat
 from personalive.media.segments import NOTE, Lasting, identity, is_own, open_lasting
 from personalive.media.sound import Sound
+from personalive.media.video_writer import Seal
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 
@@ -37,7 +38,7 @@ SAVE_SECONDS = 5.0
 SHARE = 50
 """...or this many times what saving took, if that is longer."""
 JOB, STATE, LOCK, KEPT = "job.json", "state.pt", "lock", "motion.kept"
-ELSEWHERE = ("overwrite", "resume", "save_motion", "preview")
+ELSEWHERE = ("overwrite", "resume", "save_motion", "preview", "sign", "sign_key", "sign_inputs")
 """Options that may differ, or that are compared in another way."""
 
 
@@ -142,10 +143,14 @@ class Resume:
         """Folder in which positions of faces may be kept, so that they are not searched for again."""
         return self.folder / "faces"
 
-    def open_writer(self, video: VideoFormat, sound: Sound | None, *, overwrite: bool) -> Lasting:
+    def open_writer(
+        self, video: VideoFormat, sound: Sound | None, *, overwrite: bool, seal: Seal | None = None
+    ) -> Lasting:
         """The writer of the result, which goes on after what was saved; see `media.segments.open_lasting`."""
         frames = self.saved.frames
-        self._writer = open_lasting(self._output, self.folder, frames, video, sound=sound, overwrite=overwrite)
+        self._writer = open_lasting(
+            self._output, self.folder, frames, video, sound=sound, overwrite=overwrite, seal=seal
+        )
         return self._writer
 
     def save(self, shown: int, faceless: int, stream: dict[str, Any], observed: dict[str, Any] | None) -> None:

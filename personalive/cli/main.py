@@ -1,4 +1,4 @@
-"""The command `personalive`: animate, batch, serve, cog, download, doctor, benchmark."""
+"""The command `personalive`: animate, batch, serve, cog, download, doctor, benchmark, verify."""
 
 import argparse
 import contextlib
@@ -21,7 +21,7 @@ from personalive.extras import require
 from personalive.gateway.options import GatewayOptions
 from personalive.live.options import ServeOptions, tokens_of_environment
 from personalive.loading import ModelChoice
-from personalive.settings import DRIVER, REFERENCE, AnimateOptions
+from personalive.settings import DRIVER, REFERENCE, AnimateOptions, SigningSettings
 
 logger = logging.getLogger("personalive")
 
@@ -79,6 +79,11 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--full", action="store_true", help="Also try whether it works, which takes longer")
     add_settings(doctor, ModelChoice)
     _add_benchmark(add("benchmark", help="measure how fast this machine is, in a few minutes and without weights"))
+    verify = add("verify", help="say what a file claims about where it comes from, and whether it was changed since")
+    verify.add_argument("file", type=Path, metavar="FILE", help="A video or a picture")
+    verify.add_argument(
+        "--trust", type=Path, metavar="PATH", help="Certificates (PEM) of the authorities that you trust"
+    )
     for verb in verbs.choices.values():
         verb.add_argument("--verbose", action="store_true", help="Log more, and show tracebacks")
     return parser
@@ -150,7 +155,7 @@ def _add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 # Each verb imports what only it needs when it runs: a server needs other packages than a download.
 def _animate(options: argparse.Namespace) -> int:
-    settings = read_settings(options, AnimateOptions)
+    settings = _signed(read_settings(options, AnimateOptions))
     choice = read_settings(options, ModelChoice)
     if settings.resume and options.output is None:
         raise InputError("resume needs a name for the output, by which its state is found again: give --output")
@@ -181,7 +186,7 @@ def _animate(options: argparse.Namespace) -> int:
 
 def _batch(options: argparse.Namespace) -> int:
     settings = read_settings(options, BatchOptions, jobs=options.jobs)
-    defaults, choice = read_settings(options, AnimateOptions), read_settings(options, ModelChoice)
+    defaults, choice = _signed(read_settings(options, AnimateOptions)), read_settings(options, ModelChoice)
 
     from personalive.batch.run import run_batch
     from personalive.cli.batch_progress import show
@@ -189,6 +194,19 @@ def _batch(options: argparse.Namespace) -> int:
     tally = show(run_batch(settings, defaults, choice), settings.results_file)
     print(settings.results_file)
     return SOME_FAILED if tally.failed else 0
+
+
+def _signed(options: AnimateOptions) -> AnimateOptions:
+    """Options that name no certificate, with that of the environment."""
+    return options if options.sign else options.replace(**SigningSettings.from_environment(os.environ).given())
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from personalive.media.credentials import read_credentials
+
+    found = read_credentials(options.file, options.trust)
+    print("\n".join(found.sentences))
+    return 0 if found.is_intact else 1
 
 
 def serve_options(options: argparse.Namespace) -> ServeOptions:
@@ -263,6 +281,7 @@ VERBS = {
     "download": _download,
     "doctor": _doctor,
     "benchmark": _benchmark,
+    "verify": _verify,
 }
 
 

@@ -19,7 +19,7 @@ from personalive.media.encoding import FRAMES_NAME, VideoFormat, check_choices, 
 from personalive.media.frames_writer import FramesWriter
 from personalive.media.part_file import NUMBERED, PartFile, remove_abandoned
 from personalive.media.sound import Sound
-from personalive.media.video_writer import VideoWriter, check_output, encoder_error, run_ffmpeg, with_sound
+from personalive.media.video_writer import Seal, VideoWriter, check_output, encoder_error, run_ffmpeg, with_sound
 from personalive.types import RGBArray
 
 SEGMENT, SHORTEST_SEGMENT = 250, 25
@@ -62,7 +62,14 @@ class Lasting(Result, Protocol):
 
 
 def open_lasting(
-    path: Path, folder: Path, frames: int, video: VideoFormat, *, sound: Sound | None, overwrite: bool
+    path: Path,
+    folder: Path,
+    frames: int,
+    video: VideoFormat,
+    *,
+    sound: Sound | None,
+    overwrite: bool,
+    seal: Seal | None = None,
 ) -> Lasting:
     """A result that lasts in `folder`; other arguments and errors as for `video_writer.open_result`.
 
@@ -72,18 +79,27 @@ def open_lasting(
     if path.name == FRAMES_NAME:
         check_choices(path, video.codec, video.quality)
         return LastingFrames(path, folder, frames, video, overwrite=overwrite)
-    return SegmentedVideo(path, folder, frames, video, sound=sound, overwrite=overwrite)
+    return SegmentedVideo(path, folder, frames, video, sound=sound, overwrite=overwrite, seal=seal)
 
 
 class SegmentedVideo:
     """A file of a kind in `encoding.KINDS`; see the module."""
 
     def __init__(
-        self, path: Path, folder: Path, frames: int, video: VideoFormat, *, sound: Sound | None, overwrite: bool
+        self,
+        path: Path,
+        folder: Path,
+        frames: int,
+        video: VideoFormat,
+        *,
+        sound: Sound | None,
+        overwrite: bool,
+        seal: Seal | None = None,
     ) -> None:
         self._target = check_output(path, overwrite)
         check_choices(path, video.codec, video.quality)
         self._path, self._folder, self._video, self._sound, self._overwrite = path, folder, video, sound, overwrite
+        self._seal = seal
         self._shape = (video.height, video.width, 3)
         self._length = segment_length(path, video)
         self.frames = 0
@@ -155,6 +171,8 @@ class SegmentedVideo:
             self._join(part)
             if self._sound is not None:
                 part = with_sound(part, self._target, self._sound, self.frames / self._video.rate)
+            if self._seal is not None:
+                part = self._seal(part, self._target)
             check_output(self._path, self._overwrite)
             (self._folder / NOTE).write_text(identity(part.path))
             part.keep(self._target)

@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +33,9 @@ from personalive.types import RGBArray
 
 logger = logging.getLogger(__name__)
 
+Seal = Callable[[PartFile, Path], PartFile]
+"""Makes a signed file of a finished one, given the name that it will have; see `media.credentials.Signer.sign`."""
+
 _FULL_DISK = re.compile(r"No space left on device|File too large|Disk quota exceeded", re.IGNORECASE)
 
 
@@ -46,13 +49,22 @@ class VideoWriter:
         video: size, rate and comment.
         sound: what is added; None: silent.
         overwrite: whether an existing file may be replaced.
+        seal: signs the finished file; None: it is not signed.
 
     Raises:
         OutputError: another name, a folder, an existing file, or a place that cannot be written; or there is no
             ffmpeg, or it lacks the encoder.
     """
 
-    def __init__(self, path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False):
+    def __init__(
+        self,
+        path: Path,
+        video: VideoFormat,
+        *,
+        sound: Sound | None = None,
+        overwrite: bool = False,
+        seal: Seal | None = None,
+    ) -> None:
         self._target = check_output(path, overwrite)
         check_choices(path, video.codec, video.quality)
         self.path, self._kind = path, kind_of(path)
@@ -60,6 +72,7 @@ class VideoWriter:
         self._video = video
         self._sound = sound
         self._overwrite = overwrite
+        self._seal = seal
         self._ffmpeg = find_ffmpeg()
         remove_abandoned(self._target.parent)
         self._part = PartFile(self._target)
@@ -122,6 +135,8 @@ class VideoWriter:
             raise OutputError(f"{self.path} cannot be written: {error}") from error
         if self._sound is not None:
             self._part = with_sound(self._part, self._target, self._sound, self.frames / self._video.rate)
+        if self._seal is not None:
+            self._part = self._seal(self._part, self._target)
         check_output(self.path, self._overwrite)
         try:
             self._part.keep(self._target)
@@ -198,13 +213,16 @@ def run_ffmpeg(arguments: Sequence[str], output: PartFile) -> "subprocess.Comple
 
 
 def open_result(
-    path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False
+    path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False, seal: Seal | None = None
 ) -> VideoWriter | FramesWriter:
-    """The writer for the kind of result that a name asks for; arguments and errors as for `VideoWriter`."""
+    """The writer for the kind of result that a name asks for; arguments and errors as for `VideoWriter`.
+
+    Pictures are not signed.
+    """
     if path.name == FRAMES_NAME:
         check_choices(path, video.codec, video.quality)
         return FramesWriter(path, video, overwrite=overwrite)
-    return VideoWriter(path, video, sound=sound, overwrite=overwrite)
+    return VideoWriter(path, video, sound=sound, overwrite=overwrite, seal=seal)
 
 
 def check_output(path: Path, overwrite: bool) -> Path:

@@ -9,7 +9,7 @@ from typing import Self
 from personalive.media.encoding import VideoFormat
 from personalive.media.frames_writer import FramesWriter
 from personalive.media.sound import Sound
-from personalive.media.video_writer import VideoWriter, open_result
+from personalive.media.video_writer import Seal, VideoWriter, open_result
 from personalive.types import RGBArray
 
 QUEUED = 4
@@ -83,6 +83,8 @@ class WriteAhead:
                     self._failure = failure
 
 
-def write_ahead(path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False) -> WriteAhead:
+def write_ahead(
+    path: Path, video: VideoFormat, *, sound: Sound | None = None, overwrite: bool = False, seal: Seal | None = None
+) -> WriteAhead:
     """`open_result`, written by a thread of its own; arguments and errors as there."""
-    return WriteAhead(open_result(path, video, sound=sound, overwrite=overwrite))
+    return WriteAhead(open_result(path, video, sound=sound, overwrite=overwrite, seal=seal))

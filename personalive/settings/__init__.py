@@ -9,6 +9,7 @@ from personalive.settings.animation import (
     AnimateOptions,
     MotionSettings,
     RequestOptions,
+    SigningSettings,
     SizeSettings,
 )
 from personalive.settings.declare import Setting, Settings, Surface, same, setting
@@ -21,6 +22,7 @@ __all__ = [
     "RequestOptions",
     "Setting",
     "Settings",
+    "SigningSettings",
     "SizeSettings",
     "Surface",
     "same",

@@ -53,6 +53,7 @@ moment = partial(
     details="A time is written as seconds, mm:ss.s or hh:mm:ss.s",
     pattern_text=f"seconds, mm:ss.s or hh:mm:ss.s, up to {LATEST} s",
 )
+credentials = partial(setting, group="files", on=Surface.CLI)
 pixels = partial(
     picture, low=MIN_SIZE, high=MAX_SIZE, multiple_of=SIZE_STEP, default_text="the model's, 512 for personalive"
 )
@@ -146,7 +147,29 @@ class MotionSettings(Settings):
     seed: int = movement(42, "Seed of the noise", low=0, high=MAX_SEED, label="Seed")
 
 
-class AnimateOptions(MotionSettings, SizeSettings):
+class SigningSettings(Settings):
+    """Who signs a result, so that others can check where it comes from; see `media.credentials`."""
+
+    sign: Annotated[Path | None, BeforeValidator(path)] = credentials(
+        None,
+        "Sign the result with this certificate (PEM, with those between it and its authority)",
+        default_text="PERSONALIVE_SIGN, or not signed",
+    )
+    sign_key: Annotated[Path | None, BeforeValidator(path)] = credentials(
+        None, "Its private key (PEM, not encrypted)", default_text="PERSONALIVE_SIGN_KEY"
+    )
+    sign_inputs: bool = credentials(False, "Also sign which portrait and driver were used: their SHA-256 hashes")
+
+    def model_post_init(self, context: Any) -> None:
+        """Refuse a certificate without its key."""
+        if (self.sign is None) != (self.sign_key is None):
+            given, missing = ("sign", "sign_key") if self.sign_key is None else ("sign_key", "sign")
+            raise InputError(f"{given} is {getattr(self, given)}: {missing} must be given with it")
+        if self.sign_inputs and self.sign is None:
+            raise InputError("sign_inputs is True: it must be left out without sign, as nothing is signed")
+
+
+class AnimateOptions(MotionSettings, SizeSettings, SigningSettings):
     """What may be chosen for an animation from files; checked when made.
 
     Raises:
@@ -202,6 +225,7 @@ class AnimateOptions(MotionSettings, SizeSettings):
         "Put the animated crop back into the whole portrait, which keeps its size; outside the crop nothing changes",
     )
     side_by_side: bool = picture(False, "Show reference, driver and result in one picture")
+    visible_mark: bool = picture(False, "Draw a small mark into every frame that says it is AI-generated")
     start: Annotated[float, BeforeValidator(seconds)] = moment(0.0, "Where in the driving video the used part begins")
     duration: Annotated[float | None, BeforeValidator(seconds)] = moment(
         None, "How long the used part is", low=MIN_DURATION, default_text="the rest"
@@ -261,6 +285,7 @@ class AnimateOptions(MotionSettings, SizeSettings):
 
     def model_post_init(self, context: Any) -> None:
         """Refuse settings that would do nothing."""
+        super().model_post_init(context)
         if self.neutral_frame is not None and self.motion != "relative":
             raise InputError(f"neutral_frame is {self.neutral_frame}: it must be left out unless motion is relative")
         if self.paste_back and self.side_by_side:

@@ -224,6 +224,25 @@ class Settings(BaseModel):
         return cls(**values)
 
     @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """What variables such as PERSONALIVE_MODEL and PERSONALIVE_LOW_MEMORY say; a switch is 1 or 0.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        given: dict[str, Any] = {}
+        for each in cls.declared():
+            variable = f"PERSONALIVE_{each.name.upper()}"
+            text = environment.get(variable)
+            if text and each.kind is bool:
+                if text not in ("0", "1"):
+                    raise InputError(f"{variable} is {text!r}: it must be 1 or 0")
+                given[each.name] = text == "1"
+            elif text:
+                given[each.name] = each.kind(text)
+        return cls(**given)
+
+    @classmethod
     def _refusal(cls, error: ValidationError, values: Mapping[str, Any]) -> str:
         known = {each.name: each for each in cls.declared()}
         sentences: dict[str, str] = {}

@@ -111,6 +111,10 @@ class EchoEngine:
         red, green, blue = image.reshape(-1, 3).mean(axis=0)
         return int(red), int(green), int(blue)
 
+    def unsuited(self, image: RGBArray, face_box: Box | None) -> str:
+        """Every portrait suits."""
+        return ""
+
     def driving(
         self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
     ) -> RGBArray:

@@ -71,6 +71,9 @@ class Engine(Protocol):
     def reference(self, image: RGBArray, face_box: Box | None) -> Any:
         """Prepare a portrait, uint8 [h,w,3] of any size."""
 
+    def unsuited(self, image: RGBArray, face_box: Box | None) -> str:
+        """Why the model will not do well with a portrait; empty if nothing is known against it."""
+
     def driving(
         self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
     ) -> Any:

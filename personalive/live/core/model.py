@@ -61,6 +61,10 @@ class PersonaLiveEngine:
         """Prepare a portrait, uint8 [h,w,3]."""
         return self._preprocessor.reference(image, face_box)
 
+    def unsuited(self, image: RGBArray, face_box: Box | None) -> str:
+        """See `PersonaLive.unsuited`."""
+        return self._model.unsuited(image, face_box)
+
     def driving(
         self, images: Sequence[RGBArray], face_boxes: Sequence[Box] | None, cues: Sequence[Cue] | None = None
     ) -> DrivingFrames:

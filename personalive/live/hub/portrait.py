@@ -14,7 +14,7 @@ from personalive.live.core.pictures import decode_all
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.media.crop import crop_box, cut
-from personalive.media.portrait import first_shown
+from personalive.media.portrait import Portrait, first_shown
 from personalive.types import RGBArray
 
 
@@ -119,9 +119,15 @@ def prepare(images: Iterable[RGBArray], face: str, engine: Engine, faces: Faces 
     if faces is None:
         image, remarks = first_shown(images)
         part = crop_box((image.shape[1], image.shape[0]), shape, "center", None)
-        return Prepared(Chosen(image, face), engine.reference(cut(image, part), None), remarks)
+        return _prepared(image, face, engine, Portrait(cut(image, part), None, remarks))
     found = faces.portrait(images, shape, face)
     if found is None:
         raise NoFaceError("no face was found in the picture: send a portrait that shows one face from the front")
     image, portrait = found
-    return Prepared(Chosen(image, face), engine.reference(portrait.image, portrait.box), portrait.remarks)
+    return _prepared(image, face, engine, portrait)
+
+
+def _prepared(image: RGBArray, face: str, engine: Engine, portrait: Portrait) -> Prepared:
+    unsuited = engine.unsuited(portrait.image, portrait.box)
+    remarks = (*portrait.remarks, unsuited) if unsuited else portrait.remarks
+    return Prepared(Chosen(image, face), engine.reference(portrait.image, portrait.box), remarks)

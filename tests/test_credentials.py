@@ -1,0 +1,167 @@
+"""Signed results: what they claim is read back, a changed byte shows, and what cannot be signed is refused at once."""
+
+import hashlib
+import shutil
+import subprocess
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import personalive
+from personalive.animate.job import animate
+from personalive.cli.main import main
+from personalive.errors import InputError, OutputError, PersonaLiveError
+from personalive.media.credentials import Claim, Signer, read_credentials
+from personalive.media.encoding import VideoFormat
+from personalive.media.images import read_image
+from personalive.media.mark import VisibleMark
+from personalive.media.segments import open_lasting
+from personalive.media.video_writer import open_result
+from personalive.settings import AnimateOptions, SigningSettings
+from personalive.testing.pictures import numbered, run_ffmpeg
+from tests.certificates import Authority
+
+VIDEO = VideoFormat(320, 240, Fraction(25), "comment")
+CLAIM = Claim("demo", 7, "1.2.3")
+BRIEF = AnimateOptions(max_frames=4, crop="center", face_boxes="keypoints")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def signer(authority) -> Signer:
+    return Signer(*authority.issue("Studio"))
+
+
+def write(path: Path, signer: Signer) -> Path:
+    with open_result(path, VIDEO, seal=partial(signer.sign, claim=CLAIM)) as writer:
+        writer.write(np.stack(numbered(6)))
+        writer.finish()
+    assert [each.name for each in path.parent.iterdir()] == [path.name], "nothing unfinished is left"
+    return path
+
+
+@pytest.mark.parametrize("suffix", (".mp4", ".gif", ".webp"))
+def test_a_signed_file_says_who_made_it_and_a_changed_byte_shows(authority, signer, tmp_path, suffix, capsys):
+    path = write(tmp_path / "a" / f"signed{suffix}", signer)
+    assert main(["verify", str(path), "--trust", str(authority.certificate)]) == 0
+    said = capsys.readouterr().out
+    assert "signed by Studio of Tests" in said and f"An authority in {authority.certificate} vouches" in said
+    assert "created by PersonaLive 1.2.3 (model demo, seed 7)" in said and "synthetic" in said
+    assert "Nothing was changed" in said and "SHA" not in said
+    assert main(["verify", str(path)]) == 0 and "No authority that you trust" in capsys.readouterr().out
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    path.write_bytes(data)
+    assert main(["verify", str(path), "--trust", str(authority.certificate)]) == 1
+    assert "It was changed since it was signed" in capsys.readouterr().out
+
+
+def test_a_file_that_was_encoded_again_and_others_count_as_unsigned(signer, tmp_path, portrait, capsys):
+    again = tmp_path / "again.mp4"
+    run_ffmpeg("-i", str(write(tmp_path / "a" / "signed.mp4", signer)), str(again))
+    for path in (again, portrait, Path(__file__)):
+        assert main(["verify", str(path)]) == 1
+        assert "has no content credentials" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "missing.mp4")]) == 1
+
+
+def test_an_animation_is_signed_with_its_seed_and_the_hashes_of_its_inputs(
+    small_model, portrait, driver, authority, tmp_path
+):
+    sign, key = authority.issue("Artist")
+    options = BRIEF.replace(seed=5, sign=sign, sign_key=key, sign_inputs=True, resume=True)
+    list(animate(small_model, portrait, driver, tmp_path / "a.mp4", options))
+    found = read_credentials(tmp_path / "a.mp4", authority.certificate)
+    said = " ".join(found.sentences)
+    assert found.is_trusted and f"PersonaLive {personalive.__version__} (model" in said and "seed 5" in said
+    for path in (portrait, driver):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in said
+
+
+def test_segments_are_joined_before_they_are_signed(signer, tmp_path):
+    (folder := tmp_path / "state").mkdir()
+    path, seal = tmp_path / "joined.mp4", partial(signer.sign, claim=CLAIM)
+    with open_lasting(path, folder, 0, VIDEO, sound=None, overwrite=False, seal=seal) as writer:
+        for _ in range(2):
+            writer.write(np.stack(numbered(130)))
+        writer.finish()
+    assert read_credentials(path).is_intact
+
+
+def test_a_file_that_cannot_be_signed_is_not_written(tmp_path):
+    def fail(part, target):
+        raise OutputError("the key is gone")
+
+    with pytest.raises(OutputError, match="gone"), open_result(tmp_path / "a.mp4", VIDEO, seal=fail) as writer:
+        writer.write(np.stack(numbered(6)))
+        writer.finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_sign_is_refused_before_work(authority, small_model, portrait, driver, tmp_path):
+    good, expired, locked = (
+        authority.issue("good"),
+        authority.issue("expired", days=-1),
+        authority.issue("locked", password=b"secret"),
+    )
+    for sign, key, output, message in (
+        (good[0], expired[1], "a.mp4", "is not that of the certificate"),
+        (*expired, "a.mp4", "not today"),
+        (*locked, "a.mp4", "is encrypted"),
+        (good[1], good[1], "a.mp4", "is not PEM"),
+        (good[0], good[0], "a.mp4", "is not PEM"),
+        (tmp_path / "missing", good[1], "a.mp4", "cannot be read"),
+        (*good, "a.webm", "content credentials go into"),
+        (*good, "%05d.png", "content credentials go into"),
+    ):
+        options = AnimateOptions(sign=sign, sign_key=key)
+        with pytest.raises(PersonaLiveError, match=message):
+            animate(small_model, portrait, driver, tmp_path / output, options)
+    for wrong in ({"sign": good[0]}, {"sign_key": good[1]}, {"sign_inputs": True}):
+        with pytest.raises(InputError, match="sign"):
+            AnimateOptions(**wrong)
+
+
+def test_the_environment_names_the_certificate_for_services():
+    environment = {"PERSONALIVE_SIGN": "/a.pem", "PERSONALIVE_SIGN_KEY": "/a.key", "PERSONALIVE_SIGN_INPUTS": "1"}
+    found = SigningSettings.from_environment(environment)
+    assert found == SigningSettings(sign=Path("/a.pem"), sign_key=Path("/a.key"), sign_inputs=True)
+    assert not SigningSettings.from_environment({}).sign
+
+
+def test_the_visible_mark_can_be_read_on_any_ground_and_leaves_the_rest_alone(small_model, portrait, driver, tmp_path):
+    for level in (0, 128, 255):
+        frames = np.full((2, 256, 320, 3), level, np.uint8)
+        marked = VisibleMark(320, 256).draw(frames)
+        changed = (marked != frames).any(axis=(0, 3))
+        assert not changed[:200].any() and not changed[:, 160:].any()
+        assert marked[:, 200:, :160].max() > 240 and int(marked[:, 200:, :160].min()) <= level // 2 + 1
+    names = [tmp_path / name / "%05d.png" for name in ("plain", "marked")]
+    for name in names:
+        options = BRIEF.replace(visible_mark=name.parent.name == "marked")
+        list(animate(small_model, portrait, driver, name, options))
+    plain, marked = (read_image(name.with_name("00001.png")) for name in names)
+    assert (VisibleMark(plain.shape[1], plain.shape[0]).draw(plain[None])[0] == marked).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm")
+def test_an_implementation_of_others_agrees(signer, tmp_path):
+    signed, changed, again = (tmp_path / f"{name}.mp4" for name in ("signed", "changed", "again"))
+    write(tmp_path / "a" / "signed.mp4", signer).rename(signed)
+    data = bytearray(signed.read_bytes())
+    data[len(data) * 3 // 4] ^= 1
+    changed.write_bytes(data)
+    run_ffmpeg("-i", str(signed), "-c", "copy", str(again))
+    subprocess.run(["npm", "install", "--silent", "@trustnxt/c2pa-ts@0.9.4"], cwd=tmp_path, check=True, timeout=300)
+    script = shutil.copy(Path(__file__).with_name("other_c2pa.mjs"), tmp_path)
+    command = ["node", script, *map(str, (signed, changed, again))]
+    answers = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert answers == ["valid", "invalid: assertion.bmffHash.mismatch", "unsigned"]
