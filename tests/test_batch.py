@@ -437,7 +437,7 @@ def test_the_command_refuses_before_it_starts_a_process(inputs, caplog, monkeypa
     path = write(inputs / "jobs.jsonl", json.dumps({**USUAL, "sede": 1}))
     assert cli.main(["batch", str(path)]) == 1
     assert "row 1: there is no column 'sede': did you mean seed?" in caplog.text
-    assert not (inputs / "results.jsonl").exists()
+    assert {path.name for path in inputs.iterdir()} == {"jobs.jsonl", "me.png", "you.png", "talk.mp4", "nod.mp4"}
 
 
 def test_continuing_makes_refused_rows_results(inputs, caplog, monkeypatch, capsys):

@@ -85,8 +85,9 @@ def test_every_job_is_made_once_although_a_worker_is_lost(jobs, small_model_fold
     results = [jobs.parent / "out" / f"{row}.mp4" for row in range(JOBS)]
     assert {len(list(read_frames(probe(path)))) for path in results} == {FRAMES}
     made = [path.stat().st_ino for path in results]
+    jobs.write_text("".join(jobs.read_text().splitlines(keepends=True)[:JOBS]))
     again = run(jobs, small_model_folder)
-    assert (again.old, again.made, again.failed) == (JOBS, 0, 1)
+    assert (again.old, again.made, again.failed) == (JOBS, 0, 0)
     assert [path.stat().st_ino for path in results] == made
 
 

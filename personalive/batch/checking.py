@@ -105,9 +105,12 @@ def _read(row: Row, base: Path, options: AnimateOptions, model: str) -> Job:
                 f"{name} is {shown(text)}: it must be a path or an address" if text else f"{name} is missing"
             )
         files[name] = absolute(text, base, f"the {name}")
+    for name, value in given.items():
+        if SETTINGS[name].kind is Path and isinstance(value, str) and value:
+            given[name] = absolute(value, base, name)
     chosen = options.replace(**given)
-    if chosen.save_motion is not None:
-        chosen = chosen.replace(save_motion=Path(absolute(str(chosen.save_motion), base, "save_motion")))
+    paths = ((name, value) for name, value in chosen.given().items() if isinstance(value, Path))
+    chosen = chosen.replace(**{name: value.absolute() for name, value in paths})
     return Job(row.number, files["reference"], files["driver"], files["output"], chosen, model)
 
 

@@ -106,9 +106,8 @@ class Cluster:
         made = rows.map(
             RayWorker,
             fn_constructor_args=(prepare,),
-            concurrency=(1, self.workers),
-            num_gpus=1 if self.gpus else 0,
-            num_cpus=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self.workers),
+            **({"num_gpus": 1} if self.gpus else {"num_cpus": 1}),
         )
         for row in made.iter_rows():
             if row["error"]:

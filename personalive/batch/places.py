@@ -78,10 +78,13 @@ class LocalPlace:
                 with contextlib.suppress(OSError):  # others are kept there
                     self._note.parent.rmdir()
                 return
-            self._note.parent.mkdir(parents=True, exist_ok=True)
             new = self._note.with_name(f"{self._note.name}.new")
-            new.write_text(text)
-            new.replace(self._note)
+            while True:
+                self._note.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process has just removed the empty folder
+                    new.write_text(text)
+                    new.replace(self._note)
+                    return
         except OSError as error:
             raise OutputError(f"the output {str(self._path)!r} cannot be written: {error}") from error
 

@@ -1,5 +1,6 @@
 """The file of results: a line of JSON for each job that has ended, once, whatever is killed."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -29,15 +30,14 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._held = -1
-        self._file = -1
-        kept = path.parent / KEPT
+        self._file = self._held = -1
+        self._made = [each for each in (path.parent / KEPT, path.parent) if not each.exists()]
+        self._lock = path.parent / KEPT / f"{path.name}.lock"
+        self.workers = path.parent / KEPT / f"{path.name}.workers"
+        """Locked by every process that works for the batch."""
         try:
-            kept.mkdir(parents=True, exist_ok=True)
-            self.workers = kept / f"{path.name}.workers"
-            """Locked by every process that works for the batch."""
-            self._held = os.open(kept / f"{path.name}.lock", os.O_CREAT | os.O_RDWR, 0o666)
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            self._held = _locked(self._lock)
             _wait_for(self.workers)
             remove_abandoned(path.parent)
         except BlockingIOError as error:
@@ -56,11 +56,17 @@ class Results:
         self.close()
 
     def close(self) -> None:
-        """Let other batches have it."""
-        for descriptor in (self._file, self._held):
-            if descriptor >= 0:
-                os.close(descriptor)
+        """Let other batches have it. Folders that were made for it and have nothing in them go."""
+        if self._file >= 0:
+            os.close(self._file)
+        if self._held >= 0:
+            self.workers.unlink(missing_ok=True)
+            self._lock.unlink(missing_ok=True)
+            os.close(self._held)
         self._file = self._held = -1
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def begin(self, ended: Iterable[Result], outputs: set[str]) -> None:
         """Begin with what is known: lines about others' outputs, and about jobs that need no work.
@@ -111,6 +117,25 @@ def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(f"{path} holds something else than results; choose another file with --results") from error
     return found
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds a lock.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):  # who had it has just removed it
+                if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def _wait_for(workers: Path) -> None:
