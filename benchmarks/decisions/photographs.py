@@ -78,7 +78,7 @@ def photographs(named: list[Path]) -> Iterator[tuple[str, RGBArray, Box]]:
         for place in (spec.submodule_search_locations or []) if spec else []:
             paths += sorted(Path(place).glob(pattern))
     for path in paths:
-        places: set[tuple[float, ...]] = set()
+        places: set[bytes] = set()
         for number in range(1, MOST_FACES + 1):
             try:
                 with PortraitFinder(str(number)) as finder:
@@ -86,9 +86,9 @@ def photographs(named: list[Path]) -> Iterator[tuple[str, RGBArray, Box]]:
             except PersonaLiveError as error:
                 log.info("%s: %s", path.name, error)
                 break
-            if found is None or found.box is None or (place := tuple(found.place.round().flat)) in places:
+            if found is None or found.box is None or found.place.round().tobytes() in places:
                 break
-            places.add(place)
+            places.add(found.place.round().tobytes())
             yield f"{path.name}, face {number}", found.image, found.box
 
 
