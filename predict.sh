@@ -2,7 +2,7 @@
 # Makes an animation; without arguments, from the demo portrait and the demo driver.
 #   ./predict.sh --ref_image portrait.png --driving_video talk.mp4
 #   ./predict.sh --help              every option
-#   ./predict.sh serve               the live page; also: batch, download, doctor, benchmark
+#   ./predict.sh serve               the live page; also: batch, download, doctor, benchmark, verify
 # Runs in the container if there are Docker and an NVIDIA GPU, otherwise in .venv. --docker or --native forces one.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/venv.sh"

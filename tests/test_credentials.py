@@ -145,10 +145,11 @@ def test_the_visible_mark_can_be_read_on_any_ground_and_leaves_the_rest_alone(sm
         assert marked[:, 200:, :160].max() > 240 and int(marked[:, 200:, :160].min()) <= level // 2 + 1
     names = [tmp_path / name / "%05d.png" for name in ("plain", "marked")]
     for name in names:
-        options = BRIEF.replace(visible_mark=name.parent.name == "marked")
+        options = BRIEF.replace(visible_mark=name.parent.name == "marked", preview=1)
         list(animate(small_model, portrait, driver, name, options))
-    plain, marked = (read_image(name.with_name("00001.png")) for name in names)
-    assert (VisibleMark(plain.shape[1], plain.shape[0]).draw(plain[None])[0] == marked).all()
+    for picture in ("00001.png", "preview.png"):
+        plain, marked = (read_image(name.with_name(picture)) for name in names)
+        assert (VisibleMark(plain.shape[1], plain.shape[0]).draw(plain[None])[0] == marked).all()
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ from personalive.types import RGBArray
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Stage = Literal["reading", "previewing", "finding the face", "animating", "done"]
+Stage = Literal["reading", "previewing", "finding the face", "animating", "extracting", "done"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _animate(
         if options.preview is not None and not (resume and resume.saved.frames):
             yield from _previewing(model, portrait, driving_video, output, shape, options, whole)
         tracks = resume.faces if resume and cache is None else cache
-        plan = yield from _stage("finding the face", plan_driving(driving_video, shape, options, tracks))
+        plan = yield from staged("finding the face", plan_driving(driving_video, shape, options, tracks))
         if plan.motion is not None:
             plan.motion.check_encoder(model, driving_video)
         width, height = whole.size if whole else (shape[0] * (3 if options.side_by_side else 1), shape[1])
@@ -167,7 +167,7 @@ def _previewing(
 ) -> Generator[Progress, None, None]:
     with _memory_advice(model, shape):
         stream = _stream(model, portrait, shape, DEFAULT_RATE, options)
-        sheet = yield from _stage("previewing", preview(stream, driving_video, options, whole))
+        sheet = yield from staged("previewing", preview(stream, driving_video, options, whole))
     if sheet is None:
         yield Progress("previewing", 0, 0, message="there is no preview: the frames chosen for it show no face")
         return
@@ -182,7 +182,7 @@ def _whole(model: PersonaLive, portrait: Portrait, shape: tuple[int, int], optio
         return PasteBack(portrait, at_rest(_stream(model, portrait, shape, DEFAULT_RATE, options), portrait))
 
 
-def _stage(stage: Stage, work: Generator[tuple[int, int], None, T]) -> Generator[Progress, None, T]:
+def staged(stage: Stage, work: Generator[tuple[int, int], None, T]) -> Generator[Progress, None, T]:
     """The progress of a stage, and what comes of it."""
     while True:
         try:

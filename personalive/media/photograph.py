@@ -12,7 +12,7 @@ from personalive.types import Box, RGBArray
 SIDE = 56
 """Pixels to which a face is scaled down: a camera's noise and a codec's blocks are averaged away, pores, wrinkles and
 hair are not."""
-TEXTURED = 1.4
+TEXTURED = 1.5
 """Texture (see `texture`) from which a face was photographed."""
 MIDDLE = 0.28, 0.2, 0.72, 0.68
 """Where the face is in a portrait that was cropped around it: left, top, right, bottom as parts of its sides."""
