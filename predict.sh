@@ -2,7 +2,7 @@
 # Makes an animation; without arguments, from the demo portrait and the demo driver.
 #   ./predict.sh --ref_image portrait.png --driving_video talk.mp4
 #   ./predict.sh --help              every option
-#   ./predict.sh serve               the live page; also: download, doctor, benchmark, verify
+#   ./predict.sh serve               the live page; also: batch, download, doctor, benchmark, verify
 # Runs in the container if there are Docker and an NVIDIA GPU, otherwise in .venv. --docker or --native forces one.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/scripts/venv.sh"
@@ -32,12 +32,16 @@ set -- ${arguments[@]+"${arguments[@]}"}
 
 verb=animate
 case ${1:-} in
-animate | serve | download | doctor | benchmark | verify)
+animate | batch | serve | download | doctor | benchmark | verify)
     verb=$1
     shift
     ;;
 esac
 
+if [ "$verb" = batch ]; then # its lists name files anywhere, which a container would not see
+    [ "$mode" != docker ] || die "batch runs natively only: leave --docker out"
+    mode=native
+fi
 if [ -z "$mode" ]; then
     if docker_with_gpu; then mode=docker; else mode=native; fi
 fi

@@ -65,12 +65,12 @@ check hadolint Dockerfile
 check yamllint --strict "${yaml[@]}"
 check env NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
-# One worker more than cores, as server tests mostly wait. Keep before OMP_NUM_THREADS, which nproc honours.
-workers=$(($(nproc) + 1))
+# More workers than cores, as tests of servers and processes mostly wait. Keep before OMP_NUM_THREADS, which nproc honours.
+workers=$(($(nproc) + 2))
 # One thread for each worker: two that share the cores would wait for each other in every small product.
 export OMP_NUM_THREADS=1
 # Files in the order of tests/conftest.py: the ones with few tests are slow, and would be left for the end.
-pytest_arguments=(--durations=10 --numprocesses "$((workers < 4 ? workers : 4))" --dist loadfile --no-loadscope-reorder)
+pytest_arguments=(--durations=10 --numprocesses "$((workers < 8 ? workers : 8))" --dist loadfile --no-loadscope-reorder)
 if [ "$tier" = --all ]; then
     reference=${PERSONALIVE_REFERENCE:-../shared/reference}
     if [ -d "$reference" ]; then

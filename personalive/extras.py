@@ -9,6 +9,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "faces": ("mediapipe",),
     "live": ("aiortc", "fastapi", "prometheus_client", "uvicorn", "websockets"),
     "provenance": ("c2pa", "cryptography"),
+    "scale": ("ray",),
 }
 """By extra: what is imported from its packages."""
 

@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # What test.sh and predict.sh share: the environment in .venv and the system packages. Sourced, never run.
 
+# Packages are installed without bytecode, so it must be kept when it is made: importing torch from source takes seconds.
+unset PYTHONDONTWRITEBYTECODE
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 say() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; }

@@ -10,7 +10,7 @@ import argparse
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from personalive.cli.arguments import shown_default
@@ -20,12 +20,14 @@ from personalive.settings import DRIVER, REFERENCE, RequestOptions, Setting, Sur
 
 ROOT = Path(__file__).parents[1]
 README, LIVE, PREDICTOR = ROOT / "README.md", ROOT / "docs" / "live.md", ROOT / "predict.py"
+SCALE = ROOT / "docs" / "scale.md"
 SCHEMA = ROOT / ".cog" / "openapi_schema.json"
 TABLES = {
     "animate": ("<!-- options -->", "<!-- end of options -->"),
     "serve": ("<!-- serve options -->", "<!-- end of serve options -->"),
 }
 TASKS = ("<!-- tasks -->", "<!-- end of tasks -->")
+BATCH = ("<!-- batch options -->", "<!-- end of batch options -->")
 PARAMETERS = ("<!-- parameters -->", "<!-- end of parameters -->")
 INPUTS = (
     "        # Written by scripts/write_settings.py from personalive/settings:",
@@ -38,6 +40,11 @@ def readme(text: str) -> str:
     for verb, (begin, end) in TABLES.items():
         text = _between(text, begin, end, "\n".join(_table(verb)))
     return _between(text, *TASKS, "\n".join(_tasks()))
+
+
+def scale(text: str) -> str:
+    """docs/scale.md with the table of a batch's own options."""
+    return _between(text, *BATCH, "\n".join(_table("batch", {"batch"})))
 
 
 def live(text: str) -> str:
@@ -88,14 +95,17 @@ def _between(text: str, begin: str, end: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}\n{after}"
 
 
-def _table(verb: str) -> Iterator[str]:
+def _table(verb: str, only: Collection[str] = ()) -> Iterator[str]:
+    """The options of a verb; of some groups only, if they are named."""
     (verbs,) = (each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction))
     yield "| option | what it does |"
     yield "|---|---|"
     groups = verbs.choices[verb]._action_groups
     for group in sorted(groups, key=lambda group: group.title == "options"):  # help and --verbose come last
         actions = [each for each in group._group_actions if not isinstance(each, argparse._HelpAction)]
-        if actions and group.title != "options":
+        if only and group.title not in only:
+            continue
+        if actions and group.title != "options" and not only:
             yield f"| **{group.title}** | |"
         for action in actions:
             yield _row(action)
@@ -121,6 +131,8 @@ def _named(each: Setting) -> str:
 
 
 def _row(action: argparse.Action) -> str:
+    if not action.option_strings:
+        return f"| `{action.metavar}` | {action.help} |"
     names = ", ".join(f"`{name}`" for name in action.option_strings)
     value = ", ".join(f"`{choice}`" for choice in action.choices or ()) or str(action.metavar or "")
     said = ((action.help or "") % vars(action)).replace("|", "\\|")
@@ -164,7 +176,7 @@ def _short_enough(line: str) -> str:
 
 def main() -> None:
     """Write them."""
-    for path, written in ((README, readme), (LIVE, live), (PREDICTOR, predictor)):
+    for path, written in ((README, readme), (LIVE, live), (SCALE, scale), (PREDICTOR, predictor)):
         path.write_text(written(path.read_text()))
     SCHEMA.write_text(schema())
 

@@ -20,16 +20,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 LONGEST = (
     *(
+        "test_endpoint_events",
         "test_endpoint",
         "test_stream",
         "test_parity",
         "test_live_browser",
         "test_readme",
+        "test_paste_back",
+        "test_resume",
+        "test_portrait",
         "test_animate",
         "test_mirrors",
     ),
     *("test_hub", "test_cli", "test_cog", "test_training", "test_training_commands", "test_live_http", "test_folder"),
-    *("test_whole_job", "test_endpoint_fuzz", "test_live_media", "test_live_sessions", "test_live_webrtc"),
+    *(
+        "test_whole_job",
+        "test_endpoint_ends",
+        "test_endpoint_fuzz",
+        "test_live_media",
+        "test_live_sessions",
+        "test_live_webrtc",
+    ),
 )
 """Files that workers begin with, so that none has one of them left when the others are done."""
 

@@ -21,6 +21,8 @@ from personalive.testing.pictures import moving_face, run_ffmpeg, save_video
 
 TREE = Path(os.environ.get("PERSONALIVE_TREE") or Path(__file__).parents[1])
 """The checkout whose service is tested. One from before there was a service in front of Cog's is started as it was."""
+COG_FOLDERS = Path("/tmp/coglet/predictions")
+"""Where Cog makes a folder for each prediction."""
 WAIT = 120
 """Seconds within which a server that answers at all has answered, on a slow machine."""
 
@@ -228,3 +230,10 @@ def long_inputs(portrait: Path, folder: Path) -> dict[str, Any]:
         "driving_video": data_url(folder / "long.mp4", "video/mp4"),
         "max_frames": 0,
     }
+
+
+def assert_works(server: Endpoint, inputs: dict[str, Any]) -> None:
+    """It answers the next client, who makes a mistake, as it should."""
+    wait_for(lambda: server.status() == "READY", 20)
+    answer = server.post(inputs | {"ref_image": "nonsense"})
+    assert answer.status_code == 200 and answer.json()["status"] == "failed", answer.text[:300]

@@ -97,7 +97,7 @@ def live_server(
             assert not thread.is_alive(), "the server did not stop"
 
 
-def until(condition: Callable[[], Any], seconds: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait for something to become true, and give it."""
     end = time.monotonic() + seconds
     while (value := condition()) is None or value is False or (not hasattr(value, "shape") and not value):

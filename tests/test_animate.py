@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalive.animate.checks import check_inputs
+from personalive.animate.inputs import open_input
 from personalive.animate.job import Progress, animate
-from personalive.cli.inputs import open_input
 from personalive.engine.stream import Stream
 from personalive.errors import DeviceMemoryError, InputError, NoFaceError, OutputError
 from personalive.media.fetched import fetched_inputs
@@ -89,6 +89,7 @@ def test_cut_by_max_frames_is_said(small_model, portrait, driver, tmp_path):
     assert "6 of 22 frames used" in [step.message for step in progress]
 
 
+@pytest.mark.slow
 def test_all_frames(small_model, portrait, driver, tmp_path):
     progress = run(small_model, portrait, driver, tmp_path / "out.mp4", max_frames=0, audio=False)
     frames, _, sound, _ = read(tmp_path / "out.mp4")
@@ -103,12 +104,13 @@ def test_other_rate_keeps_the_duration(small_model, portrait, driver, tmp_path, 
     assert (len(frames), rate) == (count, Fraction(fps))
 
 
-@pytest.mark.parametrize("crop", ["auto", "center", "none"])
+@pytest.mark.parametrize("crop", ["auto", *(pytest.param(crop, marks=pytest.mark.slow) for crop in ("center", "none"))])
 def test_sizes_and_crops(small_model, portrait, short, tmp_path, crop):
     run(small_model, portrait, short, tmp_path / "out.mp4", width=320, height=256, crop=crop)
     assert read(tmp_path / "out.mp4")[0][0].shape == (256, 320, 3)
 
 
+@pytest.mark.slow
 def test_side_by_side_shows_reference_driver_and_result(small_model, portrait, tmp_path):
     pictures = moving_face(7)
     for number, picture in enumerate(numbered(7, 256, 24)):
@@ -132,7 +134,7 @@ def test_keypoint_boxes_need_no_face_detector(small_model, portrait, short, tmp_
     assert len(read(tmp_path / "out.mp4")[0]) == 5
 
 
-@pytest.mark.parametrize("name", ["driver.gif", "driver"])
+@pytest.mark.parametrize("name", [pytest.param("driver.gif", marks=pytest.mark.slow), "driver"])
 def test_a_gif_drives_whatever_its_file_is_called(small_model, portrait, short, tmp_path, name):
     """Files that are fetched have no suffix."""
     run_ffmpeg("-i", str(short), "-f", "gif", str(tmp_path / name))

@@ -222,6 +222,7 @@ def test_null_is_the_default_where_there_is_none(server, inputs):
     assert server.post(inputs | {"seed": None}).status_code == 422
 
 
+@pytest.mark.slow
 def test_wrong_model_fails_in_setup_and_says_why(tmp_path):
     with endpoint(tmp_path / "nowhere", tmp_path / "temporary") as running:
         wait_for(lambda: running.status() == "SETUP_FAILED")
@@ -239,6 +240,7 @@ def bare(small_model_folder, tmp_path_factory):
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_cogs_server_alone_makes_the_same(bare, server, inputs, portrait):
     """With a file from the web, here from loopback, which this server's operator allows."""

@@ -113,14 +113,14 @@ EXPLAINING = (
     "SECURITY.md",
     *(f"docs/{name}.md" for name in ("architecture", "decisions")),
 )
-PLAIN = ("live", "speed", "cpu", "training", "security", "glossary")
+PLAIN = ("live", "scale", "speed", "cpu", "training", "security", "glossary")
 NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|sh|toml|cff))`")
 
 
 @pytest.mark.parametrize("document", [*EXPLAINING, *(f"docs/{name}.md" for name in PLAIN)])
 def test_every_file_that_is_named_exists(document: str) -> None:
     """Paths are those of the repository or of the package, depending on what the text is about."""
-    stands_for_another = re.compile("OWNER|STEP|TIMESTAMP")
+    stands_for_another = re.compile("OWNER|STEP|TIMESTAMP|FOLDER|PORTRAIT|DRIVER")
     named = {name for name in NAMED_FILE.findall((ROOT / document).read_text()) if not stands_for_another.search(name)}
     made = {"outputs/"}
     rooms = (".", "personalive", "personalive/training", "tests", "tests/hostile")
@@ -148,3 +148,9 @@ def test_the_citation_names_the_packages_version() -> None:
     from personalive import __version__
 
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == __version__
+
+
+def test_every_test_that_the_table_of_threats_names_exists() -> None:
+    named = set(re.findall(r"\b(test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named and [name for name in sorted(named) if f"def {name}(" not in code] == []

@@ -20,11 +20,13 @@ from starlette.requests import Request
 import predict
 from personalive.errors import InputError
 from personalive.gateway import app as app_module
+from personalive.gateway import predictions as predictions_module
 from personalive.gateway.app import MAX_CHECKS, create_app
 from personalive.gateway.bodies import Bodies
 from personalive.gateway.deliveries import Deliveries, UploadError, Webhook
 from personalive.gateway.json_pieces import PIECE, json_pieces
 from personalive.gateway.options import GatewayOptions
+from personalive.gateway.predictions import Predictions
 from personalive.gateway.requests import ID_PATTERN, InvalidError, check_id, parse
 from personalive.net import addresses
 from tests.endpoint_support import receiver
@@ -147,6 +149,7 @@ async def test_slow_name_servers_keep_four_requests_waiting_at_most(monkeypatch)
         raise InvalidError(422, [])
 
     monkeypatch.setattr(app_module, "check_addresses", check)
+    monkeypatch.setattr(app_module, "CHECK_WAIT_SECONDS", 0.01)
     schema = json.loads((ROOT / ".cog" / "openapi_schema.json").read_text())
     service = create_app(CogStandIn(), IdlePredictions(), schema)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service") as client:
@@ -163,6 +166,50 @@ async def test_slow_name_servers_keep_four_requests_waiting_at_most(monkeypatch)
         answered.set()
         assert {(await each).status_code for each in waiting} == {422}
         assert (await ask()).status_code == 422
+
+
+async def test_a_crowd_whose_addresses_are_found_at_once_is_not_refused():
+    schema = json.loads((ROOT / ".cog" / "openapi_schema.json").read_text())
+    service = create_app(CogStandIn(), IdlePredictions(), schema)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service") as client:
+        body = {"input": {}, "webhook": "http://127.0.0.1/"}
+        answers = await asyncio.gather(*(client.post("/predictions", json=body) for _ in range(10 * MAX_CHECKS)))
+    assert {answer.status_code for answer in answers} == {422}
+
+
+class ForgetfulCog:
+    """Cog's server, whose worker drops the exception by which it is cancelled, some times."""
+
+    def __init__(self, drops):
+        self.drops, self.cancelled, self.predictions = drops, [], None
+
+    async def predict(self, cog_id, request):
+        pass
+
+    async def settle(self, cog_id):
+        pass
+
+    async def cancel(self, cog_id):
+        self.cancelled.append(cog_id)
+        if len(self.cancelled) > self.drops:
+            self.predictions.on_event(cog_id, {"status": "canceled", "logs": ""})
+
+
+@pytest.mark.parametrize("drops", [0, 1, 4])
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_cancellation_that_is_dropped_is_repeated_until_the_prediction_ends(monkeypatch, drops, stopped):
+    monkeypatch.setattr(predictions_module, "CANCEL_AGAIN_SECONDS", 0.001)
+    cog = ForgetfulCog(drops)
+    cog.predictions = predictions = Predictions(cog, Deliveries(allow_private=False), "http://here/", None)
+    prediction = await predictions.start(parse(b'{"id": "one", "input": {}}', {}), {})
+    if stopped:
+        await predictions.close(seconds=60)
+    else:
+        assert await predictions.cancel("one")
+    await prediction.done.wait()
+    await prediction.cancelling
+    assert prediction.state["status"] == "canceled" and predictions.current is None
+    assert cog.cancelled == [prediction.cog_id] * (drops + 1), "and not once more"
 
 
 class IdlePredictions:

@@ -1,9 +1,10 @@
-"""The autoencoder and the image encoder compute what the libraries that made them known compute."""
+"""The autoencoder and the image encoder compute what the libraries that made them known compute.
 
-import diffusers
+The libraries are imported where they are used: every test process reads this file, and one needs them.
+"""
+
 import pytest
 import torch
-import transformers
 
 from personalive.config import ImageEncoderConfig, VAEConfig
 from personalive.models.clip import ImageEncoder, clip_fields
@@ -13,6 +14,8 @@ from personalive.testing.weight_rule import fill, normal_input
 
 @pytest.fixture(scope="module")
 def autoencoders():
+    import diffusers
+
     config = VAEConfig(block_channels=(8, 16, 16), layers_per_block=1, norm_groups=4)
     levels = len(config.block_channels)
     known = diffusers.AutoencoderKL(
@@ -40,6 +43,8 @@ def test_the_autoencoder_is_diffusers(autoencoders, height):
 
 @torch.inference_mode()
 def test_the_image_encoder_is_transformers():
+    import transformers
+
     config = ImageEncoderConfig(32, 64, layers=2, heads=4, image_size=28, patch_size=7, projection_dim=16)
     known = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**clip_fields(config))).eval()
     fill(known, "image_encoder")

@@ -56,7 +56,7 @@ def finder():
 @pytest.fixture(autouse=True)
 def nothing_stays(server):
     yield
-    until(lambda: not server.hub.entries, 20)
+    until(lambda: not server.hub.entries)
 
 
 def portrait(image: RGBArray) -> bytes:

@@ -31,7 +31,7 @@ def server():
 @pytest.fixture(autouse=True)
 def nothing_stays(server):
     yield
-    until(lambda: not server.hub.entries, 20)
+    until(lambda: not server.hub.entries)
 
 
 # A client that has stopped reading does not see the server's goodbye: it need not wait for that.

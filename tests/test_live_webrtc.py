@@ -30,7 +30,7 @@ def nothing_stays(request):
     yield
     if "server" in request.fixturenames:
         server = request.getfixturevalue("server")
-        until(lambda: not server.hub.entries, 20)
+        until(lambda: not server.hub.entries)
         server.engine.seconds, server.engine.before_call = 0.0, lambda streams: None
 
 
@@ -250,7 +250,7 @@ async def test_a_client_that_vanishes_makes_room(server):
     await client.watch(2)
     await client.http.aclose()
     await client.hang_up()
-    await asyncio.to_thread(until, lambda: not server.hub.entries, 20)
+    await asyncio.to_thread(until, lambda: not server.hub.entries)
 
 
 async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
@@ -262,7 +262,7 @@ async def test_what_a_connection_held_is_freed_soon_after_its_end(server):
             await client.watch(3)
             connection = weakref.ref(server.hub.entries[client.session_id].transport._connection)
             assert connection() is not None
-        until(lambda: connection() is None, 10)
+        until(lambda: connection() is None)
     finally:
         gc.enable()
 

@@ -51,9 +51,9 @@ def run(model, portrait, driver, output, **options):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"motion": "relative", "smooth": 0.5, "keep": ("roll",), "pose_strength": 0.5},
-        {"expression_strength": 1.5, "loop": 2, "ping_pong": True},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"expression_strength": 1.5, "loop": 2, "ping_pong": True}, marks=pytest.mark.slow),
     ],
 )
 def test_it_drives_to_the_same_file_as_its_video_without_encoders_and_faces(
@@ -78,6 +78,7 @@ def test_it_drives_to_the_same_file_as_its_video_without_encoders_and_faces(
     assert again == said and any("only" in message or "no face" in message for message in said)
 
 
+@pytest.mark.slow
 def test_keypoints_need_no_face_mesh_here_either(small_model, portrait, hidden, tmp_path):
     options = {"face_boxes": "keypoints", "crop": "none"}
     run(small_model, portrait, hidden, tmp_path / "a.mp4", save_motion=hidden.with_name("keypoints.motion"), **options)
@@ -97,6 +98,7 @@ def test_a_part_at_another_rate(small_model, portrait, kept, tmp_path):
     assert float(part.sound.start) == 0.4 and not part.track.absences
 
 
+@pytest.mark.slow
 def test_its_sound_is_used_only_from_the_same_video_beside_it(small_model, portrait, hidden, kept, tmp_path):
     alone = tmp_path / "alone.motion"
     alone.write_bytes(kept.read_bytes())

@@ -62,6 +62,7 @@ def test_start_and_duration_choose_frames_and_their_sound(small_model, portrait,
     assert pitch(tmp_path / "out.mp4", 0.65) == pytest.approx(1600, abs=30)
 
 
+@pytest.mark.slow
 def test_a_loop_repeats_frames_and_sound_in_step(small_model, portrait, numbers, tmp_path):
     shown, messages, _ = run(small_model, portrait, numbers, tmp_path / "out.mp4", start=0.25, duration=0.5, loop=3)
     assert shown == [*range(3, 9)] * 3 and messages == []

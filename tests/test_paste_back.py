@@ -74,7 +74,13 @@ def slope(picture):
 
 
 @pytest.mark.parametrize(
-    ("person", "place"), [(0, (0.4, -0.3, 0.05)), (1, (0.45, 0.3, -0.2)), (3, (0.5, -0.72, 0.25)), (6, (0.4, 0, 0))]
+    ("person", "place"),
+    [
+        (0, (0.4, -0.3, 0.05)),
+        pytest.param(1, (0.45, 0.3, -0.2), marks=pytest.mark.slow),
+        pytest.param(3, (0.5, -0.72, 0.25), marks=pytest.mark.slow),
+        pytest.param(6, (0.4, 0, 0), marks=pytest.mark.slow),
+    ],
 )
 def test_a_head_that_turns_is_not_cut_and_has_no_seam(tmp_path, person, place):
     size = 700
@@ -98,6 +104,7 @@ def test_a_head_that_turns_is_not_cut_and_has_no_seam(tmp_path, person, place):
     assert differs.mean() > 0.01
 
 
+@pytest.mark.slow
 def test_what_a_model_draws_wrongly_in_every_frame_is_not_shown(tmp_path):
     """Shoulders, for instance, that are narrower than they are."""
     picture = drawn(0, 700, 0.4, -0.3, 0.05)
@@ -137,7 +144,7 @@ def as_small(portrait):
 
 
 @pytest.mark.parametrize("quarters", [0, 1, 2, 3])
-@pytest.mark.parametrize("degrees", [0, 50])
+@pytest.mark.parametrize("degrees", [0, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_turned_portrait_comes_back_to_where_it_was(tmp_path, quarters, degrees):
     person = Image.fromarray(drawn(3, 700, 0.45, 0.1, 0.0))
     picture = np.asarray(person.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=(120, 130, 140)))
@@ -150,7 +157,7 @@ def test_a_turned_portrait_comes_back_to_where_it_was(tmp_path, quarters, degree
     assert error.mean() < 1.5 and np.quantile(error, 0.999) < 80, "everything is where it was"
 
 
-@pytest.mark.parametrize("crop", ["auto", "center", "none"])
+@pytest.mark.parametrize("crop", ["auto", *(pytest.param(each, marks=pytest.mark.slow) for each in ("center", "none"))])
 def test_large_portraits_keep_their_own_size(tmp_path, crop):
     picture = np.asarray(Image.fromarray(drawn(6, 600, 0.5, 0.2, 0.1)[:450]).resize((3001, 2251)))
     portrait = found(tmp_path, picture, PASTED.replace(crop=crop))
@@ -209,7 +216,7 @@ def test_numbered_pictures_are_equal_outside_and_animated_inside(small_model, sc
         assert np.abs(frame.astype(int) - picture)[mask == 1].mean() > 5, "this model draws something else"
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "out.webm"])
+@pytest.mark.parametrize("name", ["out.mp4", pytest.param("out.webm", marks=pytest.mark.slow)])
 def test_videos_have_even_sides_and_are_equal_outside_as_far_as_encoders_are(
     small_model_folder, scene, driver, tmp_path, name
 ):

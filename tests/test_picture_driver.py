@@ -52,6 +52,7 @@ class Watched:
         return [float((each - rest).ravel() @ way / (way @ way)) for each in tokens[: len(self.frames)]]
 
 
+@pytest.mark.slow
 def test_it_is_held_for_four_seconds(small_model, portrait, picture, tmp_path, monkeypatch):
     seen = []
     observe = Stream.observe
@@ -81,6 +82,7 @@ def test_the_kind_and_the_length_can_be_chosen(small_model, portrait, picture, t
     assert shares[0] == pytest.approx(1 - eased, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_ping_pong_eases_in_and_out(small_model, portrait, picture, tmp_path):
     options = {"duration": 0.4, "ping_pong": True}
     result = Watched(small_model, portrait, picture, tmp_path / "out.mp4", save_motion=tmp_path / "a.motion", **options)
@@ -107,6 +109,7 @@ def save_frames(path, count):
     return path
 
 
+@pytest.mark.slow
 def test_a_gif_is_a_video_if_it_has_several_frames(small_model, portrait, tmp_path):
     for count, frames in ((1, 5), (6, 6)):
         driver = save_frames(tmp_path / f"{count}.gif", count)

@@ -103,6 +103,7 @@ def wait_until_ready(port: str, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the server of README's example ended")
 
 
+@pytest.mark.slow
 def test_the_examples_for_the_server(server: str, checkout: Path) -> None:
     clients = examples("run with the server")
     assert clients

@@ -68,10 +68,20 @@ def content(path):
     ("name", "options"),
     [
         ("out.mp4", {}),
-        ("out.gif", {"max_frames": 16}),
-        ("frames/%05d.png", {"max_frames": 16, "motion": "relative", "smooth": 0.5}),
-        ("out.mp4", {"max_frames": 10, "loop": 2, "ping_pong": True, "side_by_side": True}),
-        ("out.webm", {"max_frames": 10, "loop": 2, "face_boxes": "keypoints", "crop": "none"}),
+        pytest.param("out.gif", {"max_frames": 16}, marks=pytest.mark.slow),
+        pytest.param(
+            "frames/%05d.png", {"max_frames": 16, "motion": "relative", "smooth": 0.5}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "out.mp4",
+            {"max_frames": 10, "loop": 2, "ping_pong": True, "side_by_side": True},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "out.webm",
+            {"max_frames": 10, "loop": 2, "face_boxes": "keypoints", "crop": "none"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 @pytest.mark.usefixtures("always")
@@ -165,7 +175,7 @@ def test_a_folder_of_the_users_is_left_alone(small_model, portrait, driver, tmp_
     assert (tmp_path / "out.mp4.resume" / "letters.txt").read_text() == "precious"
 
 
-@pytest.mark.parametrize("name", ["out.mp4", "frames/%05d.png"])
+@pytest.mark.parametrize("name", ["out.mp4", pytest.param("frames/%05d.png", marks=pytest.mark.slow)])
 def test_a_run_that_was_stopped_after_its_last_step_is_done(small_model, portrait, driver, tmp_path, monkeypatch, name):
     output, options = tmp_path / name, {"max_frames": 16, "save_motion": tmp_path / "out.motion", "resume": True}
 

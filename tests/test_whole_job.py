@@ -60,6 +60,7 @@ def test_published_weights_are_downloaded_loaded_and_used(tmp_path, monkeypatch,
     assert cli.main([*map(str, arguments), "-L", "1", "-o", str(tmp_path / "again.mp4")]) == 0
 
 
+@pytest.mark.slow
 def test_photograph_and_demo_driver_go_through_the_whole_job(small_model, portrait, tmp_path):
     steps = list(
         animate(small_model, portrait, DEMO / "driver.mp4", tmp_path / "out.mp4", AnimateOptions(side_by_side=True))

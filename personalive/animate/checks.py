@@ -12,9 +12,7 @@ from personalive.errors import FaceTooSmallError, InputError, NoFaceError, Outpu
 from personalive.media.credentials import Signer, check_signable
 from personalive.media.encoding import FRAMES_NAME, check_choices
 from personalive.media.faces import FaceTracker, is_blank
-from personalive.media.images import (
-    require_file,
-)
+from personalive.media.images import require_file
 from personalive.media.video_reader import VideoInfo, read_frames
 from personalive.media.video_writer import check_folder, check_output
 from personalive.settings import AnimateOptions
@@ -25,15 +23,22 @@ CHECKED = 500
 """Driving frames in which the first face must be for the driver to be refused at once."""
 
 
-def check_paths(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:
+def check_paths(ref_image: Path | None, driving_video: Path | None, output: Path, options: AnimateOptions) -> None:
     """Refuse missing files and an output that may not be created.
+
+    Args:
+        ref_image: None: it is yet to be fetched.
+        driving_video: the same.
+        output: the file to make.
+        options: of the animation.
 
     Raises:
         InputError: an input is not a readable file.
         OutputError: the output exists, is an input, or has a name that cannot be used.
     """
-    require_file(ref_image, "the reference")
-    require_file(driving_video, "the driving video")
+    for source, what in ((ref_image, "the reference"), (driving_video, "the driving video")):
+        if source is not None:
+            require_file(source, what)
     check_output(output, options.overwrite or is_placed(output, options))
     check_choices(output, options.codec, options.quality)
     signer_of(output, options)
@@ -43,7 +48,7 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
             f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
         )
     for name in ("side_by_side", "preview"):
-        if getattr(options, name) and is_motion(driving_video):
+        if getattr(options, name) and driving_video is not None and is_motion(driving_video):
             raise InputError(
                 f"{name} is {getattr(options, name)}: it must be left out, as the motion file {driving_video} has no "
                 "pictures"
@@ -51,7 +56,7 @@ def check_paths(ref_image: Path, driving_video: Path, output: Path, options: Ani
     if options.save_motion is not None:
         check_motion_output(options.save_motion, options.overwrite or is_motion_placed(output, options))
     for target in filter(None, (output, options.save_motion)):
-        for source in (ref_image, driving_video):
+        for source in filter(None, (ref_image, driving_video)):
             if target.exists() and target.samefile(source):
                 raise OutputError(f"the output {target} is one of the inputs; choose another name")
 

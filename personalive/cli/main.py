@@ -1,4 +1,4 @@
-"""The command `personalive`: animate, serve, cog, download, doctor, benchmark, verify."""
+"""The command `personalive`: animate, batch, serve, cog, download, doctor, benchmark, verify."""
 
 import argparse
 import contextlib
@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
+from personalive.batch.options import BatchOptions
 from personalive.cli.arguments import add_settings, group, read_settings
 from personalive.cli.native_log import without_chatter
 from personalive.errors import InputError, PersonaLiveError
@@ -28,6 +29,9 @@ INTERRUPTED, TERMINATED, BROKEN_PIPE = (128 + number for number in (signal.SIGIN
 """Exit statuses after Ctrl-C and these signals, as shells expect them."""
 GOES_ON = "; the same command goes on from the last saved state, which is beside the output"
 NOTHING_LEFT = "; nothing unfinished was left behind"
+BATCH_GOES_ON = "; the same command goes on with the jobs that are left"
+SOME_FAILED = 3
+"""Exit status of a batch that ended, but whose jobs did not all succeed."""
 
 
 class Terminated(SystemExit):
@@ -50,7 +54,8 @@ def _run(options: argparse.Namespace) -> int:
         logger.error("%s", error, exc_info=options.verbose)
         return 1
     except (KeyboardInterrupt, Terminated) as signalled:
-        after = (GOES_ON if options.resume else NOTHING_LEFT) if options.verb == "animate" else ""
+        after = {"animate": NOTHING_LEFT, "batch": BATCH_GOES_ON}.get(options.verb, "")
+        after = GOES_ON if options.verb == "animate" and options.resume else after
         logger.error("stopped%s", after)
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
@@ -64,6 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add = functools.partial(verbs.add_parser, allow_abbrev=False)  # predict.sh must recognise the paths among them
     _add_animate(add("animate", help="make a video from a portrait and a driving video"))
+    _add_batch(add("batch", help="make many animations, on every GPU of this machine or of a Ray cluster"))
     serve = add("serve", help="the live page: a camera in, the animated portrait out")
     add_settings(serve, ModelChoice)
     add_settings(serve, ServeOptions)
@@ -109,6 +115,20 @@ def _add_animate(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, ModelChoice)
 
 
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    group(parser, "batch").add_argument(
+        "jobs",
+        type=Path,
+        nargs="?",
+        metavar="JOBS",
+        help="A .jsonl or .csv file with reference, driver, output and any setting of an animation in each row; or a "
+        "folder that holds portraits and drivers, each of which is animated by each",
+    )
+    add_settings(parser, BatchOptions)
+    add_settings(parser, AnimateOptions)
+    add_settings(parser, ModelChoice)
+
+
 def _add_download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Only list files, sizes and licences")
     parser.add_argument(
@@ -141,7 +161,7 @@ def _animate(options: argparse.Namespace) -> int:
         raise InputError("resume needs a name for the output, by which its state is found again: give --output")
 
     from personalive.animate.checks import check_inputs
-    from personalive.cli.inputs import open_input
+    from personalive.animate.inputs import open_input
     from personalive.media.fetched import fetched_inputs
 
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
@@ -162,6 +182,18 @@ def _animate(options: argparse.Namespace) -> int:
         show(animate(model, reference, driver, output, settings, cache=default_folder()))
     print(output)
     return 0
+
+
+def _batch(options: argparse.Namespace) -> int:
+    settings = read_settings(options, BatchOptions, jobs=options.jobs)
+    defaults, choice = _signed(read_settings(options, AnimateOptions)), read_settings(options, ModelChoice)
+
+    from personalive.batch.run import run_batch
+    from personalive.cli.batch_progress import show
+
+    tally = show(run_batch(settings, defaults, choice), settings.results_file)
+    print(settings.results_file)
+    return SOME_FAILED if tally.failed else 0
 
 
 def _signed(options: AnimateOptions) -> AnimateOptions:
@@ -243,6 +275,7 @@ def _benchmark(options: argparse.Namespace) -> int:
 
 VERBS = {
     "animate": _animate,
+    "batch": _batch,
     "serve": _serve,
     "cog": _cog,
     "download": _download,

@@ -35,6 +35,8 @@ from personalive.net.waiting import WaitingRoom
 JSON_TYPE = re.compile(r"application/(?:[\w.+-]+\+)?json\s*(?:;.*)?", re.IGNORECASE)
 MAX_CHECKS = 4
 """The most requests whose addresses are looked up at once: a client may name a slow name server."""
+CHECK_WAIT_SECONDS = 2.0
+"""How long others wait for their turn."""
 TRACE_HEADERS = ("traceparent", "tracestate")
 """Headers that are passed on to webhooks, as with Cog."""
 TRACE_VALUE = re.compile(r"[\x21-\x7e ]{1,512}")
@@ -76,10 +78,10 @@ class _Interface:
     def __init__(self, cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> None:
         self._cog = cog
         self._predictions = predictions
-        self._description = describe(cog_schema)
+        self._description = bytes(JSONResponse(describe(cog_schema)).body)  # once, as anybody may ask for it any time
         self._inputs = cog_schema["components"]["schemas"]["Input"]["properties"]
         self._bodies = Bodies()
-        self._checks = 0
+        self._checks = asyncio.Semaphore(MAX_CHECKS)
 
     async def index(self, request: Request) -> Response:
         """The index."""
@@ -94,7 +96,7 @@ class _Interface:
         )
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(self._description)
+        return Response(self._description, media_type="application/json")
 
     async def health(self, request: Request) -> Response:
         """Always 200, as with Cog; what counts is the status."""
@@ -136,13 +138,15 @@ class _Interface:
     async def _check_addresses(self, wanted: PredictionRequest) -> None:
         if wanted.webhook is None and wanted.output_file_prefix is None:
             return
-        if self._checks == MAX_CHECKS:
-            raise HTTPException(503, "too many addresses are being looked up", {"Retry-After": "10"})
-        self._checks += 1
+        try:
+            async with asyncio.timeout(CHECK_WAIT_SECONDS):
+                await self._checks.acquire()
+        except TimeoutError:
+            raise HTTPException(503, "too many addresses are being looked up", {"Retry-After": "10"}) from None
         try:
             await asyncio.to_thread(check_addresses, wanted, allow_private=private_addresses_allowed())
         finally:
-            self._checks -= 1
+            self._checks.release()
 
     async def _wait(self, request: Request, prediction: Prediction) -> None:
         """Wait until it has ended. A client that disconnects cancels it."""

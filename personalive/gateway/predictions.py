@@ -21,6 +21,9 @@ COG_EVENTS = ["start", "logs", "completed"]
 """What Cog is asked to report. Its output events may come before or after the completed one."""
 REMEMBERED = 64
 """The most ids of ended predictions that are remembered."""
+CANCEL_AGAIN_SECONDS = 3.0
+"""A prediction that goes on for so long is cancelled again: Cog raises an exception wherever its worker happens to be,
+and where that is in the middle of a library's C code, it may be printed and forgotten."""
 REPEATED = re.compile(r"^(Prediction failed: )+")
 
 
@@ -41,6 +44,7 @@ class Prediction:
         self.state: dict[str, Any] = {"id": self.id, "status": "starting", "logs": ""}
         """What is known about it."""
         self.done = asyncio.Event()
+        self.cancelling: asyncio.Task[None] | None = None
 
     def tell(self, event: Event) -> None:
         """Tell the webhook."""
@@ -155,9 +159,23 @@ class Predictions:
             Whether there is one with this id. It may just have ended, which its client could not know.
         """
         if self.current is not None and self.current.id == identifier:
-            await self._cog.cancel(self.current.cog_id)
+            await self._cancel(self.current)
             return True
         return identifier in self._ended
+
+    async def _cancel(self, prediction: Prediction) -> None:
+        await self._cog.cancel(prediction.cog_id)
+        if prediction.cancelling is None:
+            prediction.cancelling = asyncio.create_task(self._cancel_again(prediction))
+
+    async def _cancel_again(self, prediction: Prediction) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_AGAIN_SECONDS):
+                    await prediction.done.wait()
+            if self.current is not prediction or self._ending is not None:
+                return
+            await self._cog.cancel(prediction.cog_id)
 
     async def close(self, seconds: float) -> None:
         """Accept no more, stop the current one, and wait for uploads.
@@ -170,7 +188,7 @@ class Predictions:
             async with asyncio.timeout(seconds):
                 if self.current is not None:
                     unfinished.append(self.current)
-                    await self._cog.cancel(self.current.cog_id)
+                    await self._cancel(self.current)
                 for each in unfinished:
                     await each.done.wait()
         if self.current is not None:

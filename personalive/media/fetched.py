@@ -32,9 +32,22 @@ class FetchedInputs:
         Raises:
             InputError: see `url_fetch.fetch`.
         """
-        path = self._folder / what.removeprefix("the ").replace(" ", "_")
-        self._names[str(path)] = url[:SHOWN] if url.lower().startswith("http") else path.name
+        path = self.place(what)
+        if url.lower().startswith("http"):
+            self._names[str(path)] = url[:SHOWN]
         return fetch(url, path, allow_private=private_addresses_allowed())
+
+    def place(self, what: str, name: str = "", suffix: str = "") -> Path:
+        """Where to store an input that is fetched in another way.
+
+        Args:
+            what: its role, such as "the reference".
+            name: what messages call it.
+            suffix: of the file, such as `.motion`.
+        """
+        path = self._folder / f"{what.removeprefix('the ').replace(' ', '_')}{suffix}"
+        self._names[str(path)] = name[:SHOWN] or path.name
+        return path
 
     def named(self, text: str) -> str:
         """A message with addresses in the place of temporary files."""

@@ -164,7 +164,8 @@ class SigningSettings(Settings):
         """Refuse a certificate without its key."""
         if (self.sign is None) != (self.sign_key is None):
             given, missing = ("sign", "sign_key") if self.sign_key is None else ("sign_key", "sign")
-            raise InputError(f"{given} is {getattr(self, given)}: {missing} must be given with it")
+            value = str(getattr(self, given))[:80]
+            raise InputError(f"{given} is {value!r}: it must be given together with {missing}")
         if self.sign_inputs and self.sign is None:
             raise InputError("sign_inputs is True: it must be left out without sign, as nothing is signed")
 

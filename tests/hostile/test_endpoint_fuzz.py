@@ -20,6 +20,7 @@ def fuzz_endpoint(server, folder, phases, examples):
     assert server.status() == "READY"
 
 
+@pytest.mark.slow
 def test_random_requests_are_answered_as_described(server, tmp_path):
     fuzz_endpoint(server, tmp_path, QUICK, 3)
 

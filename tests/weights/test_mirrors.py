@@ -47,7 +47,7 @@ class TestRevision:
             resolve(hub)
         assert not server.fetched(".bin"), "refused before anything is downloaded"
 
-    @pytest.mark.parametrize("revision", ["main", "1" * 40])
+    @pytest.mark.parametrize("revision", ["main", pytest.param("1" * 40, marks=pytest.mark.slow)])
     def test_another_is_taken_and_held_to(
         self, server: HubStandIn, hub: Hub, states: dict[str, State], revision: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -114,6 +114,7 @@ class TestRevision:
         assert "every pinned commit is there, so revision main is not used" in caplog.text
         assert not list(hub.cache.glob("*/personalive-revision.json"))
 
+    @pytest.mark.slow
     def test_a_later_request_replaces_the_record(self, server: HubStandIn, hub: Hub, states: dict[str, State]) -> None:
         folder = move(server, "1" * 40)
         resolve(replace(hub, revision="main"))
@@ -123,6 +124,7 @@ class TestRevision:
         module, _ = load(resolve(hub), "pose_guider")
         assert not module.conv_in.bias.any()
 
+    @pytest.mark.slow
     def test_conversions_are_of_the_revision(
         self, server: HubStandIn, filled: Hub, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -285,6 +287,7 @@ class TestModelScope:
         with refused("ModelScope does not have revision v2.0", "--revision REV"):
             resolve(replace(hub, revision="v2.0"))
 
+    @pytest.mark.slow
     def test_what_it_no_longer_has_needs_a_word_of_the_user(self, server: HubStandIn, hub: Hub) -> None:
         source = resolve(hub)
         path = server.repositories[PERSONALIVE].folder / INSIDE / "pose_guider.pth"

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny
 from safetensors.torch import load_file, save_file
 
 from personalive import weights
@@ -20,6 +19,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiny():
+    from diffusers import AutoencoderTiny  # here, as every test process reads this file
+
     torch.manual_seed(0)
     return AutoencoderTiny(latent_channels=4).eval()
 
@@ -58,6 +59,8 @@ def test_the_encoder_is_not_needed(folder, tmp_path):
 
 
 def test_latents_of_another_vae_are_refused(tmp_path):
+    from diffusers import AutoencoderTiny
+
     AutoencoderTiny(latent_channels=16).save_pretrained(tmp_path / "taesd3")
     with pytest.raises(WeightsError, match=r"latent_channels is 16 in .*config\.json, the model needs 4"):
         load(tmp_path / "taesd3")

@@ -1,4 +1,4 @@
-"""Files as people name them on a command line: paths of this system, of Windows in WSL, and addresses."""
+"""Files as people name them on a command line or in a list: paths of this system, of Windows in WSL, and addresses."""
 
 import logging
 import re

@@ -1,0 +1,94 @@
+"""A process that makes jobs, one after the other, until there are no more or the batch is gone."""
+
+import fcntl
+import logging
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+from personalive.batch.job import Job, Result
+from personalive.errors import PersonaLiveError
+
+MakeJob = Callable[[Job, Callable[[int, int], None]], Result]
+Prepare = Callable[["Seat"], MakeJob]
+"""Is called in the process, to load the model there."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What a process may use of the machine."""
+
+    gpu: str | None = None
+    """As CUDA_VISIBLE_DEVICES names it; None: as the environment says."""
+    threads: int | None = None
+    """Of the CPU; None: as the environment says."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The process can take jobs."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How many frames of its job's result are made, and of how many."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The process cannot work, and another one could not either."""
+
+    error: str
+
+
+Message = Ready | Frames | Refused | Result
+
+
+def work(connection: "Connection[Message, Job]", seat: Seat, prepare: Prepare, lock: Path) -> None:
+    """What the process does.
+
+    Args:
+        connection: to the batch: jobs come, messages go.
+        seat: what it may use.
+        prepare: see `Prepare`.
+        lock: file that is locked while the process lives.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the batch ends its own
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if seat.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seat.gpu
+    held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    jobs: queue.Queue[Job] = queue.Queue()
+    threading.Thread(target=_listen, args=(connection, jobs), name="jobs", daemon=True).start()
+    try:
+        make = prepare(seat)
+    except PersonaLiveError as error:
+        connection.send(Refused(str(error)))
+        return
+    connection.send(Ready())
+    while True:
+        connection.send(make(jobs.get(), lambda done, total: connection.send(Frames(done, total))))
+
+
+def _listen(connection: "Connection[Message, Job]", jobs: "queue.Queue[Job]") -> None:
+    """Pass jobs on. When the batch is gone, end at once: what is unfinished has no name yet, and is removed later."""
+    while True:
+        try:
+            jobs.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
