@@ -25,7 +25,7 @@ def save_video(images: torch.Tensor, fps: float, path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width = images.shape[1:3]
-        stream.pix_fmt = "gbrp"
+        stream.pix_fmt = "bgr0"
         for start in range(0, len(images), CHUNK):
             for picture in _bytes(images[start : start + CHUNK]):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
