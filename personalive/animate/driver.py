@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from personalive.animate.driving_reader import DrivingReader, shown_pictures, single_frame
-from personalive.animate.motion_file import MotionFile, SoundPlace, content_digest
+from personalive.animate.motion_file import MotionFile, SoundPlace
 from personalive.animate.plan import DrivingPlan
 from personalive.animate.replay import Cues, Recorded, length, order
 from personalive.animate.resume import Saved
@@ -12,6 +12,7 @@ from personalive.animate.side_by_side import SideBySide
 from personalive.engine.motion import DriverMotion, HeadPose
 from personalive.engine.preprocess import DrivingFrames
 from personalive.engine.stream import Stream
+from personalive.media.content_digest import content_digest
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.types import RGBArray

@@ -16,7 +16,7 @@ from PIL import Image
 import personalive
 from personalive.animate.checks import check_paths, preview_path, signer_of
 from personalive.animate.driver import Driver, frames_of
-from personalive.animate.motion_file import MotionKeeper, content_digest
+from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.paste_back import PasteBack, at_rest
 from personalive.animate.plan import DrivingPlan, plan_driving, possible_here, read_portrait
 from personalive.animate.preview import preview, save_preview
@@ -26,6 +26,7 @@ from personalive.animate.side_by_side import SideBySide
 from personalive.engine.control import MotionControl
 from personalive.engine.stream import DEFAULT_RATE, Stream
 from personalive.errors import DeviceMemoryError
+from personalive.media.content_digest import content_digest
 from personalive.media.credentials import Claim
 from personalive.media.encoding import VideoFormat, is_silent
 from personalive.media.face_track import Absence

@@ -4,7 +4,6 @@ A `.motion` file is a safetensors file with a version in its metadata. It may co
 bounded, and it names no path.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from torch import Tensor
 from personalive.animate.replay import Recorded
 from personalive.engine.motion import DriverMotion, HeadPose
 from personalive.errors import InputError, OutputError
+from personalive.media.content_digest import content_digest
 from personalive.media.face_track import Absence, FaceTrack
 from personalive.media.images import require_file
 from personalive.media.part_file import PartFile, remove_abandoned
@@ -129,12 +129,6 @@ def is_motion(path: Path) -> bool:
         return _metadata(path).get("format") == FORMAT
     except ValueError:
         return False
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_motion(file: MotionFile, path: Path) -> None:

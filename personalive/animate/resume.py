@@ -22,9 +22,9 @@ from typing import Any, Self
 import torch
 
 import personalive
-from personalive.animate.motion_file import content_digest
 from personalive.engine.stream import Stream
 from personalive.errors import InputError, OutputError
+from personalive.media.content_digest import content_digest
 from personalive.media.encoding import FRAMES_NAME, VideoFormat
 from personalive.media.segments import NOTE, Lasting, identity, is_own, open_lasting
 from personalive.media.sound import Sound

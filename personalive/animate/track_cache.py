@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from personalive.media.content_digest import content_digest
 from personalive.media.face_track import FaceTrack
 from personalive.user_cache import cache_folder
 
@@ -33,9 +34,7 @@ def track_path(folder: Path, video: Path, search: str) -> Path:
 
 
 def _key(video: Path, search: str) -> str:
-    with video.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{VERSION} {content} {search}".encode()).hexdigest()[:40]
+    return hashlib.sha256(f"{VERSION} {content_digest(video)} {search}".encode()).hexdigest()[:40]
 
 
 def read_track(path: Path) -> FaceTrack | None:

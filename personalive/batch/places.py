@@ -1,7 +1,6 @@
 """Where a job's files are: in a folder, or in a store that fsspec reaches by an address (s3://, gs://, sftp:// ...)."""
 
 import contextlib
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import fsspec
 
 from personalive.animate.inputs import ADDRESS, from_windows, open_input
 from personalive.errors import InputError, OutputError, first_line
+from personalive.media.content_digest import content_digest
 from personalive.media.encoding import FRAMES_NAME
 from personalive.media.fetched import FetchedInputs
 from personalive.media.held_folder import HeldFolder
@@ -237,8 +237,7 @@ def digest(text: str) -> str:
 @lru_cache(maxsize=100_000)
 def _content_digest(path: str, size: int, changed: int, inode: int) -> str:
     """Once for each state of a file: a driver may be that of a hundred jobs."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return content_digest(Path(path))
 
 
 def _store(address: str) -> tuple[Any, str]:

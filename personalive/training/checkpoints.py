@@ -6,7 +6,6 @@ optimizer warms up again. Both are written under another name and then renamed, 
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
+from personalive.media.content_digest import content_digest
 from personalive.models import NETWORKS, build_network
 from personalive.training.trainee import Trainee
 from personalive.weights import WeightsSource, load_into, save_folder
@@ -62,7 +62,7 @@ def write_portable(folder: Path, config: ModelConfig, tensors: dict[str, Tensor]
         path = folder / f"weights-{number}.safetensors"
         beside = path.with_suffix(".part")
         save_file(part, str(beside))
-        files[path.name] = _digest(beside)
+        files[path.name] = content_digest(beside)
         os.replace(beside, path)
     _write_json(folder / INDEX, {"config": config.to_dict(), "progress": progress, "files": files})
 
@@ -146,7 +146,7 @@ def read_tensors(folder: Path, index: dict[str, Any]) -> dict[str, Tensor]:
     for name, digest in index["files"].items():
         path = folder / Path(name).name
         try:
-            if _digest(path) != digest:
+            if content_digest(path) != digest:
                 raise WeightsError(f"{path} is damaged: its digest differs from the saved one; use another checkpoint")
             tensors |= load_file(str(path))
         except (OSError, SafetensorError) as error:
@@ -159,7 +159,7 @@ def save_local(folder: Path, state: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, beside = folder / LOCAL, folder / f"{LOCAL}.part"
     torch.save(state, beside)
-    digest = _digest(beside)
+    digest = content_digest(beside)
     os.replace(beside, path)
     _write_json(path.with_suffix(".json"), {"sha256": digest})
 
@@ -173,7 +173,7 @@ def load_local(folder: Path) -> dict[str, Any]:
     path = folder / LOCAL
     try:
         digest = json.loads(path.with_suffix(".json").read_text())["sha256"]
-        if _digest(path) != digest:
+        if content_digest(path) != digest:
             raise WeightsError(f"{path} is damaged: its digest differs from the saved one; use another checkpoint")
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -214,11 +214,6 @@ def load_model(source: WeightsSource, trainee: Trainee) -> None:
         load_into(source, name, network, dtype=torch.float32, device=torch.device("cpu"))
         for target in {id(n): n for n in (trainee.networks[name], trainee.average[name])}.values():
             target.load_state_dict(network.state_dict())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
