@@ -24,7 +24,7 @@ STAMP = struct.Struct("<d")
 @pytest.fixture(scope="module")
 def server():
     engine = EchoEngine(128, 128, chunk_frames=4, delay_frames=12)
-    with live_server(engine, max_sessions=2, linger_seconds=0.5, idle_seconds=5) as running:
+    with live_server(engine, max_sessions=2, linger_seconds=0.5) as running:
         yield running
 
 

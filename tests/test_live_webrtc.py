@@ -21,7 +21,7 @@ from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, un
 @pytest.fixture(scope="module")
 def server():
     engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12)
-    with live_server(engine, max_sessions=3, linger_seconds=0.3, idle_seconds=4, audio=True) as running:
+    with live_server(engine, max_sessions=3, linger_seconds=0.3, audio=True) as running:
         yield running
 
 
@@ -286,7 +286,8 @@ async def test_a_client_comes_back_to_its_session(server, monkeypatch):
         await client.http.delete(f"/api/v1/sessions/{first}")
 
 
-async def test_a_client_that_sends_nothing_is_let_go(server):
+async def test_a_client_that_sends_nothing_is_let_go(server, monkeypatch):
+    monkeypatch.setattr(server.hub, "options", server.hub.options.replace(idle_seconds=2))
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))
         await client.offer()
