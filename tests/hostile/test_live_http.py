@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from personalive.cli.main import build_parser
 from tests.hostile.live_process import kept_open, served
-from tests.live_support import BLUE, GREEN, RED, picture, until
+from tests.live_support import BLUE, GREEN, RED, WAIT, picture, until
 from tests.test_live_serve import certificate  # noqa: F401  a fixture
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -163,7 +163,7 @@ def secure(tmp_path_factory, certificate):  # noqa: F811
 def test_half_a_tls_handshake_locks_nobody_out_and_is_let_go(secure):
     halves = [secure.connect(b"\x16\x03\x01\x02\x00\x01\x00") for _ in range(300)]
     try:
-        assert httpx.get(f"{secure.url}/health", verify=secure.context, timeout=30).status_code == 200
+        assert httpx.get(f"{secure.url}/health", verify=secure.context, timeout=WAIT).status_code == 200
         until(lambda: kept_open(halves) < 300)
         until(lambda: not kept_open(halves), 60)
         address = f"wss://127.0.0.1:{secure.port}/api/v1/ws"
