@@ -8,6 +8,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "cog": ("cog", "httpx", "starlette", "uvicorn"),
     "faces": ("mediapipe",),
     "live": ("aiortc", "fastapi", "prometheus_client", "uvicorn", "websockets"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "provenance": ("c2pa", "cryptography"),
     "scale": ("ray",),
 }

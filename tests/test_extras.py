@@ -20,7 +20,7 @@ EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(
 WITHOUT_AIORTC = "import sys; sys.modules['aiortc'] = None; "
 
 
-LARGE = {"scale"}
+LARGE = {"onnx", "scale"}
 """Extras that are too large to be installed with the others."""
 
 

@@ -1,0 +1,149 @@
+"""Networks as ONNX files: what is written, what is refused, and the same pictures as without."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from personalive import weights
+from personalive.errors import InputError, MissingExtraError, OutputError, PersonaLiveError, WeightsError
+from personalive.onnx import export as exporting
+from personalive.onnx.export import export
+from personalive.onnx.manifest import NAME, Manifest
+from personalive.onnx.networks import OnnxNetworks, open_networks
+from personalive.onnx.runtimes import OnnxRuntime, OpenVino
+from personalive.pipeline import PersonaLive
+from personalive.testing.pictures import moving_face, photograph
+
+CPU = torch.device("cpu")
+FILES = {
+    "denoising_unet",
+    "image_encoder",
+    "motion_encoder",
+    "motion_extractor",
+    "pose_guider",
+    "reference_unet",
+    "vae_decoder",
+    "vae_encoder",
+}
+
+
+@pytest.fixture(scope="module")
+def exported(small_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model with free sizes."""
+    folder = tmp_path_factory.mktemp("onnx") / "files"
+    list(export(weights.resolve(small_model_folder), folder))
+    return folder
+
+
+def frames_of(model: PersonaLive, width: int = 256, height: int = 256, **options: Any) -> np.ndarray:
+    """Sixteen frames that are driven by a moving face."""
+    stream = model.stream(seed=7, width=width, height=height, **options)
+    prepare = stream.preprocessor
+    stream.set_reference(prepare.reference(photograph(), face_box=None))
+    pictures = np.stack(moving_face(16))
+    pushed = [stream.push(prepare.driving(pictures[at : at + 4], face_boxes=None)) for at in range(0, 16, 4)]
+    return np.concatenate([*pushed, stream.flush()])
+
+
+def test_a_folder_holds_every_network_and_says_what_they_take(exported: Path) -> None:
+    manifest = Manifest.read(exported)
+    assert {Path(record.file).stem for record in manifest.files} == FILES
+    assert {path.name for path in exported.iterdir()} == {f"{name}.onnx" for name in FILES} | {NAME}
+    assert all(record.error <= 1e-4 for record in manifest.files)
+    (unet,) = (record for record in manifest.files if record.network == "denoising_unet")
+    assert [(port.name, port.dtype) for port in unet.inputs[:4]] == [
+        ("latents", "FLOAT"),
+        ("timesteps", "INT64"),
+        ("motion", "FLOAT"),
+        ("pose", "FLOAT"),
+    ]
+    assert unet.inputs[0].shape[:2] == (16, 4) and all(isinstance(side, str) for side in unet.inputs[0].shape[2:])
+    assert exported.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("runtime", [OnnxRuntime(CPU, 1), OpenVino(1)], ids=["onnxruntime", "openvino"])
+def test_the_pictures_are_those_of_the_plain_networks(
+    exported: Path, small_model: PersonaLive, runtime: OnnxRuntime | OpenVino
+) -> None:
+    # Every frame becomes a keyframe as soon as it may, and the picture is not square.
+    options: dict[str, Any] = {"width": 320, "height": 256, "keyframe_threshold": 0.0}
+    expected = frames_of(small_model, **options)
+    found = frames_of(PersonaLive(OnnxNetworks(exported, Manifest.read(exported), CPU, runtime)), **options)
+    assert found.shape == expected.shape == (16, 256, 320, 3)
+    difference = np.abs(found.astype(int) - expected)
+    assert difference.mean() < 0.05 and difference.max() <= 3
+    assert expected.std() > 5
+
+
+def test_half_precision_and_fixed_sizes_have_a_file_for_each_number_of_keyframes(
+    small_model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    list(export(weights.resolve(small_model_folder), folder, "fp16", (256, 320)))
+    manifest = Manifest.read(folder)
+    unets = [record for record in manifest.files if record.network == "denoising_unet"]
+    assert [record.keyframes for record in unets] == [0, 1, 2, 3]
+    assert all(isinstance(side, int) for record in manifest.files for port in record.inputs for side in port.shape)
+    assert {port.dtype for record in unets for port in record.inputs} == {"FLOAT16", "INT64"}
+    (extractor,) = (record for record in manifest.files if record.network == "motion_extractor")
+    assert {port.dtype for port in extractor.inputs} == {"FLOAT"}
+    with pytest.raises(InputError, match="fixed to 256 × 320"):
+        open_networks(weights.resolve(small_model_folder), folder, CPU, torch.float16)
+
+
+def test_a_file_that_computes_something_else_is_refused_and_nothing_is_left(
+    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exporting.MAX_ERROR, "fp32", 0.0)
+    with pytest.raises(PersonaLiveError, match=r"denoising_unet\.onnx computes something else than PyTorch"):
+        list(export(weights.resolve(small_model_folder), tmp_path / "files"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_can_be_refused_early_is(small_model_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    source = weights.resolve(small_model_folder)
+    with pytest.raises(OutputError, match="exists already"):
+        next(export(source, tmp_path))
+    with pytest.raises(OutputError, match="there is no folder"):
+        next(export(source, tmp_path / "a" / "b"))
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(InputError, match=r"needs PyTorch 2\.9 or later, this is 2\.5\.1"):
+        next(export(source, tmp_path / "files"))
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"personalive\[onnx\]"):
+        next(export(source, tmp_path / "files"))
+
+
+def test_files_of_another_model_or_damaged_ones_are_refused(
+    exported: Path, small_model_folder: Path, tmp_path: Path
+) -> None:
+    source = weights.resolve(small_model_folder)
+    with pytest.raises(InputError, match="another model than demo"):
+        open_networks(weights.resolve("demo"), exported, CPU, torch.float32)
+    with pytest.raises(InputError, match="in fp32, not fp16"):
+        open_networks(source, exported, CPU, torch.float16)
+    with pytest.raises(InputError, match=r"no folder with a model in ONNX"):
+        Manifest.read(tmp_path)
+    for path in exported.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "pose_guider.onnx").write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"pose_guider\.onnx is damaged"):
+        Manifest.read(tmp_path)
+    values = json.loads((exported / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps({**values, "format": 99}))
+    with pytest.raises(InputError, match="format 99"):
+        Manifest.read(tmp_path)
+
+
+def test_a_model_runs_from_files_and_refuses_what_they_cannot_do(exported: Path, small_model_folder: Path) -> None:
+    model = PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx", onnx=exported)
+    plain = PersonaLive.from_pretrained(small_model_folder, device="cpu")
+    assert model.motion_fingerprint == plain.motion_fingerprint and model.config == plain.config
+    with pytest.raises(InputError, match="leave out attention, quantize"):
+        PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx", quantize="fp8")
+    with pytest.raises(InputError, match="choose accelerate onnx"):
+        PersonaLive.from_pretrained(small_model_folder, device="cpu", onnx=exported)
