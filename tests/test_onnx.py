@@ -1,22 +1,30 @@
 """Networks as ONNX files: what is written, what is refused, and the same pictures as without."""
 
 import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from personalive import weights
 from personalive.errors import InputError, MissingExtraError, OutputError, PersonaLiveError, WeightsError
+from personalive.models import build_network
 from personalive.onnx import export as exporting
-from personalive.onnx.export import export
-from personalive.onnx.manifest import NAME, Manifest
+from personalive.onnx.export import export, write_file
+from personalive.onnx.graphs import GraphMaker
+from personalive.onnx.manifest import NAME, Manifest, Port
 from personalive.onnx.networks import OnnxNetworks, open_networks
-from personalive.onnx.runtimes import OnnxRuntime, OpenVino
+from personalive.onnx.runtimes import OnnxRuntime, OpenVino, Runtime
 from personalive.pipeline import PersonaLive
+from personalive.testing import weight_rule
 from personalive.testing.pictures import moving_face, photograph
+from personalive.testing.small_model import SMALL
 
 CPU = torch.device("cpu")
 FILES = {
@@ -29,6 +37,74 @@ FILES = {
     "vae_decoder",
     "vae_encoder",
 }
+RUNTIMES = pytest.mark.parametrize(
+    "make", [partial(OnnxRuntime, CPU, 1), partial(OpenVino, 1)], ids=["onnxruntime", "openvino"]
+)
+
+
+def load(name: str) -> nn.Module:
+    """A network of the small model."""
+    network = build_network(name, SMALL)
+    weight_rule.fill(network, name)
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def one_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the smallest network, of free size."""
+    folder = tmp_path_factory.mktemp("one_file")
+    with torch.no_grad():
+        (graph,) = GraphMaker(SMALL, load, None).pose_guider()
+        record = write_file(graph, folder, "fp32")
+    Manifest(SMALL, "weights", (0.5, 0.25), "fp32", None, (record,)).write(folder)
+    return folder
+
+
+@RUNTIMES
+def test_a_file_of_free_size_computes_what_the_network_does(one_file: Path, make: Callable[[], Runtime]) -> None:
+    raster = torch.rand((2, 3, 320, 448), generator=torch.Generator().manual_seed(1))  # not a size of the export
+    (found,) = make().load(one_file / "pose_guider.onnx")({"raster": raster})
+    with torch.no_grad():
+        expected = load("pose_guider")(raster)
+    assert found.shape == expected.shape == (2, 16, 20, 28)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_a_manifest_says_what_a_file_takes_and_notices_damage(one_file: Path, tmp_path: Path) -> None:
+    (record,) = Manifest.read(one_file).files
+    assert record.inputs == (Port("raster", "FLOAT", ("frames", 3, "64*h", "64*w")),)
+    assert [port.name for port in record.outputs] == ["pose"] and record.error <= 1e-4
+    for path in one_file.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "pose_guider.onnx").write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"pose_guider\.onnx is damaged"):
+        Manifest.read(tmp_path)
+    values = json.loads((one_file / NAME).read_text())
+    (tmp_path / NAME).write_text(json.dumps({**values, "format": 99}))
+    with pytest.raises(InputError, match="format 99"):
+        Manifest.read(tmp_path)
+    (tmp_path / NAME).unlink()
+    with pytest.raises(InputError, match="no folder with a model in ONNX"):
+        Manifest.read(tmp_path)
+
+
+def test_files_that_do_not_fit_are_refused(one_file: Path, small_model_folder: Path) -> None:
+    source = weights.resolve(small_model_folder)
+    with pytest.raises(InputError, match="holds another model"):
+        open_networks(source, one_file, CPU, torch.float32)
+    with pytest.raises(InputError, match="in fp32 or fp16, not in torch"):
+        open_networks(source, one_file, CPU, torch.bfloat16)
+    with pytest.raises(InputError, match="leave out attention, quantize"):
+        PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx", quantize="fp8")
+    with pytest.raises(InputError, match="choose accelerate onnx"):
+        PersonaLive.from_pretrained(small_model_folder, device="cpu", onnx=one_file)
+
+
+def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exporting.MAX_ERROR, "fp32", 0.0)
+    with torch.no_grad(), pytest.raises(PersonaLiveError, match=r"pose_guider\.onnx computes something else"):
+        (graph,) = GraphMaker(SMALL, load, (256, 256)).pose_guider()
+        write_file(graph, tmp_path, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +125,7 @@ def frames_of(model: PersonaLive, width: int = 256, height: int = 256, **options
     return np.concatenate([*pushed, stream.flush()])
 
 
+@pytest.mark.slow
 def test_a_folder_holds_every_network_and_says_what_they_take(exported: Path) -> None:
     manifest = Manifest.read(exported)
     assert {Path(record.file).stem for record in manifest.files} == FILES
@@ -65,20 +142,22 @@ def test_a_folder_holds_every_network_and_says_what_they_take(exported: Path) ->
     assert exported.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.parametrize("runtime", [OnnxRuntime(CPU, 1), OpenVino(1)], ids=["onnxruntime", "openvino"])
+@pytest.mark.slow
+@RUNTIMES
 def test_the_pictures_are_those_of_the_plain_networks(
-    exported: Path, small_model: PersonaLive, runtime: OnnxRuntime | OpenVino
+    exported: Path, small_model: PersonaLive, make: Callable[[], Runtime]
 ) -> None:
     # Every frame becomes a keyframe as soon as it may, and the picture is not square.
     options: dict[str, Any] = {"width": 320, "height": 256, "keyframe_threshold": 0.0}
     expected = frames_of(small_model, **options)
-    found = frames_of(PersonaLive(OnnxNetworks(exported, Manifest.read(exported), CPU, runtime)), **options)
+    found = frames_of(PersonaLive(OnnxNetworks(exported, Manifest.read(exported), CPU, make())), **options)
     assert found.shape == expected.shape == (16, 256, 320, 3)
     difference = np.abs(found.astype(int) - expected)
     assert difference.mean() < 0.05 and difference.max() <= 3
     assert expected.std() > 5
 
 
+@pytest.mark.slow
 def test_half_precision_and_fixed_sizes_have_a_file_for_each_number_of_keyframes(
     small_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -95,15 +174,6 @@ def test_half_precision_and_fixed_sizes_have_a_file_for_each_number_of_keyframes
         open_networks(weights.resolve(small_model_folder), folder, CPU, torch.float16)
 
 
-def test_a_file_that_computes_something_else_is_refused_and_nothing_is_left(
-    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(exporting.MAX_ERROR, "fp32", 0.0)
-    with pytest.raises(PersonaLiveError, match=r"denoising_unet\.onnx computes something else than PyTorch"):
-        list(export(weights.resolve(small_model_folder), tmp_path / "files"))
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_can_be_refused_early_is(small_model_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     source = weights.resolve(small_model_folder)
     with pytest.raises(OutputError, match="exists already"):
@@ -113,37 +183,24 @@ def test_what_can_be_refused_early_is(small_model_folder: Path, tmp_path: Path, 
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
     with pytest.raises(InputError, match=r"needs PyTorch 2\.9 or later, this is 2\.5\.1"):
         next(export(source, tmp_path / "files"))
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"personalive\[onnx\]"):
         next(export(source, tmp_path / "files"))
 
 
-def test_files_of_another_model_or_damaged_ones_are_refused(
-    exported: Path, small_model_folder: Path, tmp_path: Path
-) -> None:
-    source = weights.resolve(small_model_folder)
-    with pytest.raises(InputError, match="another model than demo"):
-        open_networks(weights.resolve("demo"), exported, CPU, torch.float32)
-    with pytest.raises(InputError, match="in fp32, not fp16"):
-        open_networks(source, exported, CPU, torch.float16)
-    with pytest.raises(InputError, match=r"no folder with a model in ONNX"):
-        Manifest.read(tmp_path)
-    for path in exported.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "pose_guider.onnx").write_bytes(b"something else")
-    with pytest.raises(WeightsError, match=r"pose_guider\.onnx is damaged"):
-        Manifest.read(tmp_path)
-    values = json.loads((exported / NAME).read_text())
-    (tmp_path / NAME).write_text(json.dumps({**values, "format": 99}))
-    with pytest.raises(InputError, match="format 99"):
-        Manifest.read(tmp_path)
-
-
-def test_a_model_runs_from_files_and_refuses_what_they_cannot_do(exported: Path, small_model_folder: Path) -> None:
+@pytest.mark.slow
+def test_a_model_runs_from_files(exported: Path, small_model_folder: Path) -> None:
     model = PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx", onnx=exported)
     plain = PersonaLive.from_pretrained(small_model_folder, device="cpu")
     assert model.motion_fingerprint == plain.motion_fingerprint and model.config == plain.config
-    with pytest.raises(InputError, match="leave out attention, quantize"):
-        PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx", quantize="fp8")
-    with pytest.raises(InputError, match="choose accelerate onnx"):
-        PersonaLive.from_pretrained(small_model_folder, device="cpu", onnx=exported)
+    with pytest.raises(InputError, match="in fp32, not fp16"):
+        open_networks(weights.resolve(small_model_folder), exported, CPU, torch.float16)
+
+
+def test_a_failed_export_leaves_nothing(
+    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "write_file", lambda *_: (_ for _ in ()).throw(PersonaLiveError("no")))
+    with pytest.raises(PersonaLiveError, match="no"):
+        list(export(weights.resolve(small_model_folder), tmp_path / "files"))
+    assert list(tmp_path.iterdir()) == []

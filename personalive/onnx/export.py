@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 OLDEST_TORCH = (2, 9)
 """From here on, PyTorch exports by its compiler's graphs, which is what free sizes need."""
-OPSET = 20
 MAX_ERROR: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2}
 """The largest relative L2 distance from plain PyTorch's results in fp32 with which a file is still written."""
 LARGE = 2**30
@@ -88,7 +87,7 @@ def export(
         with torch.no_grad():
             motion = fingerprint([load("motion_encoder"), load("motion_extractor")])
             for graph in GraphMaker(source.config, load, size).graphs():
-                records.append(_written(graph, partial, precision))
+                records.append(write_file(graph, partial, precision))
                 del graph
                 yield records[-1]
         manifest = Manifest(source.config, digest_of_weights(source), motion, precision, size, tuple(records))
@@ -99,7 +98,7 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _written(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
+def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
     """Write one file into a folder and check it.
 
     Raises:
@@ -112,19 +111,18 @@ def _written(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
     path = folder / f"{graph.name}.onnx"
     size = sum(parameter.numel() * parameter.element_size() for parameter in graph.module.parameters())
     with _quietly():
+        # Traced here: torch.onnx.export itself would try once more, slowly, what cannot be traced.
+        example = tuple(_halved(graph.cases[0].inputs, halved).values())
+        program = torch.export.export(graph.module.eval(), example, dynamic_shapes=_dynamic_shapes(graph), strict=False)
         torch.onnx.export(
-            graph.module.eval(),
-            tuple(_halved(graph.cases[0].inputs, halved).values()),
-            path,
+            program,
+            f=path,
             input_names=list(graph.cases[0].inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=_dynamic_shapes(graph),
             dynamo=True,
-            opset_version=OPSET,
             external_data=size > LARGE,
             verbose=False,
         )
-    graph.module.to("meta")  # the check needs the memory
     inputs, outputs = _ports(path)
     run = OnnxRuntime(torch.device("cpu"), torch.get_num_threads()).load(path)
     error = max(_distance(run(_halved(case.inputs, halved)), case.expected) for case in graph.cases)

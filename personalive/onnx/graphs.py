@@ -102,13 +102,13 @@ class GraphMaker:
     def graphs(self) -> Iterator[Graph]:
         """All of them. Each should be dropped before the next is asked for: the networks of one may be large."""
         for make in (
-            self._denoising_unet,
-            self._reference_unet,
-            self._vae,
-            self._image_encoder,
-            self._motion_encoder,
-            self._motion_extractor,
-            self._pose_guider,
+            self.denoising_unet,
+            self.reference_unet,
+            self.vae,
+            self.image_encoder,
+            self.motion_encoder,
+            self.motion_extractor,
+            self.pose_guider,
         ):
             yield from make()
 
@@ -130,7 +130,7 @@ class GraphMaker:
     def _frame_axis(self) -> Axes:
         return {0: ("frames", 1)} if self.is_free else {}
 
-    def _denoising_unet(self) -> Iterator[Graph]:
+    def denoising_unet(self) -> Iterator[Graph]:
         unet: Any = self.load("denoising_unet")
         numbers = (0, MAX_KEYFRAMES) if self.is_free else range(MAX_KEYFRAMES + 1)
         pairs = zip(self.sizes, numbers, strict=True) if self.is_free else ((self.sizes[0], n) for n in numbers)
@@ -172,7 +172,7 @@ class GraphMaker:
         embedding = self._normal(1, 1, config.unet.cross_attention_dim)
         return (latents, times, motion, pose), ReferenceFeatures(embedding, banks)
 
-    def _reference_unet(self) -> Iterator[Graph]:
+    def reference_unet(self) -> Iterator[Graph]:
         unet: Any = self.load("reference_unet")
         cases = []
         for size in self.sizes:
@@ -185,7 +185,7 @@ class GraphMaker:
         free = {"latents": self._latent_axes()}
         yield Graph("reference_unet", "reference_unet", _Reference(unet, self._projections), names, tuple(cases), free)
 
-    def _vae(self) -> Iterator[Graph]:
+    def vae(self) -> Iterator[Graph]:
         vae: Any = self.load("vae")
         scale = self.config.vae.scaling_factor
 
@@ -215,20 +215,20 @@ class GraphMaker:
         """In [-1, 1]."""
         return torch.rand((n, 3, size[1], size[0]), generator=self.random) * 2 - 1
 
-    def _image_encoder(self) -> Iterator[Graph]:
+    def image_encoder(self) -> Iterator[Graph]:
         side = self.config.image_encoder.image_size
         module = _Calls(self.load("image_encoder"), lambda network, images: (network(images),))
         images = self._normal(1, 3, side, side)
         yield Graph("image_encoder", "image_encoder", module, ("embedding",), (_case(module, images=images),), {})
 
-    def _motion_encoder(self) -> Iterator[Graph]:
+    def motion_encoder(self) -> Iterator[Graph]:
         side = self.config.motion_encoder.image_size
         module = _Calls(self.load("motion_encoder"), lambda network, faces: (network(faces),))
         case, free = _case(module, faces=self._images(self._few, (side, side))), {"faces": self._frame_axis()}
         replace_layers(module)
         yield Graph("motion_encoder", "motion_encoder", module, ("tokens",), (case,), free)
 
-    def _motion_extractor(self) -> Iterator[Graph]:
+    def motion_extractor(self) -> Iterator[Graph]:
         side = self.config.motion_extractor.image_size
 
         def extract(network: Any, images: Tensor) -> tuple[Tensor, ...]:
@@ -240,7 +240,7 @@ class GraphMaker:
         case, free = _case(module, images=images), {"images": self._frame_axis()}
         yield Graph("motion_extractor", "motion_extractor", module, POSE_OUTPUTS, (case,), free, stays_fp32=True)
 
-    def _pose_guider(self) -> Iterator[Graph]:
+    def pose_guider(self) -> Iterator[Graph]:
         module = _Calls(self.load("pose_guider"), lambda network, raster: (network(raster),))
         cases = []
         for width, height in self.sizes:
