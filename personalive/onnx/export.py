@@ -1,6 +1,7 @@
 """Writes a model as ONNX files, and checks each: by ONNX's own checker, and by what ONNX Runtime computes with it."""
 
 import logging
+import re
 import shutil
 import tempfile
 import time
@@ -34,6 +35,8 @@ LARGE = 2**30
 FREE_LIMITS = {"h": (4, 16), "w": (4, 16), "frames": (1, 1024)}
 """Lowest and highest values of what is free in a file of free size: heights and widths in steps of 64 pixels. Other
 names are of tokens."""
+SYMBOL = r"\bs\d+\b"
+"""How PyTorch names what is free."""
 TOKENS_LIMITS = (2, 2**20)
 
 
@@ -123,6 +126,7 @@ def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
             external_data=size > LARGE,
             verbose=False,
         )
+    _name_axes(path, graph)
     inputs, outputs = _ports(path)
     run = OnnxRuntime(torch.device("cpu"), torch.get_num_threads()).load(path)
     error = max(_distance(run(_halved(case.inputs, halved)), case.expected) for case in graph.cases)
@@ -162,6 +166,23 @@ def _dynamic_shapes(graph: Graph) -> tuple[Any, ...] | None:
             {axis: dim(*named) for axis, named in graph.free.get(name, {}).items()} for name in graph.cases[0].inputs
         ),
     )
+
+
+def _name_axes(path: Path, graph: Graph) -> None:
+    """Give what is free in a file the names of the graph, in the place of PyTorch's, such as s21."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    names: dict[str, str] = {}
+    for value in model.graph.input:
+        for axis, (name, _) in graph.free.get(value.name, {}).items():
+            symbol = re.search(SYMBOL, value.type.tensor_type.shape.dim[axis].dim_param)
+            names |= {symbol.group(): name} if symbol else {}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_param"):
+                dim.dim_param = re.sub(SYMBOL, lambda found: names.get(found.group(), found.group()), dim.dim_param)
+    onnx.save(model, str(path))
 
 
 def _halved(inputs: dict[str, Tensor], halved: bool) -> dict[str, Tensor]:
