@@ -12,6 +12,8 @@ else:  # settings need the names below, and the command's help must not wait for
 """A picture [height, width, 3], red, green and blue, 0 to 255; or several of one size, [n, height, width, 3]."""
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are outside."""
+FractionBox: TypeAlias = tuple[float, float, float, float]
+"""The same as fractions of the picture's width and height."""
 
 Crop = Literal["auto", "center", "none"]
 """Around the face; the middle; everything, stretched to the output's shape."""

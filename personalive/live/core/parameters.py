@@ -6,6 +6,7 @@ from typing import Any
 
 from personalive.settings import MotionSettings, SizeSettings, Surface, same, setting
 from personalive.settings.animation import MAX_FPS, MIN_FPS
+from personalive.types import Latency
 
 _live = partial(setting, on=Surface.LIVE)
 
@@ -33,6 +34,14 @@ class Parameters(MotionSettings):
 
     paused: bool = _live(False, "Pause the animation")
     mirror: bool = _live(False, "Flip the driver left to right, as a mirror does")
+    latency: Latency = _live("balanced", "low: less delay for twice the computing", label="Delay")
+    recentre: bool = _live(
+        False,
+        "Measure movement from the driver's new place when the face has moved and stays there",
+        label="Re-centre automatically",
+    )
+    hidden: bool = _live(False, "Show viewers what they see between streams instead of the animation")
+    muted: bool = _live(True, "Pass no sound on")
     fps: float = _live(
         60.0,
         "The most camera frames a second that are used",

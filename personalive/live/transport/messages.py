@@ -37,6 +37,7 @@ def session_figures(session: Session) -> dict[str, Any]:
     fps_in, fps_out = session.statistics.rates(now)
     delays = session.statistics.delays()
     waiting_in, waiting_out = session.backlog
+    face = session.face
     return {
         "fps_in": round(fps_in, 1),
         "fps_out": round(fps_out, 1),
@@ -47,4 +48,9 @@ def session_figures(session: Session) -> dict[str, Any]:
         "waiting_in": waiting_in,
         "waiting_out": waiting_out,
         "has_portrait": session.has_portrait,
+        "looks_for_faces": session.looks_for_faces,
+        "face": [round(each, 3) for each in face] if face else None,
+        "paused": session.parameters.paused,
+        "hidden": session.parameters.hidden,
+        "muted": session.parameters.muted,
     }
