@@ -1,4 +1,4 @@
-"""WHIP in and WHEP out with a client written from RFC 9725 and the WHEP draft, which knows nothing else of the server."""
+"""WHIP in and WHEP out with a client written from RFC 9725 and the WHEP draft, which knows nothing of ours."""
 
 import asyncio
 import contextlib
