@@ -317,6 +317,8 @@ def test_numbers_are_explained_and_bad_values_refused_beside_their_field(page, s
     expect(page.locator("#parameter-seed-hint")).to_contain_text("from 0 to 4294967295")
     expect(seed).to_have_attribute("aria-invalid", "true")
     page.get_by_label("Lowest delay").check()
+    until(lambda: server.hub.loader.state.status == "loaded" and server.hub.loader.state.parameters.width == 256)
+    expect(button(page, "Start")).to_be_enabled()
     start(page, "red")
     result(page, RED)
     parameters = session_of(server).parameters

@@ -47,7 +47,7 @@ what a flood of offers leaves behind in a second takes a tenth of a second, in w
 SWEEPS_PER_LOOK = 2
 """As many of them to each look for unused sessions."""
 
-LOOKS_PER_SECOND = 4.0
+LOOKS_PER_SECOND = 10.0
 """Looking for a face takes 10 ms of a thread."""
 MAX_SNAPSHOTS = 8
 """Snapshots are large: tens to hundreds of megabytes each."""

@@ -67,6 +67,8 @@ function showRunning() {
 
 // ---- the model ----
 
+let lookAgain = () => {};
+
 async function followLoading() {
   for (;;) {
     const state = await api.status().catch((error) => ({ status: "unreachable", error: error.message }));
@@ -83,7 +85,10 @@ async function followLoading() {
     if (!controls.made) await makeControls().catch(() => {});
     if (loaded && !portraits.offers) await bringPortraits().catch(() => {});
     if (loaded && !share.known) await share.load().catch(() => {});
-    await new Promise((resolve) => setTimeout(resolve, loaded ? 5000 : 500));
+    await new Promise((resolve) => {
+      lookAgain = resolve;
+      setTimeout(resolve, loaded ? 5000 : 500);
+    });
   }
 }
 
@@ -427,8 +432,11 @@ async function setMode({ parameters, load_params: size }) {
   controls.choose(parameters);
   running?.connection.send(controls.chosen());
   keepSettings();
-  if (running) say("The picture's size changes when you choose this again after Stop.");
-  else await api.load(size);
+  if (running) return say("The picture's size changes when you choose this again after Stop.");
+  await api.load(size);
+  loaded = false;
+  showRunning();
+  lookAgain();
 }
 
 async function float() {
@@ -468,9 +476,15 @@ const toggleStart = () => (running ? stop() : attempt(start));
 const toggleRecord = () =>
   attempt(async () => {
     if (recorder.active) recorder.stop();
-    else recorder.start($("result").srcObject);
+    else recorder.start(recorded());
     showPressed("record", recorder.active);
   });
+/** With the sound that is on now: browsers wait with the picture for sound that never comes. */
+function recorded() {
+  const stream = $("result").srcObject;
+  return switches.muted ? new MediaStream(stream.getVideoTracks()) : stream;
+}
+
 const actions = {
   start: toggleStart,
   preview: () => attempt(checkCamera),

@@ -49,7 +49,10 @@ export class Checks {
   async frames() {
     this.show("camera", "busy", "Waiting for its picture…");
     const { view } = this.camera;
-    const came = new Promise((resolve) => view.requestVideoFrameCallback(() => resolve(true)));
+    const came = new Promise((resolve) => {
+      if (view.requestVideoFrameCallback) view.requestVideoFrameCallback(() => resolve(true));
+      else resolve(view.videoWidth > 0);
+    });
     if (!(await Promise.race([came, pause(FRAME_MS)]))) {
       this.show("camera", "bad", "Gives no pictures");
       throw new Error("The camera is on but gives no pictures. Open its cover, close other programs that use it, or choose another.");
@@ -57,16 +60,15 @@ export class Checks {
     this.show("camera", "good", "Gives pictures");
   }
 
-  /** Look for a face until one is seen or time is up. Returns null if the server does not look for faces. */
+  /** Look for a face until one is seen or time is up. Returns null if that cannot be known. */
   async face(mirrored) {
     this.show("face", "busy", "Looking for your face…");
     const end = performance.now() + FACE_MS;
-    let found = await this.look(mirrored);
-    while (found === false && performance.now() < end) {
+    for (;;) {
+      const found = await this.look(mirrored).catch(() => null); // the start shows whether the server is there
+      if (found !== false || performance.now() > end) return found;
       await pause(LOOK_MS);
-      found = await this.look(mirrored);
     }
-    return found;
   }
 
   /** Look once, and show what is seen. */

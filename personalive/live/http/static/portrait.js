@@ -8,7 +8,8 @@ const MOST = 24;
 const KEYS = 9;
 
 /**
- * A portrait: { id, name, blob } and, if it is the person's own, `crop` (see crop.js) and `own: true`.
+ * A portrait: { id, name, blob } and, if it is the person's own, `own: true`; one that was cropped also has its `crop`
+ * (see crop.js), and in `shown` what that leaves.
  * Own ones come first, in the order in which they were added, so that their keys stay the same.
  */
 export class Portraits {
@@ -19,7 +20,7 @@ export class Portraits {
    * @param {(work: () => Promise<unknown>) => Promise<unknown>} attempt does something and says what went wrong
    */
   constructor(places, show, attempt) {
-    Object.assign(this, { places, show, attempt, own: [], offered: [], chosen: null });
+    Object.assign(this, { places, show, attempt, own: [], offered: null, chosen: null });
     this.editor = new CropEditor(places.crop);
     const { file, drop } = places;
     file.addEventListener("change", () => {
@@ -47,8 +48,9 @@ export class Portraits {
     this.#draw();
   }
 
+  /** Whether the server's are known. */
   get offers() {
-    return this.offered.length > 0;
+    return this.offered !== null;
   }
 
   /** Show the server's portraits too. */
@@ -84,7 +86,7 @@ export class Portraits {
 
   /** Choices are shown one after the other, so that the last one counts. */
   choose(portrait) {
-    this.showing = (this.showing ?? Promise.resolve()).then(() => this.#choose(portrait));
+    this.showing = (this.showing ?? Promise.resolve()).catch(() => {}).then(() => this.#choose(portrait));
     return this.showing;
   }
 
@@ -94,8 +96,7 @@ export class Portraits {
   }
 
   async #choose(portrait) {
-    const picture = portrait.crop ? await cut(portrait.blob, portrait.crop) : portrait.blob;
-    if (!(await this.show(picture, portrait.crop ? "center" : "auto"))) return false;
+    if (!(await this.show(portrait.shown ?? portrait.blob, portrait.crop ? "center" : "auto"))) return false;
     this.chosen = portrait;
     await store.save("chosen", portrait.id);
     this.#mark();
@@ -107,13 +108,14 @@ export class Portraits {
     const before = this.chosen;
     const crop = await this.editor.edit(before.blob, before.crop);
     if (!crop) return;
+    const shown = await cut(before.blob, crop);
     if (before.own) {
-      if (!(await this.choose({ ...before, crop }))) return;
+      if (!(await this.choose({ ...before, crop, shown }))) return;
       this.own = this.own.map((each) => (each.id === before.id ? this.chosen : each));
       await this.#keep();
       return;
     }
-    const mine = { ...before, id: `own ${Date.now()}`, crop, own: true };
+    const mine = { ...before, id: `own ${Date.now()}`, crop, shown, own: true };
     if (!(await this.choose(mine))) return;
     this.own.push(mine);
     await this.#keep();
@@ -130,7 +132,7 @@ export class Portraits {
   }
 
   #all() {
-    return [...this.own, ...this.offered];
+    return [...this.own, ...(this.offered ?? [])];
   }
 
   #addFirst(files) {
@@ -158,7 +160,7 @@ export class Portraits {
 
   #button(portrait, number) {
     const button = document.createElement("button");
-    const image = Object.assign(document.createElement("img"), { src: URL.createObjectURL(portrait.blob), alt: portrait.name });
+    const image = Object.assign(document.createElement("img"), { src: URL.createObjectURL(portrait.shown ?? portrait.blob), alt: portrait.name });
     button.append(image);
     if (number <= KEYS) {
       const key = Object.assign(document.createElement("kbd"), { textContent: number });
