@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 import personalive
-from personalive.animate.checks import check_paths, preview_path, signer_of
 from personalive.animate.driver import Driver, frames_of
 from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.paste_back import PasteBack, at_rest
+from personalive.animate.places import check_paths, preview_path, signer_of
 from personalive.animate.plan import DrivingPlan, plan_driving, possible_here, read_portrait
 from personalive.animate.preview import preview, save_preview
 from personalive.animate.remarks import going_on, remarks, without_face

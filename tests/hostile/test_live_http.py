@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import ssl
+import threading
 
 import httpx
 import pytest
@@ -240,6 +241,27 @@ def test_a_defect_is_answered_with_its_guard_rails_and_without_its_reason(tmp_pa
     assert answer.status_code == 500 and "the reason" not in answer.text and "log" in answer.json()["detail"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_server_may_be_stopped_while_its_model_is_about_to_run(monkeypatch):
+    from fastapi.testclient import TestClient
+
+    from personalive.live.core.scheduler import Scheduler
+    from personalive.live.http.server import create_app
+    from personalive.live.options import ServeOptions
+    from personalive.testing.echo import echo_factory
+
+    reached, go, start = threading.Event(), threading.Event(), Scheduler.start
+
+    def late(scheduler: Scheduler) -> None:
+        reached.set()
+        go.wait()
+        start(scheduler)
+
+    monkeypatch.setattr(Scheduler, "start", late)
+    with TestClient(create_app(ServeOptions(), echo_factory(), None), base_url="http://localhost"):
+        reached.wait()
+    go.set()
 
 
 # ---- names and tokens ----
