@@ -216,7 +216,10 @@ class Hub:
         Raises:
             UnknownSessionError: there is none.
         """
-        own = [each for each in self.entries.values() if not each.session.closed and client.may_control(each.client)]
+        running = [each for each in self.entries.values() if not each.session.closed]
+        own = [each for each in running if client.is_same(each.client)]
+        if not own and not client.has_cookie:  # a program that has only a token
+            own = [each for each in running if client.may_control(each.client)]
         if not own:
             raise UnknownSessionError("you have no session now: start one first")
         return max(own, key=lambda entry: (entry.state is SessionState.CONNECTED, entry.since))
