@@ -143,6 +143,12 @@ class Scheduler:
         except Exception as error:
             self._fail(session, error)
 
+    def _paint(self, session: Session) -> None:
+        try:
+            session.paint()
+        except Exception as error:
+            self._fail(session, error)
+
     def _run_device(self) -> None:
         while True:
             with self._changed:
@@ -217,7 +223,8 @@ class Scheduler:
         for session, pictures in zip(sessions, images, strict=True):
             self._had_its_turn(session)
             try:
-                session.end_call(pictures)
+                if session.end_call(pictures):
+                    self._pool.submit(self._paint, session)
             except Exception as error:
                 self._fail(session, error)
 

@@ -6,19 +6,23 @@ touches its stream. Nothing here waits for another session.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from personalive.engine.control import MotionControl
 from personalive.errors import InputError
+from personalive.extras import require
 from personalive.live.core.animation import Animation
+from personalive.live.core.background import BackgroundPainter
 from personalive.live.core.commands import Commands
 from personalive.live.core.engine import Engine, LiveStream
 from personalive.live.core.faces import FaceFinder
-from personalive.live.core.frames import CameraFrame, FrameRing, Message
+from personalive.live.core.frames import CameraFrame, FrameRing, Message, Picture
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.pictures import resized
 from personalive.live.core.preparation import Chunk, Preparation
@@ -30,6 +34,8 @@ from personalive.types import FractionBox, RGBArray
 
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it is made from fewer frames."""
+MAX_UNPAINTED = 2
+"""Calls whose pictures wait for another background; the oldest are dropped when the processor does not keep up."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
 
@@ -75,6 +81,9 @@ class Session:
         """Counts how often the driver was forgotten."""
         self._stamps = Stamps(engine.chunk_frames, engine.delay_frames)
         self._closed = False
+        self._painter = BackgroundPainter()
+        self._unpainted: deque[tuple[int, list[Picture]]] = deque(maxlen=MAX_UNPAINTED)
+        self._painting = threading.Lock()
         self._blank: RGBArray = np.zeros((engine.height, engine.width, 3), np.uint8)
         self._still = self._blank
 
@@ -141,11 +150,14 @@ class Session:
         Raises:
             InputError: a value of the wrong kind or out of bounds, or too many changes are waiting; nothing was
                 changed.
+            MissingExtraError: another background needs mediapipe, which is not installed.
         """
         for name in ("reset_cache", "set_neutral"):
             if not isinstance(values.get(name, False), bool):
                 raise InputError(f"{name} must be true or false, not {values[name]!r}")
         after = self.parameters.updated(values)
+        if after.background != "as_is":
+            require("faces")
         if after.seed != self.parameters.seed:
             self._submit_and_start_over(lambda: self._animation.reseed(after.seed))
         elif values.get("reset_cache"):
@@ -316,13 +328,38 @@ class Session:
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 
-    def end_call(self, images: RGBArray) -> None:
-        """Take the pictures of a call (the device's thread)."""
+    def end_call(self, images: RGBArray) -> bool:
+        """Take the pictures of a call (the device's thread); True: `paint` must be called, in another thread."""
         now = self._clock()
         with self._lock:
             pictures = self._stamps.leave(images)
             self.statistics.made(len(pictures))
+            if self.parameters.background != "as_is" or self._unpainted or self._painting.locked():
+                self._unpainted.append((self._epoch, pictures))
+                return True
         self._subscriptions.push(pictures, now)
+        return False
+
+    def paint(self) -> None:
+        """Change the background of the oldest call's pictures and show them, in the order of the calls."""
+        with self._painting:
+            with self._lock:
+                if not self._unpainted:  # those of a processor that does not keep up were dropped
+                    return
+                epoch, pictures = self._unpainted.popleft()
+                kind, colour = self.parameters.background, self.parameters.background_colour
+            if pictures and not self._closed:
+                images = self._painter.paint(np.stack([each.image for each in pictures]), kind, colour)
+                pictures = [replace(each, image=image) for each, image in zip(pictures, images, strict=True)]
+            if self._closed:
+                self._painter.close()
+            if not self._closed and epoch == self._epoch:
+                self._subscriptions.push(pictures, self._clock())
+
+    @property
+    def background_seconds(self) -> float:
+        """What the background costs for each picture; 0: nothing."""
+        return self._painter.seconds if self.parameters.background != "as_is" else 0.0
 
     # ---- inside ----
 
@@ -333,6 +370,8 @@ class Session:
     def _free(self) -> None:
         self._preparation.close()
         self._animation.free()
+        if not self._painting.locked():  # else it is freed after that
+            self._painter.close()
 
     def _submit_and_start_over(self, command: Callable[[], None]) -> "Future[None]":
         """A command after which all frames and pictures in flight are discarded."""

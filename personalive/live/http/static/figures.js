@@ -26,10 +26,11 @@ export class Figures {
     this.places.delay.textContent = stats.delay_ms ? `${(stats.delay_ms / 1000).toFixed(2)} s` : "–";
     this.places.dropped.textContent = `${stats.dropped_in + stats.dropped_out} pictures`;
     this.places.connection.textContent = connection;
-    this.#draw(now);
+    const cost = stats.background_ms ? `; the background takes ${Math.round(stats.background_ms)} ms a picture` : "";
+    this.#draw(now, cost);
   }
 
-  #draw(now = 0) {
+  #draw(now = 0, more = "") {
     const delays = this.points.map(([, delay]) => delay);
     const most = Math.max(1, Math.ceil(Math.max(0, ...delays)));
     const place = ([at, delay]) => {
@@ -38,6 +39,6 @@ export class Figures {
     };
     this.places.graph.querySelector("polyline").setAttribute("points", this.points.map(place).join(" "));
     const range = `${Math.min(...delays).toFixed(2)} to ${Math.max(...delays).toFixed(2)} s`;
-    this.places.graphText.textContent = delays.length ? `Delay, last minute: ${range}` : "Delay, last minute";
+    this.places.graphText.textContent = delays.length ? `Delay, last minute: ${range}${more}` : "Delay, last minute";
   }
 }

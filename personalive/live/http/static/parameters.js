@@ -3,7 +3,7 @@
 /** These have controls of their own elsewhere on the page. */
 const OWN = ["paused", "mirror", "hidden", "muted", "reset_cache", "set_neutral"];
 /** What most people change; the rest is further down. */
-const MAIN = ["motion_strength", "motion", "recentre", "smooth"];
+const MAIN = ["motion_strength", "motion", "recentre", "smooth", "background", "background_colour"];
 const WARNINGS = { motion_strength: [1, "Above 1 the movement is larger than yours: faces may look distorted."] };
 
 function inputFor(about) {
@@ -18,6 +18,10 @@ function inputFor(about) {
   const input = document.createElement("input");
   if (about.type === "boolean") {
     input.type = "checkbox";
+    return input;
+  }
+  if (about.type === "string") {
+    input.type = "color";
     return input;
   }
   input.type = about.step ? "range" : "number";
@@ -117,7 +121,7 @@ export class Parameters {
   #valueOf(input) {
     if (input.type === "checkbox") return input.checked;
     if (input.multiple) return [...input.selectedOptions].map((each) => each.value);
-    return input.tagName === "SELECT" ? input.value : Number(input.value);
+    return input.tagName === "SELECT" || input.type === "color" ? input.value : Number(input.value);
   }
 
   #set(input, value) {
