@@ -123,6 +123,7 @@ async function setPortrait(picture, crop) {
   if ($("still").src) URL.revokeObjectURL($("still").src);
   $("still").src = URL.createObjectURL(picture);
   $("still").hidden = running !== null;
+  $("empty").hidden = true;
   checks.show("portrait", "good", "Chosen");
   return true;
 }
@@ -321,8 +322,7 @@ function showPressed(id, on) {
 function showSwitches() {
   showPressed("pause", switches.paused);
   showPressed("hide", switches.hidden);
-  showPressed("mute", switches.muted);
-  $("mute").textContent = switches.muted ? "Microphone off" : "Microphone on";
+  showPressed("mute", !switches.muted);
   $("result-state").textContent = switches.hidden ? "Portrait, hidden from viewers" : "Portrait";
 }
 

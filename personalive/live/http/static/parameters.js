@@ -10,7 +10,7 @@ function inputFor(about) {
   const choices = about.enum ?? about.items?.enum;
   if (choices) {
     const select = document.createElement("select");
-    select.append(...choices.map((each) => new Option(each, each)));
+    select.append(...choices.map((each) => new Option(each.replace("_", " "), each)));
     select.multiple = about.type === "array";
     if (select.multiple) select.size = choices.length;
     return select;
@@ -132,12 +132,21 @@ export class Parameters {
     this.#judge(input);
   }
 
+  /** The colour is asked for where it is used. */
+  #showColour() {
+    const used = this.#place.querySelector("#parameter-background")?.value === "colour";
+    for (const each of this.#place.querySelectorAll("#parameter-background_colour, [for=parameter-background_colour]")) {
+      each.hidden = !used;
+    }
+  }
+
   /** Say beside a field what is wrong with its value, or what it may do. */
   #judge(input) {
     const hint = document.getElementById(`${input.id}-hint`);
     const [most, warning] = WARNINGS[input.dataset.parameter] ?? [Infinity, ""];
     const text = input.checkValidity() ? (Number(input.value) > most ? warning : "") : wrong(input);
     input.setAttribute("aria-invalid", String(!input.checkValidity()));
+    if (input.dataset.parameter.startsWith("background")) this.#showColour();
     hint.textContent = text;
     hint.hidden = !text;
   }
