@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from personalive.animate.job import animate
+from personalive.loading import ModelChoice
 from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import moving_face, save_video
@@ -37,16 +38,17 @@ def folder(tmp_path_factory, portrait):
 
 
 @pytest.fixture(scope="module")
-def single(folder, small_model, tmp_path_factory):
-    """Decoded frames and sound of every job, each made by itself."""
+def single(folder, small_model_folder, tmp_path_factory):
+    """Decoded frames and sound of every job, each made by itself, by the model as the command loads it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    model = ModelChoice(model=str(small_model_folder), device="cpu").load()
     out = tmp_path_factory.mktemp("single")
     found = []
     for row in range(JOBS):
         path = out / f"{row}.mp4"
         options = AnimateOptions(**OPTIONS, seed=row)
-        list(animate(small_model, folder / "me.png", folder / f"talk{row % 3}.mp4", path, options))
+        list(animate(model, folder / "me.png", folder / f"talk{row % 3}.mp4", path, options))
         found.append(content(path))
     torch.set_num_threads(threads)
     return found
@@ -75,6 +77,7 @@ def start(jobs, model, *more):
         [*command, "--device", "cpu", "--workers", str(WORKERS), *more],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

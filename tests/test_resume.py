@@ -265,6 +265,7 @@ def test_a_killed_job_goes_on(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_ten_kills_at_random_moments(tmp_path):
     done, went_on = killed_at_random(tmp_path, 10, 100)
     assert done >= 5 and went_on >= 3

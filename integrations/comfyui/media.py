@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from personalive.types import RGBArray
+
 CHUNK = 16
 """Frames that are converted at a time."""
 
@@ -73,6 +75,6 @@ def save_source(video: Any, path: Path) -> Path:
     return path
 
 
-def _bytes(images: torch.Tensor) -> np.ndarray:
-    pixels: np.ndarray = (images[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+def _bytes(images: torch.Tensor) -> RGBArray:
+    pixels: RGBArray = (images[..., :3].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
     return pixels

@@ -16,7 +16,7 @@ from comfy_api.latest import io
 
 from personalive.animate.extract import extract_motion
 from personalive.animate.job import Progress, animate
-from personalive.animate.motion_file import SUFFIX
+from personalive.animate.motion_header import SUFFIX
 from personalive.animate.plan import plan_motion, probe_driver
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
@@ -236,11 +236,11 @@ def _scratch() -> "tempfile.TemporaryDirectory[str]":
 
 
 def _driver(folder: str, video: Any, images: torch.Tensor | None, fps: float) -> Path:
-    if (video is None) == (images is None):
-        raise InputError("connect a driving video, or driving images: one of them")
-    if video is not None:
+    if video is not None and images is None:
         return save_source(video, Path(folder, "driver"))
-    return save_video(images, fps, Path(folder, "driver.mkv"))
+    if images is not None and video is None:
+        return save_video(images, fps, Path(folder, "driver.mkv"))
+    raise InputError("connect a driving video, or driving images: one of them")
 
 
 def _animated(

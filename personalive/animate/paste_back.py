@@ -2,7 +2,8 @@
 
 Only what moves is put there. What that is shows against a frame in which the model draws the portrait at rest: a model
 does not draw shoulders and background quite as they are, but much the same in every frame, so these stay the picture's
-own. Colours are matched to the picture's around the crop's rim, and towards the rim the crop fades out.
+own. Where that frame shows something else than the picture, beside the head, the model is not believed when it moves
+either. Colours are matched to the picture's around the crop's rim, and towards the rim the crop fades out.
 """
 
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ RESTS, MOVES = 3.0, 8.0
 """Mean levels by which a cell differs from the portrait at rest: up to the first it does not move."""
 AROUND = 1.0
 """How far movement is felt, in cells."""
+EDGE = 0.2
+"""Over how much of a side of the face's box a head's surroundings begin to be what the model must draw rightly."""
 FACE = 0.5
 """Radius of what is always animated, in sides of the face's box around its middle."""
 
@@ -69,6 +72,7 @@ class PasteBack:
         self._far = [_kernel(side // CELL, REACH * side // CELL) for side in reversed(shape)]
         self._face = _face(portrait, shape)
         self._rest = rest + self._difference(rest)
+        self._believed = np.maximum(self._likeness(), _head(portrait, shape))
 
         height, width = portrait.image.shape[:2]
         corners = portrait.place @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
@@ -105,11 +109,18 @@ class PasteBack:
         return placed if placed.ndim == 3 else np.clip(placed, 0, 1)
 
     def _moving(self, matched: FloatArray) -> FloatArray:
-        """From 0, where the frame is as at rest, to 1, where something moves; always 1 in the face."""
+        """From 0, where the frame is as at rest or not believed, to 1, where something moves; always 1 in the face."""
         levels = np.abs(matched - self._rest).max(axis=2)
         down, across = self._near
         moving = np.clip((down @ _cells(levels) @ across.T - RESTS) / (MOVES - RESTS), 0, 1)
-        return np.maximum(_whole_size(moving, levels.shape), self._face)
+        return np.maximum(_whole_size(moving, levels.shape) * self._believed, self._face)
+
+    def _likeness(self) -> FloatArray:
+        """From 0, where the model draws something else than the picture shows, to 1, where it draws the same."""
+        levels = self._rest - self._still
+        down, across = self._near
+        apart = np.max([np.abs(down @ _cells(levels[..., channel]) @ across.T) for channel in range(3)], axis=0)
+        return np.clip(_whole_size(np.exp(-((apart / LIKE) ** 2)), levels.shape[:2]), 0, 1)
 
     def _difference(self, frame: RGBArray) -> FloatArray:
         """By how much the picture's colours differ from the frame's at the rim, smoothly continued on both sides."""
@@ -177,6 +188,20 @@ def _is_at_border(place: Transform, start: tuple[int, int], end: tuple[int, int]
     near = BORDER * np.linalg.norm(points[:, -1] - points[:, 0])
     inside = (points > near) & (points < np.array(limits)[:, None] - near)
     return not inside.all(axis=0).any()
+
+
+def _head(portrait: Portrait, shape: tuple[int, int]) -> FloatArray:
+    """1 where a head with its hair and ears may be, with a soft rim; 0 where it is not known."""
+    x, y = _places(shape)
+    if portrait.box is None:
+        return np.zeros_like(x)
+    left, top, right, bottom = portrait.box
+    side = max(right - left, bottom - top)
+    x, y = x * portrait.image.shape[1] / shape[0], y * portrait.image.shape[0] / shape[1]
+    beyond_x = np.maximum(left - x, x - right) / side - BESIDE
+    beyond_y = np.maximum((top - y) / side - ABOVE, (y - bottom) / side - BELOW)
+    head: FloatArray = np.clip(1 - np.maximum(beyond_x, beyond_y) / EDGE, 0, 1)
+    return head
 
 
 def _face(portrait: Portrait, shape: tuple[int, int]) -> FloatArray:
