@@ -189,7 +189,7 @@ def test_keys_and_other_programs_do_what_the_buttons_do(page, server):
         assert deck.post("/press", json={"press": "neutral"}).status_code == 200
         until(lambda: session._animation._stream.anchors == before + 1)
         until(lambda: session.parameters.motion == "relative")
-        assert deck.delete("").status_code == 204
+        assert deck.delete(address).status_code == 204
         expect(button(page, "Start")).to_be_enabled()
         assert deck.post("/toggle/paused").status_code == 404
 
