@@ -1,8 +1,8 @@
 """The live server as operators start it, in a process of its own, for clients that mean it no good.
 
 With `PERSONALIVE_TREE` at another checkout its server is taken, so that the same attacks can be shown to have worked on
-an older one: `PERSONALIVE_TREE=/tmp/old-live python -m pytest tests/hostile/test_live_http.py`. With `PERSONALIVE_WORKERS=2`
-they meet a front over two workers.
+an older one: `PERSONALIVE_TREE=/tmp/old-live python -m pytest tests/hostile/test_live_http.py`. With
+`PERSONALIVE_WORKERS=2` they meet a front over two workers.
 """
 
 import contextlib

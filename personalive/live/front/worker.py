@@ -83,9 +83,9 @@ async def _report(
         await asyncio.sleep(LOOK_SECONDS / 10)
     loop = asyncio.get_running_loop()
     obey(connection, lambda order: loop.call_soon_threadsafe(_obey, hub, order))
-    last, sent = None, 0.0
+    last, sent, most = None, 0.0, hub.options.max_sessions
     while True:
-        report = _look(hub, expected_seconds)
+        report = _look(hub, most, expected_seconds)
         if report != last or time.monotonic() - sent > REPORT_SECONDS:
             with contextlib.suppress(OSError):  # the front is gone; so will this process be
                 connection.send(report)
@@ -93,12 +93,15 @@ async def _report(
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _look(hub: Hub, expected_seconds: float | None) -> Report:
+def _look(hub: Hub, most: int, expected_seconds: float | None) -> Report:
+    """The hub's state; on the way, its limit becomes what it carries."""
     measured = call_seconds([*hub.scheduler.calls.copy()]) if hub.scheduler is not None else None
     seconds = measured or expected_seconds
-    hub.max_sessions = carries(seconds, hub.options.latency, hub.options.max_sessions)
+    limit = carries(seconds, hub.options.latency, most)
+    if limit != hub.options.max_sessions:
+        hub.options = hub.options.replace(max_sessions=limit)
     sessions = tuple(SessionReport.of(entry) for entry in hub.entries.values())
-    return Report(hub.loader.state, sessions, hub.max_sessions, None if seconds is None else round(seconds, 3))
+    return Report(hub.loader.state, sessions, limit, None if seconds is None else round(seconds, 3))
 
 
 def _obey(hub: Hub, order: Any) -> None:

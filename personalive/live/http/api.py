@@ -335,7 +335,7 @@ async def health(hub: HubOf) -> schemas.HealthAnswer:
         status="healthy",
         pipeline=hub.loader.state.status,
         sessions=len(hub.entries),
-        max_sessions=hub.max_sessions,
+        max_sessions=hub.options.max_sessions,
         audio=hub.options.audio,
     )
 

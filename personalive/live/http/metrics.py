@@ -48,7 +48,7 @@ class HubCollector(Collector):
         hub = self._hub
         figures = [session_figures(entry.session) for entry in hub.entries.values()]
         yield _gauge("sessions", "Sessions that are open", len(figures))
-        yield _gauge("sessions_max", "The most sessions that may be open", hub.max_sessions)
+        yield _gauge("sessions_max", "The most sessions that may be open", hub.options.max_sessions)
         yield CounterMetricFamily("personalive_sessions_opened", "Sessions opened", value=hub.sessions_opened)
         yield CounterMetricFamily("personalive_sessions_refused", "Sessions refused", value=hub.refused)
         yield _gauge("loaded", "1 if the model is loaded", hub.loader.state.status == "loaded")

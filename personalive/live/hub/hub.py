@@ -52,8 +52,6 @@ class Hub:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options = options
-        self.max_sessions = options.max_sessions
-        """The most sessions at once; changes hold for those that are opened from then on."""
         self.loader = Loader(factory, self._take_engine)
         self.scheduler: Scheduler | None = None
         self.entries: dict[str, Entry] = {}
@@ -248,7 +246,7 @@ class Hub:
 
     def _make_room(self, client: Client) -> None:
         """Check the bounds; sessions without a connection give way."""
-        limit = self.max_sessions
+        limit = self.options.max_sessions
         for entry in sessions_to_evict(self.entries.values(), client, limit, self._clock()):
             entry.session.close("another session took its place while it was not connected")
             self._forget(entry.session)
