@@ -55,7 +55,8 @@ class Outcome:
 def with_front(loads: Sequence[Load], home: int) -> list[int]:
     """The front's own order."""
     if home >= 0:
-        loads = [replace(load, is_home=index == home) for index, load in enumerate(loads)]
+        loads = [*loads]
+        loads[home] = replace(loads[home], is_home=True)
     return order(loads)
 
 
