@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from personalive import AnimateOptions, PersonaLive, animate
-from personalive.animate.checks import preview_path
+from personalive.animate.places import preview_path
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.media.encoding import FRAMES_NAME
 from personalive.media.images import resize

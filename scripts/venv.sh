@@ -70,7 +70,7 @@ digest() {
 # install_pins REQUIREMENTS: into .venv, with the files that it includes.
 install_pins() {
     local python="$root/.venv/bin/python" stamp="$root/.venv/installed-$1" included
-    local pip=("$python" -m pip install --quiet --disable-pip-version-check --no-input --no-compile)
+    local pip=("$python" -m pip install -qq --disable-pip-version-check --no-input --no-compile)
     "$python" -m pip --version >/dev/null 2>&1 || create_venv
     "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' ||
         die ".venv has $("$python" --version), but 3.11 or 3.12 is needed; remove .venv and run this again"

@@ -16,6 +16,7 @@ from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
 from personalive.types import RGBArray
+from tests.live_support import WAIT
 
 CLOCK = fractions.Fraction(1, 90000)
 
@@ -59,7 +60,7 @@ class LiveClient:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=30)
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, timeout=WAIT)
         self.peer: RTCPeerConnection | None = None
         self.session_id: str | None = None
         self.messages: list[dict[str, Any]] = []
@@ -80,7 +81,7 @@ class LiveClient:
             "/api/v1/pipeline/load", json={"pipeline_id": "personalive", "load_params": parameters}
         )
         answer.raise_for_status()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT):
             while (await self.http.get("/api/v1/pipeline/status")).json()["status"] != "loaded":
                 await asyncio.sleep(0.05)
 
@@ -121,12 +122,12 @@ class LiveClient:
         return str((await self.http.get("/api/v1/watch")).json()["watchId"])
 
     async def send(self, **parameters: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT):
             while self.channel.readyState != "open":
                 await asyncio.sleep(0.02)
         self.channel.send(json.dumps(parameters))
 
-    async def watch(self, count: int, seconds: float = 20) -> list[RGBArray]:
+    async def watch(self, count: int, seconds: float = WAIT) -> list[RGBArray]:
         """The next pictures."""
         begin = self.received
         async with asyncio.timeout(seconds):
@@ -135,7 +136,7 @@ class LiveClient:
         late = self.received - begin
         return [image for _, image in list(self.pictures)[-late:][:count]]
 
-    async def until_message(self, test: Callable[[dict[str, Any]], bool], seconds: float = 15) -> dict[str, Any]:
+    async def until_message(self, test: Callable[[dict[str, Any]], bool], seconds: float = WAIT) -> dict[str, Any]:
         async with asyncio.timeout(seconds):
             while not (found := [each for each in self.messages if test(each)]):
                 await asyncio.sleep(0.02)

@@ -22,6 +22,9 @@ from personalive.live.options import ServeOptions
 from personalive.net.server import Server
 from personalive.testing.echo import EchoEngine
 
+WAIT = 120.0
+"""Seconds that a test waits for something that comes: only what hangs takes as long, on a slow machine too."""
+
 RED, GREEN, BLUE = (200, 30, 30), (30, 200, 30), (30, 30, 200)
 
 
@@ -46,7 +49,7 @@ class LiveServer:
         return self.app.state.hub
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20, **options)
+        return httpx.Client(base_url=self.url, timeout=WAIT, **options)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in the server's loop."""
@@ -97,7 +100,7 @@ def live_server(
             assert not thread.is_alive(), "the server did not stop"
 
 
-def until(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = WAIT) -> Any:
     """Wait for something to become true, and give it."""
     end = time.monotonic() + seconds
     while (value := condition()) is None or value is False or (not hasattr(value, "shape") and not value):

@@ -23,7 +23,7 @@ State = dict[str, Tensor]
 
 SMALL = ModelConfig(
     name="small",
-    unet=UNetConfig(block_channels=(32, 32, 32, 32), cross_attention_dim=32),
+    unet=UNetConfig(block_channels=(32, 32, 32, 32), cross_attention_dim=32, layers_per_block=1),
     vae=VAEConfig(block_channels=(32, 32, 32, 32), layers_per_block=1),
     image_encoder=ImageEncoderConfig(
         hidden_size=32, intermediate_size=64, layers=2, heads=4, patch_size=32, projection_dim=32
@@ -32,7 +32,7 @@ SMALL = ModelConfig(
     motion_extractor=MotionExtractorConfig(image_size=64, depths=(1, 1, 1, 1), channels=(8, 16, 32, 64)),
     pose_guider=PoseGuiderConfig(channels=(8, 8, 16, 16), output_channels=32),
 )
-"""As small as the published structure allows."""
+"""The published structure, with one layer for each two and as few channels as it allows."""
 
 REPOSITORIES = {
     "huaichang/PersonaLive": ("b247581c0361b8bee0aa7232eea6e3fdd6e38e60", "pretrained_weights/personalive"),

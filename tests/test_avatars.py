@@ -122,6 +122,7 @@ def test_tracks_are_smooth_and_blink(seed):
     assert track.yaw.std(dim=1).min() > 2
 
 
+@pytest.mark.slow
 def test_mediapipe_finds_the_faces_and_reads_their_motion():
     from personalive.training.measure import FaceReader
 

@@ -10,8 +10,8 @@ import fsspec
 import pytest
 import torch
 
-from personalive.animate.checks import check_paths
 from personalive.animate.job import Progress
+from personalive.animate.places import check_paths
 from personalive.batch import making
 from personalive.batch.checking import check_rows
 from personalive.batch.job import Job, Result

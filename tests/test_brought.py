@@ -75,7 +75,7 @@ def test_deep_greys_are_not_clipped(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("turn", "mirrored", "flipped"), itertools.product((0, 90, 180, 270), (False, True), (False, True))
+    ("turn", "mirrored", "flipped"), [*itertools.product((0, 90, 180, 270), (False, True), (False, True))]
 )
 def test_every_display_matrix(tmp_path, turn, mirrored, flipped):
     picture = brought.colours(160, 96)
@@ -97,7 +97,7 @@ def test_high_dynamic_range_is_shown_as_sdr(tmp_path, transfer):
     assert difference(shown, frames) < 6
 
 
-@pytest.mark.parametrize(("matrix", "color_range"), itertools.product(("bt601", "bt709", "bt2020"), ("tv", "pc")))
+@pytest.mark.parametrize(("matrix", "color_range"), [*itertools.product(("bt601", "bt709", "bt2020"), ("tv", "pc"))])
 def test_matrix_and_range_are_taken_as_tagged(tmp_path, matrix, color_range):
     frames = brought.moving_colours(3, 160, 96)
     path = brought.save_tagged(tmp_path / "tagged.mp4", frames, matrix, color_range)

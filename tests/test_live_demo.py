@@ -83,7 +83,7 @@ def follow(factory, camera: Path, portrait: str) -> float:
     ):
         page = browser.new_page()
         page.goto(server.url)
-        expect(page.locator("#server")).to_have_text("Ready", timeout=120_000)
+        expect(page.locator("#server")).to_have_text("Ready")
         page.get_by_role("button", name=portrait, exact=True).click()
         page.get_by_label("Mirror").uncheck()
         page.get_by_role("button", name="Start").click()

@@ -16,7 +16,7 @@ from personalive.testing.pictures import faceless, photograph
 from personalive.types import Box, RGBArray
 from tests import brought
 from tests.live_client import Camera, LiveClient
-from tests.live_support import live_server, picture, until
+from tests.live_support import WAIT, live_server, picture, until
 
 FACE = photograph()[:, 40:440][::2, ::2].copy()
 BLACK = np.zeros_like(FACE)
@@ -166,6 +166,6 @@ async def test_a_camera_that_turns_black_leaves_the_session_going_and_it_recover
         assert (await client.watch(1))[0][80:176, 80:176].mean() < 40, "the echo of a black camera is black"
         seen[0] = FACE
         await client.until_message(lambda each: each.get("code") == "face")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(WAIT):
             while (await client.watch(1))[0][80:176, 80:176].mean() < 60:
                 pass

@@ -16,7 +16,7 @@ from websockets import Subprotocol
 from personalive.live.core.pictures import decode
 from personalive.testing.echo import EchoEngine
 from personalive.types import RGBArray
-from tests.live_support import GREEN, RED, live_server, picture, shows, until
+from tests.live_support import GREEN, RED, WAIT, live_server, picture, shows, until
 
 STAMP = struct.Struct("<d")
 
@@ -54,7 +54,7 @@ def frame(stamp: float, kind: str = "JPEG", size=(128, 128)) -> bytes:
     return STAMP.pack(stamp) + picture((90, 90, 90), size, kind)
 
 
-async def pictures(socket, count: int, seconds: float = 15) -> list[tuple[float, RGBArray]]:
+async def pictures(socket, count: int, seconds: float = WAIT) -> list[tuple[float, RGBArray]]:
     found: list[tuple[float, RGBArray]] = []
     async with asyncio.timeout(seconds):
         while len(found) < count:
@@ -64,7 +64,7 @@ async def pictures(socket, count: int, seconds: float = 15) -> list[tuple[float,
     return found
 
 
-async def message(socket, test, seconds: float = 15) -> dict[str, Any]:
+async def message(socket, test, seconds: float = WAIT) -> dict[str, Any]:
     async with asyncio.timeout(seconds):
         while True:
             text = await socket.recv()
@@ -129,7 +129,7 @@ async def test_who_floods_is_let_go_and_the_other_goes_on(server):
                 await asyncio.sleep(pause)
 
         work = [asyncio.ensure_future(send(*each)) for each in ((flooder, 100, 0.05), (other, 1, 0.04))]
-        shown = await pictures(other, 60, 30)
+        shown = await pictures(other, 60)
         assert all(shows(image, GREEN) for _, image in shown)
         await asyncio.to_thread(until, lambda: len(server.hub.entries) == 1)
         for each in work:
@@ -151,7 +151,7 @@ async def test_a_client_that_never_reads_leaves_the_others_alone(server):
                 await asyncio.sleep(0.04)
 
         work = [asyncio.ensure_future(drive(each)) for each in (deaf, other)]
-        assert len(await pictures(other, 60, 20)) == 60
+        assert len(await pictures(other, 60)) == 60
         for each in work:
             each.cancel()
         await asyncio.gather(*work, return_exceptions=True)
@@ -190,7 +190,7 @@ async def test_a_socket_goes_on_with_a_session(server):
 def test_static_files_can_not_be_escaped(server, path):
     rest = server.url.removeprefix("http://")
     host, _, port = rest.partition(":")
-    with sockets.create_connection((host, int(port)), timeout=5) as raw:
+    with sockets.create_connection((host, int(port)), timeout=WAIT) as raw:
         raw.sendall(f"GET {path} HTTP/1.1\r\nHost: {rest}\r\nConnection: close\r\n\r\n".encode())
         answer = b""
         while part := raw.recv(65536):
@@ -248,6 +248,6 @@ def test_a_body_that_never_comes_is_given_up(server, monkeypatch):
     monkeypatch.setattr("personalive.live.http.security.BODY_SECONDS", 0.5)
     host = server.url.removeprefix("http://")
     head = f"POST /api/v1/personalive/reference HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\n\r\n"
-    with sockets.create_connection(host.split(":"), 20) as connection:
+    with sockets.create_connection(host.split(":"), WAIT) as connection:
         connection.sendall(head.encode() + b"a")
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")

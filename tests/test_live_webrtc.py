@@ -15,7 +15,7 @@ from aiortc.mediastreams import AudioStreamTrack
 from personalive.errors import DeviceMemoryError
 from personalive.testing.echo import EchoEngine
 from tests.live_client import Camera, LiveClient, grey
-from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
+from tests.live_support import BLUE, GREEN, RED, WAIT, live_server, picture, shows, until
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def nothing_stays(request):
 
 
 async def shown(client: LiveClient, colour) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(WAIT):
         while not shows((await client.watch(1))[0], colour):
             pass
 
@@ -133,7 +133,7 @@ async def test_a_slow_model_keeps_motion_current(server):
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))
         await client.offer(Camera(grey()))
-        await client.watch(40, 30)
+        await client.watch(40)
         session = server.hub.entries[client.session_id].session
         assert session.dropped[0] > 0
         assert session.backlog[0] <= 16
@@ -225,7 +225,7 @@ async def test_an_address_that_floods_with_offers_is_told_to_wait_and_others_are
             assert [answer.status_code for answer in answers] == [200, 429, 429]
             assert answers[-1].headers["Retry-After"] and "offers a second" in answers[-1].json()["detail"]
             elsewhere = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
-            async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=20) as other:
+            async with httpx.AsyncClient(base_url=server.url, transport=elsewhere, timeout=WAIT) as other:
                 assert (await other.post("/api/v1/webrtc/offer", json=offer)).status_code == 200
 
 
@@ -291,7 +291,7 @@ async def test_a_client_that_sends_nothing_is_let_go(server, monkeypatch):
     async with LiveClient(server.url) as client:
         await client.reference(picture(RED))
         await client.offer()
-        message = await client.until_message(lambda each: each["type"] == "stream_stopped", 20)
+        message = await client.until_message(lambda each: each["type"] == "stream_stopped")
         assert "no camera frame" in message["error_message"]
 
 

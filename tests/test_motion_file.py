@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from personalive.animate import driving_reader, plan
 from personalive.animate.job import animate
-from personalive.animate.motion_file import is_motion, read_motion, write_motion
+from personalive.animate.motion_file import read_motion, write_motion
+from personalive.animate.motion_header import is_motion
 from personalive.cli import main as cli
 from personalive.engine.stream import Stream
 from personalive.errors import InputError, NoFaceError, OutputError, PersonaLiveError

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from personalive.animate.checks import preview_path
 from personalive.animate.job import animate
+from personalive.animate.places import preview_path
 from personalive.animate.preview import CAPTION, chosen_frames, contact_sheet
 from personalive.errors import OutputError
 from personalive.media.video_reader import probe, read_frames

@@ -325,7 +325,8 @@ def test_both_doors_at_once_are_refused(with_docker: Machine) -> None:
 
 
 def installs(machine: Machine) -> list[list[str]]:
-    return [call for call in machine.calls("python", "-m", "pip") if "install" in call]
+    """Calls that install packages, other than pip itself."""
+    return [call for call in machine.calls("python", "-m", "pip") if "install" in call and "--upgrade" not in call]
 
 
 def test_pins_are_installed_once_and_again_when_they_change(machine: Machine) -> None:

@@ -5,90 +5,19 @@ import os
 from fractions import Fraction
 from pathlib import Path
 
-from personalive.animate.motion_file import SUFFIX, is_motion
+from personalive.animate.motion_header import is_motion
+from personalive.animate.places import check_paths
 from personalive.animate.plan import part_of, plan_motion, possible_here, probe_driver, read_portrait, upright
-from personalive.animate.resume import folder_of, is_motion_placed, is_placed
-from personalive.errors import FaceTooSmallError, InputError, NoFaceError, OutputError
-from personalive.media.credentials import Signer, check_signable
-from personalive.media.encoding import FRAMES_NAME, check_choices
+from personalive.errors import FaceTooSmallError, NoFaceError
 from personalive.media.faces import FaceTracker, is_blank
-from personalive.media.images import require_file
 from personalive.media.video_reader import VideoInfo, read_frames
-from personalive.media.video_writer import check_folder, check_output
+from personalive.media.video_writer import check_folder
 from personalive.settings import AnimateOptions
 
 SIDE = 512
 """Pixels of an output whose size the model will choose: until then only its shape matters."""
 CHECKED = 500
 """Driving frames in which the first face must be for the driver to be refused at once."""
-
-
-def check_paths(ref_image: Path | None, driving_video: Path | None, output: Path, options: AnimateOptions) -> None:
-    """Refuse missing files and an output that may not be created.
-
-    Args:
-        ref_image: None: it is yet to be fetched.
-        driving_video: the same.
-        output: the file to make.
-        options: of the animation.
-
-    Raises:
-        InputError: an input is not a readable file.
-        OutputError: the output exists, is an input, or has a name that cannot be used.
-    """
-    for source, what in ((ref_image, "the reference"), (driving_video, "the driving video")):
-        if source is not None:
-            require_file(source, what)
-    check_output(output, options.overwrite or is_placed(output, options))
-    check_choices(output, options.codec, options.quality)
-    signer_of(output, options)
-    went_on = options.resume and folder_of(output).exists()
-    if options.preview is not None and not (options.overwrite or went_on) and preview_path(output).exists():
-        raise OutputError(
-            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
-        )
-    for name in ("side_by_side", "preview"):
-        if getattr(options, name) and driving_video is not None and is_motion(driving_video):
-            raise InputError(
-                f"{name} is {getattr(options, name)}: it must be left out, as the motion file {driving_video} has no "
-                "pictures"
-            )
-    if options.save_motion is not None:
-        check_motion_output(options.save_motion, options.overwrite or is_motion_placed(output, options))
-    for target in filter(None, (output, options.save_motion)):
-        for source in filter(None, (ref_image, driving_video)):
-            if target.exists() and target.samefile(source):
-                raise OutputError(f"the output {target} is one of the inputs; choose another name")
-
-
-def signer_of(output: Path, options: AnimateOptions) -> Signer | None:
-    """Who signs the result; None: nobody.
-
-    Raises:
-        InputError, MissingExtraError: the certificate or its key cannot be used.
-        OutputError: this kind of result cannot be signed.
-    """
-    if options.sign is None or options.sign_key is None:
-        return None
-    check_signable(output)
-    return Signer(options.sign, options.sign_key)
-
-
-def check_motion_output(path: Path, overwrite: bool) -> None:
-    """Refuse a motion file that may not be made, before any work is done for it.
-
-    Raises:
-        OutputError: it has another ending, or it exists.
-    """
-    if path.suffix.lower() != SUFFIX or path.is_dir():
-        raise OutputError(f"save_motion is {path}: it must be a file whose name ends with {SUFFIX}")
-    if path.exists() and not overwrite:
-        raise OutputError(f"the motion file {path} already exists; choose another name or allow it with --overwrite")
-
-
-def preview_path(output: Path) -> Path:
-    """Where the preview of an output is written: beside it."""
-    return output.with_name("preview.png" if output.name == FRAMES_NAME else f"{output.stem}.preview.png")
 
 
 def check_inputs(ref_image: Path, driving_video: Path, output: Path, options: AnimateOptions) -> None:

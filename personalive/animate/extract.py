@@ -3,10 +3,11 @@
 from collections.abc import Generator
 from pathlib import Path
 
-from personalive.animate.checks import check_motion_output
 from personalive.animate.driver import Driver
 from personalive.animate.job import Progress, staged
-from personalive.animate.motion_file import MotionKeeper, is_motion
+from personalive.animate.motion_file import MotionKeeper
+from personalive.animate.motion_header import is_motion
+from personalive.animate.places import check_motion_output
 from personalive.animate.plan import plan_driving, possible_here
 from personalive.engine.motion import DriverMotion
 from personalive.engine.preprocess import DrivingFrames

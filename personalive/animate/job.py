@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -14,12 +13,13 @@ import torch
 from PIL import Image
 
 import personalive
-from personalive.animate.checks import check_paths, preview_path, signer_of
 from personalive.animate.driver import Driver, frames_of
 from personalive.animate.motion_file import MotionKeeper
 from personalive.animate.paste_back import PasteBack, at_rest
+from personalive.animate.places import check_paths, preview_path, signer_of
 from personalive.animate.plan import DrivingPlan, plan_driving, possible_here, read_portrait
 from personalive.animate.preview import preview, save_preview
+from personalive.animate.remarks import going_on, remarks, without_face
 from personalive.animate.resume import Resume, job_of
 from personalive.animate.run_ahead import RunAhead
 from personalive.animate.side_by_side import SideBySide
@@ -29,9 +29,8 @@ from personalive.errors import DeviceMemoryError
 from personalive.media.content_digest import content_digest
 from personalive.media.credentials import Claim
 from personalive.media.encoding import VideoFormat, is_silent
-from personalive.media.face_track import Absence
 from personalive.media.mark import VisibleMark
-from personalive.media.portrait import TURNS, Portrait
+from personalive.media.portrait import Portrait
 from personalive.media.segments import Result
 from personalive.media.video_writer import Seal
 from personalive.media.write_ahead import write_ahead
@@ -135,11 +134,7 @@ def _animate(
         else:
             writer = write_ahead(output, video, sound=sound, overwrite=options.overwrite, seal=seal)
         stack.enter_context(writer)
-        remarks = (
-            *(remark, _turned(plan), _shortened(plan, options)),
-            *(_silent(plan, options, output), _chosen_face(plan, options)),
-        )
-        for message in (*remarks, _neutral(plan, options), _going_on(writer.frames, total)):
+        for message in (remark, *remarks(plan, options, output), going_on(writer.frames, total)):
             yield Progress("reading", writer.frames, total, message=message)
         faceless = 0
         for frames, faceless in _generate(model, portrait, plan, shape, options, kept, resume):
@@ -154,7 +149,7 @@ def _animate(
             kept.keep()
         if resume:
             resume.remove()
-        yield Progress("done", writer.frames, writer.frames, faceless, _without_face(plan))
+        yield Progress("done", writer.frames, writer.frames, faceless, without_face(plan))
 
 
 def _previewing(
@@ -273,68 +268,3 @@ def _seal(
 
 def _comment(model: PersonaLive, options: AnimateOptions) -> str:
     return f"Synthetic video: a portrait animated by PersonaLive (model {model.config.name}, seed {options.seed})"
-
-
-def _going_on(frames: int, total: int) -> str:
-    return f"going on after {frames} of {total} frames" if frames else ""
-
-
-def _turned(plan: DrivingPlan) -> str:
-    quarters = plan.info.quarters
-    return f"the driver's face is not upright: the video was turned by {TURNS[quarters]}" if quarters else ""
-
-
-def _shortened(plan: DrivingPlan, options: AnimateOptions) -> str:
-    if plan.info.still:
-        return ""
-    there = plan.info.frames_at(plan.rate) - plan.skip
-    if options.duration is not None:
-        wanted = Fraction(options.duration) * plan.rate
-        if there < round(wanted):
-            return f"the driving video ends {float((wanted - there) / plan.rate):.2f} s before the part does"
-        there = round(wanted)
-    return f"{plan.frames} of {there} frames used" if plan.frames < there else ""
-
-
-def _silent(plan: DrivingPlan, options: AnimateOptions, output: Path) -> str:
-    if not options.audio:
-        return ""
-    if plan.sound is None:
-        place = plan.motion and plan.motion.sound
-        return f"the result has no sound: {place.name}, which has it, is not beside the motion file" if place else ""
-    if is_silent(output):
-        return "the result has no sound, as such files have none"
-    if options.ping_pong:
-        return "the result has no sound, as it would be played backwards every second time"
-    return ""
-
-
-def _chosen_face(plan: DrivingPlan, options: AnimateOptions) -> str:
-    if plan.track is None or plan.track.most_faces < 2:
-        return ""
-    box = next(box for box in plan.track.boxes if box is not None)
-    place = round(100 * (box[0] + box[2]) / 2 / plan.info.width)
-    return (
-        f"the driver shows {plan.track.most_faces} faces: the one at {place} % of the width ({options.face}) drives; "
-        "for another, set face to left, right or a number"
-    )
-
-
-def _neutral(plan: DrivingPlan, options: AnimateOptions) -> str:
-    if plan.neutral is None or options.neutral_frame is not None:
-        return ""
-    frame = f"frame {plan.neutral}" if plan.neutral >= 0 else "a frame outside the part"
-    return f"relative motion is measured from {frame}; for another, set neutral_frame"
-
-
-def _without_face(plan: DrivingPlan) -> str:
-    if plan.track is None or not plan.track.absences:
-        return ""
-    reasons: dict[Absence, str] = {
-        "left": "the face had left the picture",
-        "none": "no face was seen",
-        "other": "only another person was seen",
-    }
-    parts = [f"{count} where {text}" for reason, text in reasons.items() if (count := plan.track.count(reason))]
-    held = f"{len(plan.track.absences)} of {len(plan.track.boxes)} driving frames"
-    return f"the last motion was held in {held}: {', '.join(parts)}"

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from personalive.animate.motion_header import FORMAT, VERSION, metadata_of
 from personalive.animate.replay import Recorded
 from personalive.engine.motion import DriverMotion, HeadPose
 from personalive.errors import InputError, OutputError
@@ -31,10 +32,6 @@ from personalive.models.fingerprint import LENGTH, matches
 from personalive.pipeline import PersonaLive
 from personalive.types import Box
 
-SUFFIX = ".motion"
-FORMAT, VERSION = "personalive motion", 1
-MAX_BYTES = 2 << 30
-MAX_HEADER = 1 << 16
 MAX_FRAMES = 1_000_000
 MAX_TOKENS = 4096
 """The most values of a frame's motion tokens, along each of two axes."""
@@ -119,16 +116,6 @@ class MotionFile:
                 f"that of this model, {model.config.name!r}: choose that model, or make the file again from its video "
                 "with --save_motion"
             )
-
-
-def is_motion(path: Path) -> bool:
-    """Whether a file is called or begins like a motion file."""
-    if path.suffix.lower() == SUFFIX:
-        return True
-    try:
-        return _metadata(path).get("format") == FORMAT
-    except ValueError:
-        return False
 
 
 def write_motion(file: MotionFile, path: Path) -> None:
@@ -226,7 +213,7 @@ def read_motion(path: Path) -> MotionFile:
     """
     require_file(path, "the motion file")
     try:
-        metadata = _metadata(path)
+        metadata = metadata_of(path)
         if metadata.get("format") == FORMAT and metadata.get("version") != str(VERSION):
             raise InputError(
                 f"the motion file {path} has version {metadata.get('version')!r}, and this program reads {VERSION}: "
@@ -236,26 +223,6 @@ def read_motion(path: Path) -> MotionFile:
             return _parse(_Tensors(file), metadata)
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{path} is not a motion file of this program, or it is damaged") from error
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    """The texts at the start of a safetensors file.
-
-    Raises:
-        ValueError: it is none, or it is too large.
-    """
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        if not 2 <= size <= MAX_HEADER or path.stat().st_size > MAX_BYTES:
-            raise ValueError("not a motion file")
-        try:
-            header = json.loads(file.read(size))
-        except RecursionError as error:
-            raise ValueError("not a motion file") from error
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise ValueError("not a motion file")
-    return found
 
 
 class _Tensors:

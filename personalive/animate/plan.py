@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from personalive.animate.motion_file import MotionFile, is_motion, read_motion
+from personalive.animate.motion_file import MotionFile, read_motion
+from personalive.animate.motion_header import is_motion
 from personalive.animate.replay import Cues, Easing, Presences
 from personalive.animate.track_cache import read_track, track_path, write_track
 from personalive.errors import InputError, NoFaceError

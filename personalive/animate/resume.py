@@ -22,6 +22,7 @@ from typing import Any, Self
 import torch
 
 import personalive
+from personalive.animate.places import KEPT, folder_of
 from personalive.engine.stream import Stream
 from personalive.errors import InputError, OutputError
 from personalive.media.content_digest import content_digest
@@ -37,30 +38,9 @@ SAVE_SECONDS = 5.0
 """Seconds between two saved states..."""
 SHARE = 50
 """...or this many times what saving took, if that is longer."""
-JOB, STATE, LOCK, KEPT = "job.json", "state.pt", "lock", "motion.kept"
+JOB, STATE, LOCK = "job.json", "state.pt", "lock"
 ELSEWHERE = ("overwrite", "resume", "save_motion", "preview", "sign", "sign_key", "sign_inputs")
 """Options that may differ, or that are compared in another way."""
-
-
-def folder_of(output: Path) -> Path:
-    """Where the state of a job is kept."""
-    if output.name == FRAMES_NAME:
-        return Path(os.path.realpath(output.parent)) / "frames.resume"
-    target = Path(os.path.realpath(output))
-    return target.with_name(f"{target.name}.resume")
-
-
-def is_placed(output: Path, options: AnimateOptions) -> bool:
-    """Whether what is in the output's place is this job's own result, placed just before it was stopped."""
-    return options.resume and is_own(folder_of(output), output)
-
-
-def is_motion_placed(output: Path, options: AnimateOptions) -> bool:
-    """The same for the motion file."""
-    path, note = options.save_motion, folder_of(output) / KEPT
-    return (
-        options.resume and path is not None and path.is_file() and note.is_file() and note.read_text() == identity(path)
-    )
 
 
 @dataclass

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from personalive.animate.checks import check_paths, preview_path
-from personalive.animate.resume import folder_of
+from personalive.animate.places import check_paths, folder_of, preview_path
 from personalive.batch.job import Job, Result, failed
 from personalive.batch.places import absolute, is_address, open_place
 from personalive.batch.records import Record, Standing, refuse_taken, standing

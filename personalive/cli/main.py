@@ -160,14 +160,18 @@ def _animate(options: argparse.Namespace) -> int:
     if settings.resume and options.output is None:
         raise InputError("resume needs a name for the output, by which its state is found again: give --output")
 
-    from personalive.animate.checks import check_inputs
     from personalive.animate.inputs import open_input
+    from personalive.animate.places import check_paths
     from personalive.media.fetched import fetched_inputs
 
     output = options.output or Path("outputs") / f"output_{datetime.now():%Y%m%d_%H%M%S}.mp4"
     with fetched_inputs() as inputs:
         reference = open_input(options.ref_image, "the reference", inputs)
         driver = open_input(options.driving_video, "the driving video", inputs)
+        check_paths(reference, driver, output, settings)
+
+        from personalive.animate.checks import check_inputs  # PyTorch takes seconds to import
+
         check_inputs(reference, driver, output, settings)
 
         from personalive.animate.job import animate

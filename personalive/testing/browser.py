@@ -8,7 +8,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
-from playwright.sync_api import Browser, Page, Playwright
+from playwright.sync_api import Browser, Page, Playwright, expect
 
 from personalive.types import RGBArray
 
@@ -26,6 +26,9 @@ FLAGS = (
     "--no-first-run",
     "--allow-loopback-in-peer-connection",
 )
+PATIENCE = 120_000
+"""Milliseconds that a page is waited for: five seconds, as Playwright does it, are a slow machine's common pause."""
+
 GRAB = """(id) => {
   const video = document.getElementById(id);
   if (!video.videoWidth) return null;
@@ -44,6 +47,7 @@ def chromium(playwright: Playwright, camera: Path | None) -> Iterator[Browser]:
     flags = [flag for flag in FLAGS if camera is not None or "fake-device" not in flag]
     if camera is not None:
         flags.append(f"--use-file-for-fake-video-capture={camera}")
+    expect.set_options(timeout=PATIENCE)
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
     try:
         yield browser

@@ -19,13 +19,13 @@ SMALL = ModelConfig(
     name="small",
     size=256,
     unet=UNetConfig(block_channels=(16, 16), heads=1, norm_groups=8, layers_per_block=1, cross_attention_dim=16),
-    vae=VAEConfig(block_channels=(16,) * 5, layers_per_block=1, norm_groups=8),
+    vae=VAEConfig(block_channels=(8, 8, 8, 8, 8), layers_per_block=1, norm_groups=8),
     image_encoder=ImageEncoderConfig(
         hidden_size=16, intermediate_size=32, layers=1, heads=2, patch_size=32, projection_dim=16
     ),
     motion_encoder=MotionEncoderConfig(image_size=64, channels=64, attention_width=64, tokens=4, hourglass_depth=2),
     motion_extractor=MotionExtractorConfig(image_size=64, depths=(1, 1, 1, 1), channels=(8, 16, 32, 64)),
-    pose_guider=PoseGuiderConfig(channels=(8,) * 5, output_channels=16),
+    pose_guider=PoseGuiderConfig(channels=(4,) * 5, output_channels=16),
 )
 """A call takes a fifth of a second on one core."""
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tests.live_support import until
+from tests.live_support import WAIT, until
 
 SERVER = Path(__file__).with_name("live_server.py")
 TREE = Path(os.environ.get("PERSONALIVE_TREE", Path(__file__).parents[2])).resolve()
@@ -42,7 +42,7 @@ class LiveProcess:
 
     def connect(self, first: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
         """A bare connection, with the first bytes sent."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60, source_address=(source, 0))
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=WAIT, source_address=(source, 0))
         connection.sendall(first)
         return connection
 
@@ -61,7 +61,7 @@ class LiveProcess:
         return int(answer.split()[1])
 
     def client(self, **options) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, **options)
+        return httpx.Client(base_url=self.url, timeout=WAIT, **options)
 
     def sockets(self) -> list[str]:
         """Local addresses of its UDP sockets."""

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import ssl
+import threading
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from personalive.cli.main import build_parser
 from tests.hostile.live_process import kept_open, served
-from tests.live_support import BLUE, GREEN, RED, picture, until
+from tests.live_support import BLUE, GREEN, RED, WAIT, picture, until
 from tests.test_live_serve import certificate  # noqa: F401  a fixture
 
 HEAD = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -163,7 +164,7 @@ def secure(tmp_path_factory, certificate):  # noqa: F811
 def test_half_a_tls_handshake_locks_nobody_out_and_is_let_go(secure):
     halves = [secure.connect(b"\x16\x03\x01\x02\x00\x01\x00") for _ in range(300)]
     try:
-        assert httpx.get(f"{secure.url}/health", verify=secure.context, timeout=30).status_code == 200
+        assert httpx.get(f"{secure.url}/health", verify=secure.context, timeout=WAIT).status_code == 200
         until(lambda: kept_open(halves) < 300)
         until(lambda: not kept_open(halves), 60)
         address = f"wss://127.0.0.1:{secure.port}/api/v1/ws"
@@ -240,6 +241,27 @@ def test_a_defect_is_answered_with_its_guard_rails_and_without_its_reason(tmp_pa
     assert answer.status_code == 500 and "the reason" not in answer.text and "log" in answer.json()["detail"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_a_server_may_be_stopped_while_its_model_is_about_to_run(monkeypatch):
+    from fastapi.testclient import TestClient
+
+    from personalive.live.core.scheduler import Scheduler
+    from personalive.live.http.server import create_app
+    from personalive.live.options import ServeOptions
+    from personalive.testing.echo import echo_factory
+
+    reached, go, start = threading.Event(), threading.Event(), Scheduler.start
+
+    def late(scheduler: Scheduler) -> None:
+        reached.set()
+        go.wait()
+        start(scheduler)
+
+    monkeypatch.setattr(Scheduler, "start", late)
+    with TestClient(create_app(ServeOptions(), echo_factory(), None), base_url="http://localhost"):
+        reached.wait()
+    go.set()
 
 
 # ---- names and tokens ----

@@ -19,7 +19,7 @@ from personalive.live.transport.ice import MAX_UNANSWERED, IceLimits
 from tests.hostile.live_process import LiveProcess, served
 from tests.hostile.mutations import HALF_A_CHARACTER, mutated_json, mutated_sdp, seeds
 from tests.live_client import Camera, LiveClient, grey
-from tests.live_support import BLUE, GREEN, RED, picture, until
+from tests.live_support import BLUE, GREEN, RED, WAIT, picture, until
 
 CHROMIUM_OFFER = Path(__file__).with_name("chromium_offer.sdp").read_bytes().decode()
 OFFER = "/api/v1/webrtc/offer"
@@ -39,7 +39,7 @@ class Caller(httpx.Client):
     """A client that ends the sessions which it has opened."""
 
     def __init__(self, server: LiveProcess) -> None:
-        super().__init__(base_url=server.url, timeout=30)
+        super().__init__(base_url=server.url, timeout=WAIT)
         self._opened: list[str] = []
 
     def offer(self, sdp: str) -> httpx.Response:
@@ -134,7 +134,7 @@ def fuzz_offers(server, count: int) -> None:
         offers = [mutated_sdp(bases[index % 2], chance) for index, chance in enumerate(seeds(count))]
         statuses = [caller.offer(each).status_code for each in offers]
     assert set(statuses) == {200, 400, 422}, {each: statuses.index(each) for each in set(statuses)}
-    until(lambda: not server.sockets(), 30)
+    until(lambda: not server.sockets())
     assert server.health() == 200
 
 

@@ -23,7 +23,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from personalive.testing.browser import CHROMIUM, chromium, moving_bar, write_camera
 from tests.hostile.live_process import served
-from tests.live_support import BLUE, RED, picture, shows, until
+from tests.live_support import BLUE, RED, WAIT, picture, shows, until
 
 ROOT = Path(__file__).parents[2]
 COOKIE = "personalive_client"
@@ -54,7 +54,7 @@ def nobody_stays(request):
 def person(server, cookie, source="127.0.0.1"):
     cookies = {COOKIE: cookie} if cookie else {}
     transport = httpx.HTTPTransport(local_address=source)
-    return httpx.Client(base_url=server.url, cookies=cookies, timeout=30, transport=transport)
+    return httpx.Client(base_url=server.url, cookies=cookies, timeout=WAIT, transport=transport)
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def socket_session(server, cookie=None, source="127.0.0.1"):
     headers = {"Cookie": f"{COOKIE}={cookie}"} if cookie else {}
     url = f"ws://127.0.0.1:{server.port}/api/v1/ws"
     with websockets.sync.client.connect(url, additional_headers=headers, source_address=(source, 0)) as connection:
-        session = json.loads(connection.recv(timeout=30)).get("sessionId")
+        session = json.loads(connection.recv(timeout=WAIT)).get("sessionId")
         yield connection, session
         with person(server, cookie, source) as client:
             client.delete(f"/api/v1/sessions/{session}")
@@ -152,10 +152,10 @@ def test_who_knows_a_session_s_id_but_has_not_its_cookie_controls_nothing(server
             assert {answer.status_code for answer in control_calls(stranger, session)} == {403}
             taken = f"ws://127.0.0.1:{server.port}/api/v1/ws?sessionId={session}"
             with websockets.sync.client.connect(taken, additional_headers={"Cookie": f"{COOKIE}=stranger"}) as thief:
-                assert json.loads(thief.recv(timeout=30))["type"] == "stream_stopped"
+                assert json.loads(thief.recv(timeout=WAIT))["type"] == "stream_stopped"
             described = owner.get(f"/api/v1/sessions/{session}").json()
             assert described["connected"] and not described["parameters"]["mirror"]
-            assert json.loads(connection.recv(timeout=30))["type"] == "stats"
+            assert json.loads(connection.recv(timeout=WAIT))["type"] == "stats"
 
 
 def test_a_token_controls_the_sessions_that_were_opened_with_it_and_watching_needs_none(tmp_path):
@@ -213,7 +213,7 @@ def page(browser, server):
 
 def start(page):
     page.get_by_role("button", name="Start").click()
-    expect(page.get_by_role("button", name="Stop")).to_be_enabled(timeout=30_000)
+    expect(page.get_by_role("button", name="Stop")).to_be_enabled()
     return page.locator("#embed").evaluate("(link) => link.href")
 
 
@@ -249,5 +249,5 @@ def test_the_link_stays_the_same_and_viewers_never_see_a_frozen_face(page, brows
         assert start(page) == link
         until(lambda: shows(seen(viewer)[..., :3], BLUE), 60)
         stop(page)
-        until(lambda: is_transparent(viewer), 30)
+        until(lambda: is_transparent(viewer))
     viewer.context.close()

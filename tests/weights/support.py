@@ -32,9 +32,9 @@ def load(source: WeightsSource, network: str, dtype: torch.dtype = torch.float32
     return module, report
 
 
-def assert_holds(source: WeightsSource, states: dict[str, State]) -> None:
-    """Every network of the source loads and has exactly these values."""
-    for network in NETWORKS:
+def assert_holds(source: WeightsSource, states: dict[str, State], *networks: str) -> None:
+    """These networks of the source, or all, load and have exactly these values."""
+    for network in networks or NETWORKS:
         module, _ = load(source, network)
         loaded = module.state_dict()
         assert set(loaded) == set(states[network])

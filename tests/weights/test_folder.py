@@ -96,12 +96,14 @@ class TestDenoisingUNet:
         module, _ = load(resolve(layout), "denoising_unet")
         assert all(torch.equal(value, unet[key]) for key, value in module.state_dict().items())
 
-    def test_later_files_win(self, layout: Path) -> None:
+    def test_later_files_win(self, layout: Path, states: dict[str, State]) -> None:
         bias = torch.arange(32.0)
         edit(layout / MINE / "temporal_module.pth", lambda state: state | {"conv_in.bias": bias})
         module, report = load(resolve(layout), "denoising_unet")
         assert torch.equal(module.conv_in.bias, bias)
-        assert list(report.suppliers.values()) == [1227, 589], "base 0, then ours, then temporal"
+        temporal = [key for key in states["denoising_unet"] if "temporal_modules" in key] + ["conv_in.bias"]
+        ours = len(states["denoising_unet"]) - len(temporal)
+        assert list(report.suppliers.values()) == [ours, len(temporal)], "base 0, then ours, then temporal"
 
     def test_base_fills_gaps_and_the_report_says_so(self, layout: Path, states: dict[str, State]) -> None:
         edit(
@@ -128,8 +130,8 @@ class TestDenoisingUNet:
     def test_tables_are_computed_where_no_file_has_them(self, layout: Path, states: dict[str, State]) -> None:
         edit(layout / MINE / "temporal_module.pth", lambda s: {k: v for k, v in s.items() if not k.endswith(".pe")})
         module, report = load(resolve(layout), "denoising_unet")
-        assert len(report.computed) == 42
         tables = {key: value for key, value in module.state_dict().items() if key.endswith(".pe")}
+        assert len(report.computed) == len(tables) > 20
         assert all(torch.equal(value, states["denoising_unet"][key]) for key, value in tables.items())
 
     def test_unknown_keys_are_told_and_ignored(self, layout: Path, caplog: pytest.LogCaptureFixture) -> None:

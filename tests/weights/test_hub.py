@@ -74,7 +74,7 @@ def test_base_is_fetched_where_it_is_needed(server: HubStandIn, hub: Hub, layout
 def test_broken_connection_goes_on_where_it_stopped(server: HubStandIn, hub: Hub, states: dict[str, State]) -> None:
     grow(server)
     server.faults.cuts, server.faults.cut_path = [CLIENT_BLOCK + 1000] * 2, BIG
-    assert_holds(resolve(hub), states)
+    assert_holds(resolve(hub), states, "denoising_unet")
     assert [request.start for request in server.fetched(BIG)] == [0, CLIENT_BLOCK, 2 * CLIENT_BLOCK]
 
 
@@ -84,7 +84,7 @@ def test_interrupted_download_goes_on_at_the_next_start(server: HubStandIn, hub:
     with refused("denoising_unet.pth", "stopped at 10.5 MB of", "Run `personalive download` again"):
         resolve(hub)
     already = len(server.fetched(BIG))
-    assert_holds(resolve(hub), states)
+    assert_holds(resolve(hub), states, "denoising_unet")
     assert [request.start for request in server.fetched(BIG)[already:]] == [CLIENT_BLOCK]
 
 
@@ -98,7 +98,7 @@ def test_file_with_wrong_content_is_refused_then_fetched_again(
         weights.download(hub=hub, config=SMALL)
     server.faults.corrupt.clear()
     assert {file.state for file in weights.download(hub=hub, config=SMALL)} == {"present", "not needed"}
-    assert_holds(resolve(hub), states)
+    assert_holds(resolve(hub), states, "denoising_unet")
 
 
 def test_changed_cached_file_is_refused(server: HubStandIn, filled: Hub, states: dict[str, State]) -> None:
@@ -111,7 +111,7 @@ def test_changed_cached_file_is_refused(server: HubStandIn, filled: Hub, states:
         resolve(filled)
     weights.download(hub=replace(filled, address=server.url), config=SMALL)
     assert len(server.fetched(".pth")) == 1
-    assert_holds(resolve(filled), states)
+    assert_holds(resolve(filled), states, "motion_encoder")
 
 
 def test_truncated_cached_file_is_refused(filled: Hub) -> None:
@@ -199,7 +199,7 @@ def test_safetensors_are_preferred(server: HubStandIn, hub: Hub, states: dict[st
 
     folder = server.repositories["huaichang/PersonaLive"].folder / "pretrained_weights/personalive"
     save_file(states["pose_guider"], folder / "pose_guider.safetensors")
-    assert_holds(resolve(hub), states)
+    assert_holds(resolve(hub), states, "pose_guider")
     assert server.fetched("pose_guider.safetensors") and not server.fetched("pose_guider.pth")
 
 

@@ -260,9 +260,10 @@ class Hub:
             self.scheduler.stop()
         self._engine = engine
         self._snapshots.clear()
-        self.scheduler = Scheduler(engine, max_batch=self.options.max_batch)
+        scheduler = Scheduler(engine, max_batch=self.options.max_batch)
         garbage.freeze_after_load()
-        self.scheduler.start()
+        scheduler.start()
+        self.scheduler = scheduler  # now others may stop it
 
     def _forget(self, session: Session) -> None:
         if self.scheduler is not None:
