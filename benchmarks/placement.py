@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=100)
     parser.add_argument("--limit", type=int, nargs="+", default=[1, 2], help="sessions that each GPU carries")
-    parser.add_argument("--demand", type=float, nargs="+", default=[0.7, 0.8, 0.9, 1.0, 1.1])
+    parser.add_argument("--demand", type=float, nargs="+", default=[0.7, 0.8, 0.9, 1.0])
     parser.add_argument("--mean_minutes", type=float, default=15.0)
     parser.add_argument("--patience_minutes", type=float, default=5.0)
     parser.add_argument("--returning", type=float, default=0.3)

@@ -38,7 +38,7 @@ class FrontServer:
         return [each["sessions"] for each in self.workers()]
 
     def until_loaded(self) -> None:
-        until(lambda: all(each["state"] == "loaded" for each in self.workers()), 120)
+        until(lambda: all(each["state"] == "loaded" for each in self.workers()), 300)
 
 
 @contextlib.contextmanager

@@ -121,18 +121,20 @@ class Sessions:
         known = self._ledger.known(client)
         portrait = known.portrait or (lost.portrait if lost else None)
         if portrait is not None and worker.name not in known.shown_to:
-            await self._send_portrait(worker, connection, portrait, REFERENCE, "POST")
-            known.shown_to.add(worker.name)
+            if await self._send_portrait(worker, connection, portrait, REFERENCE, "POST"):
+                known.shown_to.add(worker.name)
 
     async def _send_portrait(
         self, worker: Worker, connection: HTTPConnection, portrait: Portrait, path: bytes, method: str
-    ) -> None:
+    ) -> bool:
+        """Whether the worker has taken it."""
         data = self._ledger.pictures.get(portrait.picture)
         if data is None:  # it gave way to others'
-            return
+            return False
         kept = [each for each in headers_for(connection) if each[0] != b"content-type"]
         target = path + (b"?" + portrait.query if portrait.query else b"")
-        await send(worker, method, target, [*kept, (b"content-type", portrait.media_type.encode())], data)
+        headers = [*kept, (b"content-type", portrait.media_type.encode())]
+        return (await send(worker, method, target, headers, data)).status_code == 200
 
     def _opened(
         self, worker: Worker, request: Request, client: Client, response: Response, lost: Placed | None
