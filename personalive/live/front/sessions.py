@@ -120,9 +120,10 @@ class Sessions:
         """Send a worker the client's portrait, unless it has it."""
         known = self._ledger.known(client)
         portrait = known.portrait or (lost.portrait if lost else None)
-        if portrait is not None and worker.name not in known.shown_to:
-            if await self._send_portrait(worker, connection, portrait, REFERENCE, "POST"):
-                known.shown_to.add(worker.name)
+        if portrait is None or worker.name in known.shown_to:
+            return
+        if await self._send_portrait(worker, connection, portrait, REFERENCE, "POST"):
+            known.shown_to.add(worker.name)
 
     async def _send_portrait(
         self, worker: Worker, connection: HTTPConnection, portrait: Portrait, path: bytes, method: str
