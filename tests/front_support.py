@@ -38,7 +38,7 @@ class FrontServer:
         return [each["sessions"] for each in self.workers()]
 
     def until_loaded(self) -> None:
-        until(lambda: all(each["state"] == "loaded" for each in self.workers()), 300)
+        until(lambda: all(each["state"] == "loaded" for each in self.workers()), 120)
 
 
 @contextlib.contextmanager
