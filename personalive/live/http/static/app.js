@@ -169,7 +169,7 @@ async function reconnect() {
       const next = await connect($("way").value, driver.stream, { sessionId }, handlers);
       if (!running) return next.connection.close(); // stopped in the meantime
       running = next;
-      say(null);
+      if (next.sessionId === sessionId) say(null); // else the server says that it goes on in another place
       showRunning();
       return;
     } catch (error) {
