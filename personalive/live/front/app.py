@@ -63,7 +63,7 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
         ("/api/v1/sessions", "POST", front.open),
     ):
         app.add_api_route(path, call, methods=[method], response_model=None)
-    for path, call in (
+    for path, pass_on in (
         ("/api/v1/webrtc/offer/{session_id}", front.to_session),
         ("/api/v1/sessions/{session_id}", front.to_session),
         ("/api/v1/sessions/{session_id}/{what}", front.to_session),
@@ -71,7 +71,7 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
         ("/api/v1/watch/{watch_id}/offer", front.watch),
         ("/{path:path}", front.to_any),
     ):
-        app.add_api_route(path, call, methods=METHODS, response_model=None)
+        app.add_api_route(path, pass_on, methods=METHODS, response_model=None)
     _add_socket(app, pool, front.sessions)
     app.add_middleware(Gate, options=options)
     return app
