@@ -21,7 +21,7 @@ from tests.live_support import BLUE, GREEN, RED, WAIT, live_server, picture, sho
 @pytest.fixture(scope="module")
 def server():
     engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12)
-    with live_server(engine, max_sessions=3, linger_seconds=0.3, audio=True) as running:
+    with live_server(engine, max_sessions=3, linger_seconds=0.3) as running:
         yield running
 
 

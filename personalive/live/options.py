@@ -112,7 +112,6 @@ class ServeOptions(Settings):
         low=0.1,
         high=1e6,
     )
-    audio: bool = _server(False, "Send the microphone back, delayed like the picture")
     tokens: tuple[str, ...] = _several(
         "Secret that clients must send; may be given several times",
         details=f"Other users of this machine can read it in the list of processes: better set {TOKEN_VARIABLE}, with "

@@ -41,6 +41,7 @@ class EchoStream:
     waiting: deque[RGBArray] = field(default_factory=deque)
     resets: int = 0
     anchors: int = 0
+    centres: int = 0
     frames_in: int = 0
 
     def set_reference(self, reference: Any) -> None:
@@ -60,6 +61,10 @@ class EchoStream:
     def reanchor(self) -> None:
         """Count that it was asked for."""
         self.anchors += 1
+
+    def recentre(self) -> None:
+        """Count that it was asked for."""
+        self.centres += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The temporal state."""
@@ -91,10 +96,17 @@ class EchoEngine:
         self.seconds = seconds
         self.sleep = sleep
         self.keyframe_threshold = 17.0
+        self.on_gpu = False
+        self.native_side = min(width, height)
         self.before_call = before_call
         self.threads: set[int] = set()
         self.streams: weakref.WeakSet[EchoStream] = weakref.WeakSet()
         """The streams that are in use."""
+
+    @property
+    def call_seconds(self) -> float:
+        """What a call takes."""
+        return self.seconds
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """Nothing has to be translated here."""

@@ -19,7 +19,7 @@ from personalive.errors import PersonaLiveError
 from personalive.extras import missing
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
-from personalive.live.http import answers, api, metrics, presets
+from personalive.live.http import answers, api, metrics, presets, whip
 from personalive.live.http.connection import LiveConnection, SocketConnection
 from personalive.live.http.security import SOCKET_TOKEN, Gate
 from personalive.live.hub.clients import COOKIE, new_cookie
@@ -81,6 +81,7 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     app.state.metrics = metrics.registry(hub, waiting_room)
     answers.add_handlers(app)
     app.include_router(api.router)
+    app.include_router(whip.router)
     app.include_router(presets.router(options.presets or PRESETS))
     add_pages(app)
     _add_socket(app)

@@ -89,6 +89,11 @@ class Connections:
             self.spawn(unconnected.close())
         entry.viewers.append(transport)
 
+    def tell_viewers(self, entry: Entry) -> None:
+        """Let a session's viewers know whether there is something to see now."""
+        for viewer in entry.viewers:
+            viewer.send({"type": "stream", "live": entry.is_shown})
+
     def end(self, entry: Entry) -> None:
         """The session has ended: its viewers hear of it, and all of its connections are closed."""
         entry.move_to(SessionState.CLOSING, self._clock())
@@ -117,8 +122,7 @@ class Connections:
         """Change a session's state unless it has ended, and let its viewers know whether pictures flow."""
         if state is entry.state or entry.state is SessionState.CLOSING:
             return
-        was_live, is_live = entry.state is SessionState.CONNECTED, state is SessionState.CONNECTED
+        was_shown = entry.is_shown
         entry.move_to(state, self._clock())
-        if was_live != is_live:
-            for viewer in entry.viewers:
-                viewer.send({"type": "stream", "live": is_live})
+        if was_shown != entry.is_shown:
+            self.tell_viewers(entry)

@@ -72,6 +72,11 @@ export class WebRtcConnection {
     await this.videoSender.replaceTrack(track);
   }
 
+  /** The microphone's track, or null. */
+  async replaceSound(track) {
+    await this.audioSender.replaceTrack(track);
+  }
+
   close() {
     this.closed = true;
     clearInterval(this.silence);
@@ -80,13 +85,12 @@ export class WebRtcConnection {
 
   async #addTracks() {
     if (!this.driver) {
-      this.peer.addTransceiver("video", { direction: "recvonly" });
+      for (const kind of ["video", "audio"]) this.peer.addTransceiver(kind, { direction: "recvonly" });
       return;
     }
-    for (const track of this.driver.getTracks()) {
-      const sender = this.peer.addTrack(track, this.driver);
-      if (track.kind === "video") this.videoSender = sender;
-    }
+    this.videoSender = this.peer.addTrack(this.driver.getVideoTracks()[0], this.driver);
+    // There from the start, so that the microphone can come and go without a new connection.
+    this.audioSender = this.peer.addTransceiver("audio", { direction: "sendrecv" }).sender;
     const parameters = this.videoSender.getParameters();
     parameters.degradationPreference = "maintain-resolution"; // the face must not shrink when bandwidth seems short
     for (const encoding of parameters.encodings ?? []) encoding.maxBitrate = MAX_BITRATE;
