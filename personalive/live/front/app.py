@@ -118,7 +118,6 @@ class _Front:
             pipeline=up[0].report.loading.status if up and up[0].report else "loading",
             sessions=len(self._pool.ledger.sessions),
             max_sessions=self._pool.limit,
-            audio=self._options.audio,
         )
 
     async def metrics(self, request: Request) -> Response:
