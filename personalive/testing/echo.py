@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,11 +161,16 @@ class EchoEngine:
         return np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR))
 
 
-def echo_factory(**options: Any) -> Callable[[LoadParameters, Callable[[str], None]], Engine]:
-    """Makes echo engines of the requested size; `options` as for `EchoEngine`."""
+def echo_factory(size: int = 512, **options: Any) -> Callable[[LoadParameters, Callable[[str], None]], Engine]:
+    """Makes echo engines of the requested size, or else of this one; it can be sent to other processes.
 
-    def make(parameters: LoadParameters, at_stage: Callable[[str], None]) -> Engine:
-        at_stage("warming up")
-        return EchoEngine(parameters.width or 512, parameters.height or 512, **options)
+    Args:
+        size: pixels of each side, for clients that request none.
+        options: as for `EchoEngine`.
+    """
+    return partial(_make, size, options)
 
-    return make
+
+def _make(size: int, options: dict[str, Any], parameters: LoadParameters, at_stage: Callable[[str], None]) -> Engine:
+    at_stage("warming up")
+    return EchoEngine(parameters.width or size, parameters.height or size, **options)

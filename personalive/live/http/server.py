@@ -71,7 +71,7 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await hub.start()
-        yield {ROOM: waiting_room, TLS: _tls_context(options)}
+        yield {ROOM: waiting_room, TLS: tls_context(options)}
         await hub.stop()
 
     # The stock documentation pages load their scripts from other hosts; the description itself stays.
@@ -83,13 +83,15 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     app.include_router(api.router)
     app.include_router(whip.router)
     app.include_router(presets.router(options.presets or PRESETS))
-    _add_pages(app)
+    add_pages(app)
     _add_socket(app)
     app.add_middleware(Gate, options=options)
     return app
 
 
-def _add_pages(app: FastAPI) -> None:
+def add_pages(app: FastAPI) -> None:
+    """Let an application serve the pages and what they load."""
+
     def page(request: Request, name: str) -> Response:
         response = FileResponse(STATIC / name)
         if COOKIE not in request.cookies:
@@ -138,20 +140,32 @@ def model_factory(options: ServeOptions) -> ModelFactory:
     return ModelFactory(options.model.load, face_boxes=options.face_boxes == "mesh")
 
 
-def serve(options: ServeOptions) -> None:
-    """Run the server until it is told to stop."""
+def usable(options: ServeOptions) -> ServeOptions:
+    """The options, without what would need packages that are not installed."""
     if options.face_boxes == "mesh" and missing("faces"):
         logger.warning("%s", NO_FACES)
-        options = options.replace(face_boxes="keypoints")
-    app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
-    _allow_many_files()
+        return options.replace(face_boxes="keypoints")
+    return options
+
+
+def faces_of(options: ServeOptions) -> Faces | None:
+    """What finds faces; None leaves that to the model."""
+    return MeshFaces() if options.face_boxes == "mesh" else None
+
+
+def serve(options: ServeOptions) -> None:
+    """Run the server until it is told to stop."""
+    options = usable(options)
+    app = create_app(options, model_factory(options), faces_of(options))
+    allow_many_files()
     logger.info("the page is at %s", options.page_url)
     config = uvicorn.Config(app, host=options.host, port=options.port, timeout_graceful_shutdown=5, **UVICORN)
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run()
 
 
-def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+    """What connections need for https; None: they have none."""
     if options.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -159,7 +173,7 @@ def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """Raise the limit on open files to what the system allows: a crowd that connects at once needs them briefly."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)

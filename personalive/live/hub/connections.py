@@ -6,9 +6,10 @@ Everything here happens in the event loop.
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from personalive.live.core.frames import Message
+from personalive.live.hub.clients import Client
 from personalive.live.hub.entries import Entry, FullError, SessionState, Transport, UnknownSessionError
 
 MAX_VIEWERS = 4
@@ -16,7 +17,19 @@ MAX_VIEWERS = 4
 STREAM_STOPPED: Message = {"type": "stream_stopped"}
 
 
-def watched(entries: Iterable[Entry], watch_id: str) -> Entry | None:
+class Watchable(Protocol):
+    """What is known of a session: here, or by the front of several servers."""
+
+    client: Client
+    state: SessionState
+    since: float
+    """As in `Entry`."""
+
+
+W = TypeVar("W", bound=Watchable)
+
+
+def watched(entries: Iterable[W], watch_id: str) -> W | None:
     """The session that a watch id shows now: the latest of its client's that is connected."""
     wanted = watch_id.encode()
     shown = [

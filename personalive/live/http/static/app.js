@@ -295,7 +295,7 @@ async function reconnect() {
       if (!running) return next.connection.close(); // stopped in the meantime
       running = next;
       await next.connection.replaceSound(microphone.track ?? null);
-      say(null);
+      if (next.sessionId === sessionId) say(null); // else the server says that it goes on in another place
       showRunning();
       return;
     } catch (error) {

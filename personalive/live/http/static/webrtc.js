@@ -5,6 +5,7 @@ import * as api from "./api.js";
 const CONNECT_MS = 8000;
 const RECOVER_MS = 4000; // a connection that hangs for longer is given up: the server does not wait much longer either
 const SILENT_MS = 4000; // the server sends a picture every second at least, once there was one
+const LOOK_MS = 1000; // the server sends figures twice as often
 const MAX_BITRATE = 4_000_000;
 
 export class WebRtcConnection {
@@ -29,6 +30,7 @@ export class WebRtcConnection {
       this.sessionId = answer.sessionId;
       return answer;
     });
+    this.silence = setInterval(() => this.#watchMessages(), LOOK_MS);
     return this.sessionId;
   }
 
@@ -41,7 +43,10 @@ export class WebRtcConnection {
   async #connect(iceServers, offer) {
     this.peer = new RTCPeerConnection({ iceServers });
     this.channel = this.peer.createDataChannel("parameters", { ordered: true });
-    this.channel.onmessage = (event) => this.handlers.onMessage(JSON.parse(event.data));
+    this.channel.onmessage = (event) => {
+      this.heard = true;
+      this.handlers.onMessage(JSON.parse(event.data));
+    };
     this.peer.ontrack = (event) => this.#receive(event);
     this.peer.onicecandidate = (event) => this.#tell(event.candidate);
     await this.#addTracks();
@@ -139,6 +144,15 @@ export class WebRtcConnection {
     }
     if (received > 0 && received === this.received) this.#lose();
     this.received = received;
+  }
+
+  /** A process that has died says nothing more, and WebRTC would notice that late: ask whether the session has ended. */
+  async #watchMessages() {
+    const heard = this.heard;
+    this.heard = false;
+    if (heard) return;
+    const ended = await api.session(this.sessionId).then(() => false, (error) => error.status === 404);
+    if (ended && !this.heard) this.#lose();
   }
 
   #lose() {
