@@ -177,9 +177,8 @@ def test_keys_and_other_programs_do_what_the_buttons_do(page, server):
     page.keyboard.press("3")
     result(page, RED)
     key = page.locator("#key").input_value()
-    with httpx.Client(
-        base_url=f"{server.url}/api/v1/sessions/current", headers={"X-Client-Key": key}, timeout=WAIT
-    ) as deck:
+    address = f"{server.url}/api/v1/sessions/current"
+    with httpx.Client(base_url=address, headers={"X-Client-Key": key}, timeout=WAIT) as deck:
         assert deck.post("/toggle/hidden").json()["hidden"] is True
         expect(button(page, "Hide")).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#result-state")).to_contain_text("hidden")

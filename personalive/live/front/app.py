@@ -9,6 +9,7 @@ import httpx
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import JSONResponse, Response
 
+from personalive.errors import InputError
 from personalive.live.front import admin
 from personalive.live.front.forward import forward
 from personalive.live.front.ledger import Placed
@@ -61,14 +62,17 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
         ("/api/v1/personalive/reference", "POST", front.set_portrait),
         ("/api/v1/webrtc/offer", "POST", front.offer),
         ("/api/v1/sessions", "POST", front.open),
+        ("/api/v1/whip", "POST", front.whip),
     ):
         app.add_api_route(path, call, methods=[method], response_model=None)
     for path, pass_on in (
         ("/api/v1/webrtc/offer/{session_id}", front.to_session),
         ("/api/v1/sessions/{session_id}", front.to_session),
-        ("/api/v1/sessions/{session_id}/{what}", front.to_session),
+        ("/api/v1/sessions/{session_id}/{what:path}", front.to_session),
         ("/api/v1/watch/{watch_id}", front.watch),
-        ("/api/v1/watch/{watch_id}/offer", front.watch),
+        ("/api/v1/watch/{watch_id}/{what}", front.watch),
+        ("/api/v1/whep/{watch_id}", front.watch),
+        ("/api/v1/whep/{watch_id}/{what}", front.watch),
         ("/{path:path}", front.to_any),
     ):
         app.add_api_route(path, pass_on, methods=METHODS, response_model=None)
@@ -174,19 +178,30 @@ class _Front:
         return await self.sessions.open(request, _client(request), await request.body(), None)
 
     async def to_session(self, request: Request, session_id: str, what: str = "") -> Response:
+        if session_id == api.CURRENT:
+            worker = self.sessions.worker_of_current(_client(request))
+            return await forward(worker, request, await request.body())
         worker, body = self.sessions.worker_of(session_id), await request.body()
         answer = await forward(worker, request, body)
         if what == "reference" and request.method == "PUT" and answer.status_code == 200:
             self.sessions.replaced_portrait(session_id, request, body)
         return answer
 
-    async def watch(self, request: Request, watch_id: str) -> Response:
+    async def watch(self, request: Request, watch_id: str, what: str = "") -> Response:
         """Watch the session that an id shows now, wherever that is."""
-        if request.url.path.endswith("/offer"):
+        if what == "offer" or request.url.path.startswith("/api/v1/whep/"):
             self._admit(request)
         entry = watched(self._pool.ledger.sessions.values(), watch_id)
         worker = self._pool.named(entry.worker) if entry else None
         return await forward(worker or self._pool.any(), request, await request.body())
+
+    async def whip(self) -> Response:
+        """Its session would be on a worker that has not the client's portrait.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("WHIP needs a server without --workers: drive the session by the page or /api/v1/webrtc/offer")
 
     async def to_any(self, request: Request) -> Response:
         """What all workers answer alike."""

@@ -16,7 +16,7 @@ from personalive.live.front.ledger import Known, Placed, Portrait
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.reports import Tell
 from personalive.live.hub.clients import Client
-from personalive.live.hub.entries import FullError, NotYoursError, UnknownSessionError
+from personalive.live.hub.entries import FullError, NotYoursError, SessionState, UnknownSessionError
 
 REFERENCE = b"/api/v1/personalive/reference"
 MOVED = "the process that made this session has ended: it goes on in another one, with its portrait and settings"
@@ -44,6 +44,14 @@ class Sessions:
         if worker is None and self._ledger.lost(identifier):
             raise UnknownSessionError(ENDED)
         return worker or self._pool.any()
+
+    def worker_of_current(self, client: Client) -> Worker:
+        """Where a client's latest session is, as `Hub.current` chooses it; without one, any worker, which says so."""
+        own = self._ledger.of(client)
+        if not own and not client.has_cookie:
+            own = [each for each in self._ledger.sessions.values() if client.may_control(each.client)]
+        latest = max(own, key=lambda each: (each.state is SessionState.CONNECTED, each.since), default=None)
+        return (self._pool.named(latest.worker) if latest else None) or self._pool.any()
 
     def lost(self, identifier: str, client: Client) -> Placed | None:
         """A session whose worker has died, if its client asks for it.
