@@ -98,12 +98,12 @@ def spawn(work: Callable[..., None], *arguments: Any, name: str) -> "tuple[Spawn
     return process, ours
 
 
-def obey(connection: "Connection[Any, Any]", take: Callable[[Any], None]) -> None:
+def obey(connection: "Connection[Any, Any]", take: Callable[[Any], object]) -> None:
     """In the process: let a thread pass on what comes. When the one that started it is gone, the process ends."""
     threading.Thread(target=_listen, args=(connection, take), name="orders", daemon=True).start()
 
 
-def _listen(connection: "Connection[Any, Any]", take: Callable[[Any], None]) -> None:
+def _listen(connection: "Connection[Any, Any]", take: Callable[[Any], object]) -> None:
     while True:
         try:
             message = connection.recv()
