@@ -1,7 +1,7 @@
 """The front's application: the interface of one live server, over several."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
@@ -53,28 +53,30 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
     app.include_router(presets.router(options.presets or PRESETS))
     app.include_router(admin.router(pool))
     add_pages(app)
-    for path, method, call in (
-        ("/health", "GET", front.health),
-        ("/metrics", "GET", front.metrics),
-        ("/api/v1/pipeline/load", "POST", front.load),
-        ("/api/v1/pipeline/status", "GET", front.status),
-        ("/api/v1/personalive/reference", "POST", front.set_portrait),
-        ("/api/v1/webrtc/offer", "POST", front.offer),
-        ("/api/v1/sessions", "POST", front.open),
-    ):
-        app.add_api_route(path, call, methods=[method], response_model=None)
-    for path, pass_on in (
-        ("/api/v1/webrtc/offer/{session_id}", front.to_session),
-        ("/api/v1/sessions/{session_id}", front.to_session),
-        ("/api/v1/sessions/{session_id}/{what}", front.to_session),
-        ("/api/v1/watch/{watch_id}", front.watch),
-        ("/api/v1/watch/{watch_id}/offer", front.watch),
-        ("/{path:path}", front.to_any),
-    ):
-        app.add_api_route(path, pass_on, methods=METHODS, response_model=None)
+    _add_paths(app, front)
     _add_socket(app, pool, front.sessions)
     app.add_middleware(Gate, options=options)
     return app
+
+
+def _add_paths(app: FastAPI, front: "_Front") -> None:
+    paths: list[tuple[str, list[str], Callable[..., Any]]] = [
+        ("/health", ["GET"], front.health),
+        ("/metrics", ["GET"], front.metrics),
+        ("/api/v1/pipeline/load", ["POST"], front.load),
+        ("/api/v1/pipeline/status", ["GET"], front.status),
+        ("/api/v1/personalive/reference", ["POST"], front.set_portrait),
+        ("/api/v1/webrtc/offer", ["POST"], front.offer),
+        ("/api/v1/sessions", ["POST"], front.open),
+        ("/api/v1/webrtc/offer/{session_id}", METHODS, front.to_session),
+        ("/api/v1/sessions/{session_id}", METHODS, front.to_session),
+        ("/api/v1/sessions/{session_id}/{what}", METHODS, front.to_session),
+        ("/api/v1/watch/{watch_id}", METHODS, front.watch),
+        ("/api/v1/watch/{watch_id}/offer", METHODS, front.watch),
+        ("/{path:path}", METHODS, front.to_any),
+    ]
+    for path, methods, call in paths:
+        app.add_api_route(path, call, methods=methods, response_model=None)
 
 
 def _add_socket(app: FastAPI, pool: Pool, sessions: Sessions) -> None:
