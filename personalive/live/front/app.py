@@ -70,9 +70,13 @@ def _add_paths(app: FastAPI, front: "_Front") -> None:
         ("/api/v1/sessions", ["POST"], front.open),
         ("/api/v1/webrtc/offer/{session_id}", METHODS, front.to_session),
         ("/api/v1/sessions/{session_id}", METHODS, front.to_session),
-        ("/api/v1/sessions/{session_id}/{what}", METHODS, front.to_session),
+        ("/api/v1/sessions/{session_id}/{what:path}", METHODS, front.to_session),
+        ("/api/v1/whip", ["POST"], front.open_whip),
+        ("/api/v1/whip/{session_id}", METHODS, front.to_session),
         ("/api/v1/watch/{watch_id}", METHODS, front.watch),
-        ("/api/v1/watch/{watch_id}/offer", METHODS, front.watch),
+        ("/api/v1/watch/{watch_id}/{rest:path}", METHODS, front.watch),
+        ("/api/v1/whep/{watch_id}", METHODS, front.watch),
+        ("/api/v1/whep/{watch_id}/{rest:path}", METHODS, front.watch),
         ("/{path:path}", METHODS, front.to_any),
     ]
     for path, methods, call in paths:
@@ -168,15 +172,19 @@ class _Front:
         if isinstance(identifier := values.get("sessionId"), str):
             lost = self.sessions.lost(identifier, client)
             if lost is None:
-                return await forward(self.sessions.worker_of(identifier), request, body)
+                return await forward(self.sessions.worker_of(identifier, client), request, body)
             body = instead_of(lost, values)
         return await self.sessions.open(request, client, body, lost)
 
     async def open(self, request: Request) -> Response:
         return await self.sessions.open(request, _client(request), await request.body(), None)
 
+    async def open_whip(self, request: Request) -> Response:
+        self._admit(request)
+        return await self.open(request)
+
     async def to_session(self, request: Request, session_id: str, what: str = "") -> Response:
-        worker, body = self.sessions.worker_of(session_id), await request.body()
+        worker, body = self.sessions.worker_of(session_id, _client(request)), await request.body()
         answer = await forward(worker, request, body)
         if what == "reference" and request.method == "PUT" and answer.status_code == 200:
             self.sessions.replaced_portrait(session_id, request, body)
@@ -184,8 +192,7 @@ class _Front:
 
     async def watch(self, request: Request, watch_id: str) -> Response:
         """Watch the session that an id shows now, wherever that is."""
-        if request.url.path.endswith("/offer"):
-            self._admit(request)
+        self._admit(request)
         entry = watched(self._pool.ledger.sessions.values(), watch_id)
         worker = self._pool.named(entry.worker) if entry else None
         return await forward(worker or self._pool.any(), request, await request.body())

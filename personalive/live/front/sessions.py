@@ -15,7 +15,9 @@ from personalive.live.front.forward import forward, headers_for, recognised, sen
 from personalive.live.front.ledger import Known, Placed, Portrait
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.reports import Tell
+from personalive.live.http.api import CURRENT
 from personalive.live.hub.clients import Client
+from personalive.live.hub.connections import latest
 from personalive.live.hub.entries import FullError, NotYoursError, UnknownSessionError
 
 REFERENCE = b"/api/v1/personalive/reference"
@@ -32,14 +34,15 @@ class Sessions:
 
     # ---- which ----
 
-    def worker_of(self, identifier: str) -> Worker:
-        """Where a session is; for one that nobody knows, any worker, which says so.
+    def worker_of(self, identifier: str, client: Client) -> Worker:
+        """Where a session is, or the one that a client means; for one that nobody knows, any worker, which says so.
 
         Raises:
             UnknownSessionError: its worker has died.
             FullError: no worker is up.
         """
-        placed = self._ledger.sessions.get(identifier)
+        sessions = self._ledger.sessions
+        placed = latest(sessions.values(), client) if identifier == CURRENT else sessions.get(identifier)
         worker = self._pool.named(placed.worker) if placed else None
         if worker is None and self._ledger.lost(identifier):
             raise UnknownSessionError(ENDED)
