@@ -182,8 +182,10 @@ def socket_session(server, cookie, **options):
 def test_sessions_begin_on_the_least_loaded_worker_and_a_client_stays_on_its_own(server):
     with socket_session(server, "first"):
         assert server.busy() == [1, 0]
-        with socket_session(server, "second"):
+        with socket_session(server, "second") as (_, own), server.client("second") as client:
             assert server.busy() == [1, 1]
+            assert client.get("/api/v1/sessions/current").json()["sessionId"] == own
+            assert client.post("/api/v1/sessions/current/toggle/paused").status_code == 200
             with socket_session(server, "second"):
                 assert server.busy() == [1, 2]
 

@@ -1,7 +1,7 @@
 """The front's application: the interface of one live server, over several."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,6 @@ import httpx
 from fastapi import FastAPI, Query, Request, WebSocket
 from fastapi.responses import JSONResponse, Response
 
-from personalive.errors import InputError
 from personalive.live.front import admin
 from personalive.live.front.forward import forward
 from personalive.live.front.ledger import Placed
@@ -54,31 +53,34 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
     app.include_router(presets.router(options.presets or PRESETS))
     app.include_router(admin.router(pool))
     add_pages(app)
-    for path, method, call in (
-        ("/health", "GET", front.health),
-        ("/metrics", "GET", front.metrics),
-        ("/api/v1/pipeline/load", "POST", front.load),
-        ("/api/v1/pipeline/status", "GET", front.status),
-        ("/api/v1/personalive/reference", "POST", front.set_portrait),
-        ("/api/v1/webrtc/offer", "POST", front.offer),
-        ("/api/v1/sessions", "POST", front.open),
-        ("/api/v1/whip", "POST", front.whip),
-    ):
-        app.add_api_route(path, call, methods=[method], response_model=None)
-    for path, pass_on in (
-        ("/api/v1/webrtc/offer/{session_id}", front.to_session),
-        ("/api/v1/sessions/{session_id}", front.to_session),
-        ("/api/v1/sessions/{session_id}/{what:path}", front.to_session),
-        ("/api/v1/watch/{watch_id}", front.watch),
-        ("/api/v1/watch/{watch_id}/{what}", front.watch),
-        ("/api/v1/whep/{watch_id}", front.watch),
-        ("/api/v1/whep/{watch_id}/{what}", front.watch),
-        ("/{path:path}", front.to_any),
-    ):
-        app.add_api_route(path, pass_on, methods=METHODS, response_model=None)
+    _add_paths(app, front)
     _add_socket(app, pool, front.sessions)
     app.add_middleware(Gate, options=options)
     return app
+
+
+def _add_paths(app: FastAPI, front: "_Front") -> None:
+    paths: list[tuple[str, list[str], Callable[..., Any]]] = [
+        ("/health", ["GET"], front.health),
+        ("/metrics", ["GET"], front.metrics),
+        ("/api/v1/pipeline/load", ["POST"], front.load),
+        ("/api/v1/pipeline/status", ["GET"], front.status),
+        ("/api/v1/personalive/reference", ["POST"], front.set_portrait),
+        ("/api/v1/webrtc/offer", ["POST"], front.offer),
+        ("/api/v1/sessions", ["POST"], front.open),
+        ("/api/v1/webrtc/offer/{session_id}", METHODS, front.to_session),
+        ("/api/v1/sessions/{session_id}", METHODS, front.to_session),
+        ("/api/v1/sessions/{session_id}/{what:path}", METHODS, front.to_session),
+        ("/api/v1/whip", ["POST"], front.open_whip),
+        ("/api/v1/whip/{session_id}", METHODS, front.to_session),
+        ("/api/v1/watch/{watch_id}", METHODS, front.watch),
+        ("/api/v1/watch/{watch_id}/{rest:path}", METHODS, front.watch),
+        ("/api/v1/whep/{watch_id}", METHODS, front.watch),
+        ("/api/v1/whep/{watch_id}/{rest:path}", METHODS, front.watch),
+        ("/{path:path}", METHODS, front.to_any),
+    ]
+    for path, methods, call in paths:
+        app.add_api_route(path, call, methods=methods, response_model=None)
 
 
 def _add_socket(app: FastAPI, pool: Pool, sessions: Sessions) -> None:
@@ -170,38 +172,30 @@ class _Front:
         if isinstance(identifier := values.get("sessionId"), str):
             lost = self.sessions.lost(identifier, client)
             if lost is None:
-                return await forward(self.sessions.worker_of(identifier), request, body)
+                return await forward(self.sessions.worker_of(identifier, client), request, body)
             body = instead_of(lost, values)
         return await self.sessions.open(request, client, body, lost)
 
     async def open(self, request: Request) -> Response:
         return await self.sessions.open(request, _client(request), await request.body(), None)
 
+    async def open_whip(self, request: Request) -> Response:
+        self._admit(request)
+        return await self.open(request)
+
     async def to_session(self, request: Request, session_id: str, what: str = "") -> Response:
-        if session_id == api.CURRENT:
-            worker = self.sessions.worker_of_current(_client(request))
-            return await forward(worker, request, await request.body())
-        worker, body = self.sessions.worker_of(session_id), await request.body()
+        worker, body = self.sessions.worker_of(session_id, _client(request)), await request.body()
         answer = await forward(worker, request, body)
         if what == "reference" and request.method == "PUT" and answer.status_code == 200:
             self.sessions.replaced_portrait(session_id, request, body)
         return answer
 
-    async def watch(self, request: Request, watch_id: str, what: str = "") -> Response:
+    async def watch(self, request: Request, watch_id: str) -> Response:
         """Watch the session that an id shows now, wherever that is."""
-        if what == "offer" or request.url.path.startswith("/api/v1/whep/"):
-            self._admit(request)
+        self._admit(request)
         entry = watched(self._pool.ledger.sessions.values(), watch_id)
         worker = self._pool.named(entry.worker) if entry else None
         return await forward(worker or self._pool.any(), request, await request.body())
-
-    async def whip(self) -> Response:
-        """Its session would be on a worker that has not the client's portrait.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError("WHIP needs a server without --workers: drive the session by the page or /api/v1/webrtc/offer")
 
     async def to_any(self, request: Request) -> Response:
         """What all workers answer alike."""

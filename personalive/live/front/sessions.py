@@ -15,8 +15,10 @@ from personalive.live.front.forward import forward, headers_for, recognised, sen
 from personalive.live.front.ledger import Known, Placed, Portrait
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.reports import Tell
+from personalive.live.http.api import CURRENT
 from personalive.live.hub.clients import Client
-from personalive.live.hub.entries import FullError, NotYoursError, SessionState, UnknownSessionError
+from personalive.live.hub.connections import latest
+from personalive.live.hub.entries import FullError, NotYoursError, UnknownSessionError
 
 REFERENCE = b"/api/v1/personalive/reference"
 MOVED = "the process that made this session has ended: it goes on in another one, with its portrait and settings"
@@ -32,26 +34,19 @@ class Sessions:
 
     # ---- which ----
 
-    def worker_of(self, identifier: str) -> Worker:
-        """Where a session is; for one that nobody knows, any worker, which says so.
+    def worker_of(self, identifier: str, client: Client) -> Worker:
+        """Where a session is, or the one that a client means; for one that nobody knows, any worker, which says so.
 
         Raises:
             UnknownSessionError: its worker has died.
             FullError: no worker is up.
         """
-        placed = self._ledger.sessions.get(identifier)
+        sessions = self._ledger.sessions
+        placed = latest(sessions.values(), client) if identifier == CURRENT else sessions.get(identifier)
         worker = self._pool.named(placed.worker) if placed else None
         if worker is None and self._ledger.lost(identifier):
             raise UnknownSessionError(ENDED)
         return worker or self._pool.any()
-
-    def worker_of_current(self, client: Client) -> Worker:
-        """Where a client's latest session is, as `Hub.current` chooses it; without one, any worker, which says so."""
-        own = self._ledger.of(client)
-        if not own and not client.has_cookie:
-            own = [each for each in self._ledger.sessions.values() if client.may_control(each.client)]
-        latest = max(own, key=lambda each: (each.state is SessionState.CONNECTED, each.since), default=None)
-        return (self._pool.named(latest.worker) if latest else None) or self._pool.any()
 
     def lost(self, identifier: str, client: Client) -> Placed | None:
         """A session whose worker has died, if its client asks for it.

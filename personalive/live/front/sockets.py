@@ -55,7 +55,7 @@ class SocketProxy:
                 upstream = await self._open(client, urlencode({"format": picture_format}), lost)
             else:
                 query = urlencode({"sessionId": identifier, "format": picture_format})
-                upstream = await self._connect(self._sessions.worker_of(identifier), query)
+                upstream = await self._connect(self._sessions.worker_of(identifier, client), query)
         except (PersonaLiveError, OSError, WebSocketException, httpx.TransportError) as error:
             reason = str(error) if isinstance(error, PersonaLiveError) else "its worker has ended: try again"
             await self._socket.send_json({"type": "stream_stopped", "error_message": reason})

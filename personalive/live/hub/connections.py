@@ -40,6 +40,15 @@ def watched(entries: Iterable[W], watch_id: str) -> W | None:
     return max(shown, key=lambda entry: entry.since, default=None)
 
 
+def latest(entries: Iterable[W], client: Client) -> W | None:
+    """The session that a client, or who may act for it, would mean: the latest of those that are connected."""
+    there = list(entries)
+    own = [each for each in there if client.is_same(each.client)]
+    if not own and not client.has_cookie:  # a program that has only a token
+        own = [each for each in there if client.may_control(each.client)]
+    return max(own, key=lambda entry: (entry.state is SessionState.CONNECTED, entry.since), default=None)
+
+
 class Connections:
     """Moves sessions from state to state as their connections come up and go."""
 

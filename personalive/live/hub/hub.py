@@ -21,7 +21,7 @@ from personalive.live.core.parameters import LoadParameters, Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
-from personalive.live.hub.connections import Connections
+from personalive.live.hub.connections import Connections, latest
 from personalive.live.hub.entries import (
     Entry,
     FullError,
@@ -211,18 +211,15 @@ class Hub:
         return entry
 
     def current(self, client: Client) -> Entry:
-        """The session that a client, or who may act for it, would mean: the latest of those that are connected.
+        """See `connections.latest`.
 
         Raises:
             UnknownSessionError: there is none.
         """
-        running = [each for each in self.entries.values() if not each.session.closed]
-        own = [each for each in running if client.is_same(each.client)]
-        if not own and not client.has_cookie:  # a program that has only a token
-            own = [each for each in running if client.may_control(each.client)]
-        if not own:
+        found = latest((each for each in self.entries.values() if not each.session.closed), client)
+        if found is None:
             raise UnknownSessionError("you have no session now: start one first")
-        return max(own, key=lambda entry: (entry.state is SessionState.CONNECTED, entry.since))
+        return found
 
     async def open(self, client: Client, values: dict[str, Any]) -> Entry:
         """Open a session for a client, with its portrait if it has sent one.
