@@ -224,7 +224,7 @@ async def look_for_face(request: Request, hub: HubOf) -> schemas.FaceAnswer:
     """Whether a picture of the camera shows a face that can drive, before a session is opened."""
     hub.looks.admit(_address(request))
     found, box = await hub.look(await request.body())
-    return schemas.FaceAnswer(found=found, box=box)
+    return schemas.FaceAnswer(found=found, box=None if box is None else list(box))
 
 
 @router.get("/api/v1/webrtc/ice-servers")

@@ -63,8 +63,8 @@ class FaceAnswer(BaseModel):
     """Whether a picture of the camera shows a face that can drive."""
 
     found: bool | None = Field(description="null: this server leaves finding it to the model")
-    box: tuple[float, float, float, float] | None = Field(
-        description="Left, top, right, bottom as fractions of the picture"
+    box: list[float] | None = Field(
+        min_length=4, max_length=4, description="Left, top, right, bottom as fractions of the picture"
     )
 
 

@@ -12,17 +12,9 @@ from personalive.live.hub.hub import Hub
 from personalive.live.transport.offer import Candidates, checked
 from personalive.live.transport.webrtc import Peer
 
-router = APIRouter(generate_unique_id_function=lambda route: route.name)
+# Not in the OpenAPI description: programs know these calls from their specifications, and none reads SDP from a schema.
+router = APIRouter(include_in_schema=False)
 SDP, FRAGMENT = "application/sdp", "application/trickle-ice-sdpfrag"
-
-
-def _takes(kind: str) -> dict[str, Any]:
-    body = {"required": True, "content": {kind: {"schema": {"type": "string"}}}}
-    return {"requestBody": body}
-
-
-def _answers(status: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"content": {SDP: {}}}}
 
 
 async def _text(request: Request, kind: str) -> str:
@@ -62,14 +54,7 @@ def _candidates(fragment: str) -> list[dict[str, Any]]:
     return found
 
 
-@router.post(
-    "/api/v1/whip",
-    status_code=201,
-    response_class=Response,
-    openapi_extra=_takes(SDP),
-    responses=_answers(201),
-    dependencies=[Depends(admit_offer)],
-)
+@router.post("/api/v1/whip", status_code=201, dependencies=[Depends(admit_offer)])
 async def whip(request: Request, hub: HubOf, client: ClientOf, ice: IceOf) -> Response:
     """Drive a session with a program's video, such as OBS's, with the portrait that the client has chosen."""
     sdp = await _text(request, SDP)
@@ -86,7 +71,7 @@ async def whip(request: Request, hub: HubOf, client: ClientOf, ice: IceOf) -> Re
     return _created(hub, answer, f"/api/v1/whip/{entry.session.identifier}")
 
 
-@router.patch("/api/v1/whip/{session_id}", status_code=204, openapi_extra=_takes(FRAGMENT))
+@router.patch("/api/v1/whip/{session_id}", status_code=204)
 async def whip_candidates(request: Request, entry: OwnEntry) -> None:
     """Add addresses at which the program may be reached."""
     if isinstance(entry.transport, Peer):
@@ -100,14 +85,7 @@ async def whip_end(entry: OwnEntry) -> Response:
     return Response()
 
 
-@router.post(
-    "/api/v1/whep/{watch_id}",
-    status_code=201,
-    response_class=Response,
-    openapi_extra=_takes(SDP),
-    responses=_answers(201),
-    dependencies=[Depends(admit_offer)],
-)
+@router.post("/api/v1/whep/{watch_id}", status_code=201, dependencies=[Depends(admit_offer)])
 async def whep(request: Request, watch_id: WatchId, hub: HubOf, ice: IceOf) -> Response:
     """Watch a client's session without a browser. No token is needed: the id, which cannot be guessed, is enough."""
     sdp = await _text(request, SDP)
@@ -132,7 +110,7 @@ def _viewer(watch_id: WatchId, viewer_id: str, hub: HubOf) -> Peer:
     raise UnknownSessionError("there is no such viewer")
 
 
-@router.patch("/api/v1/whep/{watch_id}/{viewer_id}", status_code=204, openapi_extra=_takes(FRAGMENT))
+@router.patch("/api/v1/whep/{watch_id}/{viewer_id}", status_code=204)
 async def whep_candidates(request: Request, watch_id: WatchId, viewer_id: str, hub: HubOf) -> None:
     """Add addresses at which the viewer may be reached."""
     await _viewer(watch_id, viewer_id, hub).add_candidates(_candidates(await _text(request, FRAGMENT)))
