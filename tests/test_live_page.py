@@ -266,9 +266,9 @@ def test_sound_is_off_until_it_is_wanted_and_reaches_viewers(page, browser, serv
     expect(button(page, "Microphone")).to_have_attribute("aria-pressed", "false")
     page.keyboard.press("m")  # Chromium's own microphone beeps once a second
     expect(button(page, "Microphone")).to_have_attribute("aria-pressed", "true")
-    page.wait_for_function("document.getElementById('level').value > 0.3")
+    until(lambda: page.evaluate("document.getElementById('level').value > 0.3"))
     viewer.evaluate(LISTEN)
-    viewer.wait_for_function("window.loudest > 0.01")
+    until(lambda: viewer.evaluate("window.loudest > 0.01"))
     page.keyboard.press("m")
     until(lambda: session_of(server).parameters.muted)
     viewer.context.close()
