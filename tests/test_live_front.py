@@ -29,7 +29,7 @@ from personalive.processes import Seat
 from personalive.testing.echo_worker import EchoWorkers
 from tests.front_support import front
 from tests.live_client import Camera, LiveClient, grey
-from tests.live_support import BLUE, GREEN, RED, picture, shows, until
+from tests.live_support import BLUE, GREEN, RED, WAIT, picture, shows, until
 
 # ---- how much a worker carries, and who is next ----
 
@@ -173,7 +173,7 @@ def socket_session(server, cookie, **options):
     address = server.url.replace("http", "ws") + "/api/v1/ws"
     headers = {"Cookie": f"personalive_client={cookie}"}
     with websockets.sync.client.connect(address, additional_headers=headers, **options) as connection:
-        session = json.loads(connection.recv(timeout=30)).get("sessionId")
+        session = json.loads(connection.recv(timeout=WAIT)).get("sessionId")
         yield connection, session
         with server.client(cookie) as client:
             client.delete(f"/api/v1/sessions/{session}")
@@ -275,15 +275,17 @@ async def test_a_worker_that_dies_ends_its_own_sessions_only_and_they_go_on_else
         await owner.send(mirror=True, motion_strength=0.5, keep=["roll"])
         before = owner.session_id
         settled = f"/api/v1/sessions/{before}"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while not (await owner.http.get(settled)).json()["parameters"]["mirror"]:
                 await asyncio.sleep(0.02)
-        await asyncio.sleep(0.3)  # until the front has been told of it
+        for_next = "/api/v1/personalive/reference?show=false"
+        assert (await owner.http.post(for_next, content=picture(RED))).status_code == 200
+        await asyncio.sleep(2)  # until the front has been told of it, even where it is slow
         (victim,) = [each["pid"] for each in server.workers() if each["worker"] == 1]
         watch_id = await owner.watch_id()
         stranger = httpx.AsyncClient(base_url=server.url, cookies={"personalive_client": "stranger"})
         os.kill(victim, signal.SIGKILL)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT):
             while (await owner.http.get(settled)).status_code != 404:
                 await asyncio.sleep(0.02)
         pictures = await other.watch(20)

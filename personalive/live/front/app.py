@@ -160,8 +160,8 @@ class _Front:
 
     # ---- one worker ----
 
-    async def set_portrait(self, request: Request) -> Response:
-        return await self.sessions.set_portrait(request, _client(request), await request.body())
+    async def set_portrait(self, request: Request, show: bool = True) -> Response:
+        return await self.sessions.set_portrait(request, _client(request), await request.body(), show)
 
     async def offer(self, request: Request) -> Response:
         """Open a session, continue one, or continue one whose worker has died."""

@@ -174,8 +174,15 @@ class Sessions:
 
     # ---- portraits ----
 
-    async def set_portrait(self, request: Request, client: Client, body: bytes) -> Response:
-        """Send a client's portrait to every worker that has sessions of it, and remember it."""
+    async def set_portrait(self, request: Request, client: Client, body: bytes, show: bool) -> Response:
+        """Send a client's portrait to every worker that has sessions of it, and remember it.
+
+        Args:
+            request: the client's.
+            client: its sender.
+            body: of the request.
+            show: whether running sessions show it too.
+        """
         answers, names = list[Response](), set[str]()
         for worker in self.homes(client):
             answers.append(await forward(worker, request, body))
@@ -185,9 +192,9 @@ class Sessions:
         client = recognised(client, request, answers[0])
         portrait = self._portrait(request, body)
         self._ledger.remember(client, Known(self._ledger.known(client).home, portrait, names))
-        for placed in self._ledger.of(client):
+        for placed in self._ledger.of(client) if show else ():
             placed.portrait = portrait
-        if len(answers) == 1:
+        if len(answers) == 1 or not show:
             return answers[0]
         said = from_json(bytes(answers[0].body)) | {"message": "the portrait is shown in all of your running sessions"}
         return Response(json.dumps(said), media_type="application/json")
