@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import httpx
-from fastapi import FastAPI, Query, Request, WebSocket
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
 from personalive.live.front import admin
@@ -18,8 +18,8 @@ from personalive.live.front.sessions import Sessions, instead_of, parsed
 from personalive.live.front.sockets import SocketProxy
 from personalive.live.http import answers, api, presets, schemas
 from personalive.live.http.metrics import render
-from personalive.live.http.security import SOCKET_TOKEN, Gate
-from personalive.live.http.server import PRESETS, PROTOCOL, add_pages, tls_context
+from personalive.live.http.security import Gate
+from personalive.live.http.server import PRESETS, add_pages, add_socket, tls_context
 from personalive.live.hub.clients import Client, new_cookie
 from personalive.live.hub.connections import watched
 from personalive.live.hub.rates import RequestRate
@@ -54,7 +54,7 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
     app.include_router(admin.router(pool))
     add_pages(app)
     _add_paths(app, front)
-    _add_socket(app, pool, front.sessions)
+    add_socket(app, lambda socket, *wanted: SocketProxy(pool, front.sessions, socket).run(*wanted))
     app.add_middleware(Gate, options=options)
     return app
 
@@ -81,18 +81,6 @@ def _add_paths(app: FastAPI, front: "_Front") -> None:
     ]
     for path, methods, call in paths:
         app.add_api_route(path, call, methods=methods, response_model=None)
-
-
-def _add_socket(app: FastAPI, pool: Pool, sessions: Sessions) -> None:
-    @app.websocket("/api/v1/ws")
-    async def socket(
-        socket: WebSocket,
-        sessionId: Annotated[str | None, Query(max_length=64)] = None,
-        format: Literal["jpeg", "webp"] = "jpeg",
-    ) -> None:
-        wanted = socket.headers.get("sec-websocket-protocol", "")
-        await socket.accept(PROTOCOL if PROTOCOL in wanted or SOCKET_TOKEN in wanted else None)
-        await SocketProxy(pool, sessions, socket).run(sessionId or None, format)
 
 
 async def _answer_ended(request: Request, error: Exception) -> Response:
@@ -180,6 +168,7 @@ class _Front:
         return await self.sessions.open(request, _client(request), await request.body(), None)
 
     async def open_whip(self, request: Request) -> Response:
+        """Open a session by an offer of WHIP; its worker's next report tells the front its id."""
         self._admit(request)
         return await self.open(request)
 

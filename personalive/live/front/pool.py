@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from personalive.live.core.parameters import LoadParameters
-from personalive.live.front.ledger import Ledger, Placed
+from personalive.live.front.ledger import Ledger
 from personalive.live.front.placement import Load as Busy
 from personalive.live.front.placement import order
 from personalive.live.front.reports import Load, Order, Report
@@ -260,10 +260,6 @@ class Pool:
     def limit(self) -> int:
         """The most sessions of all workers that take new ones."""
         return sum(each.report.limit for each in self.up if each.report and each.seat not in self.draining)
-
-    def worker_of(self, placed: Placed) -> Worker | None:
-        """Where a session is."""
-        return self.named(placed.worker)
 
     # ---- draining ----
 

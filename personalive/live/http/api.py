@@ -325,13 +325,25 @@ async def watch_portrait(watch_id: WatchId, hub: HubOf) -> Response:
 )
 async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
     """Watch by WebRTC. No token is needed: the id, which cannot be guessed, is enough."""
+    _, answer = await watching(hub, ice, watch_id, request.sdp)
+    return schemas.WatchOfferAnswer(sdp=answer, type="answer")
+
+
+async def watching(hub: Hub, ice: IceLimits, watch_id: str, sdp: str) -> tuple[Peer, str]:
+    """A viewer's new connection, and the answer to its offer.
+
+    Raises:
+        UnknownSessionError: there is nothing to watch.
+        FullError: there are enough viewers.
+        InputError: the offer cannot be used.
+    """
     entry = watched(hub.entries.values(), watch_id)
     if entry is None:
         raise UnknownSessionError("there is nothing to watch now: try again later")
     peer = Peer(hub, entry, ice, viewer=True)
     try:
         hub.connections.watch(entry, peer)
-        return schemas.WatchOfferAnswer(sdp=await peer.answer(request.sdp), type="answer")
+        return peer, await peer.answer(sdp)
     except BaseException:
         await peer.close()
         raise

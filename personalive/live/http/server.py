@@ -4,8 +4,9 @@ import contextlib
 import logging
 import resource
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 PRESETS = STATIC / "presets"
+PictureFormat = Literal["jpeg", "webp"]
+ServeSocket = Callable[[WebSocket, str | None, PictureFormat], Awaitable[None]]
+"""Serves an accepted WebSocket until it ends: the id of the session to continue, and the format of its pictures."""
+
 PROTOCOL = "personalive"
 """WebSocket subprotocol."""
 MAX_FILES = 8192
@@ -84,7 +89,7 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     app.include_router(whip.router)
     app.include_router(presets.router(options.presets or PRESETS))
     add_pages(app)
-    _add_socket(app)
+    add_socket(app, partial(_serve_socket, hub))
     app.add_middleware(Gate, options=options)
     return app
 
@@ -109,27 +114,32 @@ def add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def _add_socket(app: FastAPI) -> None:
+def add_socket(app: FastAPI, serve: ServeSocket) -> None:
+    """Let an application take WebSockets, and hand each one over when it is accepted."""
+
     @app.websocket("/api/v1/ws")
     async def socket(
         socket: WebSocket,
         sessionId: Annotated[str | None, Query(max_length=64)] = None,
-        format: Literal["jpeg", "webp"] = "jpeg",
+        format: PictureFormat = "jpeg",
     ) -> None:
-        hub: Hub = socket.app.state.hub
         wanted = socket.headers.get("sec-websocket-protocol", "")
         await socket.accept(PROTOCOL if PROTOCOL in wanted or SOCKET_TOKEN in wanted else None)
-        try:
-            client = api.sender_of(socket, new_cookie)
-            entry = hub.find(sessionId, client) if sessionId else await hub.open(client, {})
-        except PersonaLiveError as error:
-            await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
-            await socket.close(CloseCode.TRY_AGAIN_LATER, str(error)[:120])
-            return
-        connection = Socket(hub, entry, socket, format)
-        connection.send({"type": "session", "sessionId": entry.session.identifier})
-        hub.connections.attach(entry, connection)
-        await connection.run()
+        await serve(socket, sessionId or None, format)
+
+
+async def _serve_socket(hub: Hub, socket: WebSocket, session_id: str | None, picture_format: PictureFormat) -> None:
+    try:
+        client = api.sender_of(socket, new_cookie)
+        entry = hub.find(session_id, client) if session_id else await hub.open(client, {})
+    except PersonaLiveError as error:
+        await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
+        await socket.close(CloseCode.TRY_AGAIN_LATER, str(error)[:120])
+        return
+    connection = Socket(hub, entry, socket, picture_format)
+    connection.send({"type": "session", "sessionId": entry.session.identifier})
+    hub.connections.attach(entry, connection)
+    await connection.run()
 
 
 def model_factory(options: ServeOptions) -> ModelFactory:

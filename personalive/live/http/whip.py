@@ -5,8 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from personalive.errors import InputError
-from personalive.live.http.api import ClientOf, HubOf, IceOf, OwnEntry, WatchId, admit_offer
-from personalive.live.hub.connections import watched
+from personalive.live.http.api import ClientOf, HubOf, IceOf, OwnEntry, WatchId, admit_offer, watching
 from personalive.live.hub.entries import UnknownSessionError
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.offer import Candidates, checked
@@ -88,17 +87,7 @@ async def whip_end(entry: OwnEntry) -> Response:
 @router.post("/api/v1/whep/{watch_id}", status_code=201, dependencies=[Depends(admit_offer)])
 async def whep(request: Request, watch_id: WatchId, hub: HubOf, ice: IceOf) -> Response:
     """Watch a client's session without a browser. No token is needed: the id, which cannot be guessed, is enough."""
-    sdp = await _text(request, SDP)
-    entry = watched(hub.entries.values(), watch_id)
-    if entry is None:
-        raise UnknownSessionError("there is nothing to watch now: try again later")
-    peer = Peer(hub, entry, ice, viewer=True)
-    try:
-        hub.connections.watch(entry, peer)
-        answer = await peer.answer(sdp)
-    except BaseException:
-        await peer.close()
-        raise
+    peer, answer = await watching(hub, ice, watch_id, await _text(request, SDP))
     return _created(hub, answer, f"/api/v1/whep/{watch_id}/{peer.identifier}")
 
 
