@@ -42,13 +42,17 @@ finish() {
     exit 1
 }
 
-# Beside each other, as tests leave a part of the cores idle: what has fewer lines to say is shown when both are done.
-if [ "$tier" = --quick ]; then
-    OMP_NUM_THREADS=1 pytest "${quick_tests[@]}" "$@" >"$report" 2>&1 &
+python_linters() {
     check ruff check --quiet .
     check ruff format --quiet --check .
     check lint-imports --no-logo --no-cache
     check mypy
+}
+
+# Beside each other, as tests leave a part of the cores idle: what has fewer lines to say is shown when both are done.
+if [ "$tier" = --quick ]; then
+    OMP_NUM_THREADS=1 pytest "${quick_tests[@]}" "$@" >"$report" 2>&1 &
+    python_linters
     wait "$!" || failed+=("pytest")
     cat "$report"
     finish
@@ -57,10 +61,7 @@ fi
 linters() {
     mapfile -t scripts < <(git ls-files -co --exclude-standard -- '*.sh' .ci/run)
     mapfile -t yaml < <(git ls-files -co --exclude-standard -- '*.yaml' '*.yml')
-    check ruff check --quiet .
-    check ruff format --quiet --check .
-    check mypy
-    check lint-imports --no-logo --no-cache
+    python_linters
     check shellcheck --external-sources "${scripts[@]}"
     check hadolint Dockerfile
     check yamllint --strict "${yaml[@]}"

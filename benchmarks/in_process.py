@@ -168,8 +168,9 @@ def expected_delay(engine: Engine, setting: Setting, call: float, prepare: float
 
 
 def _person(engine: Engine, scheduler: Scheduler, name: str, setting: Setting) -> Person:
-    parameters, face = Parameters(keyframe_threshold=setting.keyframe_threshold), StillFace(engine.width)
-    session = Session(name, engine, parameters, latency=setting.latency, faces=FaceFinder(face))
+    parameters = Parameters(keyframe_threshold=setting.keyframe_threshold, latency=setting.latency)
+    face = StillFace(engine.width)
+    session = Session(name, engine, parameters, faces=FaceFinder(face))
     scheduler.add(session)
     pictures = driver_pictures(engine.width)
     session.set_portrait(engine.reference(pictures[0], face.box)).result(120)

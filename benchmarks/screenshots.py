@@ -44,7 +44,7 @@ def take(page: Page, folder: Path, seconds: float) -> None:
     page.wait_for_timeout(1000)  # buttons change their colour gradually
     page.screenshot(path=folder / "live_dark.png")
     page.set_viewport_size({"width": 390, "height": 844})
-    page.get_by_role("button", name="Picture in picture").click()
+    page.get_by_role("button", name="Inset").click()
     page.wait_for_timeout(seconds * 500)
     page.screenshot(path=folder / "live_phone.png")
     page.get_by_role("button", name="Stop").click()

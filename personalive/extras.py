@@ -7,7 +7,7 @@ from personalive.errors import MissingExtraError
 MODULES: dict[str, tuple[str, ...]] = {
     "cog": ("cog", "httpx", "starlette", "uvicorn"),
     "faces": ("mediapipe",),
-    "live": ("aiortc", "fastapi", "prometheus_client", "uvicorn", "websockets"),
+    "live": ("aiortc", "fastapi", "httpx", "prometheus_client", "segno", "uvicorn", "websockets"),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "openvino"),
     "provenance": ("c2pa", "cryptography"),
     "scale": ("ray",),

@@ -12,6 +12,8 @@ else:  # settings need the names below, and the command's help must not wait for
 """A picture [height, width, 3], red, green and blue, 0 to 255; or several of one size, [n, height, width, 3]."""
 Box: TypeAlias = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels; the last two are outside."""
+FractionBox: TypeAlias = tuple[float, float, float, float]
+"""The same as fractions of the picture's width and height."""
 
 Crop = Literal["auto", "center", "none"]
 """Around the face; the middle; everything, stretched to the output's shape."""
@@ -30,5 +32,7 @@ AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs", "onnx"]
 """Merged layers, kernel by kernel; CUDA graphs of them; or ONNX files, by a runtime for these."""
 QuantizeName = Literal["none", "fp8"]
+Background = Literal["as_is", "blur", "colour"]
+"""What is seen behind a portrait."""
 Latency = Literal["low", "balanced"]
 """Whether a live session is served as soon as possible, or with as few calls as possible."""

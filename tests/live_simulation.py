@@ -15,7 +15,7 @@ from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.testing.echo import EchoEngine
-from personalive.types import RGBArray
+from personalive.types import Latency, RGBArray
 
 TICK = 0.001
 IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
@@ -75,10 +75,10 @@ class Simulation:
     def clock(self) -> float:
         return self.now
 
-    def person(self, colour: tuple[int, int, int] | None, **options: Any) -> Person:
+    def person(self, colour: tuple[int, int, int] | None, latency: Latency = "balanced", **options: Any) -> Person:
         """Somebody joins, with a portrait of this colour."""
         identifier = f"person {len(self.people)}"
-        session = Session(identifier, self.engine, Parameters(), clock=self.clock, **options)
+        session = Session(identifier, self.engine, Parameters(latency=latency), clock=self.clock, **options)
         self.scheduler.add(session)
         self.people.append(Person(session, self.now))
         if colour is not None:

@@ -19,18 +19,17 @@ from personalive.batch.making import Maker
 from personalive.batch.options import BatchOptions
 from personalive.batch.places import open_place
 from personalive.batch.pool import Pool, WorkersError
-from personalive.batch.preparation import seats
 from personalive.batch.records import Record
 from personalive.batch.results import Results
 from personalive.batch.rows import folder_rows, read_rows
 from personalive.batch.run import Tally
-from personalive.batch.worker import Seat
 from personalive.cli import main as cli
 from personalive.cli.batch_progress import show_lines, summary
 from personalive.errors import InputError, OutputError
 from personalive.loading import ModelChoice
 from personalive.media.encoding import FRAMES_NAME
 from personalive.media.part_file import PartFile
+from personalive.processes import Seat, seats
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import moving_face, save_video
 from personalive.testing.quick_jobs import QuickPreparation, attempts

@@ -120,7 +120,7 @@ NAMED_FILE = re.compile(r"`((?:[\w.-]+/)+[\w.-]*|[\w-]+\.(?:py|sh|toml|cff))`")
 @pytest.mark.parametrize("document", [*EXPLAINING, *(f"docs/{name}.md" for name in PLAIN)])
 def test_every_file_that_is_named_exists(document: str) -> None:
     """Paths are those of the repository or of the package, depending on what the text is about."""
-    stands_for_another = re.compile("OWNER|STEP|TIMESTAMP|FOLDER|PORTRAIT|DRIVER")
+    stands_for_another = re.compile("OWNER|STEP|TIMESTAMP|FOLDER|PORTRAIT|DRIVER|application/")
     named = {name for name in NAMED_FILE.findall((ROOT / document).read_text()) if not stands_for_another.search(name)}
     made = {"outputs/"}
     rooms = (".", "personalive", "personalive/training", "tests", "tests/hostile")

@@ -80,6 +80,12 @@ def start(page: Page, portrait: str) -> None:
     expect(page.get_by_role("button", name="Stop")).to_be_enabled()
 
 
+def more(page: Page) -> Page:
+    """The page, with the settings that few change."""
+    page.locator("summary", has_text="More settings").click()
+    return page
+
+
 def result(page: Page, colour) -> RGBArray:
     def shown():
         image = grab(page, "result")
@@ -135,7 +141,7 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
     until(lambda: not session.parameters.mirror)
     page.get_by_label("Motion strength").fill("0.5")
     until(lambda: session.parameters.motion_strength == 0.5)
-    threshold = page.get_by_label("Keyframe threshold")
+    threshold = more(page).get_by_label("Keyframe threshold")
     expect(threshold).to_have_value("17")  # the model's
     threshold.fill("1001")
     threshold.blur()
@@ -157,14 +163,20 @@ def test_pause_reset_mirror_and_parameters_reach_the_session(page, server):
 def test_controls_are_those_that_the_server_describes(page, server):
     with server.client() as http:
         described = http.get("/api/v1/pipelines/schemas").json()["pipelines"]["personalive"]["parameters_schema"]
-    expect(page.get_by_label("Seed")).to_be_visible()
+    expect(more(page).get_by_label("Seed")).to_be_visible()
     shown = page.locator("[data-parameter]").evaluate_all(
         "(all) => all.map((each) => [each.dataset.parameter, each.type, each.min, each.max, each.step, each.value])"
     )
-    own = {"mirror", "paused", "reset_cache", "set_neutral"}
+    own = {"mirror", "paused", "hidden", "muted", "reset_cache", "set_neutral"}
     assert {row[0] for row in shown} == set(described["properties"]) - own
     for name, kind, low, high, step, value in shown:
         about = described["properties"][name]
+        if about["type"] == "boolean":
+            assert kind == "checkbox"
+            continue
+        if about["type"] == "string" and "enum" not in about:
+            assert (kind, value) == ("color", about["default"])
+            continue
         if "enum" in about or about["type"] == "array":
             assert kind == ("select-one" if "enum" in about else "select-multiple")
             assert value == (about["default"] or "")
@@ -244,7 +256,7 @@ def chromiums() -> set[psutil.Process]:
 
 @pytest.mark.slow
 def test_the_socket_carries_the_same_session(page):
-    page.get_by_label("Connection").select_option("websocket")
+    more(page).get_by_label("Way to the server").select_option("websocket")
     start(page, "green")
     result(page, GREEN)
     expect(page.locator("#transport")).to_have_text("WebSocket")
@@ -256,15 +268,18 @@ def test_the_socket_carries_the_same_session(page):
 
 TIMERS = """() => {
   window.running = new Set();
-  const { setInterval: begin, clearInterval: end } = window;
-  window.setInterval = (...given) => { const timer = begin(...given); window.running.add(timer); return timer; };
-  window.clearInterval = (timer) => { window.running.delete(timer); end(timer); };
+  const tell = Worker.prototype.postMessage;
+  Worker.prototype.postMessage = function (given) {
+    if (given.ms === 50) window.running.add(given.id);
+    else if (given.ms === 0) window.running.delete(given.id);
+    tell.call(this, given);
+  };
 }"""
 
 
 @pytest.mark.slow
 def test_a_chosen_rate_does_not_send_every_frame_twice_over_the_socket(page):
-    page.get_by_label("Connection").select_option("websocket")
+    more(page).get_by_label("Way to the server").select_option("websocket")
     page.locator("#parameter-fps").evaluate("""(input) => {
       input.value = 20;
       for (const kind of ["input", "change"]) input.dispatchEvent(new Event(kind, { bubbles: true }));
@@ -346,6 +361,8 @@ def test_a_full_server_and_a_missing_camera_are_explained(playwright, server):
         lonely = without_camera.new_page()
         lonely.goto(server.url)
         expect(lonely.locator("#server")).to_have_text("Ready")
+        lonely.get_by_role("button", name="red", exact=True).click()
+        expect(lonely.get_by_role("button", name="red", exact=True)).to_have_attribute("aria-pressed", "true")
         lonely.get_by_role("button", name="Start").click()
         expect(lonely.locator("#notice")).to_contain_text("No camera was found")
 
@@ -356,7 +373,9 @@ def test_the_page_works_on_a_phone_and_with_the_keyboard(browser, server):
     page.goto(server.url)
     expect(page.locator("#server")).to_have_text("Ready")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    expect(page.get_by_role("button", name="red", exact=True)).to_be_visible()
+    page.get_by_role("button", name="red", exact=True).press("Enter")
+    expect(page.get_by_role("button", name="red", exact=True)).to_have_attribute("aria-pressed", "true")
+    page.locator("h1").click()  # the focus begins at the top
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "start":

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalive.errors import DeviceMemoryError, InputError
+from personalive.live.core.faces import Wanted
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.hub.connections import MAX_VIEWERS, watched
 from personalive.live.hub.entries import TRANSITIONS, FullError, NotYoursError, SessionState, UnknownSessionError
@@ -378,17 +379,17 @@ class Reluctant(EchoEngine):
 async def test_a_portrait_that_some_sessions_cannot_show_is_answered_with_the_truth():
     async with Bench(Reluctant(64, 64)) as bench:
         client = Client.known("a", "10.0.0.1")
-        await bench.hub.set_portrait(client, picture(RED), "largest")
+        await bench.hub.set_portrait(client, picture(RED), Wanted())
         red = await bench.connected("a")
-        await bench.hub.set_portrait(Client.known("b", "10.0.0.1"), picture(GREEN), "largest")
+        await bench.hub.set_portrait(Client.known("b", "10.0.0.1"), picture(GREEN), Wanted())
         green = await bench.hub.open(Client.known("b", "10.0.0.1"), {})
         green.client = client
         with pytest.raises(DeviceMemoryError, match=r"kept for your next session, but 1 of your 2 .* used up"):
-            await bench.hub.set_portrait(client, picture(BLUE), "largest")
+            await bench.hub.set_portrait(client, picture(BLUE), Wanted())
         assert {stream.colour for stream in bench.engine.streams} == {BLUE, GREEN}
         red.session.close()
         green.session.close()
-        assert await bench.hub.set_portrait(client, picture(BLUE), "largest") == (0, ())
+        assert await bench.hub.set_portrait(client, picture(BLUE), Wanted()) == (0, ())
         await bench.opened("a")
         assert BLUE in {stream.colour for stream in bench.engine.streams}
 
@@ -399,13 +400,13 @@ async def test_a_session_that_ends_while_a_portrait_is_set_does_not_count():
         first, second = await bench.connected("a"), await bench.connected("a")
         # Its command waits when it ends: the device is not asked before.
         first.session.wake = first.session.close
-        assert await bench.hub.set_portrait(client, picture(BLUE), "largest") == (1, ())
+        assert await bench.hub.set_portrait(client, picture(BLUE), Wanted()) == (1, ())
         assert not bench.alive(first) and second.session.has_portrait
 
 
 async def test_a_snapshot_belongs_to_its_client():
     async with Bench() as bench:
-        await bench.hub.set_portrait(Client.known("a", "10.0.0.1"), picture(RED), "largest")
+        await bench.hub.set_portrait(Client.known("a", "10.0.0.1"), picture(RED), Wanted())
         mine, theirs = await bench.connected("a"), await bench.connected("b")
         await bench.hub.snapshot(mine)
         with pytest.raises(InputError, match="you have no snapshot"):

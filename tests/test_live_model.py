@@ -116,7 +116,7 @@ def test_a_call_that_fails_leaves_every_stream_as_it_was(engine, small_model, ne
 def test_a_session_animates_resets_and_resumes(engine):
     scheduler = Scheduler(engine)
     scheduler.start()
-    session = Session("one", engine, Parameters(), latency="low")
+    session = Session("one", engine, Parameters(latency="low"))
     scheduler.add(session)
     reader = session.subscribe(lambda: None)
     shown = []

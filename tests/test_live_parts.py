@@ -13,7 +13,7 @@ from PIL import Image
 
 from personalive.engine.cues import PLAIN, Cue
 from personalive.errors import InputError, NoFaceError
-from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces
+from personalive.live.core.faces import LOST_AFTER, FaceFinder, MeshFaces, Wanted
 from personalive.live.core.frames import CameraFrame, FrameRing, Picture, Playout, SenderClock, between, nearest
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.pictures import decode, decode_all
@@ -200,7 +200,7 @@ SCENE = np.broadcast_to(np.linspace(0, 120, 64, dtype=np.uint8)[:, None, None], 
 def prepared(preparation, engine, at, *, mirror=False, run=0, image=SCENE):
     """The cues of one chunk of two frames."""
     frames = [CameraFrame(at + 0.04 * index, lambda: image) for index in range(2)]
-    preparation.driving(frames, mirror=mirror, run=run)
+    preparation.driving(frames, mirror=mirror, run=run, recentre=False)
     return engine.cues
 
 
@@ -229,11 +229,11 @@ def test_a_portrait_is_cropped_around_its_face():
     image = np.zeros((100, 300, 3), dtype=np.uint8)
     image[:, 200:] = RED
     found = Portrait(image[:, 200:], (30, 30, 70, 70), ("turned",))
-    faces = SimpleNamespace(portrait=lambda given, shape, which: (given[0], found))
-    prepared = portrait.prepare([image], "largest", engine, faces)
+    faces = SimpleNamespace(portrait=lambda given, shape, wanted: (given[0], found))
+    prepared = portrait.prepare([image], Wanted(), engine, faces)
     assert (prepared.reference, prepared.remarks) == (RED, ("turned",))
     with pytest.raises(NoFaceError, match="no face"):
-        portrait.prepare([image], "largest", engine, SimpleNamespace(portrait=lambda *_: None))
+        portrait.prepare([image], Wanted(), engine, SimpleNamespace(portrait=lambda *_: None))
 
 
 # ---- the rest ----
@@ -316,7 +316,7 @@ def test_the_page_has_portraits_of_its_own():
 def test_each_preset_is_small_and_has_a_face(path):
     data = path.read_bytes()
     assert len(data) < 100_000
-    found = MeshFaces().portrait(decode_all(data), (512, 512), "largest")
+    found = MeshFaces().portrait(decode_all(data), (512, 512), Wanted())
     assert found is not None and found[1].box is not None and found[1].remarks == ()
     left, top, right, bottom = found[1].box
     assert 100 < right - left < 400 and 100 < bottom - top < 400

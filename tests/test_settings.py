@@ -143,7 +143,8 @@ def test_nothing_that_is_a_path_comes_from_http_or_a_session():
 
 def test_a_session_has_exactly_what_is_declared_for_it():
     live = {each.name for each in AnimateOptions.declared(Surface.LIVE)}
-    assert {each.name for each in Parameters.declared()} == {*live, "paused", "mirror", "fps"}
+    own = {"paused", "hidden", "muted", "mirror", "fps", "latency", "recentre", "background", "background_colour"}
+    assert {each.name for each in Parameters.declared()} == {*live, *own}
     assert Parameters.declared() == Parameters.declared(Surface.LIVE)
     assert set(PARAMETERS_SCHEMA["properties"]) == {each.name for each in Changes.declared()}
 
@@ -169,12 +170,12 @@ def test_the_server_without_flags_has_the_models_defaults():
 
 def test_flags_become_settings():
     flags = ["--port", "80", "--token", "a-long-secret", "--token", "another-secret", "--ice_server", "stun:x:1"]
-    flags += ["--allowed_host", "a.example", "--audio", "--idle_seconds", "5", "--low_memory", "--model", "demo"]
+    flags += ["--allowed_host", "a.example", "--idle_seconds", "5", "--low_memory", "--model", "demo"]
     options = build_parser().parse_args(["serve", *flags])
     model = read_settings(options, ModelChoice)
     settings = read_settings(options, ServeOptions, model=model)
     assert settings.tokens == ("a-long-secret", "another-secret") and settings.ice_servers == (IceServer("stun:x:1"),)
-    assert settings.allowed_hosts == ("a.example",) and settings.audio and settings.idle_seconds == 5
+    assert settings.allowed_hosts == ("a.example",) and settings.idle_seconds == 5
     assert settings.model.low_memory and settings.model.model == "demo"
     with pytest.raises(InputError, match="ICE server"):
         read_settings(build_parser().parse_args(["serve", "--ice_server", "http://x"]), ServeOptions)

@@ -18,7 +18,7 @@ from personalive.engine.stream import Stream
 from personalive.media.images import resize
 from personalive.media.portrait import Portrait
 from personalive.media.transform import Transform
-from personalive.types import RGBArray
+from personalive.types import Box, RGBArray
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -168,9 +168,7 @@ def _fades(portrait: Portrait) -> tuple[float, float, float, float]:
     height, width = portrait.image.shape[:2]
     room = (UNKNOWN_FADE,) * 4
     if portrait.box is not None:
-        left, top, right, bottom = portrait.box
-        side = max(right - left, bottom - top)
-        reach = left - BESIDE * side, top - ABOVE * side, right + BESIDE * side, bottom + BELOW * side
+        reach = _reach(portrait.box)
         room = reach[0] / width, reach[1] / height, 1 - reach[2] / width, 1 - reach[3] / height
     limits = portrait.whole.shape[1], portrait.whole.shape[0]
     ends = (((0, 0), (0, height)), ((0, 0), (width, 0)), ((width, 0), (width, height)), ((0, height), (width, height)))
@@ -179,6 +177,13 @@ def _fades(portrait: Portrait) -> tuple[float, float, float, float]:
         for space, side in zip(room, ends, strict=True)
     )
     return left_fade, top_fade, right_fade, bottom_fade
+
+
+def _reach(box: Box) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of where a head with its hair and ears may be, in pixels of the crop."""
+    left, top, right, bottom = box
+    side = max(right - left, bottom - top)
+    return left - BESIDE * side, top - ABOVE * side, right + BESIDE * side, bottom + BELOW * side
 
 
 def _is_at_border(place: Transform, start: tuple[int, int], end: tuple[int, int], limits: tuple[int, int]) -> bool:
@@ -195,12 +200,11 @@ def _head(portrait: Portrait, shape: tuple[int, int]) -> FloatArray:
     x, y = _places(shape)
     if portrait.box is None:
         return np.zeros_like(x)
-    left, top, right, bottom = portrait.box
-    side = max(right - left, bottom - top)
+    left, top, right, bottom = _reach(portrait.box)
+    edge = EDGE * max(portrait.box[2] - portrait.box[0], portrait.box[3] - portrait.box[1])
     x, y = x * portrait.image.shape[1] / shape[0], y * portrait.image.shape[0] / shape[1]
-    beyond_x = np.maximum(left - x, x - right) / side - BESIDE
-    beyond_y = np.maximum((top - y) / side - ABOVE, (y - bottom) / side - BELOW)
-    head: FloatArray = np.clip(1 - np.maximum(beyond_x, beyond_y) / EDGE, 0, 1)
+    beyond = np.maximum(np.maximum(left - x, x - right), np.maximum(top - y, y - bottom))
+    head: FloatArray = np.clip(1 - beyond / edge, 0, 1)
     return head
 
 

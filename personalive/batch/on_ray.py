@@ -14,10 +14,10 @@ from personalive.batch.job import Job
 from personalive.batch.making import DeviceLostError
 from personalive.batch.pool import Update
 from personalive.batch.preparation import Preparation
-from personalive.batch.worker import Seat
 from personalive.errors import InputError, PersonaLiveError, first_line
 from personalive.extras import require
 from personalive.loading import ModelChoice
+from personalive.processes import Seat
 
 
 class RayWorker:

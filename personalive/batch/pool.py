@@ -1,8 +1,6 @@
 """Makes jobs in several processes of this machine. One that dies is replaced, and its job is made again."""
 
 import contextlib
-import multiprocessing
-import signal
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Sequence
@@ -10,11 +8,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import cast
 
 from personalive.batch.job import Job, Result, failed
-from personalive.batch.worker import Frames, Message, Prepare, Ready, Refused, Seat, work
+from personalive.batch.worker import Frames, Message, Prepare, Ready, Refused, work
 from personalive.errors import InputError, PersonaLiveError
+from personalive.processes import Seat, how_ended, spawn
 
 PATIENCE = 10.0
 """Seconds that processes have to clean up after themselves when the batch is stopped."""
@@ -68,7 +66,6 @@ class Pool:
             retries: how often a job is made again whose process died.
         """
         self._seats, self._prepare, self._lock, self._retries = seats, prepare, lock, retries
-        self._context = multiprocessing.get_context("spawn")  # CUDA does not work in forked processes
         self._workers: list[_Worker] = []
         self._waiting: deque[Job] = deque()
         self._deaths: Counter[int] = Counter()
@@ -98,12 +95,8 @@ class Pool:
         free = [seat for seat in range(len(self._seats)) if seat not in taken]
         unoccupied = sum(worker.job is None for worker in self._workers)
         for seat in free[: max(0, len(self._waiting) - unoccupied)]:
-            ours, theirs = self._context.Pipe()
-            arguments = (theirs, self._seats[seat], self._prepare, self._lock)
-            process = self._context.Process(target=work, args=arguments, name=f"batch {seat}", daemon=True)
-            process.start()
-            theirs.close()  # so that its end is seen here
-            self._workers.append(_Worker(seat, process, cast("Connection[Job, Message]", ours)))
+            arguments = (self._seats[seat], self._prepare, self._lock)
+            self._workers.append(_Worker(seat, *spawn(work, *arguments, name=f"batch {seat}")))
 
     def _hand_out(self) -> None:
         for worker in self._workers:
@@ -135,7 +128,7 @@ class Pool:
         self._workers.remove(worker)
         worker.connection.close()
         worker.process.join()
-        how = _how(worker.process.exitcode)
+        how = how_ended(worker.process.exitcode)
         if worker.job is None:
             self._false_starts += not worker.is_ready
             if self._false_starts >= STARTS:
@@ -164,11 +157,3 @@ class Pool:
             worker.process.join()
             worker.connection.close()
         self._workers.clear()
-
-
-def _how(status: int | None) -> str:
-    """How a process ended, for a message."""
-    if status is not None and status < 0:
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with status {status}"

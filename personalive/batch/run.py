@@ -12,10 +12,11 @@ from personalive.batch.checking import Checked, check_rows
 from personalive.batch.job import Result
 from personalive.batch.options import BatchOptions
 from personalive.batch.pool import Pool, Update
-from personalive.batch.preparation import Preparation, model_text, seats
+from personalive.batch.preparation import Preparation, model_text
 from personalive.batch.results import Results
 from personalive.batch.rows import Row, folder_rows, read_rows
 from personalive.loading import ModelChoice
+from personalive.processes import seats
 from personalive.settings import AnimateOptions
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ import logging
 import os
 import queue
 import signal
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -14,20 +13,11 @@ from types import FrameType
 
 from personalive.batch.job import Job, Result
 from personalive.errors import PersonaLiveError
+from personalive.processes import Seat, obey
 
 MakeJob = Callable[[Job, Callable[[int, int], None]], Result]
-Prepare = Callable[["Seat"], MakeJob]
+Prepare = Callable[[Seat], MakeJob]
 """Is called in the process, to load the model there."""
-
-
-@dataclass(frozen=True)
-class Seat:
-    """What a process may use of the machine."""
-
-    gpu: str | None = None
-    """As CUDA_VISIBLE_DEVICES names it; None: as the environment says."""
-    threads: int | None = None
-    """Of the CPU; None: as the environment says."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +55,11 @@ def work(connection: "Connection[Message, Job]", seat: Seat, prepare: Prepare, l
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the batch ends its own
     signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if seat.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seat.gpu
+    seat.take()
     held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
     fcntl.flock(held, fcntl.LOCK_SH)
     jobs: queue.Queue[Job] = queue.Queue()
-    threading.Thread(target=_listen, args=(connection, jobs), name="jobs", daemon=True).start()
+    obey(connection, jobs.put)  # if the batch is gone, what is unfinished has no name yet, and is removed later
     try:
         make = prepare(seat)
     except PersonaLiveError as error:
@@ -79,15 +68,6 @@ def work(connection: "Connection[Message, Job]", seat: Seat, prepare: Prepare, l
     connection.send(Ready())
     while True:
         connection.send(make(jobs.get(), lambda done, total: connection.send(Frames(done, total))))
-
-
-def _listen(connection: "Connection[Message, Job]", jobs: "queue.Queue[Job]") -> None:
-    """Pass jobs on. When the batch is gone, end at once: what is unfinished has no name yet, and is removed later."""
-    while True:
-        try:
-            jobs.put(connection.recv())
-        except (EOFError, OSError):
-            os._exit(0)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

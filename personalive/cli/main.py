@@ -230,7 +230,10 @@ def serve_options(options: argparse.Namespace) -> ServeOptions:
 def _serve(options: argparse.Namespace) -> int:
     settings = serve_options(options)
 
-    from personalive.live.http.server import serve
+    if settings.workers == 1:
+        from personalive.live.http.server import serve
+    else:
+        from personalive.live.front.serve import serve
 
     serve(settings)
     return 0

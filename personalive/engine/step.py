@@ -178,7 +178,8 @@ def _retarget(state: StreamState, motion: DriverMotion, stretch: bool) -> tuple[
     cues = [] if motion.cues is None else [motion.cue(i) for i in range(len(motion))]
     seen = _first_seen(len(tokens), cues)
     if state.neutral is None and seen is not None:
-        state = replace(state, neutral=pose[seen : seen + 1], neutral_tokens=tokens[seen : seen + 1])
+        resting = tokens[seen : seen + 1] if state.neutral_tokens is None else state.neutral_tokens
+        state = replace(state, neutral=pose[seen : seen + 1], neutral_tokens=resting)
     if control.smooth > 0:
         pose, smoothed = smooth_pose(pose, state.smoothed, control.smooth, state.options.rate, cues)
         state = replace(state, smoothed=smoothed)

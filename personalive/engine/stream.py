@@ -193,6 +193,10 @@ class Stream:
         """Measure the driver's motion from the next frame on: movement across the picture, and all relative motion."""
         self._state = replace(self.require_state(), first=None, neutral=None, neutral_tokens=None)
 
+    def recentre(self) -> None:
+        """Measure the head's pose from the next frame on, and the expression as before."""
+        self._state = replace(self.require_state(), first=None, neutral=None)
+
     @torch.inference_mode()
     def set_neutral(self, driving: Driving) -> None:
         """Measure the driver's motion from this frame: movement across the picture, and all relative motion.

@@ -17,6 +17,7 @@ from personalive.loading import ModelChoice
 from personalive.settings import AnimateOptions, Settings, Surface, same, setting
 from personalive.types import FaceBoxes, Latency
 
+MAX_WORKERS = 64
 TOKEN_VARIABLE = "PERSONALIVE_TOKEN"
 """Environment variable with tokens, separated by commas: other users of the machine cannot see it, unlike flags."""
 
@@ -54,6 +55,13 @@ class IceServer:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
+def _count(workers: Any) -> Any:
+    """`auto`, which is None, or a number."""
+    if workers == "auto":
+        return None
+    return int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
+
+
 def _parsed(servers: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(IceServer.parse(each) if isinstance(each, str) else each for each in servers)
 
@@ -78,7 +86,16 @@ class ServeOptions(Settings):
         metavar="ADDRESS",
         default_text="that of --host",
     )
-    max_sessions: int = _server(4, "Concurrent sessions", low=1, high=64)
+    max_sessions: int = _server(4, "Concurrent sessions, of each worker if there are several", low=1, high=64)
+    workers: Annotated[int | None, BeforeValidator(_count)] = _server(
+        1,
+        "Processes that animate, behind one address; auto: one for each GPU",
+        details="Each takes as many sessions as the time of its calls allows, up to --max_sessions",
+        low=1,
+        high=MAX_WORKERS,
+        text=True,
+        metavar="N|auto",
+    )
     latency: Latency = _server("balanced", "low: less delay for twice the computing")
     face_boxes: FaceBoxes = same(AnimateOptions, "face_boxes", group="server", on=Surface.CLI)
     max_batch: int = _server(
@@ -95,7 +112,6 @@ class ServeOptions(Settings):
         low=0.1,
         high=1e6,
     )
-    audio: bool = _server(False, "Send the microphone back, delayed like the picture")
     tokens: tuple[str, ...] = _several(
         "Secret that clients must send; may be given several times",
         details=f"Other users of this machine can read it in the list of processes: better set {TOKEN_VARIABLE}, with "

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class EchoStream:
     waiting: deque[RGBArray] = field(default_factory=deque)
     resets: int = 0
     anchors: int = 0
+    centres: int = 0
     frames_in: int = 0
 
     def set_reference(self, reference: Any) -> None:
@@ -59,6 +61,10 @@ class EchoStream:
     def reanchor(self) -> None:
         """Count that it was asked for."""
         self.anchors += 1
+
+    def recentre(self) -> None:
+        """Count that it was asked for."""
+        self.centres += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The temporal state."""
@@ -90,10 +96,17 @@ class EchoEngine:
         self.seconds = seconds
         self.sleep = sleep
         self.keyframe_threshold = 17.0
+        self.on_gpu = False
+        self.native_side = min(width, height)
         self.before_call = before_call
         self.threads: set[int] = set()
         self.streams: weakref.WeakSet[EchoStream] = weakref.WeakSet()
         """The streams that are in use."""
+
+    @property
+    def call_seconds(self) -> float:
+        """What a call takes."""
+        return self.seconds
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """Nothing has to be translated here."""
@@ -148,11 +161,16 @@ class EchoEngine:
         return np.asarray(Image.fromarray(image).resize((self.width, self.height), Image.Resampling.BILINEAR))
 
 
-def echo_factory(**options: Any) -> Callable[[LoadParameters, Callable[[str], None]], Engine]:
-    """Makes echo engines of the requested size; `options` as for `EchoEngine`."""
+def echo_factory(size: int = 512, **options: Any) -> Callable[[LoadParameters, Callable[[str], None]], Engine]:
+    """Makes echo engines of the requested size, or else of this one; it can be sent to other processes.
 
-    def make(parameters: LoadParameters, at_stage: Callable[[str], None]) -> Engine:
-        at_stage("warming up")
-        return EchoEngine(parameters.width or 512, parameters.height or 512, **options)
+    Args:
+        size: pixels of each side, for clients that request none.
+        options: as for `EchoEngine`.
+    """
+    return partial(_make, size, options)
 
-    return make
+
+def _make(size: int, options: dict[str, Any], parameters: LoadParameters, at_stage: Callable[[str], None]) -> Engine:
+    at_stage("warming up")
+    return EchoEngine(parameters.width or size, parameters.height or size, **options)

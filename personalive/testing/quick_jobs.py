@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalive.batch.job import Job, Result, failed
-from personalive.batch.worker import MakeJob, Seat
+from personalive.batch.worker import MakeJob
 from personalive.errors import InputError
+from personalive.processes import Seat
 
 
 @dataclass(frozen=True)

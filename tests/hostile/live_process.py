@@ -1,7 +1,8 @@
 """The live server as operators start it, in a process of its own, for clients that mean it no good.
 
 With `PERSONALIVE_TREE` at another checkout its server is taken, so that the same attacks can be shown to have worked on
-an older one: `PERSONALIVE_TREE=/tmp/old-live python -m pytest tests/hostile/test_live_http.py`.
+an older one: `PERSONALIVE_TREE=/tmp/old-live python -m pytest tests/hostile/test_live_http.py`. With
+`PERSONALIVE_WORKERS=2` they meet a front over two workers.
 """
 
 import contextlib
@@ -80,6 +81,8 @@ def served(folder: Path, *flags: str, scheme: str = "http", **environment: str) 
         port = probe.getsockname()[1]
     log = folder / f"server_{port}.log"
     command = [sys.executable, str(SERVER), "--port", str(port), *flags]
+    if "PERSONALIVE_WORKERS" in os.environ:
+        command += ["--workers", os.environ["PERSONALIVE_WORKERS"]]
     kept = {name: value for name, value in os.environ.items() if name != "PERSONALIVE_TOKEN"}
     with log.open("w") as output:
         process = subprocess.Popen(

@@ -12,10 +12,23 @@ from typing import Any
 
 def main() -> None:
     # The second of each: before the package's rooms.
+    options = _options([*sys.argv[1:], "--face_boxes", "keypoints"])
+    if getattr(options, "workers", 1) != 1:
+        _serve_with_workers(options)
+        return
     server = _module("personalive.live.http.server", "personalive.live.server")
     echo = _module("personalive.testing.echo", "benchmarks.echo")
     vars(server)["model_factory"] = lambda chosen: echo.echo_factory(chunk_frames=4, delay_frames=12)
-    server.serve(_options([*sys.argv[1:], "--face_boxes", "keypoints"]))
+    server.serve(options)
+
+
+def _serve_with_workers(options: Any) -> None:
+    """The same behind a front: its workers are processes of their own, so nothing can be replaced in them."""
+    from personalive.live.front.serve import serve_with
+    from personalive.processes import Seat
+    from personalive.testing.echo_worker import EchoWorkers
+
+    serve_with(options, [Seat()] * options.workers, EchoWorkers(size=512))
 
 
 def _module(name: str, former: str) -> Any:

@@ -47,6 +47,11 @@ class Animation:
         if self._stream is not None and self.has_portrait:
             self._stream.reanchor()
 
+    def recentre(self) -> None:
+        """Take the driver's next pose as the neutral one; the neutral expression stays."""
+        if self._stream is not None and self.has_portrait:
+            self._stream.recentre()
+
     def reseed(self, seed: int) -> None:
         """Start again with other noise."""
         stream = self._engine.open(seed)

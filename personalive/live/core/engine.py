@@ -37,6 +37,9 @@ class LiveStream(Protocol):
     def reanchor(self) -> None:
         """Measure the driver's motion from the next frame on."""
 
+    def recentre(self) -> None:
+        """Measure the head's pose from the next frame on, and the expression as before."""
+
     def state_dict(self) -> dict[str, Any]:
         """The temporal state."""
 
@@ -57,6 +60,18 @@ class Engine(Protocol):
     @property
     def delay_frames(self) -> int:
         """Frames by which the output trails the driver."""
+
+    @property
+    def native_side(self) -> int:
+        """Pixels of the side of the square that the model was made for."""
+
+    @property
+    def call_seconds(self) -> float:
+        """Seconds that a call for one session took when the model was warmed up; 0: not known."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a graphics card does the work."""
 
     @property
     def keyframe_threshold(self) -> float:

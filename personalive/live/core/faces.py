@@ -1,16 +1,27 @@
 """The face in a portrait, and the driver's face, frame by frame, with what happens while it cannot be seen."""
 
+import threading
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from personalive.engine.cues import Cue, Presence
 from personalive.media.face_track import SceneCuts
 from personalive.media.faces import MIN_FACE, is_blank, load_mediapipe, mesh_box
 from personalive.media.portrait import Portrait, PortraitFinder
-from personalive.types import Box, RGBArray
+from personalive.types import Box, Crop, FractionBox, RGBArray
 
 LOST_AFTER = 4
 """Frames in a row without a face before the client gets a message about it."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which part of a picture is animated."""
+
+    face: str = "largest"
+    """Which of several faces: as in `media.faces.choose`."""
+    crop: Crop = "auto"
 
 
 class Tracker(Protocol):
@@ -27,12 +38,15 @@ class Faces(Protocol):
     """Finds faces for a server."""
 
     def portrait(
-        self, images: Iterable[RGBArray], shape: tuple[int, int], which: str
+        self, images: Iterable[RGBArray], shape: tuple[int, int], wanted: Wanted
     ) -> tuple[RGBArray, Portrait] | None:
         """The first of some pictures, uint8 [h,w,3], with a face, and the part that is animated at a width and height.
 
-        `which` of several faces: as in `media.faces.choose`. None: no picture shows one.
+        None: no picture shows one.
         """
+
+    def look(self, image: RGBArray) -> Box | None:
+        """Box of the largest face in a single picture, uint8 [h,w,3], or None; any thread, one picture at a time."""
 
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
@@ -41,12 +55,23 @@ class Faces(Protocol):
 class MeshFaces:
     """Faces by mediapipe's face mesh."""
 
+    def __init__(self) -> None:
+        self._mesh: Any = None
+        self._lock = threading.Lock()
+
     def portrait(
-        self, images: Iterable[RGBArray], shape: tuple[int, int], which: str
+        self, images: Iterable[RGBArray], shape: tuple[int, int], wanted: Wanted
     ) -> tuple[RGBArray, Portrait] | None:
         """As for files, see `PortraitFinder.first`."""
-        with PortraitFinder(which) as finder:
-            return finder.first(images, shape, "auto")
+        with PortraitFinder(wanted.face) as finder:
+            return finder.first(images, shape, wanted.crop)
+
+    def look(self, image: RGBArray) -> Box | None:
+        """Box of the largest face that drives well: one near the camera, as for `MeshTracker`."""
+        with self._lock:
+            if self._mesh is None:
+                self._mesh = load_mediapipe().face_mesh.FaceMesh(static_image_mode=True, max_num_faces=1)
+            return _found(self._mesh, image)
 
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
@@ -61,14 +86,7 @@ class MeshTracker:
 
     def follow(self, image: RGBArray) -> Box | None:
         """Box of the face in the next frame, uint8 [h,w,3] of any size, or None."""
-        if is_blank(image):  # a tracked mesh stays in the dark where it was
-            return None
-        height, width = image.shape[:2]
-        found = self._begun().process(image).multi_face_landmarks
-        if not found:
-            return None
-        box = mesh_box([(point.x, point.y) for point in found[0].landmark], width, height)
-        return box if min(box[2] - box[0], box[3] - box[1]) >= MIN_FACE else None
+        return _found(self._begun(), image)
 
     def close(self) -> None:
         """Free mediapipe's graph."""
@@ -82,19 +100,42 @@ class MeshTracker:
         return self._mesh
 
 
+def _found(mesh: Any, image: RGBArray) -> Box | None:
+    """Box of the face that a mesh finds in an image, uint8 [h,w,3], or None."""
+    if is_blank(image):  # a tracked mesh stays in the dark where it was
+        return None
+    height, width = image.shape[:2]
+    found = mesh.process(image).multi_face_landmarks
+    if not found:
+        return None
+    box = mesh_box([(point.x, point.y) for point in found[0].landmark], width, height)
+    return box if min(box[2] - box[0], box[3] - box[1]) >= MIN_FACE else None
+
+
+def fractions(box: Box, image: RGBArray) -> FractionBox:
+    """A box of an image, uint8 [h,w,3], as fractions of its size."""
+    height, width = image.shape[:2]
+    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
+
+
 class FaceFinder:
     """The face in each driving frame of a session, and how the frame's motion is used."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._presence, self._scenes = Presence(), SceneCuts()
-        self._last: tuple[float, float, float, float] | None = None
+        self._last: FractionBox | None = None
         self._missed = 0
 
     @property
     def visible(self) -> bool:
         """Whether the driver's face was seen recently."""
         return self._missed < LOST_AFTER
+
+    @property
+    def box(self) -> FractionBox | None:
+        """Where the face is; None: not seen in the last frame."""
+        return self._last if self._missed == 0 else None
 
     def start_over(self) -> None:
         """Take the next face as the first: the animation has forgotten its driver."""
@@ -116,7 +157,7 @@ class FaceFinder:
             self._missed += 1
             return self._scaled(width, height), cue
         self._missed = 0
-        self._last = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+        self._last = fractions(box, image)
         return box, cue
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """PersonaLive in the form that the live server needs, and how it is loaded."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -32,6 +33,9 @@ class PersonaLiveEngine:
         self.width = width or model.config.size
         self.height = height or model.config.size
         self._model = model
+        self.native_side = model.config.size
+        self.call_seconds = 0.0
+        """Seconds of a call, as measured by `warm_up`."""
         self._preprocessor = model.preprocessor(self.width, self.height)
 
     @property
@@ -40,8 +44,8 @@ class PersonaLiveEngine:
         return self._model.config.keyframe_threshold
 
     @property
-    def is_accelerated(self) -> bool:
-        """Whether the first call of each shape takes much longer than the later ones."""
+    def on_gpu(self) -> bool:
+        """Whether a graphics card does the work; then the first call of each shape takes long."""
         return self._model.device.type == "cuda"
 
     @contextlib.contextmanager
@@ -104,7 +108,9 @@ def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
     stream = engine.open(seed=0)
     stream.keyframe_threshold = 0.0  # every call that can make a keyframe makes one
     stream.set_reference(engine.reference(image, box))
-    for call in range(ACCELERATED_CALLS if engine.is_accelerated else CALLS):
+    for call in range(ACCELERATED_CALLS if engine.on_gpu else CALLS):
         count = engine.chunk_frames - call % engine.chunk_frames
         images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for _ in range(count)]
+        began = time.monotonic()
         engine.advance([stream], [engine.driving(images, [box] * count if box else None)])
+        engine.call_seconds = time.monotonic() - began

@@ -6,6 +6,7 @@ from typing import Any
 
 from personalive.settings import MotionSettings, SizeSettings, Surface, same, setting
 from personalive.settings.animation import MAX_FPS, MIN_FPS
+from personalive.types import Background, Latency
 
 _live = partial(setting, on=Surface.LIVE)
 
@@ -33,6 +34,22 @@ class Parameters(MotionSettings):
 
     paused: bool = _live(False, "Pause the animation")
     mirror: bool = _live(False, "Flip the driver left to right, as a mirror does")
+    latency: Latency = _live("balanced", "low: less delay for twice the computing", label="Delay")
+    recentre: bool = _live(
+        False,
+        "Measure movement from the driver's new place when the face has moved and stays there",
+        label="Re-centre automatically",
+    )
+    background: Background = _live("as_is", "What is seen behind the portrait", label="Background")
+    background_colour: str = _live(
+        "#00b140",
+        "The background's colour, if it is one colour",
+        label="Colour of the background",
+        pattern="#[0-9a-fA-F]{6}",
+        pattern_text="a colour such as #00b140",
+    )
+    hidden: bool = _live(False, "Show viewers what they see between streams instead of the animation")
+    muted: bool = _live(True, "Pass no sound on")
     fps: float = _live(
         60.0,
         "The most camera frames a second that are used",

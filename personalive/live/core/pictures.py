@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Generator
 
+import numpy as np
 from PIL import Image
 
 from personalive.errors import InputError
@@ -32,6 +33,13 @@ def decode_all(data: bytes, max_pixels: int = MAX_PIXELS) -> Generator[RGBArray,
     if not data:
         raise InputError(f"the picture is empty (0 bytes): send the bytes of a {FORMATS_TEXT} file")
     return decode_images(io.BytesIO(data), "the picture", max_pixels=max_pixels)
+
+
+def resized(image: RGBArray, width: int, height: int) -> RGBArray:
+    """A picture at another size."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def encode(image: RGBArray, kind: str = "JPEG") -> bytes:

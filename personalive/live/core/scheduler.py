@@ -74,7 +74,7 @@ class Scheduler:
         self._changed = threading.Condition()
         self._stopped = False
         self._free_at = 0.0
-        self._expected: dict[int, float] = {}
+        self._expected: dict[int, float] = {1: engine.call_seconds} if engine.call_seconds else {}
         self._pool = pool or ThreadPoolExecutor(PREPARERS, thread_name_prefix="live-prepare")
         self._threads = [
             threading.Thread(target=self._run_device, name="live-device", daemon=True),
@@ -94,6 +94,10 @@ class Scheduler:
         for thread in self._threads:
             thread.join()
         self._pool.shutdown(wait=True)
+
+    def expected(self) -> float:
+        """Seconds that a call for one session takes; 0: not known yet."""
+        return self._expected.get(1, 0.0)
 
     def add(self, session: Session) -> None:
         """Serve a session from now on."""
@@ -136,6 +140,12 @@ class Scheduler:
     def _prepare(self, session: Session) -> None:
         try:
             session.prepare()
+        except Exception as error:
+            self._fail(session, error)
+
+    def _paint(self, session: Session) -> None:
+        try:
+            session.paint()
         except Exception as error:
             self._fail(session, error)
 
@@ -213,7 +223,8 @@ class Scheduler:
         for session, pictures in zip(sessions, images, strict=True):
             self._had_its_turn(session)
             try:
-                session.end_call(pictures)
+                if session.end_call(pictures):
+                    self._pool.submit(self._paint, session)
             except Exception as error:
                 self._fail(session, error)
 

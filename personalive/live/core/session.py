@@ -6,26 +6,36 @@ touches its stream. Nothing here waits for another session.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from personalive.engine.control import MotionControl
 from personalive.errors import InputError
+from personalive.extras import require
 from personalive.live.core.animation import Animation
+from personalive.live.core.background import BackgroundPainter
 from personalive.live.core.commands import Commands
 from personalive.live.core.engine import Engine, LiveStream
 from personalive.live.core.faces import FaceFinder
-from personalive.live.core.frames import CameraFrame, FrameRing, Message
+from personalive.live.core.frames import CameraFrame, FrameRing, Message, Picture
 from personalive.live.core.parameters import Parameters
+from personalive.live.core.pictures import resized
 from personalive.live.core.preparation import Chunk, Preparation
+from personalive.live.core.sound import Sound
 from personalive.live.core.stamps import Stamps
 from personalive.live.core.statistics import SessionStatistics
 from personalive.live.core.subscription import Subscription, Subscriptions
-from personalive.types import Latency, RGBArray
+from personalive.types import FractionBox, RGBArray
 
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it is made from fewer frames."""
+MAX_UNPAINTED = 2
+"""Calls whose pictures wait for another background; the oldest are dropped when the processor does not keep up."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
 
@@ -39,23 +49,24 @@ class Session:
         engine: Engine,
         parameters: Parameters,
         *,
-        latency: Latency = "balanced",
         faces: FaceFinder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.identifier = identifier
         self.parameters = parameters
         self.statistics = SessionStatistics()
+        self.sound = Sound()
         self.wake: Callable[[], None] = lambda: None
         """Called when the scheduler has something to do; set by it."""
         self.on_message: Callable[[Message], None] = lambda message: None
         """Called with messages to the client, from any thread."""
         self.on_closed: Callable[[str | None], None] = lambda reason: None
         """Called once, with the error that ended the session or None."""
+        self.on_hidden: Callable[[], None] = lambda: None
+        """Called when the animation is hidden from viewers, or shown again, by whoever changes that."""
         self.last_frame = clock()
         self.prepare_seconds = 0.0
         self._engine = engine
-        self._latency = latency
         self._preparation = Preparation(engine, faces, lambda message: self.on_message(message))
         self._clock = clock
         self._lock = threading.RLock()
@@ -70,6 +81,11 @@ class Session:
         """Counts how often the driver was forgotten."""
         self._stamps = Stamps(engine.chunk_frames, engine.delay_frames)
         self._closed = False
+        self._painter = BackgroundPainter()
+        self._unpainted: deque[tuple[int, list[Picture]]] = deque(maxlen=MAX_UNPAINTED)
+        self._painting = threading.Lock()
+        self._blank: RGBArray = np.zeros((engine.height, engine.width, 3), np.uint8)
+        self._still = self._blank
 
     # ---- what connections and the hub call ----
 
@@ -82,6 +98,21 @@ class Session:
     def has_portrait(self) -> bool:
         """Whether there is something to animate."""
         return self._animation.has_portrait
+
+    @property
+    def still(self) -> RGBArray:
+        """What is shown in place of the animation, uint8 [H,W,3]: the portrait as it is, or black."""
+        return self._still
+
+    @property
+    def face(self) -> FractionBox | None:
+        """Where the driver's face is in the part of the camera's picture that is used; None: not seen."""
+        return self._preparation.face
+
+    @property
+    def looks_for_faces(self) -> bool:
+        """Whether `face` means anything: otherwise, finding it is left to the model."""
+        return self._preparation.looks_for_faces
 
     def offer(self, frame: CameraFrame) -> None:
         """Take a camera frame, or ignore it if the session is paused or the camera faster than its `fps`."""
@@ -119,37 +150,53 @@ class Session:
         Raises:
             InputError: a value of the wrong kind or out of bounds, or too many changes are waiting; nothing was
                 changed.
+            MissingExtraError: another background needs mediapipe, which is not installed.
         """
         for name in ("reset_cache", "set_neutral"):
             if not isinstance(values.get(name, False), bool):
                 raise InputError(f"{name} must be true or false, not {values[name]!r}")
         after = self.parameters.updated(values)
+        if after.background != "as_is":
+            require("faces")
         if after.seed != self.parameters.seed:
             self._submit_and_start_over(lambda: self._animation.reseed(after.seed))
         elif values.get("reset_cache"):
             self.reset()
         if values.get("set_neutral"):
-            self.submit(self._animation.reanchor)
+            self.submit(self._reanchor)
         with self._lock:
             before, self.parameters = self.parameters, self.parameters.updated(values)
             if before.paused != self.parameters.paused:
                 self._start_over()
-            return self.parameters
+        if before.hidden != self.parameters.hidden:
+            self.on_hidden()
+        return self.parameters
 
     def open_stream(self) -> "Future[None]":
         """Make the state on the device."""
         return self.submit(lambda: self._animation.open(self.parameters.seed))
 
-    def set_portrait(self, reference: Any) -> "Future[None]":
-        """Animate this portrait (what `Engine.reference` made) from the next call on; the motion continues."""
-        return self.submit(lambda: self._animation.set_portrait(reference, self.parameters.seed))
+    def set_portrait(self, reference: Any, still: RGBArray | None = None) -> "Future[None]":
+        """Animate this portrait from the next call on; the motion continues.
 
-    def set_first_portrait(self, reference: Any) -> "Future[None]":
+        Args:
+            reference: what `Engine.reference` made of it.
+            still: the portrait itself, uint8 [h,w,3], for those from whom the animation is hidden; None: black.
+        """
+
+        def apply() -> None:
+            self._animation.set_portrait(reference, self.parameters.seed)
+            self._still = self._blank if still is None else resized(still, self._engine.width, self._engine.height)
+
+        return self.submit(apply)
+
+    def set_first_portrait(self, reference: Any, still: RGBArray | None = None) -> "Future[None]":
         """Like `set_portrait`, unless there is one already: that one came later."""
 
         def apply() -> None:
             if not self.has_portrait:
                 self._animation.set_portrait(reference, self.parameters.seed)
+                self._still = self._blank if still is None else resized(still, self._engine.width, self._engine.height)
 
         return self.submit(apply)
 
@@ -202,7 +249,11 @@ class Session:
             waiting = len(self._ring)
             if busy or self.parameters.paused or not self.has_portrait or waiting == 0:
                 return None
-            wanted = max(1, self._engine.chunk_frames // 2) if self._latency == "low" else self._engine.chunk_frames
+            wanted = (
+                max(1, self._engine.chunk_frames // 2)
+                if self.parameters.latency == "low"
+                else self._engine.chunk_frames
+            )
             ready = 0.0 if waiting >= wanted else (self._ring.oldest or 0.0) + PATIENCE
             return max(ready, device_free - self.prepare_seconds - MARGIN)
 
@@ -219,10 +270,12 @@ class Session:
             frames = self._ring.take(self._engine.chunk_frames)
         chunk = None
         try:
-            driving = self._preparation.driving(frames, mirror=mirror, run=run) if frames else None
-            if driving is not None:
+            recentre = self.parameters.recentre
+            made = self._preparation.driving(frames, mirror=mirror, run=run, recentre=recentre) if frames else None
+            if made is not None:
+                driving, centres = made
                 with self._lock:
-                    chunk = Chunk(driving, self._stamps.of_chunk(frames)) if epoch == self._epoch else None
+                    chunk = Chunk(driving, self._stamps.of_chunk(frames), centres) if epoch == self._epoch else None
         finally:
             self._end_preparing(chunk, epoch, self._clock() - began)
         self.wake()
@@ -266,6 +319,8 @@ class Session:
             if chunk is None or self._closed:
                 return None
             stream = self._animation.stream(self.parameters.seed)
+            if chunk.recentre:
+                self._animation.recentre()
             stream.control = MotionControl.of(self.parameters)
             threshold = self.parameters.keyframe_threshold
             if threshold is not None:  # None: the model's
@@ -273,19 +328,50 @@ class Session:
             self._stamps.enter(chunk.stamps)
             return stream, chunk.driving
 
-    def end_call(self, images: RGBArray) -> None:
-        """Take the pictures of a call (the device's thread)."""
+    def end_call(self, images: RGBArray) -> bool:
+        """Take the pictures of a call (the device's thread); True: `paint` must be called, in another thread."""
         now = self._clock()
         with self._lock:
             pictures = self._stamps.leave(images)
             self.statistics.made(len(pictures))
+            if self.parameters.background != "as_is" or self._unpainted or self._painting.locked():
+                self._unpainted.append((self._epoch, pictures))
+                return True
         self._subscriptions.push(pictures, now)
+        return False
+
+    def paint(self) -> None:
+        """Change the background of the oldest call's pictures and show them, in the order of the calls."""
+        with self._painting:
+            with self._lock:
+                if not self._unpainted:  # those of a processor that does not keep up were dropped
+                    return
+                epoch, pictures = self._unpainted.popleft()
+                kind, colour = self.parameters.background, self.parameters.background_colour
+            if pictures and not self._closed:
+                images = self._painter.paint(np.stack([each.image for each in pictures]), kind, colour)
+                pictures = [replace(each, image=image) for each, image in zip(pictures, images, strict=True)]
+            if self._closed:
+                self._painter.close()
+            if not self._closed and epoch == self._epoch:
+                self._subscriptions.push(pictures, self._clock())
+
+    @property
+    def background_seconds(self) -> float:
+        """What the background costs for each picture; 0: nothing."""
+        return self._painter.seconds if self.parameters.background != "as_is" else 0.0
 
     # ---- inside ----
+
+    def _reanchor(self) -> None:
+        self._animation.reanchor()
+        self._preparation.measure_anew()
 
     def _free(self) -> None:
         self._preparation.close()
         self._animation.free()
+        if not self._painting.locked():  # else it is freed after that
+            self._painter.close()
 
     def _submit_and_start_over(self, command: Callable[[], None]) -> "Future[None]":
         """A command after which all frames and pictures in flight are discarded."""

@@ -1,11 +1,16 @@
 """The REST interface: the calls that clients of this pipeline know, and those for single sessions."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from io import BytesIO
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Body, Depends, Path, Request, Response
+import segno
+from fastapi import APIRouter, Body, Depends, Path, Query, Request, Response
 from starlette.requests import HTTPConnection
 
+from personalive.live.core.faces import Wanted
+from personalive.live.core.pictures import encode
 from personalive.live.http import schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import MAX_PICTURE, given_token
@@ -15,6 +20,7 @@ from personalive.live.hub.connections import watched
 from personalive.live.hub.entries import Entry, SessionState, UnknownSessionError
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import PIPELINE
+from personalive.live.hub.modes import MODES
 from personalive.live.transport.ice import IceLimits
 from personalive.live.transport.messages import session_figures
 from personalive.live.transport.offer import Candidates, checked
@@ -22,8 +28,12 @@ from personalive.live.transport.webrtc import Peer
 from personalive.media.images import media_types
 
 router = APIRouter(generate_unique_id_function=lambda route: route.name)
+KEY_HEADER = "X-Client-Key"
+"""In place of a client's cookie: its key, which `GET /api/v1/watch` returns. `?key=` in the address does as well."""
+CURRENT = "current"
+"""In place of a session's id: the client's latest one."""
 COOKIE_SECONDS = 365 * 86400
-SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned")]
+SessionId = Annotated[str, Path(max_length=64, description="What opening the session returned; `current`: the latest")]
 WatchId = Annotated[str, Path(max_length=64, description="What `GET /api/v1/watch` returned to the watched client")]
 
 PICTURE_BODY = {
@@ -76,8 +86,9 @@ def client_of(request: Request, response: Response) -> Client:
 
 def sender_of(connection: HTTPConnection, cookie: Callable[[], str]) -> Client:
     """The sender of a request or of a WebSocket's; `cookie` makes one for a client that sends none."""
-    address = connection.client.host if connection.client else "unknown"
-    token = given_token(connection.headers)
+    address, token = _address(connection), given_token(connection.headers)
+    if key := connection.headers.get(KEY_HEADER) or connection.query_params.get("key"):
+        return Client.by_key(key, address, token)
     if known := connection.cookies.get(COOKIE):
         return Client.known(known, address, token)
     return Client.new(cookie(), token, address)
@@ -102,7 +113,11 @@ def admit_offer(request: Request) -> None:
     Raises:
         TooManyError: it sends too many.
     """
-    hub_of(request).offers.admit(request.client.host if request.client else "unknown")
+    hub_of(request).offers.admit(_address(request))
+
+
+def _address(connection: HTTPConnection) -> str:
+    return connection.client.host if connection.client else "unknown"
 
 
 HubOf = Annotated[Hub, Depends(hub_of)]
@@ -112,9 +127,20 @@ IceOf = Annotated[IceLimits, Depends(ice_of)]
 
 def own_entry(session_id: SessionId, hub: HubOf, client: ClientOf) -> Entry:
     """The session of a call's path; the client must be allowed to control it."""
-    return hub.find(session_id, client)
+    return hub.current(client) if session_id == CURRENT else hub.find(session_id, client)
 
 
+def wanted_part(
+    face: WhichFace = "largest",
+    crop: Annotated[Literal["auto", "center"], Query(description="Around the face, or the middle of the picture")] = (
+        "auto"
+    ),
+) -> Wanted:
+    """Which part of a portrait is animated."""
+    return Wanted(face, crop)
+
+
+WantedPart = Annotated[Wanted, Depends(wanted_part)]
 OwnEntry = Annotated[Entry, Depends(own_entry)]
 
 
@@ -130,13 +156,15 @@ async def load(hub: HubOf, request: schemas.LoadRequest) -> schemas.MessageAnswe
 @router.get("/api/v1/pipeline/status", response_model_exclude_none=True)
 async def status(hub: HubOf) -> schemas.StatusAnswer:
     """The progress of loading."""
-    state = hub.loader.state
+    state, speed = hub.loader.state, hub.speed()
     return schemas.StatusAnswer(
         status=state.status,
         pipeline_id=PIPELINE if state.parameters else None,
         load_params=state.parameters.to_dict() if state.parameters else None,
         stage=state.stage,
         error=state.error,
+        pictures_per_second=round(speed.pictures_per_second, 1) or None,
+        advice=speed.advice or None,
     )
 
 
@@ -157,14 +185,46 @@ async def pipeline_schemas() -> dict[str, Any]:
     }
 
 
+@router.get("/api/v1/modes", responses=_problems(_503="The model is not loaded"))
+async def modes(hub: HubOf) -> list[schemas.ModeAnswer]:
+    """What matters most, as settings: delay and size of the picture."""
+    native = hub.engine.native_side
+    return [
+        schemas.ModeAnswer(
+            name=mode.name,
+            label=mode.label,
+            description=mode.description,
+            load_params={"width": mode.side(native), "height": mode.side(native)},
+            parameters={"latency": mode.latency},
+        )
+        for mode in MODES
+    ]
+
+
 @router.post("/api/v1/personalive/reference", openapi_extra=PICTURE_BODY, responses=NO_PICTURE)
 async def set_reference(
-    request: Request, hub: HubOf, client: ClientOf, face: WhichFace = "largest"
+    request: Request,
+    hub: HubOf,
+    client: ClientOf,
+    wanted: WantedPart,
+    show: Annotated[bool, Query(description="false: running sessions keep theirs")] = True,
 ) -> schemas.ReferenceAnswer:
     """Set the portrait of the client's next session, and of its running ones."""
-    running, remarks = await hub.set_portrait(client, await request.body(), face)
+    running, remarks = await hub.set_portrait(client, await request.body(), wanted, show_now=show)
     where = f"shown in {running} running session{'s' * (running > 1)}" if running else "used by the next session"
     return schemas.ReferenceAnswer(success=True, message=f"the portrait is set and {where}", remarks=remarks)
+
+
+@router.post(
+    "/api/v1/personalive/face",
+    openapi_extra=PICTURE_BODY,
+    responses=_problems(_400="Not a picture", _413="The picture is too large", _429="Too many"),
+)
+async def look_for_face(request: Request, hub: HubOf) -> schemas.FaceAnswer:
+    """Whether a picture of the camera shows a face that can drive, before a session is opened."""
+    hub.looks.admit(_address(request))
+    found, box = await hub.look(await request.body())
+    return schemas.FaceAnswer(found=found, box=None if box is None else list(box))
 
 
 @router.get("/api/v1/webrtc/ice-servers")
@@ -216,15 +276,44 @@ async def candidates(entry: OwnEntry, request: schemas.CandidatesRequest) -> Non
 @router.get("/api/v1/watch", responses={200: _leads_to("watch_id", "$response.body#/watchId", "watch_state", "watch")})
 async def own_watch_id(client: ClientOf) -> schemas.WatchIdAnswer:
     """The id by which others can watch this client's sessions; always the same for one cookie."""
-    return schemas.WatchIdAnswer(watchId=client.watch_id, page=f"/embed?watch={client.watch_id}")
+    return schemas.WatchIdAnswer(watchId=client.watch_id, page=f"/embed?watch={client.watch_id}", key=client.key)
 
 
 @router.get("/api/v1/watch/{watch_id}", response_model_exclude_none=True)
 async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
     """Whether there is something to watch now. No token is needed: the id, which cannot be guessed, is enough."""
-    if watched(hub.entries.values(), watch_id) is None:
+    entry = watched(hub.entries.values(), watch_id)
+    if entry is None or not entry.is_shown:
         return schemas.WatchAnswer(live=False)
     return schemas.WatchAnswer(live=True, iceServers=_ice_servers(hub))
+
+
+@router.get("/api/v1/watch/{watch_id}/qr", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
+async def watch_code(
+    request: Request,
+    watch_id: WatchId,
+    scheme: Literal["http", "https"] = "http",
+    idle: Literal["nothing", "portrait"] = "nothing",
+) -> Response:
+    """The address of the page that shows a client's sessions, as a QR code for a phone's camera."""
+    host = request.headers.get("host", "localhost")  # one that is served here: the gate has looked
+    query = urlencode({"watch": watch_id} | ({"idle": idle} if idle == "portrait" else {}))
+    drawn = BytesIO()
+    segno.make_qr(f"{scheme}://{host}/embed?{query}").save(drawn, "svg", scale=4, border=2)
+    return Response(drawn.getvalue(), media_type="image/svg+xml")
+
+
+@router.get(
+    "/api/v1/watch/{watch_id}/portrait",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, **_problems(_404="There has been no session yet")},
+)
+async def watch_portrait(watch_id: WatchId, hub: HubOf) -> Response:
+    """The portrait of the client's last session as it is, to be shown between streams."""
+    image = hub.still(watch_id)
+    if image is None:
+        raise UnknownSessionError("there has been no session with this watch id lately")
+    return Response(encode(image), media_type="image/jpeg")
 
 
 @router.post(
@@ -236,13 +325,25 @@ async def watch_state(watch_id: WatchId, hub: HubOf) -> schemas.WatchAnswer:
 )
 async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
     """Watch by WebRTC. No token is needed: the id, which cannot be guessed, is enough."""
+    _, answer = await watching(hub, ice, watch_id, request.sdp)
+    return schemas.WatchOfferAnswer(sdp=answer, type="answer")
+
+
+async def watching(hub: Hub, ice: IceLimits, watch_id: str, sdp: str) -> tuple[Peer, str]:
+    """A viewer's new connection, and the answer to its offer.
+
+    Raises:
+        UnknownSessionError: there is nothing to watch.
+        FullError: there are enough viewers.
+        InputError: the offer cannot be used.
+    """
     entry = watched(hub.entries.values(), watch_id)
     if entry is None:
         raise UnknownSessionError("there is nothing to watch now: try again later")
     peer = Peer(hub, entry, ice, viewer=True)
     try:
         hub.connections.watch(entry, peer)
-        return schemas.WatchOfferAnswer(sdp=await peer.answer(request.sdp), type="answer")
+        return peer, await peer.answer(sdp)
     except BaseException:
         await peer.close()
         raise
@@ -277,10 +378,10 @@ async def close_session(entry: OwnEntry) -> None:
 
 @router.put("/api/v1/sessions/{session_id}/reference", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
 async def replace_reference(
-    request: Request, entry: OwnEntry, hub: HubOf, face: WhichFace = "largest"
+    request: Request, entry: OwnEntry, hub: HubOf, wanted: WantedPart
 ) -> schemas.ReferenceAnswer:
     """Show another portrait; the motion continues."""
-    remarks = await hub.replace_portrait(entry.session, await request.body(), face)
+    remarks = await hub.replace_portrait(entry, await request.body(), wanted)
     return schemas.ReferenceAnswer(success=True, message="the portrait is set", remarks=remarks)
 
 
@@ -314,6 +415,19 @@ async def set_neutral(entry: OwnEntry) -> schemas.MessageAnswer:
     return schemas.MessageAnswer(message="the driver's next frame is the neutral one")
 
 
+@router.post("/api/v1/sessions/{session_id}/toggle/{name}", responses=UNKNOWN)
+async def toggle(entry: OwnEntry, name: Literal["paused", "hidden", "muted", "mirror"]) -> dict[str, Any]:
+    """Turn a switch over; return all settings."""
+    return entry.session.change({name: not getattr(entry.session.parameters, name)}).given()
+
+
+@router.post("/api/v1/sessions/{session_id}/press", responses=UNKNOWN)
+async def press(entry: OwnEntry, request: schemas.PressRequest) -> schemas.MessageAnswer:
+    """Have the client's page do something: its portraits, its countdown and its recorder are in the browser."""
+    entry.session.on_message({"type": "press", "press": request.press, "number": request.number})
+    return schemas.MessageAnswer(message="the page has been told")
+
+
 @router.post("/api/v1/sessions/{session_id}/snapshot", responses={**UNKNOWN, **_problems(_400="No portrait yet")})
 async def snapshot(entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
     """Remember the temporal state of the animation for this client; the last one counts."""
@@ -336,7 +450,6 @@ async def health(hub: HubOf) -> schemas.HealthAnswer:
         pipeline=hub.loader.state.status,
         sessions=len(hub.entries),
         max_sessions=hub.options.max_sessions,
-        audio=hub.options.audio,
     )
 
 

@@ -43,6 +43,29 @@ class StatusAnswer(BaseModel):
     load_params: dict[str, Any] | None = None
     stage: str | None = Field(default=None, description="What is being done while loading")
     error: str | None = None
+    pictures_per_second: float | None = Field(
+        default=None, description="What one more session would get; speech looks fluent from 15"
+    )
+    advice: str | None = Field(default=None, description="What would help if that is too slow")
+
+
+class ModeAnswer(BaseModel):
+    """A choice that the page offers in place of numbers."""
+
+    name: str
+    label: str
+    description: str
+    load_params: dict[str, int] = Field(description="For `POST /api/v1/pipeline/load`")
+    parameters: dict[str, Any] = Field(description="For a session")
+
+
+class FaceAnswer(BaseModel):
+    """Whether a picture of the camera shows a face that can drive."""
+
+    found: bool | None = Field(description="null: this server leaves finding it to the model")
+    box: list[float] | None = Field(
+        min_length=4, max_length=4, description="Left, top, right, bottom as fractions of the picture"
+    )
 
 
 class ReferenceAnswer(BaseModel):
@@ -85,6 +108,7 @@ class WatchIdAnswer(BaseModel):
 
     watchId: str  # noqa: N815
     page: str = Field(description="A transparent page that shows only the picture, for OBS and for other pages")
+    key: str = Field(description="With it, other programs, such as a stream deck, act as this client")
 
 
 class WatchAnswer(BaseModel):
@@ -134,6 +158,13 @@ class SessionAnswer(BaseModel):
     stats: dict[str, Any]
 
 
+class PressRequest(Settled):
+    """What the page is to do, as if its owner had pressed a button there."""
+
+    press: Literal["portrait", "neutral", "record"] = Field(examples=["portrait"])
+    number: int = Field(default=1, ge=1, le=9, description="Which portrait, from 1 to 9")
+
+
 class PauseRequest(Settled):
     """Whether to stand still."""
 
@@ -147,7 +178,6 @@ class HealthAnswer(BaseModel):
     pipeline: Literal["not_loaded", "loading", "loaded", "error"]
     sessions: int
     max_sessions: int
-    audio: bool = Field(description="Whether the microphone can be sent back with the picture's delay")
 
 
 class Preset(BaseModel):

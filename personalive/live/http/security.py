@@ -22,7 +22,7 @@ BODY_SECONDS = 30.0
 """Seconds that a client has to send a body."""
 MAX_WORKING = 64
 """The most requests with a body that are handled at once."""
-OPEN_FOLDERS = ("/static/", "/api/v1/watch/")
+OPEN_FOLDERS = ("/static/", "/api/v1/watch/", "/api/v1/whep/")
 OPEN_PATHS = ("/", "/embed", "/health", "/openapi.json")
 """What is available without a token: the page itself, and the pictures of a session whose watch id the client knows."""
 SOCKET_TOKEN = "token."

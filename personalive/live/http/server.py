@@ -4,8 +4,9 @@ import contextlib
 import logging
 import resource
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from personalive.errors import PersonaLiveError
 from personalive.extras import missing
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
-from personalive.live.http import answers, api, metrics, presets
+from personalive.live.http import answers, api, metrics, presets, whip
 from personalive.live.http.connection import LiveConnection, SocketConnection
 from personalive.live.http.security import SOCKET_TOKEN, Gate
 from personalive.live.hub.clients import COOKIE, new_cookie
@@ -38,6 +39,10 @@ logger = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 PRESETS = STATIC / "presets"
+PictureFormat = Literal["jpeg", "webp"]
+ServeSocket = Callable[[WebSocket, str | None, PictureFormat], Awaitable[None]]
+"""Serves an accepted WebSocket until it ends: the id of the session to continue, and the format of its pictures."""
+
 PROTOCOL = "personalive"
 """WebSocket subprotocol."""
 MAX_FILES = 8192
@@ -71,7 +76,7 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await hub.start()
-        yield {ROOM: waiting_room, TLS: _tls_context(options)}
+        yield {ROOM: waiting_room, TLS: tls_context(options)}
         await hub.stop()
 
     # The stock documentation pages load their scripts from other hosts; the description itself stays.
@@ -81,14 +86,17 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     app.state.metrics = metrics.registry(hub, waiting_room)
     answers.add_handlers(app)
     app.include_router(api.router)
+    app.include_router(whip.router)
     app.include_router(presets.router(options.presets or PRESETS))
-    _add_pages(app)
-    _add_socket(app)
+    add_pages(app)
+    add_socket(app, partial(_serve_socket, hub))
     app.add_middleware(Gate, options=options)
     return app
 
 
-def _add_pages(app: FastAPI) -> None:
+def add_pages(app: FastAPI) -> None:
+    """Let an application serve the pages and what they load."""
+
     def page(request: Request, name: str) -> Response:
         response = FileResponse(STATIC / name)
         if COOKIE not in request.cookies:
@@ -106,27 +114,32 @@ def _add_pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
 
-def _add_socket(app: FastAPI) -> None:
+def add_socket(app: FastAPI, serve: ServeSocket) -> None:
+    """Let an application take WebSockets, and hand each one over when it is accepted."""
+
     @app.websocket("/api/v1/ws")
     async def socket(
         socket: WebSocket,
         sessionId: Annotated[str | None, Query(max_length=64)] = None,
-        format: Literal["jpeg", "webp"] = "jpeg",
+        format: PictureFormat = "jpeg",
     ) -> None:
-        hub: Hub = socket.app.state.hub
         wanted = socket.headers.get("sec-websocket-protocol", "")
         await socket.accept(PROTOCOL if PROTOCOL in wanted or SOCKET_TOKEN in wanted else None)
-        try:
-            client = api.sender_of(socket, new_cookie)
-            entry = hub.find(sessionId, client) if sessionId else await hub.open(client, {})
-        except PersonaLiveError as error:
-            await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
-            await socket.close(CloseCode.TRY_AGAIN_LATER, str(error)[:120])
-            return
-        connection = Socket(hub, entry, socket, format)
-        connection.send({"type": "session", "sessionId": entry.session.identifier})
-        hub.connections.attach(entry, connection)
-        await connection.run()
+        await serve(socket, sessionId or None, format)
+
+
+async def _serve_socket(hub: Hub, socket: WebSocket, session_id: str | None, picture_format: PictureFormat) -> None:
+    try:
+        client = api.sender_of(socket, new_cookie)
+        entry = hub.find(session_id, client) if session_id else await hub.open(client, {})
+    except PersonaLiveError as error:
+        await socket.send_json({"type": "stream_stopped", "error_message": str(error)})
+        await socket.close(CloseCode.TRY_AGAIN_LATER, str(error)[:120])
+        return
+    connection = Socket(hub, entry, socket, picture_format)
+    connection.send({"type": "session", "sessionId": entry.session.identifier})
+    hub.connections.attach(entry, connection)
+    await connection.run()
 
 
 def model_factory(options: ServeOptions) -> ModelFactory:
@@ -137,20 +150,32 @@ def model_factory(options: ServeOptions) -> ModelFactory:
     return ModelFactory(options.model.load, face_boxes=options.face_boxes == "mesh")
 
 
-def serve(options: ServeOptions) -> None:
-    """Run the server until it is told to stop."""
+def usable(options: ServeOptions) -> ServeOptions:
+    """The options, without what would need packages that are not installed."""
     if options.face_boxes == "mesh" and missing("faces"):
         logger.warning("%s", NO_FACES)
-        options = options.replace(face_boxes="keypoints")
-    app = create_app(options, model_factory(options), MeshFaces() if options.face_boxes == "mesh" else None)
-    _allow_many_files()
+        return options.replace(face_boxes="keypoints")
+    return options
+
+
+def faces_of(options: ServeOptions) -> Faces | None:
+    """What finds faces; None leaves that to the model."""
+    return MeshFaces() if options.face_boxes == "mesh" else None
+
+
+def serve(options: ServeOptions) -> None:
+    """Run the server until it is told to stop."""
+    options = usable(options)
+    app = create_app(options, model_factory(options), faces_of(options))
+    allow_many_files()
     logger.info("the page is at %s", options.page_url)
     config = uvicorn.Config(app, host=options.host, port=options.port, timeout_graceful_shutdown=5, **UVICORN)
     with contextlib.suppress(KeyboardInterrupt):
         Server(config).run()
 
 
-def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
+    """What connections need for https; None: they have none."""
     if options.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -158,7 +183,7 @@ def _tls_context(options: ServeOptions) -> ssl.SSLContext | None:
     return context
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """Raise the limit on open files to what the system allows: a crowd that connects at once needs them briefly."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)

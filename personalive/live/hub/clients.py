@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 COOKIE = "personalive_client"
@@ -35,26 +35,34 @@ class Client:
     token_key: str | None
     watch_id: str
     """With this, others can watch the client's sessions and do nothing else; always the same for one cookie."""
+    key: str = field(repr=False)
+    """With this, other programs act as this client, which keeps the cookie itself; always the same for one cookie."""
 
     @classmethod
     def known(cls, cookie: str, address: str, token: str | None = None) -> "Client":
         """A client that sent its cookie."""
-        return cls._of(cookie, token, address, has_cookie=True)
+        return cls._of(key_of(cookie), token, address, has_cookie=True)
+
+    @classmethod
+    def by_key(cls, key: str, address: str, token: str | None = None) -> "Client":
+        """A program that sent a client's key: a stream deck, or OBS."""
+        return cls._of(key, token, address, has_cookie=True)
 
     @classmethod
     def new(cls, cookie: str, token: str | None, address: str) -> "Client":
         """A client that is given a cookie now."""
-        return cls._of(cookie, token, address, has_cookie=False)
+        return cls._of(key_of(cookie), token, address, has_cookie=False)
 
     @classmethod
-    def _of(cls, cookie: str, token: str | None, address: str, *, has_cookie: bool) -> "Client":
+    def _of(cls, key: str, token: str | None, address: str, *, has_cookie: bool) -> "Client":
         return cls(
             address,
             has_cookie,
-            cookie_key=_digest(f"cookie {cookie}"),
+            cookie_key=_digest(f"cookie {key}"),
             address_key=_digest(f"address {address} {token or ''}"),
             token_key=_digest(f"token {token}") if token else None,
-            watch_id=_digest(f"watch {cookie}"),
+            watch_id=_digest(f"watch {key}"),
+            key=key,
         )
 
     @property
@@ -77,6 +85,11 @@ class Client:
         if not owner.has_cookie and self.address_key == owner.address_key:
             return True
         return self.cookie_key == owner.cookie_key
+
+
+def key_of(cookie: str) -> str:
+    """A client's key, from which its cookie cannot be found."""
+    return _digest(f"key {cookie}")
 
 
 def new_cookie() -> str:
@@ -136,6 +149,15 @@ class ClientStore:
             if client.has_cookie:
                 self._forget_address(kept, key)
             return kept.value
+
+    def watched(self, watch_id: str) -> Any:
+        """The value of the client whose watch id this is, or None."""
+        wanted = watch_id.encode()
+        with self._lock:
+            self._expire()
+            every = list(self._kept.values())
+        found = [kept for kept in every if secrets.compare_digest(kept.client.watch_id.encode(), wanted)]
+        return found[-1].value if found else None
 
     def clear(self) -> None:
         """Forget everything."""

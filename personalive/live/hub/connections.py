@@ -6,9 +6,10 @@ Everything here happens in the event loop.
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from personalive.live.core.frames import Message
+from personalive.live.hub.clients import Client
 from personalive.live.hub.entries import Entry, FullError, SessionState, Transport, UnknownSessionError
 
 MAX_VIEWERS = 4
@@ -16,7 +17,19 @@ MAX_VIEWERS = 4
 STREAM_STOPPED: Message = {"type": "stream_stopped"}
 
 
-def watched(entries: Iterable[Entry], watch_id: str) -> Entry | None:
+class Watchable(Protocol):
+    """What is known of a session: here, or by the front of several servers."""
+
+    client: Client
+    state: SessionState
+    since: float
+    """As in `Entry`."""
+
+
+W = TypeVar("W", bound=Watchable)
+
+
+def watched(entries: Iterable[W], watch_id: str) -> W | None:
     """The session that a watch id shows now: the latest of its client's that is connected."""
     wanted = watch_id.encode()
     shown = [
@@ -25,6 +38,15 @@ def watched(entries: Iterable[Entry], watch_id: str) -> Entry | None:
         if entry.state is SessionState.CONNECTED and secrets.compare_digest(entry.client.watch_id.encode(), wanted)
     ]
     return max(shown, key=lambda entry: entry.since, default=None)
+
+
+def latest(entries: Iterable[W], client: Client) -> W | None:
+    """The session that a client, or who may act for it, would mean: the latest of those that are connected."""
+    there = list(entries)
+    own = [each for each in there if client.is_same(each.client)]
+    if not own and not client.has_cookie:  # a program that has only a token
+        own = [each for each in there if client.may_control(each.client)]
+    return max(own, key=lambda entry: (entry.state is SessionState.CONNECTED, entry.since), default=None)
 
 
 class Connections:
@@ -76,6 +98,11 @@ class Connections:
             self.spawn(unconnected.close())
         entry.viewers.append(transport)
 
+    def tell_viewers(self, entry: Entry) -> None:
+        """Let a session's viewers know whether there is something to see now."""
+        for viewer in entry.viewers:
+            viewer.send({"type": "stream", "live": entry.is_shown})
+
     def end(self, entry: Entry) -> None:
         """The session has ended: its viewers hear of it, and all of its connections are closed."""
         entry.move_to(SessionState.CLOSING, self._clock())
@@ -104,8 +131,7 @@ class Connections:
         """Change a session's state unless it has ended, and let its viewers know whether pictures flow."""
         if state is entry.state or entry.state is SessionState.CLOSING:
             return
-        was_live, is_live = entry.state is SessionState.CONNECTED, state is SessionState.CONNECTED
+        was_shown = entry.is_shown
         entry.move_to(state, self._clock())
-        if was_live != is_live:
-            for viewer in entry.viewers:
-                viewer.send({"type": "stream", "live": is_live})
+        if was_shown != entry.is_shown:
+            self.tell_viewers(entry)

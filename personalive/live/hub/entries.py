@@ -78,6 +78,11 @@ class Entry:
     viewers: list[Transport] = field(default_factory=list)
     """Connections that only watch, oldest first."""
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether viewers see the animation."""
+        return self.state is SessionState.CONNECTED and not self.session.parameters.hidden
+
     def move_to(self, state: SessionState, now: float) -> None:
         """Change the state.
 

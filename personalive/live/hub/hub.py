@@ -16,18 +16,28 @@ from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core import garbage
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
-from personalive.live.core.faces import FaceFinder, Faces
+from personalive.live.core.faces import FaceFinder, Faces, Wanted
 from personalive.live.core.parameters import LoadParameters, Parameters
 from personalive.live.core.scheduler import Scheduler
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
-from personalive.live.hub.connections import Connections
-from personalive.live.hub.entries import Entry, FullError, NotLoadedError, NotYoursError, Totals, UnknownSessionError
+from personalive.live.hub.connections import Connections, latest
+from personalive.live.hub.entries import (
+    Entry,
+    FullError,
+    NotLoadedError,
+    NotYoursError,
+    SessionState,
+    Totals,
+    UnknownSessionError,
+)
 from personalive.live.hub.eviction import reason_to_end, sessions_to_evict
 from personalive.live.hub.loader import EngineFactory, Loader
 from personalive.live.hub.portrait import Portraits, show
 from personalive.live.hub.rates import RequestRate
+from personalive.live.hub.speed import Speed, speed_of
 from personalive.live.options import ServeOptions
+from personalive.types import FractionBox, RGBArray
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +47,8 @@ what a flood of offers leaves behind in a second takes a tenth of a second, in w
 SWEEPS_PER_LOOK = 2
 """As many of them to each look for unused sessions."""
 
+LOOKS_PER_SECOND = 10.0
+"""Looking for a face takes 10 ms of a thread."""
 MAX_SNAPSHOTS = 8
 """Snapshots are large: tens to hundreds of megabytes each."""
 
@@ -65,6 +77,9 @@ class Hub:
         self._portraits = Portraits(faces)
         self.offers = RequestRate(options.offer_rate, clock)
         """How often one address may offer a connection."""
+        self.looks = RequestRate(LOOKS_PER_SECOND, clock)
+        """How often one address may ask whether a face is seen."""
+        self._stills = ClientStore()
         self._snapshots = ClientStore(capacity=MAX_SNAPSHOTS, per_address=MAX_SNAPSHOTS // 2)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
@@ -119,13 +134,16 @@ class Hub:
 
     # ---- portraits ----
 
-    async def set_portrait(self, client: Client, data: bytes, face: str) -> tuple[int, tuple[str, ...]]:
+    async def set_portrait(
+        self, client: Client, data: bytes, wanted: Wanted, *, show_now: bool = True
+    ) -> tuple[int, tuple[str, ...]]:
         """Keep a client's portrait for its next session and show it in its running ones.
 
         Args:
             client: its sender.
             data: the picture's file.
-            face: which of several faces in it.
+            wanted: which part of it.
+            show_now: False leaves the running ones as they are.
 
         Returns:
             How many these are, and what the portrait's owner should know about it.
@@ -135,20 +153,43 @@ class Hub:
             DeviceMemoryError: the portrait could not be prepared, or is kept but not shown in every session; the
                 message says which.
         """
-        prepared = await self._portraits.read(data, face, self.engine)
+        prepared = await self._portraits.read(data, wanted, self.engine)
         self._portraits.keep(client, prepared.chosen)
-        running = [entry.session for entry in self.entries.values() if entry.client.is_same(client)]
-        return await show(prepared.reference, running), prepared.remarks
+        running = [entry.session for entry in self.entries.values() if show_now and entry.client.is_same(client)]
+        if running:
+            self._stills.put(client, prepared.still)
+        return await show(prepared, running), prepared.remarks
 
-    async def replace_portrait(self, session: Session, data: bytes, face: str) -> tuple[str, ...]:
+    async def replace_portrait(self, entry: Entry, data: bytes, wanted: Wanted) -> tuple[str, ...]:
         """Show another portrait in one session, like `set_portrait`; returns what its owner should know about it.
 
         Raises:
             SessionEndedError, NotLoadedError, InputError, NoFaceError, DeviceMemoryError
         """
-        prepared = await self._portraits.read(data, face, self.engine)
-        await asyncio.wrap_future(session.set_portrait(prepared.reference))
+        prepared = await self._portraits.read(data, wanted, self.engine)
+        await asyncio.wrap_future(entry.session.set_portrait(prepared.reference, prepared.still))
+        self._stills.put(entry.client, prepared.still)
         return prepared.remarks
+
+    def still(self, watch_id: str) -> RGBArray | None:
+        """The portrait of the last session of the client with this watch id, as it is: uint8 [h,w,3]."""
+        image: RGBArray | None = self._stills.watched(watch_id)
+        return image
+
+    async def look(self, data: bytes) -> tuple[bool | None, FractionBox | None]:
+        """Whether a picture shows a face that can drive, and where; None: this server leaves finding it to the model.
+
+        Raises:
+            InputError: not a picture.
+        """
+        return await self._portraits.look(data)
+
+    def speed(self) -> Speed:
+        """How fast one more session would be."""
+        if self._engine is None or self.scheduler is None:
+            return Speed(0.0, "")
+        others = sum(entry.state is SessionState.CONNECTED for entry in self.entries.values())
+        return speed_of(self._engine, self.scheduler.expected(), others)
 
     # ---- sessions ----
 
@@ -169,6 +210,17 @@ class Hub:
             )
         return entry
 
+    def current(self, client: Client) -> Entry:
+        """See `connections.latest`.
+
+        Raises:
+            UnknownSessionError: there is none.
+        """
+        found = latest((each for each in self.entries.values() if not each.session.closed), client)
+        if found is None:
+            raise UnknownSessionError("you have no session now: start one first")
+        return found
+
     async def open(self, client: Client, values: dict[str, Any]) -> Entry:
         """Open a session for a client, with its portrait if it has sent one.
 
@@ -184,13 +236,13 @@ class Hub:
             secrets.token_urlsafe(18),
             engine,
             parameters,
-            latency=self.options.latency,
             faces=FaceFinder(self._faces.tracker()) if self._faces else None,
             clock=self._clock,
         )
         entry = Entry(session, client, self._clock())
         self.entries[session.identifier] = entry
         self.sessions_opened += 1
+        session.on_hidden = lambda: self.connections.tell_viewers(entry)
         session.on_closed = lambda reason: self._forget_on_loop(session)
         assert self.scheduler is not None
         self.scheduler.add(session)
@@ -213,7 +265,8 @@ class Hub:
         await asyncio.wrap_future(session.open_stream())
         prepared = await self._portraits.of(client, engine)
         if prepared is not None:
-            await asyncio.wrap_future(session.set_first_portrait(prepared.reference))
+            await asyncio.wrap_future(session.set_first_portrait(prepared.reference, prepared.still))
+            self._stills.put(client, prepared.still)
         if session.closed:
             raise SessionEndedError(f"the session {session.identifier} has ended")
 
@@ -242,7 +295,8 @@ class Hub:
 
     def _default_parameters(self, engine: Engine) -> Parameters:
         loaded = self.loader.state.parameters
-        return Parameters(seed=loaded.seed if loaded else 42, keyframe_threshold=engine.keyframe_threshold)
+        seed = loaded.seed if loaded else 42
+        return Parameters(seed=seed, keyframe_threshold=engine.keyframe_threshold, latency=self.options.latency)
 
     def _make_room(self, client: Client) -> None:
         """Check the bounds; sessions without a connection give way."""

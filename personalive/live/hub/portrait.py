@@ -4,18 +4,23 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from personalive.errors import DeviceMemoryError, NoFaceError
 from personalive.live.core.commands import SessionEndedError
 from personalive.live.core.engine import Engine
-from personalive.live.core.faces import Faces
-from personalive.live.core.pictures import decode_all
+from personalive.live.core.faces import Faces, Wanted, fractions
+from personalive.live.core.pictures import decode, decode_all
 from personalive.live.core.session import Session
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.media.crop import crop_box, cut
 from personalive.media.portrait import Portrait, first_shown
-from personalive.types import RGBArray
+from personalive.types import FractionBox, RGBArray
+
+MAX_LOOKED_AT = 1_000_000
+"""The most pixels of a camera's picture in which a face is looked for before going on air."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,7 @@ class Chosen:
 
     image: RGBArray
     """uint8 [h,w,3]"""
-    face: str
-    """Which of several faces in it: as in `media.faces.choose`."""
+    wanted: Wanted
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Prepared:
     chosen: Chosen
     reference: Any
     """What `Engine.reference` made of it."""
+    still: RGBArray
+    """What is animated, uint8 [h,w,3], as it is."""
     remarks: tuple[str, ...]
     """What its owner should know; see `media.portrait.Portrait`."""
 
@@ -48,18 +54,18 @@ class Portraits:
         self._kept = ClientStore()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="live-portrait")
 
-    async def read(self, data: bytes, face: str, engine: Engine) -> Prepared:
+    async def read(self, data: bytes, wanted: Wanted, engine: Engine) -> Prepared:
         """What the model animates of the first picture with a face in a request's body.
 
         Args:
             data: the body.
-            face: which of several: as in `media.faces.choose`.
+            wanted: which part of it.
             engine: the model.
 
         Raises:
             InputError, NoFaceError, DeviceMemoryError
         """
-        return await self._in_thread(lambda: prepare(decode_all(data), face, engine, self._faces))
+        return await self._in_thread(lambda: prepare(decode_all(data), wanted, engine, self._faces))
 
     def keep(self, client: Client, chosen: Chosen) -> None:
         """Remember what a client chose, in place of its last choice."""
@@ -70,9 +76,26 @@ class Portraits:
         chosen: Chosen | None = self._kept.get(client)
         if chosen is None:
             return None
-        return await self._in_thread(lambda: prepare([chosen.image], chosen.face, engine, self._faces))
+        return await self._in_thread(lambda: prepare([chosen.image], chosen.wanted, engine, self._faces))
 
-    async def _in_thread(self, work: Callable[[], Prepared]) -> Prepared:
+    async def look(self, data: bytes) -> tuple[bool | None, FractionBox | None]:
+        """See `Hub.look`.
+
+        Raises:
+            InputError: not a picture.
+        """
+        if self._faces is None:
+            return None, None
+        faces = self._faces
+
+        def find() -> tuple[bool, FractionBox | None]:
+            image = decode(data, MAX_LOOKED_AT)
+            box = faces.look(image)
+            return box is not None, None if box is None else fractions(box, image)
+
+        return await self._in_thread(find)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def stop(self) -> None:
@@ -80,14 +103,14 @@ class Portraits:
         self._threads.shutdown(wait=False)
 
 
-async def show(reference: Any, sessions: Sequence[Session]) -> int:
-    """Show a portrait (what the model made of it) in running sessions; return how many show it.
+async def show(portrait: Prepared, sessions: Sequence[Session]) -> int:
+    """Show a portrait in running sessions; return how many show it.
 
     Raises:
         DeviceMemoryError: some could not show it; the message says how many.
     """
     shown, failures = 0, []
-    for future in [session.set_portrait(reference) for session in sessions]:
+    for future in [session.set_portrait(portrait.reference, portrait.still) for session in sessions]:
         try:
             await asyncio.wrap_future(future)
             shown += 1
@@ -103,12 +126,12 @@ async def show(reference: Any, sessions: Sequence[Session]) -> int:
     return shown
 
 
-def prepare(images: Iterable[RGBArray], face: str, engine: Engine, faces: Faces | None) -> Prepared:
+def prepare(images: Iterable[RGBArray], wanted: Wanted, engine: Engine, faces: Faces | None) -> Prepared:
     """Crop a portrait around its face to the shape of the output, as for files, and prepare it for the model.
 
     Args:
         images: uint8 [h,w,3] each, at least one; the first with a face is taken.
-        face: which of several: as in `media.faces.choose`.
+        wanted: which part of it.
         engine: the model that will animate it.
         faces: finds the face; None leaves that to the model.
 
@@ -119,15 +142,15 @@ def prepare(images: Iterable[RGBArray], face: str, engine: Engine, faces: Faces 
     if faces is None:
         image, remarks = first_shown(images)
         part = crop_box((image.shape[1], image.shape[0]), shape, "center", None)
-        return _prepared(image, face, engine, Portrait(cut(image, part), None, remarks))
-    found = faces.portrait(images, shape, face)
+        return _prepared(image, wanted, engine, Portrait(cut(image, part), None, remarks))
+    found = faces.portrait(images, shape, wanted)
     if found is None:
         raise NoFaceError("no face was found in the picture: send a portrait that shows one face from the front")
     image, portrait = found
-    return _prepared(image, face, engine, portrait)
+    return _prepared(image, wanted, engine, portrait)
 
 
-def _prepared(image: RGBArray, face: str, engine: Engine, portrait: Portrait) -> Prepared:
+def _prepared(image: RGBArray, wanted: Wanted, engine: Engine, portrait: Portrait) -> Prepared:
     unsuited = engine.unsuited(portrait.image, portrait.box)
     remarks = (*portrait.remarks, unsuited) if unsuited else portrait.remarks
-    return Prepared(Chosen(image, face), engine.reference(portrait.image, portrait.box), remarks)
+    return Prepared(Chosen(image, wanted), engine.reference(portrait.image, portrait.box), portrait.image, remarks)

@@ -45,5 +45,5 @@ class RequestRate:
             self._left.popitem(last=False)
         if left < 1:
             raise TooManyError(
-                f"your address sends more than {self._per_second:g} offers a second: try again in a moment"
+                f"your address asks for this more than {self._per_second:g} times a second: try again in a moment"
             )

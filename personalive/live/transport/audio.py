@@ -1,13 +1,15 @@
-"""The camera's microphone, sent back with the delay of the picture."""
+"""The driver's microphone, passed on with the delay of the picture."""
 
 import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
 
+import av
 from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
-from av.frame import Frame
+
+from personalive.live.core.sound import Sound
 
 TOLERANCE = 0.08
 """Seconds by which sound may be late before some of it is dropped."""
@@ -16,51 +18,43 @@ MAX_WAITING = 500
 
 
 class DelayedAudio(MediaStreamTrack):
-    """A track that returns another's frames some time after they came."""
+    """A track that returns a session's sound some time after it came."""
 
     kind = "audio"
 
-    def __init__(self, source: MediaStreamTrack, delay: Callable[[], float]) -> None:
+    def __init__(self, sound: Sound, delay: Callable[[], float]) -> None:
         """`delay` returns the seconds to wait, which may change."""
         super().__init__()
-        self._source = source
+        self._sound = sound
         self._delay = delay
-        self._held: deque[tuple[float, Frame]] = deque(maxlen=MAX_WAITING)
+        self._held: deque[tuple[float, av.AudioFrame]] = deque(maxlen=MAX_WAITING)
         self._arrived = asyncio.Event()
-        self._ended = False
-        self._reader = asyncio.ensure_future(self._read())
+        sound.listen(self._hold)
 
-    async def recv(self) -> Frame:
+    async def recv(self) -> av.AudioFrame:
         """The next frame when its time has come."""
         while True:
             self._arrived.clear()
-            if self._held:
-                arrived, frame = self._held[0]
-                wait = arrived + self._delay() - time.monotonic()
-                if wait <= 0:
-                    self._held.popleft()
-                    if wait > -TOLERANCE or not self._held:
-                        return frame
-                    continue
-                await asyncio.sleep(wait)
-            elif self._ended or self.readyState != "live":
+            if self.readyState != "live":
                 raise MediaStreamError
-            else:
+            if not self._held:
                 await self._arrived.wait()
+                continue
+            arrived, frame = self._held[0]
+            wait = arrived + self._delay() - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+                continue
+            self._held.popleft()
+            if wait > -TOLERANCE or not self._held:
+                return frame
 
     def stop(self) -> None:
         """End the track."""
         super().stop()
-        self._reader.cancel()
+        self._sound.leave(self._hold)
         self._arrived.set()
 
-    async def _read(self) -> None:
-        try:
-            while True:
-                frame = await self._source.recv()
-                assert isinstance(frame, Frame)  # only files yield packets
-                self._held.append((time.monotonic(), frame))
-                self._arrived.set()
-        except MediaStreamError:
-            self._ended = True
-            self._arrived.set()
+    def _hold(self, frame: av.AudioFrame) -> None:
+        self._held.append((time.monotonic(), frame))
+        self._arrived.set()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from personalive.errors import InputError
+from personalive.errors import InputError, MissingExtraError
 from personalive.live.core.frames import Message
 from personalive.live.core.session import Session
 
@@ -27,7 +27,7 @@ def handle(session: Session, text: Any, reply: Callable[[Message], None]) -> Non
         if not isinstance(values, dict):
             raise InputError("the message must be a JSON object of parameters")
         session.change(values)
-    except InputError as error:
+    except (InputError, MissingExtraError) as error:
         reply({"type": "error", "error_message": str(error)})
 
 
@@ -37,6 +37,7 @@ def session_figures(session: Session) -> dict[str, Any]:
     fps_in, fps_out = session.statistics.rates(now)
     delays = session.statistics.delays()
     waiting_in, waiting_out = session.backlog
+    face = session.face
     return {
         "fps_in": round(fps_in, 1),
         "fps_out": round(fps_out, 1),
@@ -44,7 +45,13 @@ def session_figures(session: Session) -> dict[str, Any]:
         "delay_p95_ms": round(delays.slow * 1e3),
         "dropped_in": session.dropped[0],
         "dropped_out": session.dropped[1],
+        "background_ms": round(session.background_seconds * 1e3, 1),
         "waiting_in": waiting_in,
         "waiting_out": waiting_out,
         "has_portrait": session.has_portrait,
+        "looks_for_faces": session.looks_for_faces,
+        "face": [round(each, 3) for each in face] if face else None,
+        "paused": session.parameters.paused,
+        "hidden": session.parameters.hidden,
+        "muted": session.parameters.muted,
     }

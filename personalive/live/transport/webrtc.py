@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from functools import partial
@@ -55,16 +56,18 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, session: Session, *, counts: bool) -> None:
-        """`counts` as for `Session.subscribe`."""
+    def __init__(self, session: Session, *, viewer: bool) -> None:
+        """`viewer`: for somebody else than the driver, from whom the driver can hide the animation."""
         super().__init__()
         loop = asyncio.get_running_loop()
         self._session = session
+        self._viewer = viewer
         self._ready = asyncio.Event()
         self._began = time.monotonic()
+        self._hides = False
         self._last: RGBArray | None = None
         self._sent = 0.0
-        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set), counts=counts)
+        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set), counts=not viewer)
 
     @property
     def delay(self) -> float:
@@ -79,8 +82,12 @@ class PictureTrack(MediaStreamTrack):
             self._ready.clear()
             now = time.monotonic()
             picture, due = self.subscription.pop(now)
-            if picture is not None:
-                self._last = picture.image
+            if self._viewer and self._session.parameters.hidden:
+                if picture is not None and not self._hides:  # at once
+                    self._hides, self._last = True, self._session.still
+                    return self._frame(self._last, now)
+            elif picture is not None:
+                self._hides, self._last = False, picture.image
                 return self._frame(picture.image, now)
             if self._last is not None and now - self._sent >= KEEP_ALIVE:
                 return self._frame(self._last, now)
@@ -106,6 +113,7 @@ class Peer:
     """One WebRTC connection of a session: its driver, or a viewer that only watches."""
 
     def __init__(self, hub: Hub, entry: Entry, limits: IceLimits, *, viewer: bool) -> None:
+        self.identifier = secrets.token_urlsafe(18)
         self._hub = hub
         self._entry = entry
         self._session = entry.session
@@ -116,12 +124,13 @@ class Peer:
         self._channel: RTCDataChannel | None = None
         self._unsent: list[Message] = []
         self._cameras: list[MediaStreamTrack] = []
+        self._microphones: list[MediaStreamTrack] = []
         self._work: asyncio.Task[None] | None = None
         self._end: asyncio.Task[None] | None = None
         """Closes a connection that broke."""
         self._candidates = Candidates(local_only=limits.local_only)
         self._closed = False
-        self._picture = PictureTrack(self._session, counts=not viewer)
+        self._picture = PictureTrack(self._session, viewer=viewer)
         self._connection.on("track", self._on_track)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)
@@ -199,6 +208,8 @@ class Peer:
                 tasks.create_task(self._notice_silence())
                 for camera in self._cameras:
                     tasks.create_task(self._read_video(camera))
+                for microphone in self._microphones:
+                    tasks.create_task(self._read_sound(microphone))
         except* Exception:
             logger.exception("a WebRTC connection broke")
             self._end = asyncio.create_task(self.close())
@@ -208,6 +219,8 @@ class Peer:
         if "video" not in kinds:
             raise InputError("the offer has no video: add a video transceiver before making it")
         self._connection.addTrack(self._picture)
+        if "audio" in kinds:
+            self._connection.addTrack(DelayedAudio(self._session.sound, lambda: self._picture.delay))
         capabilities = RTCRtpSender.getCapabilities("video").codecs
         # VP8 takes a third of H.264's time to encode here, so it comes first if the client supports it.
         ordered = sorted(capabilities, key=lambda codec: codec.mimeType != "video/VP8")
@@ -235,8 +248,8 @@ class Peer:
             return
         if track.kind == "video":
             self._cameras.append(track)
-        elif self._hub.options.audio:
-            self._connection.addTrack(DelayedAudio(track, lambda: self._picture.delay))
+        else:
+            self._microphones.append(track)
 
     def _on_channel(self, channel: RTCDataChannel) -> None:
         self._channel = channel
@@ -264,6 +277,14 @@ class Peer:
                 if frame.width * frame.height > BIG_FRAME:
                     frame = await self._loop.run_in_executor(None, _smaller, frame)
                 self._session.offer(CameraFrame(captured, partial(_to_rgb, frame)))
+
+    async def _read_sound(self, track: MediaStreamTrack) -> None:
+        self._session.sound.start()
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                if not self._session.parameters.muted:
+                    self._session.sound.push(frame)
 
     async def _notice_silence(self) -> None:
         """End the connection of a peer that has vanished or never came: ICE itself takes half a minute.

@@ -51,15 +51,24 @@ export const presets = () => request("GET", "/api/v1/presets");
 export const picture = async (url) => (await send("GET", url)).blob();
 export const iceServers = () => request("GET", "/api/v1/webrtc/ice-servers");
 export const schemas = () => request("GET", "/api/v1/pipelines/schemas");
-/** `face`: which of several. */
-export const setPortrait = (blob, face) =>
-  request("POST", `/api/v1/personalive/reference?${new URLSearchParams({ face })}`, {
-    body: blob,
-    type: blob.type || "application/octet-stream",
-  });
+const reference = (method, path) => (blob, choice) =>
+  request(method, `${path}?${new URLSearchParams(choice)}`, { body: blob, type: blob.type || "application/octet-stream" });
+/** For the next session. `choice`: { face, crop, show }. */
+export const setPortrait = reference("POST", "/api/v1/personalive/reference");
+/** In a running session. `choice`: { face, crop }. */
+export const replacePortrait = (id, blob, choice) => reference("PUT", `/api/v1/sessions/${id}/reference`)(blob, choice);
+/** Whether a picture shows a face: { found, box }. */
+export const lookForFace = (blob) => request("POST", "/api/v1/personalive/face", { body: blob, type: blob.type });
+export const openSession = (json) => request("POST", "/api/v1/sessions", { json });
+export const modes = () => request("GET", "/api/v1/modes");
+export const load = (load_params) => request("POST", "/api/v1/pipeline/load", { json: { load_params } });
 export const offer = (json) => request("POST", "/api/v1/webrtc/offer", { json });
 export const candidates = (id, list) => request("PATCH", `/api/v1/webrtc/offer/${id}`, { json: { candidates: list } });
 export const ownWatchId = () => request("GET", "/api/v1/watch");
+export const qrCode = async (watchId, scheme, idle) =>
+  (await send("GET", `/api/v1/watch/${watchId}/qr?${new URLSearchParams({ scheme, idle })}`)).blob();
+export const watchPortrait = async (watchId) =>
+  (await send("GET", `/api/v1/watch/${encodeURIComponent(watchId)}/portrait`)).blob();
 export const watchState = (watchId) => request("GET", `/api/v1/watch/${encodeURIComponent(watchId)}`);
 export const watchOffer = (watchId, json) =>
   request("POST", `/api/v1/watch/${encodeURIComponent(watchId)}/offer`, { json });

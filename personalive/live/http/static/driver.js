@@ -7,6 +7,15 @@ const CAMERA_PROBLEMS = {
   OverconstrainedError: "This camera is gone. Choose another one.",
 };
 
+/** Cameras that are chosen by where they look, as phones have them. */
+const FACINGS = ["user", "environment"];
+
+/** Cameras ("videoinput") or microphones ("audioinput") whose names are known: those of a page that may use one. */
+export async function devices(kind) {
+  const all = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+  return all.filter((device) => device.kind === kind && device.label);
+}
+
 export class Driver {
   /** @param {HTMLVideoElement} view where the driver is shown */
   constructor(view) {
@@ -19,9 +28,9 @@ export class Driver {
   }
 
   /** Begin, and give the stream that is sent. */
-  async start({ camera, sound }) {
+  async start(camera) {
     if (this.stream) return this.stream;
-    this.stream = this.file ? await this.#play() : await this.#open(camera, sound);
+    this.stream = this.file ? await this.#play() : await this.#open(camera);
     return this.stream;
   }
 
@@ -51,20 +60,21 @@ export class Driver {
     return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
   }
 
-  async cameras() {
-    const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
-    return devices.filter((device) => device.kind === "videoinput" && device.label);
+  /** Whether the camera shows what its user sees, not its user. */
+  get facesAway() {
+    return this.stream?.getVideoTracks()[0]?.getSettings?.().facingMode === "environment";
   }
 
-  async #open(camera, sound) {
+  async #open(camera) {
     if (!navigator.mediaDevices) {
       throw new Error("Browsers allow the camera only on https or localhost. Start the server with a certificate.");
     }
     const video = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
-    if (camera) video.deviceId = { exact: camera };
+    if (FACINGS.includes(camera)) video.facingMode = { exact: camera };
+    else if (camera) video.deviceId = { exact: camera };
     let stream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({ video, audio: sound });
+      stream = await navigator.mediaDevices.getUserMedia({ video });
     } catch (error) {
       throw new Error(CAMERA_PROBLEMS[error.name] ?? `The camera cannot be used: ${error.message}`);
     }

@@ -1,16 +1,41 @@
 /**
  * Only the picture, for OBS and for other pages: /embed?watch=ID. Transparent while there is nothing to see, whatever
- * the reason: before the start, after the end, without a connection.
+ * the reason: before the start, after the end, hidden, without a connection. With &idle=portrait, the still portrait
+ * of the last session is there instead.
  */
 
 import * as api from "./api.js";
 import { WebRtcConnection } from "./webrtc.js";
 
 const ASK_MS = 2000;
-const watchId = new URLSearchParams(location.search).get("watch");
+const query = new URLSearchParams(location.search);
+const watchId = query.get("watch");
+const still = document.getElementById("still");
 const result = document.getElementById("result");
 const notice = document.getElementById("notice");
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Show the animation, or what is there instead of it. */
+async function show(live) {
+  result.hidden = !live;
+  still.hidden = live || !still.src;
+  if (live || query.get("idle") !== "portrait") return;
+  const picture = await api.watchPortrait(watchId).catch(() => null); // the last one stays if the server is away
+  if (!picture) return;
+  URL.revokeObjectURL(still.src);
+  still.src = URL.createObjectURL(picture);
+  still.hidden = !result.hidden;
+}
+
+/** With sound where that may start on its own, as in OBS. */
+async function play(stream) {
+  result.srcObject = stream;
+  result.muted = false;
+  await result.play().catch(() => {
+    result.muted = true;
+    return result.play().catch(() => {});
+  });
+}
 
 /** Wait quietly until there is something to watch. Waiting holds nothing on the server. */
 async function iceServersOnceLive() {
@@ -27,9 +52,9 @@ async function watchOnce() {
   let connection;
   const ended = new Promise((resolve) => {
     connection = new WebRtcConnection(null, {
-      onStream: (stream) => (result.srcObject = stream),
+      onStream: play,
       onMessage: (message) => {
-        if (message.type === "stream") result.hidden = !message.live;
+        if (message.type === "stream") show(message.live);
         else if (message.type === "stream_stopped") resolve();
       },
       onLost: resolve,
@@ -37,18 +62,22 @@ async function watchOnce() {
   });
   try {
     await connection.watch(watchId, iceServers);
-    result.hidden = false;
+    show(true);
     notice.textContent = "";
     await ended;
   } catch (error) {
     if (error.status === 503) notice.textContent = error.message; // there are enough viewers
     await pause(ASK_MS);
   } finally {
-    result.hidden = true;
     result.srcObject = null;
+    show(false);
     connection.close();
   }
 }
 
-if (watchId) for (;;) await watchOnce();
-else notice.textContent = "Open this page from the link that the main page shows.";
+if (watchId) {
+  show(false);
+  for (;;) await watchOnce();
+} else {
+  notice.textContent = "Open this page from the link that the main page shows.";
+}

@@ -1,6 +1,9 @@
-/** Recording the portrait to a file in the browser. */
+/** Recording the animated portrait to a file in the browser. */
+
+import { WebmIndex, seekable } from "./webm.js";
 
 const TYPES = ["video/webm;codecs=vp8,opus", "video/webm", "video/mp4"];
+const KEYFRAME_MS = 2000;
 
 export class Recorder {
   get active() {
@@ -11,8 +14,14 @@ export class Recorder {
     if (!window.MediaRecorder) throw new Error("This browser cannot record.");
     const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type));
     this.parts = [];
-    this.recorder = new MediaRecorder(stream, { mimeType, videoBitsPerSecond: 6_000_000 });
-    this.recorder.ondataavailable = (event) => event.data.size && this.parts.push(event.data);
+    this.index = new WebmIndex();
+    this.indexed = Promise.resolve();
+    this.recorder = new MediaRecorder(stream, {
+      mimeType,
+      videoBitsPerSecond: 6_000_000,
+      videoKeyFrameIntervalDuration: KEYFRAME_MS,
+    });
+    this.recorder.ondataavailable = ({ data }) => this.#add(data);
     this.recorder.onstop = () => this.#save();
     this.recorder.start(1000);
   }
@@ -21,11 +30,23 @@ export class Recorder {
     if (this.active) this.recorder.stop();
   }
 
-  #save() {
+  #add(data) {
+    if (!data.size) return;
+    this.parts.push(data);
+    const { index } = this;
+    if (this.recorder.mimeType.startsWith("video/webm")) {
+      this.indexed = this.indexed.then(async () => index.add(new Uint8Array(await data.arrayBuffer())));
+    }
+  }
+
+  async #save() {
+    const { index, indexed, parts } = this;
     const type = this.recorder.mimeType.split(";")[0];
+    const recording = new Blob(parts, { type });
+    await indexed.catch(() => (index.first = null)); // it can be played as it is
     const name = `personalive-${new Date().toISOString().replace(/[:.]/g, "-").slice(0, 19)}.${type.split("/")[1]}`;
     const link = Object.assign(document.createElement("a"), {
-      href: URL.createObjectURL(new Blob(this.parts, { type })),
+      href: URL.createObjectURL(await seekable(recording, index)),
       download: name,
     });
     link.click();

@@ -1,6 +1,7 @@
 /** The same session over a WebSocket, for networks where WebRTC cannot pass: JPEG pictures both ways. */
 
 import * as api from "./api.js";
+import { every } from "./timer.js";
 
 const SIDE = 512;
 const QUALITY = 0.85;
@@ -34,9 +35,12 @@ export class SocketConnection {
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(parameters));
     if (parameters.fps) {
       this.fps = parameters.fps;
-      if (this.timer) this.#sendFrames();
+      if (this.stopTimer) this.#sendFrames();
     }
   }
+
+  /** There is no sound on this way. */
+  async replaceSound() {}
 
   async replaceDriver(stream) {
     this.source.srcObject = stream;
@@ -45,7 +49,7 @@ export class SocketConnection {
 
   close() {
     this.closed = true;
-    clearInterval(this.timer);
+    this.stopTimer?.();
     this.socket?.close();
     this.source.srcObject = null;
   }
@@ -68,8 +72,8 @@ export class SocketConnection {
   }
 
   #sendFrames() {
-    clearInterval(this.timer);
-    this.timer = setInterval(() => this.#sendFrame(), 1000 / this.fps);
+    this.stopTimer?.();
+    this.stopTimer = every(1000 / this.fps, () => this.#sendFrame());
   }
 
   #sendFrame() {

@@ -5,6 +5,7 @@ import * as api from "./api.js";
 const CONNECT_MS = 8000;
 const RECOVER_MS = 4000; // a connection that hangs for longer is given up: the server does not wait much longer either
 const SILENT_MS = 4000; // the server sends a picture every second at least, once there was one
+const LOOK_MS = 1000; // the server sends figures twice as often
 const MAX_BITRATE = 4_000_000;
 
 export class WebRtcConnection {
@@ -29,6 +30,7 @@ export class WebRtcConnection {
       this.sessionId = answer.sessionId;
       return answer;
     });
+    this.silence = setInterval(() => this.#watchMessages(), LOOK_MS);
     return this.sessionId;
   }
 
@@ -41,7 +43,10 @@ export class WebRtcConnection {
   async #connect(iceServers, offer) {
     this.peer = new RTCPeerConnection({ iceServers });
     this.channel = this.peer.createDataChannel("parameters", { ordered: true });
-    this.channel.onmessage = (event) => this.handlers.onMessage(JSON.parse(event.data));
+    this.channel.onmessage = (event) => {
+      this.heard = true;
+      this.handlers.onMessage(JSON.parse(event.data));
+    };
     this.peer.ontrack = (event) => this.#receive(event);
     this.peer.onicecandidate = (event) => this.#tell(event.candidate);
     await this.#addTracks();
@@ -67,6 +72,11 @@ export class WebRtcConnection {
     await this.videoSender.replaceTrack(track);
   }
 
+  /** The microphone's track, or null. */
+  async replaceSound(track) {
+    await this.audioSender.replaceTrack(track);
+  }
+
   close() {
     this.closed = true;
     clearInterval(this.silence);
@@ -75,13 +85,12 @@ export class WebRtcConnection {
 
   async #addTracks() {
     if (!this.driver) {
-      this.peer.addTransceiver("video", { direction: "recvonly" });
+      for (const kind of ["video", "audio"]) this.peer.addTransceiver(kind, { direction: "recvonly" });
       return;
     }
-    for (const track of this.driver.getTracks()) {
-      const sender = this.peer.addTrack(track, this.driver);
-      if (track.kind === "video") this.videoSender = sender;
-    }
+    this.videoSender = this.peer.addTrack(this.driver.getVideoTracks()[0], this.driver);
+    // There from the start, so that the microphone can come and go without a new connection.
+    this.audioSender = this.peer.addTransceiver("audio", { direction: "sendrecv" }).sender;
     const parameters = this.videoSender.getParameters();
     parameters.degradationPreference = "maintain-resolution"; // the face must not shrink when bandwidth seems short
     for (const encoding of parameters.encodings ?? []) encoding.maxBitrate = MAX_BITRATE;
@@ -135,6 +144,15 @@ export class WebRtcConnection {
     }
     if (received > 0 && received === this.received) this.#lose();
     this.received = received;
+  }
+
+  /** A process that has died says nothing more, and WebRTC would notice that late: ask whether the session has ended. */
+  async #watchMessages() {
+    const heard = this.heard;
+    this.heard = false;
+    if (heard) return;
+    const ended = await api.session(this.sessionId).then(() => false, (error) => error.status === 404);
+    if (ended && !this.heard) this.#lose();
   }
 
   #lose() {

@@ -1,0 +1,312 @@
+"""The workers, as their front sees them: started, replaced when they die, drained and ended."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from personalive.live.core.parameters import LoadParameters
+from personalive.live.front.ledger import Ledger
+from personalive.live.front.placement import Load as Busy
+from personalive.live.front.placement import order
+from personalive.live.front.reports import Load, Order, Report
+from personalive.live.front.worker import Duty, MakeFactory, work
+from personalive.live.hub.clients import Client
+from personalive.live.hub.entries import FullError, SessionState
+from personalive.live.options import ServeOptions
+from personalive.net.waiting import MAX_WAITING
+from personalive.processes import Seat, how_ended, spawn
+
+logger = logging.getLogger(__name__)
+
+STOP_SECONDS = 10.0
+"""Time for workers to end their sessions."""
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+"""Seconds before a worker is started again that died before it could answer; each time twice as many."""
+CONNECTIONS = httpx.Limits(max_connections=MAX_WAITING // 2, max_keepalive_connections=16)
+"""To one worker: fewer than may wait there."""
+RANKS = ("not_loaded", "error", "loading", "loaded")
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process."""
+
+    seat: int
+    """Its number, which a process that replaces it has too."""
+    name: str
+    """Which no other process has."""
+    process: SpawnProcess
+    connection: "Connection[Order, Report]"
+    socket: Path
+    transport: httpx.AsyncHTTPTransport
+    report: Report | None = None
+    """The last one; None: it does not answer requests yet."""
+    pending: int = 0
+    """Sessions that are on their way to it."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it answers requests."""
+        return self.report is not None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it can animate."""
+        return self.report is not None and self.report.loading.status == "loaded"
+
+    def send(self, message: Order) -> None:
+        """Give it an order, which is lost if it has just died."""
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+
+class Pool:
+    """A worker for each seat. Belongs to the event loop."""
+
+    def __init__(
+        self, options: ServeOptions, seats: Sequence[Seat], make_factory: MakeFactory, folder: Path, ledger: Ledger
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            options: of the front.
+            seats: what each worker may use.
+            make_factory: see `worker.MakeFactory`; must be importable by name.
+            folder: for the workers' sockets, of this user only.
+            ledger: is told what becomes of sessions.
+        """
+        self.ledger = ledger
+        self.seats = list(seats)
+        self.draining: set[int] = set()
+        """Seats whose workers take no new sessions, and end when they have none."""
+        self.deaths = 0
+        self.on_death: Callable[[Worker], None] = lambda worker: None
+        """Is called for each worker that has died and is replaced."""
+        self.on_drained: Callable[[], None] = lambda: None
+        """Is called when all have been drained."""
+        self.parameters = LoadParameters() if options.load_at_start else None
+        """With which the model is loaded; None: not until a client asks."""
+        self._options, self._make_factory, self._folder = options, make_factory, folder
+        self._workers: dict[int, Worker] = {}
+        self._names = itertools.count()
+        self._false_starts = dict.fromkeys(range(len(seats)), 0)
+        self._call_seconds: float | None = None
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    # ---- life ----
+
+    def start(self) -> None:
+        """Start all workers."""
+        self._loop = asyncio.get_running_loop()
+        for seat in range(len(self.seats)):
+            self._start(seat)
+
+    async def stop(self) -> None:
+        """End all workers; their clients are told."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        ending = list(self._workers.values())
+        for worker in ending:
+            worker.process.terminate()
+        await asyncio.to_thread(_join, [worker.process for worker in ending], STOP_SECONDS)
+        for worker in ending:
+            await worker.transport.aclose()
+
+    def _start(self, seat: int) -> None:
+        name = f"{seat}.{next(self._names)}"
+        socket = self._folder / f"{name}.sock"
+        duty = Duty(self.seats[seat], self._options, self._make_factory, socket, self._call_seconds)
+        process, connection = spawn(work, duty, name=f"live {seat}")
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=CONNECTIONS)
+        worker = self._workers[seat] = Worker(seat, name, process, connection, socket, transport)
+        threading.Thread(target=self._listen, args=(worker,), name=f"worker {name}", daemon=True).start()
+
+    def _listen(self, worker: Worker) -> None:
+        """Pass on what a worker says, and that it has ended (a thread of its own)."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            try:
+                while True:
+                    self._loop.call_soon_threadsafe(self._hear, worker, worker.connection.recv())
+            except (EOFError, OSError):
+                worker.process.kill()  # it may have closed its end only
+                worker.process.join()
+                worker.connection.close()
+                self._loop.call_soon_threadsafe(self._ended, worker)
+
+    def _hear(self, worker: Worker, report: Report) -> None:
+        if worker.report is None:
+            self._false_starts[worker.seat] = 0
+            if self.parameters is not None:
+                worker.send(Load(self.parameters))
+        worker.report = report
+        self._call_seconds = report.call_seconds or self._call_seconds
+        self.ledger.reported(worker.name, report.sessions)
+        self._end_if_drained(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        """A process is gone: its sessions are too, and another one takes its seat."""
+        if self._stopping:
+            return
+        del self._workers[worker.seat]
+        self._spawn_task(worker.transport.aclose())
+        worker.socket.unlink(missing_ok=True)
+        lost = self.ledger.lose(worker.name)
+        if worker.seat in self.draining:
+            if len(self.draining) == len(self.seats) and not self._workers:
+                self.on_drained()
+            return
+        self.deaths += 1
+        how = how_ended(worker.process.exitcode)
+        logger.warning("worker %d %s, with %d sessions; another one takes its place", worker.seat, how, len(lost))
+        self.on_death(worker)
+        self._spawn_task(self._start_again(worker.seat, at_once=worker.is_up))
+
+    async def _start_again(self, seat: int, *, at_once: bool) -> None:
+        if not at_once:
+            await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** self._false_starts[seat]))
+            self._false_starts[seat] += 1
+        if seat not in self._workers and seat not in self.draining:
+            self._start(seat)
+
+    def _spawn_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---- which ----
+
+    @property
+    def up(self) -> list[Worker]:
+        """Those that answer requests, the furthest loaded first."""
+        there = [worker for worker in self._workers.values() if worker.report is not None]
+        return sorted(there, key=lambda worker: (-RANKS.index(_status(worker)), worker.seat))
+
+    def any(self) -> Worker:
+        """One that answers what all would answer.
+
+        Raises:
+            FullError: none is up.
+        """
+        up = self.up
+        if not up:
+            raise FullError("no worker is up: try again in a moment")
+        return up[0]
+
+    def named(self, name: str | None) -> Worker | None:
+        """The worker of this name, if it lives."""
+        return next((worker for worker in self.up if worker.name == name), None)
+
+    def ordered(self, client: Client) -> list[Worker]:
+        """The workers to ask for a place for a client's new session; see `placement.order`.
+
+        Raises:
+            FullError: none takes one.
+        """
+        loaded = [worker for worker in self.up if worker.is_loaded]
+        if not loaded and len(self.draining) < len(self.seats):
+            return [self.any()]  # which says why there is none
+        chosen = [loaded[index] for index in order([self._busy(worker, client) for worker in loaded])]
+        if not chosen:
+            raise FullError(self._full())
+        return chosen
+
+    def _busy(self, worker: Worker, client: Client) -> Busy:
+        assert worker.report is not None
+        sessions, known = self.ledger.on(worker.name), self.ledger.known(client)
+        waiting = [each for each in sessions if each.state is not SessionState.CONNECTED]
+        return Busy(
+            len(sessions) + worker.pending,
+            0 if worker.seat in self.draining else worker.report.limit,
+            len(waiting),
+            has_own=any(each.client.is_same(client) for each in waiting),
+            is_home=worker.name == known.home,
+            has_portrait=worker.name in known.shown_to,
+        )
+
+    def check_room(self) -> None:
+        """Look whether anywhere a session fits without another giving way.
+
+        Raises:
+            FullError: nowhere.
+        """
+        takers = [each for each in self.up if each.seat not in self.draining]
+        if len(takers) == 0 or sum(len(self.ledger.on(each.name)) for each in takers) >= self.limit > 0:
+            raise FullError(self._full())
+
+    def _full(self) -> str:
+        if len(self.draining) == len(self.seats):
+            return "the server is being drained: it takes no new sessions"
+        limit = self.limit
+        if not limit:
+            return "no worker takes new sessions now: try again in a moment"
+        return f"the server is full: {limit} of {limit} sessions are in use; try again later"
+
+    @property
+    def limit(self) -> int:
+        """The most sessions of all workers that take new ones."""
+        return sum(each.report.limit for each in self.up if each.report and each.seat not in self.draining)
+
+    # ---- draining ----
+
+    def drain(self, seats: Sequence[int]) -> None:
+        """Let these take no new sessions; each ends when it has none."""
+        self.draining.update(seats)
+        for worker in [self._workers[seat] for seat in seats if seat in self._workers]:
+            self._end_if_drained(worker)
+        if len(self.draining) == len(self.seats) and not self._workers:
+            self.on_drained()
+
+    def reopen(self, seats: Sequence[int]) -> None:
+        """Let these take sessions again; those that have ended are started again."""
+        drained = self.draining.intersection(seats)
+        self.draining -= drained
+        for seat in drained - self._workers.keys():
+            self._start(seat)
+
+    def _end_if_drained(self, worker: Worker) -> None:
+        if worker.seat in self.draining and not worker.pending and not self.ledger.on(worker.name):
+            worker.process.terminate()
+
+    def described(self) -> list[dict[str, object]]:
+        """Each worker's state, for its operator."""
+        return [self._described(seat) for seat in range(len(self.seats))]
+
+    def _described(self, seat: int) -> dict[str, object]:
+        worker, drains = self._workers.get(seat), seat in self.draining
+        if worker is None:
+            return {"worker": seat, "state": "drained" if drains else "starting", "sessions": 0}
+        report = worker.report
+        state = "draining" if drains else _status(worker) if report else "starting"
+        described = {"worker": seat, "state": state, "sessions": len(self.ledger.on(worker.name))}
+        if report is not None:
+            described |= {"max_sessions": report.limit, "pid": worker.process.pid or 0}
+            if report.call_seconds is not None:
+                described["call_ms"] = round(report.call_seconds * 1e3)
+        return described
+
+
+def _status(worker: Worker) -> str:
+    return worker.report.loading.status if worker.report else RANKS[0]
+
+
+def _join(processes: Sequence[SpawnProcess], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, until - time.monotonic()))
+        process.kill()
+        process.join()
