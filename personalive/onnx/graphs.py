@@ -1,17 +1,17 @@
 """What is exported: for each network a module with named inputs and outputs, and examples that it is checked with.
 
-There are eight files, as the autoencoder is two. What `engine.networks.Networks` computes around a network, such as
-scaling latents, is part of its file, except that keypoints are drawn before they enter the pose guider.
+The autoencoder is two files. What `engine.networks.Networks` computes around a network, such as scaling latents, is
+part of its file, except that keypoints are drawn before they enter the pose guider.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from personalive.config import CHUNK, SIZE_STEP, WINDOW, ModelConfig
+from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine import schedule
 from personalive.engine.motion import head_pose
 from personalive.engine.raster import draw
@@ -22,22 +22,37 @@ MAX_KEYFRAMES = 3
 """Keyframes that a stream has at most."""
 POSE_OUTPUTS = ("angles", "translation", "scale", "canonical")
 """The fields of `HeadPose`."""
-EXAMPLE_SIZES = ((256, 320), (384, 256))
-"""Widths and heights in pixels that files of free size are checked with."""
 
-Axes = dict[int, tuple[str, int]]
-"""Axes of an input that are free: by their index, a name, and the factor by which its value is multiplied."""
+Axes = dict[int, str]
+"""Names of the axes of an input or output that are free, by index."""
+IMAGE_AXES: Axes = {2: "height", 3: "width"}
+LATENT_AXES: Axes = {2: "latent_height", 3: "latent_width"}
+FRAME_AXIS: Axes = {0: "frames"}
+
 Load = Callable[[str], nn.Module]
 """The name of a network → it, complete, in fp32 on the CPU; the caller may change it."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """What inputs are made for: a size in pixels, and numbers of frames and keyframes."""
+
+    width: int
+    height: int
+    frames: int = CHUNK
+    keyframes: int = 0
+
+
+FREE_EXAMPLES = (Example(128, 192, 3, 1), Example(256, 192, 1, 0), Example(192, 320, CHUNK, MAX_KEYFRAMES))
+"""A file with free sizes is traced with the first, and checked with all of them."""
 
 
 @dataclass(frozen=True)
 class Case:
     """Inputs of a graph by name, and what plain PyTorch computes from them in fp32."""
 
-    inputs: dict[str, Tensor]
+    inputs: Mapping[str, Tensor]
     expected: tuple[Tensor, ...]
-    keyframes: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,9 +66,9 @@ class Graph:
     """Takes the inputs in their order, and returns a tuple of the outputs."""
     outputs: tuple[str, ...]
     cases: tuple[Case, ...]
-    """Of one shape if nothing is free. The first is what the file is made with."""
+    """The first is what the file is traced with."""
     free: Mapping[str, Axes]
-    """By input."""
+    """By input and output."""
     stays_fp32: bool = False
     """Whether the network computes in fp32 in a model of any precision."""
     keyframes: int | None = None
@@ -93,9 +108,8 @@ class GraphMaker:
             size: the width and height that everything is fixed to; None: they are free, and so are the numbers of
                 frames and keyframes.
         """
-        self.config, self.load = config, load
-        self.sizes = [size] if size else [*EXAMPLE_SIZES]
-        self.is_free = size is None
+        self.config, self.load, self.is_free = config, load, size is None
+        self.examples = FREE_EXAMPLES if size is None else (Example(*size),)
         self.random = torch.Generator().manual_seed(0)
         self._projections: list[BankProjection] = []
 
@@ -112,80 +126,47 @@ class GraphMaker:
         ):
             yield from make()
 
-    def _normal(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self.random)
-
-    def _latents(self, n: int, size: tuple[int, int]) -> Tensor:
-        factor = self.config.vae.factor
-        return self._normal(n, self.config.unet.latent_channels, size[1] // factor, size[0] // factor)
-
-    def _image_axes(self, first: str | None = None, factor: int = SIZE_STEP) -> Axes:
-        """Free axes of images, or of latents."""
-        axes: Axes = {2: ("h", factor), 3: ("w", factor)}
-        return ({0: (first, 1)} if first else {}) | axes if self.is_free else {}
-
-    def _latent_axes(self, first: str | None = None) -> Axes:
-        return self._image_axes(first, SIZE_STEP // self.config.vae.factor)
-
-    def _frame_axis(self) -> Axes:
-        return {0: ("frames", 1)} if self.is_free else {}
-
     def denoising_unet(self) -> Iterator[Graph]:
+        """One file if sizes are free, else one for each number of keyframes."""
         unet: Any = self.load("denoising_unet")
-        numbers = (0, MAX_KEYFRAMES) if self.is_free else range(MAX_KEYFRAMES + 1)
-        pairs = zip(self.sizes, numbers, strict=True) if self.is_free else ((self.sizes[0], n) for n in numbers)
-        plain = [(self._window(unet, size, keyframes), keyframes) for size, keyframes in pairs]
-        expected = [unet(*inputs[:4], features) for (inputs, features), _ in plain]
+        examples = self.examples
+        if not self.is_free:
+            examples = tuple(replace(examples[0], keyframes=number) for number in range(MAX_KEYFRAMES + 1))
+        windows = [self._window(unet, example) for example in examples]
+        expected = [unet(*inputs, features) for inputs, features in windows]
         self._projections = [BankProjection(layer) for layer in unet.spatial_transformers]
+        references = [project(self._projections, features) for _, features in windows]
         key_transformers(unet)
         replace_layers(unet)
         names = ["latents", "timesteps", "motion", "pose", *reference_names(len(self._projections))]
-        cases = []
-        for ((inputs, features), keyframes), prediction in zip(plain, expected, strict=True):
-            reference = project(self._projections, features)
-            named = dict(zip(names, (*inputs, *reference.tensors), strict=True))
-            cases.append(Case(named, (prediction,), keyframes))
+        cases = [
+            Case(dict(zip(names, (*inputs, *reference.tensors), strict=True)), (prediction,))
+            for (inputs, _), reference, prediction in zip(windows, references, expected, strict=True)
+        ]
         module = _Calls(unet, lambda unet, *given: (unet(*given[:4], KeyedReference.of(given[4:])),))
-        free: dict[str, Axes] = {name: self._latent_axes() for name in ("latents", "pose")}
         if self.is_free:
-            levels = list(dict.fromkeys(tensor.shape[1] for tensor in reference.keys))
-            for place, keys in enumerate(reference.keys):
-                axes: Axes = {1: (f"tokens{levels.index(keys.shape[1])}", 1)}
-                free |= {f"keys{place}": axes, f"values{place}": axes}
+            latents = dict.fromkeys(("latents", "pose", "prediction"), LATENT_AXES)
+            free = latents | _token_axes(references[0])
             yield Graph("denoising_unet", "denoising_unet", module, ("prediction",), tuple(cases), free)
             return
-        for case in cases:
-            name = f"denoising_unet_{case.keyframes}_keyframes"
-            yield Graph(name, "denoising_unet", module, ("prediction",), (case,), free, keyframes=case.keyframes)
-
-    def _window(self, unet: Any, size: tuple[int, int], keyframes: int) -> tuple[tuple[Tensor, ...], ReferenceFeatures]:
-        """A window's inputs, and a reference with that many keyframes, for a plain UNet."""
-        config = self.config
-        latents = self._latents(WINDOW, size)
-        times = torch.tensor(schedule.inner_steps(4)[0].timesteps)
-        motion = self._normal(WINDOW, config.motion_encoder.tokens, config.motion_encoder.token_width)
-        pose = self._normal(WINDOW, config.unet.block_channels[0], *latents.shape[2:])
-        banks = tuple(
-            tuple(self._normal(1, tokens, channels) for tokens, channels in _bank_shapes(unet, latents))
-            for _ in range(1 + keyframes)
-        )
-        embedding = self._normal(1, 1, config.unet.cross_attention_dim)
-        return (latents, times, motion, pose), ReferenceFeatures(embedding, banks)
+        for example, case in zip(examples, cases, strict=True):
+            name = f"denoising_unet_{example.keyframes}_keyframes"
+            yield Graph(name, "denoising_unet", module, ("prediction",), (case,), {}, keyframes=example.keyframes)
 
     def reference_unet(self) -> Iterator[Graph]:
+        """Needs the projections of the denoising UNet, which comes before."""
         unet: Any = self.load("reference_unet")
-        cases = []
-        for size in self.sizes:
-            latents, embedding = self._latents(1, size), self._normal(1, 1, self.config.unet.cross_attention_dim)
-            features = ReferenceFeatures(embedding, (unet(latents, embedding),))
-            inputs = {"latents": latents, "embedding": embedding}
-            cases.append(Case(inputs, project(self._projections, features).tensors))
+        names, cases, free = tuple(reference_names(len(self._projections))), [], {}
+        for example in self.examples:
+            latents, embedding = self._latents(1, example), self._normal(1, 1, self.config.unet.cross_attention_dim)
+            reference = _project_bank(self._projections, unet(latents, embedding), embedding)
+            cases.append(Case({"latents": latents, "embedding": embedding}, reference.tensors))
+            free = {"latents": LATENT_AXES, **_token_axes(reference)}
         replace_layers(unet)
-        names = tuple(reference_names(len(self._projections)))
-        free = {"latents": self._latent_axes()}
-        yield Graph("reference_unet", "reference_unet", _Reference(unet, self._projections), names, tuple(cases), free)
+        yield self._graph("reference_unet", _Reference(unet, self._projections), names, cases, free)
 
     def vae(self) -> Iterator[Graph]:
+        """Encoder and decoder."""
         vae: Any = self.load("vae")
         scale = self.config.vae.scaling_factor
 
@@ -195,40 +176,32 @@ class GraphMaker:
         def decode(vae: Any, latents: Tensor) -> tuple[Tensor, ...]:
             return ((vae.decode(latents * (1 / scale)).float() / 2 + 0.5).clamp(0, 1),)
 
-        encoded, decoded = [], []
-        for size in self.sizes:
-            images, latents = self._images(1, size), self._latents(self._few, size)
-            encoded.append(Case({"images": images}, encode(vae, images)))
-            decoded.append(Case({"latents": latents}, decode(vae, latents)))
+        encoder, decoder = _Calls(vae, encode), _Calls(vae, decode)
+        encoded = [_case(encoder, images=self._images(1, each.width, each.height)) for each in self.examples]
+        decoded = [_case(decoder, latents=self._latents(each.frames, each)) for each in self.examples]
         replace_layers(vae)
-        free = {"images": self._image_axes()}
-        yield Graph("vae_encoder", "vae", _Calls(vae, encode), ("latents",), tuple(encoded), free)
-        free = {"latents": self._latent_axes("frames")}
-        yield Graph("vae_decoder", "vae", _Calls(vae, decode), ("images",), tuple(decoded), free)
-
-    @property
-    def _few(self) -> int:
-        """Frames in an example: a chunk, or another number if it is free."""
-        return CHUNK - 1 if self.is_free else CHUNK
-
-    def _images(self, n: int, size: tuple[int, int]) -> Tensor:
-        """In [-1, 1]."""
-        return torch.rand((n, 3, size[1], size[0]), generator=self.random) * 2 - 1
+        free = {"images": IMAGE_AXES, "latents": LATENT_AXES}
+        yield self._graph("vae_encoder", encoder, ("latents",), encoded, free, network="vae")
+        free = {"images": FRAME_AXIS | IMAGE_AXES, "latents": FRAME_AXIS | LATENT_AXES}
+        yield self._graph("vae_decoder", decoder, ("images",), decoded, free, network="vae")
 
     def image_encoder(self) -> Iterator[Graph]:
+        """CLIP, which takes one image of one size."""
         side = self.config.image_encoder.image_size
         module = _Calls(self.load("image_encoder"), lambda network, images: (network(images),))
-        images = self._normal(1, 3, side, side)
-        yield Graph("image_encoder", "image_encoder", module, ("embedding",), (_case(module, images=images),), {})
+        yield self._graph("image_encoder", module, ("embedding",), [_case(module, images=self._normal(1, 3, side, side))])
 
     def motion_encoder(self) -> Iterator[Graph]:
+        """Face crops → motion tokens."""
         side = self.config.motion_encoder.image_size
         module = _Calls(self.load("motion_encoder"), lambda network, faces: (network(faces),))
-        case, free = _case(module, faces=self._images(self._few, (side, side))), {"faces": self._frame_axis()}
+        cases = [_case(module, faces=self._images(each.frames, side, side)) for each in self.examples]
         replace_layers(module)
-        yield Graph("motion_encoder", "motion_encoder", module, ("tokens",), (case,), free)
+        free = dict.fromkeys(("faces", "tokens"), FRAME_AXIS)
+        yield self._graph("motion_encoder", module, ("tokens",), cases, free)
 
     def motion_extractor(self) -> Iterator[Graph]:
+        """Images → head poses."""
         side = self.config.motion_extractor.image_size
 
         def extract(network: Any, images: Tensor) -> tuple[Tensor, ...]:
@@ -236,18 +209,57 @@ class GraphMaker:
             return tuple(getattr(pose, name) for name in POSE_OUTPUTS)
 
         module = _Calls(self.load("motion_extractor"), extract)
-        images = self._images(self._few, (side, side)) / 2 + 0.5
-        case, free = _case(module, images=images), {"images": self._frame_axis()}
-        yield Graph("motion_extractor", "motion_extractor", module, POSE_OUTPUTS, (case,), free, stays_fp32=True)
+        cases = [_case(module, images=self._images(each.frames, side, side) / 2 + 0.5) for each in self.examples]
+        free = dict.fromkeys(("images", *POSE_OUTPUTS), FRAME_AXIS)
+        yield self._graph("motion_extractor", module, POSE_OUTPUTS, cases, free, stays_fp32=True)
 
     def pose_guider(self) -> Iterator[Graph]:
+        """Drawn keypoints → pose features."""
         module = _Calls(self.load("pose_guider"), lambda network, raster: (network(raster),))
         cases = []
-        for width, height in self.sizes:
-            keypoints = torch.rand((self._few, 21, 3), generator=self.random) * 2 - 1
-            cases.append(_case(module, raster=draw(keypoints, width, height)))
-        free = {"raster": self._image_axes("frames")}
-        yield Graph("pose_guider", "pose_guider", module, ("pose",), tuple(cases), free)
+        for each in self.examples:
+            keypoints = torch.rand((each.frames, 21, 3), generator=self.random) * 2 - 1
+            cases.append(_case(module, raster=draw(keypoints, each.width, each.height)))
+        free = {"raster": FRAME_AXIS | IMAGE_AXES, "pose": FRAME_AXIS | LATENT_AXES}
+        yield self._graph("pose_guider", module, ("pose",), cases, free)
+
+    def _graph(
+        self,
+        name: str,
+        module: nn.Module,
+        outputs: tuple[str, ...],
+        cases: Sequence[Case],
+        free: Mapping[str, Axes] | None = None,
+        *,
+        network: str = "",
+        stays_fp32: bool = False,
+    ) -> Graph:
+        free = free if free is not None and self.is_free else {}
+        return Graph(name, network or name, module, outputs, tuple(cases), free, stays_fp32)
+
+    def _window(self, unet: Any, example: Example) -> tuple[tuple[Tensor, ...], ReferenceFeatures]:
+        """A window's inputs and a reference with its keyframes, for a plain UNet."""
+        config, latents = self.config, self._latents(WINDOW, example)
+        times = torch.tensor(schedule.inner_steps(4)[0].timesteps)
+        motion = self._normal(WINDOW, config.motion_encoder.tokens, config.motion_encoder.token_width)
+        pose = self._normal(WINDOW, config.unet.block_channels[0], *latents.shape[2:])
+        banks = tuple(
+            tuple(self._normal(1, tokens, channels) for tokens, channels in _bank_shapes(unet, latents))
+            for _ in range(1 + example.keyframes)
+        )
+        embedding = self._normal(1, 1, config.unet.cross_attention_dim)
+        return (latents, times, motion, pose), ReferenceFeatures(embedding, banks)
+
+    def _normal(self, *shape: int) -> Tensor:
+        return torch.randn(shape, generator=self.random)
+
+    def _latents(self, n: int, example: Example) -> Tensor:
+        factor = self.config.vae.factor
+        return self._normal(n, self.config.unet.latent_channels, example.height // factor, example.width // factor)
+
+    def _images(self, n: int, width: int, height: int) -> Tensor:
+        """In [-1, 1]."""
+        return torch.rand((n, 3, height, width), generator=self.random) * 2 - 1
 
 
 def reference_names(places: int) -> list[str]:
@@ -278,6 +290,14 @@ def _bank_shapes(unet: Any, latents: Tensor) -> list[tuple[int, int]]:
     return [
         ((h >> level) * (w >> level), layer.norm.num_channels) for stage, level in stages for layer in stage.attentions
     ]
+
+
+def _token_axes(reference: KeyedReference) -> dict[str, Axes]:
+    """Free axes of the keys and values of a reference: transformers of the same resolution have the same tokens."""
+    numbers = [keys.shape[1] for keys in reference.keys]
+    levels = list(dict.fromkeys(numbers))
+    axes: list[Axes] = [{1: f"tokens{levels.index(number)}"} for number in numbers]
+    return {f"{kind}{place}": each for kind in ("keys", "values") for place, each in enumerate(axes)}
 
 
 def _case(module: nn.Module, **inputs: Tensor) -> Case:

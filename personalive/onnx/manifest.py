@@ -26,7 +26,7 @@ class Port:
     dtype: str
     """As in ONNX: FLOAT, FLOAT16 or INT64."""
     shape: tuple[int | str, ...]
-    """Text stands for what is free, such as 8*h."""
+    """Text is the name of what is free."""
 
 
 @dataclass(frozen=True)
