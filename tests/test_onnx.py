@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from personalive import weights
 from personalive.errors import InputError, MissingExtraError, OutputError, PersonaLiveError, WeightsError
+from personalive.extras import missing
 from personalive.models import build_network
 from personalive.onnx import export as exporting
 from personalive.onnx.export import export, write_file
@@ -37,8 +39,13 @@ FILES = {
     "vae_decoder",
     "vae_encoder",
 }
+WITHOUT_OPENVINO = pytest.mark.skipif(bool(missing("openvino")), reason="the extra [openvino] is not installed")
 RUNTIMES = pytest.mark.parametrize(
-    "make", [partial(OnnxRuntime, CPU, 1), partial(OpenVino, 1)], ids=["onnxruntime", "openvino"]
+    "make",
+    [
+        pytest.param(partial(OnnxRuntime, CPU, 1), id="onnxruntime"),
+        pytest.param(partial(OpenVino, 1), id="openvino", marks=WITHOUT_OPENVINO),
+    ],
 )
 
 
@@ -72,8 +79,9 @@ def test_a_file_of_free_size_computes_what_the_network_does(one_file: Path, make
 
 def test_a_manifest_says_what_a_file_takes_and_notices_damage(one_file: Path, tmp_path: Path) -> None:
     (record,) = Manifest.read(one_file).files
-    assert record.inputs == (Port("raster", "FLOAT", ("frames", 3, "64*h", "64*w")),)
-    assert [port.name for port in record.outputs] == ["pose"] and record.error <= 1e-4
+    assert record.inputs == (Port("raster", "FLOAT", ("frames", 3, "height", "width")),)
+    assert record.outputs == (Port("pose", "FLOAT", ("frames", 16, "latent_height", "latent_width")),)
+    assert record.error <= 1e-4
     for path in one_file.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "pose_guider.onnx").write_bytes(b"something else")
@@ -176,16 +184,40 @@ def test_half_precision_and_fixed_sizes_have_a_file_for_each_number_of_keyframes
 
 def test_what_can_be_refused_early_is(small_model_folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     source = weights.resolve(small_model_folder)
+    (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match="exists already"):
         next(export(source, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(OutputError, match="there is no folder"):
         next(export(source, tmp_path / "a" / "b"))
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(InputError, match=r"needs PyTorch 2\.9 or later, this is 2\.5\.1"):
-        next(export(source, tmp_path / "files"))
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"personalive\[onnx\]"):
         next(export(source, tmp_path / "files"))
+    with pytest.raises(MissingExtraError, match=r"personalive\[onnx\]"):
+        OnnxRuntime(CPU, 1)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"personalive\[openvino\]"):
+        OpenVino(1)
+
+
+def test_a_gpu_that_the_runtime_cannot_use_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(InputError, match="install onnxruntime-gpu"):
+        OnnxRuntime(torch.device("cuda", 0), 1)
+
+
+def test_scattered_weights_are_gathered_in_one_file(one_file: Path, tmp_path: Path) -> None:
+    """PyTorch scatters those of more than 2 GiB, one file each; here ONNX does so with a small network."""
+    path = tmp_path / "pose_guider.onnx"
+    model = onnx.load(one_file / path.name)
+    onnx.save(model, path, save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0)
+    scattered = onnx.load(path, load_external_data=False)
+    exporting._gather(scattered.graph.initializer, tmp_path / "pose_guider.onnx.data")
+    onnx.save(scattered, path)
+    assert {each.name for each in tmp_path.iterdir()} == {"pose_guider.onnx", "pose_guider.onnx.data"}
+    raster = torch.rand((1, 3, 256, 256))
+    runs = [OnnxRuntime(CPU, 1).load(each)({"raster": raster})[0] for each in (path, one_file / path.name)]
+    assert torch.equal(*runs)
 
 
 @pytest.mark.slow
@@ -197,10 +229,22 @@ def test_a_model_runs_from_files(exported: Path, small_model_folder: Path) -> No
         open_networks(weights.resolve(small_model_folder), exported, CPU, torch.float16)
 
 
+@pytest.mark.slow
+def test_a_model_is_written_into_the_cache_once(
+    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx")
+    (folder,) = (tmp_path / "personalive" / "onnx").iterdir()
+    assert {path.stem for path in folder.glob("*.onnx")} == FILES
+    monkeypatch.setattr(exporting, "write_file", None)
+    PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx")
+
+
 def test_a_failed_export_leaves_nothing(
     small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "write_file", lambda *_: (_ for _ in ()).throw(PersonaLiveError("no")))
-    with pytest.raises(PersonaLiveError, match="no"):
+    monkeypatch.setattr(exporting, "MAX_ERROR", {"fp32": 0.0})
+    with pytest.raises(PersonaLiveError, match="computes something else"):
         list(export(weights.resolve(small_model_folder), tmp_path / "files"))
     assert list(tmp_path.iterdir()) == []

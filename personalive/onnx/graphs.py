@@ -16,7 +16,7 @@ from personalive.engine import schedule
 from personalive.engine.motion import head_pose
 from personalive.engine.raster import draw
 from personalive.models.denoising_unet import ReferenceFeatures
-from personalive.onnx.layers import BankProjection, KeyedReference, key_transformers, replace_layers
+from personalive.onnx.layers import BankProjection, KeyedReference, key_transformers, pool_group_norms, replace_layers
 
 MAX_KEYFRAMES = 3
 """Keyframes that a stream has at most."""
@@ -180,6 +180,7 @@ class GraphMaker:
         encoded = [_case(encoder, images=self._images(1, each.width, each.height)) for each in self.examples]
         decoded = [_case(decoder, latents=self._latents(each.frames, each)) for each in self.examples]
         replace_layers(vae)
+        pool_group_norms(vae.decoder)
         free = {"images": IMAGE_AXES, "latents": LATENT_AXES}
         yield self._graph("vae_encoder", encoder, ("latents",), encoded, free, network="vae")
         free = {"images": FRAME_AXIS | IMAGE_AXES, "latents": FRAME_AXIS | LATENT_AXES}
@@ -189,7 +190,9 @@ class GraphMaker:
         """CLIP, which takes one image of one size."""
         side = self.config.image_encoder.image_size
         module = _Calls(self.load("image_encoder"), lambda network, images: (network(images),))
-        yield self._graph("image_encoder", module, ("embedding",), [_case(module, images=self._normal(1, 3, side, side))])
+        yield self._graph(
+            "image_encoder", module, ("embedding",), [_case(module, images=self._normal(1, 3, side, side))]
+        )
 
     def motion_encoder(self) -> Iterator[Graph]:
         """Face crops → motion tokens."""

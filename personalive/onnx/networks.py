@@ -1,6 +1,7 @@
 """The networks of a model as ONNX files, behind the engine's protocol."""
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from personalive.accel.transfer import HostCopy, cat, upload
 from personalive.config import CHUNK
 from personalive.engine.motion import HeadPose
 from personalive.engine.raster import draw
-from personalive.errors import InputError
+from personalive.errors import InputError, OutputError
+from personalive.extras import missing
 from personalive.onnx.export import export
 from personalive.onnx.graphs import reference_names
 from personalive.onnx.layers import KeyedReference
-from personalive.onnx.manifest import Manifest, digest_of_weights
+from personalive.onnx.manifest import FORMAT, Manifest, digest_of_weights
 from personalive.onnx.runtimes import Function, OnnxRuntime, OpenVino, Runtime
 from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
@@ -111,12 +113,15 @@ def open_networks(
     runtime = best_runtime(device)
     weights_digest = digest_of_weights(source)
     if folder is None:
-        folder = cache_folder("onnx") / f"{weights_digest}_{precision}"
+        folder = cache_folder("onnx") / f"{FORMAT}_{weights_digest}_{precision}"
         if not folder.exists():
             logger.info("writing the model as ONNX files, once: %s", folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            for record in export(source, folder, precision):
-                logger.info("%s", record.file)
+            try:
+                deque(export(source, folder, precision), maxlen=0)
+            except OutputError:
+                if not folder.exists():  # else another process was faster
+                    raise
     manifest = Manifest.read(folder)
     if manifest.weights != weights_digest:
         raise InputError(f"{folder} holds another model than {source.name}: export this one with `personalive export`")
@@ -129,6 +134,6 @@ def open_networks(
 
 
 def best_runtime(device: torch.device) -> Runtime:
-    """The one that was measured to be fastest (docs/onnx.md): OpenVINO on a CPU, else ONNX Runtime."""
+    """On a CPU OpenVINO if it is installed, which was measured to be faster (docs/cpu.md), else ONNX Runtime."""
     threads = torch.get_num_threads()
-    return OpenVino(threads) if device.type == "cpu" else OnnxRuntime(device, threads)
+    return OpenVino(threads) if device.type == "cpu" and not missing("openvino") else OnnxRuntime(device, threads)

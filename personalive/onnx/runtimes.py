@@ -12,7 +12,7 @@ from torch import Tensor
 from personalive.errors import InputError
 from personalive.extras import require
 
-SHAPES_AT_ONCE = 24
+SHAPES_AT_ONCE = 8
 """Compiled forms of a file that are kept, one for each shape of its inputs."""
 
 Function = Callable[[Mapping[str, Tensor]], list[Tensor]]
@@ -72,7 +72,7 @@ class OpenVino:
         Raises:
             MissingExtraError: it is not installed.
         """
-        require("onnx")
+        require("openvino")
         import openvino
 
         self._core: Any = openvino.Core()
