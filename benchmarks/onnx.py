@@ -1,6 +1,7 @@
 """The demo model as ONNX files on the CPU, beside the fused networks: networks one by one, and whole jobs.
 
     python -m benchmarks.onnx --output benchmarks/results/cpu_onnx.json
+    python -m benchmarks.onnx --files FOLDER --sizes 256x256 --frames 0    # of `personalive export`; without whole jobs
 
 All take turns in one process, so that what else runs on the machine slows all of them. Times are of two kinds: on the
 clock, and of the processor, which other work changes less.
@@ -34,14 +35,10 @@ from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 
 CPU = torch.device("cpu")
-SIZES = ((256, 256), (512, 512))
 
 
-def models(folder: Path) -> dict[str, PersonaLive]:
+def models(files: Path) -> dict[str, PersonaLive]:
     """The demo model by what runs it."""
-    files = folder / "files"
-    for record in export(weights.resolve("demo"), files):
-        print(f"{record.file:30} relative error {record.error:.1e}", flush=True)
     manifest, threads = Manifest.read(files), torch.get_num_threads()
     runtimes = {"ONNX Runtime": OnnxRuntime(CPU, threads), "OpenVINO": OpenVino(threads)}
     return {
@@ -124,17 +121,24 @@ def measure_jobs(results: Results, loaded: Mapping[str, PersonaLive], folder: Pa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cpu_onnx.json"))
-    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--files", type=Path, help="of the demo model, in fp32 and free sizes; default: exported now")
+    parser.add_argument("--sizes", nargs="*", default=["256x256", "512x512"])
+    parser.add_argument("--frames", type=int, default=40, help="of whole jobs; 0: none")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     results = Results(options.output)
-    results.add("processor", f"{processor()}, {len(os.sched_getaffinity(0))} cores")
+    threads, cores = torch.get_num_threads(), len(os.sched_getaffinity(0))
+    results.add("processor", f"{processor()}, {cores} cores, {threads} threads")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        loaded = models(folder)
-        measure_jobs(results, loaded, folder, options.frames, options.rounds)
-        for size in SIZES:
-            measure_networks(results, loaded, size, options.rounds)
+        files = options.files or Path(name) / "files"
+        if options.files is None:
+            list(export(weights.resolve("demo"), files))
+        loaded = models(files)
+        for size in options.sizes:
+            width, height = map(int, size.split("x"))
+            measure_networks(results, loaded, (width, height), options.rounds)
+        if options.frames:
+            measure_jobs(results, loaded, Path(name), options.frames, options.rounds)
 
 
 if __name__ == "__main__":

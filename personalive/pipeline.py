@@ -79,7 +79,7 @@ class PersonaLive:
             attention: "auto" measures which implementation is fastest; "sdpa" does without xformers, "xformers"
                 requires it.
             accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them; "onnx": ONNX files by a
-                runtime for these (extra [onnx]), in fp32 on a CPU.
+                runtime for these (extra [onnx]; [openvino] is faster on a CPU), in fp32 on a CPU.
             low_memory: keep the reference UNet in the host's memory while it is idle.
             tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
                 Faster, and less exact.
