@@ -42,10 +42,10 @@ class OnnxNetworks:
         self._loaded: dict[str, Function] = {}
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return self._run("vae_encoder", images=images)[0]
+        return cat([self._run("vae_encoder", images=image)[0] for image in images.split(1)])
 
     def embed_image(self, images: Tensor) -> Tensor:
-        return self._run("image_encoder", images=images)[0]
+        return cat([self._run("image_encoder", images=image)[0] for image in images.split(1)])
 
     def encode_reference(self, latents: Tensor, embedding: Tensor) -> KeyedReference:
         return KeyedReference.of(tuple(self._run("reference_unet", latents=latents, embedding=embedding)))
