@@ -158,7 +158,7 @@ def test_the_pictures_are_those_of_the_plain_networks(
     # Every frame becomes a keyframe as soon as it may, and the picture is not square.
     options: dict[str, Any] = {"width": 320, "height": 256, "keyframe_threshold": 0.0}
     expected, networks = frames_of(small_model, **options), OnnxNetworks(exported, Manifest.read(exported), CPU, make())
-    assert networks.encode_image(torch.zeros(2, 3, 256, 256)).shape == (2, 4, 32, 32)  # files take one image
+    assert networks.encode_image(torch.zeros(2, 3, 256, 256)).shape == (2, 4, 16, 16)  # files take one image
     found = frames_of(PersonaLive(networks), **options)
     assert found.shape == expected.shape == (16, 256, 320, 3)
     difference = np.abs(found.astype(int) - expected)
