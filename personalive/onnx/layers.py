@@ -122,19 +122,20 @@ class PooledGroupNorm(nn.Module):
     change that and back for each norm, which takes a quarter of the decoder's time.
     """
 
-    mix: Tensor
+    same_group: Tensor
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         """Take the weights of a plain one."""
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        groups = torch.arange(norm.num_channels) // (norm.num_channels // norm.num_groups)
-        same = groups[:, None] == groups
-        self.register_buffer("mix", same / same.sum(0), persistent=False)
+        self.group_size = norm.num_channels // norm.num_groups
+        groups = torch.arange(norm.num_channels) // self.group_size
+        self.register_buffer("same_group", (groups[:, None] == groups).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         exact = x.float()  # squares may be too large for fp16
-        mean, square = ((each.mean((2, 3)) @ self.mix.float()) for each in (exact, exact * exact))
+        to_group = self.same_group.float() / self.group_size  # ones and zeros, which fp16 does not round
+        mean, square = (each.mean((2, 3)) @ to_group for each in (exact, exact * exact))
         scale = self.weight * torch.rsqrt((square - mean * mean).clamp(min=0) + self.eps)
         shift = self.bias - mean * scale
         out: Tensor = exact * scale[..., None, None] + shift[..., None, None]
