@@ -40,8 +40,13 @@ class _Server(Server):
         yield
 
 
-def server_of(app: Starlette) -> Server:
-    """The server of an application; the caller handles signals."""
+def server_of(app: Starlette, goodbye: int = 1) -> Server:
+    """The server of an application; the caller handles signals.
+
+    Args:
+        app: the application.
+        goodbye: seconds that requests have to end when it is told to stop.
+    """
     return _Server(
         uvicorn.Config(
             app,
@@ -53,7 +58,7 @@ def server_of(app: Starlette) -> Server:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=15,
-            timeout_graceful_shutdown=1,
+            timeout_graceful_shutdown=goodbye,
         )
     )
 

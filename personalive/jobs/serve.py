@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 DELIVERY_SECONDS = 300.0
 """Time for webhooks and uploads that are on their way when all jobs have ended."""
+ANSWER_SECONDS = 60
+"""The same for answers."""
+ASKING_SECONDS = 10.0
+"""The same for clients that have no webhook and ask now and then."""
 HASTY_SECONDS = 5.0
 """The same, and for jobs to stop, when the operator does not want to wait."""
 
@@ -51,7 +55,7 @@ class Service:
         self._hurry = asyncio.Event()
         self._drain = asyncio.Event()
         more = routes(self._queue, processes, self._drain.set)
-        self._server = server_of(create_app(self._queue, describe(schema, queue=True), inputs, more))
+        self._server = server_of(create_app(self._queue, describe(schema, queue=True), inputs, more), ANSWER_SECONDS)
 
     def stop(self) -> None:
         """Take no more jobs and end when all have ended; the second time, cancel those that have not."""
@@ -93,12 +97,14 @@ class Service:
         empty = asyncio.create_task(self._queue.wait_until_empty())
         hurry = asyncio.create_task(self._hurry.wait())
         await asyncio.wait([empty, hurry], return_when="FIRST_COMPLETED")
-        if not empty.done():
-            await self._queue.close()
-            await asyncio.wait([empty], timeout=HASTY_SECONDS)
+        if not hurry.done():
+            await asyncio.wait([hurry], timeout=ASKING_SECONDS if self._queue.figures.taken else 0)
+        await self._queue.close()
+        await asyncio.wait([empty], timeout=HASTY_SECONDS)
+        await self._deliveries.close(HASTY_SECONDS if hurry.done() else DELIVERY_SECONDS)
+        self._server.force_exit = hurry.done()
         hurry.cancel()
         empty.cancel()
-        await self._deliveries.close(HASTY_SECONDS if self._hurry.is_set() else DELIVERY_SECONDS)
 
 
 def serve(options: JobsOptions, choice: ModelChoice, prepare: Prepare | None = None) -> None:
