@@ -135,7 +135,7 @@ def commands():
                 yield pytest.param(filled[1:], id=f"{path.stem}-{name}")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", [*commands()])
 def test_commands_in_compose_files_are_ones_that_there_are(command):
     options = build_parser().parse_args(command)
     if options.verb == "serve":

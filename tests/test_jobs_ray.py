@@ -13,7 +13,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
+from personalive.jobs.application import application, build
+from personalive.jobs.cluster import Scale
+from personalive.jobs.options import JobsOptions
+from personalive.testing.quick_requests import QuickRequests
 from tests.endpoint_support import WAIT, Endpoint, receiver, short_inputs, wait_for
 
 ray = pytest.importorskip("ray", reason='needs pip install "personalive[scale]", 750 MB')
@@ -169,3 +174,48 @@ def test_without_weights_it_says_so_and_ends(tmp_path):
         timeout=START,
     )
     assert done.returncode != 0 and "there are no weights here" in done.stderr
+
+
+def test_as_an_application_it_finishes_its_jobs_before_it_is_removed(tmp_path):
+    """What KubeRay runs: the front is a process of the cluster too."""
+    from ray import serve
+
+    (tmp_path / "marks").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"PERSONALIVE_ALLOW_PRIVATE_URLS": "1", "PYTHONPATH": str(ROOT)}
+    ray.init(
+        "local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": environment},
+    )
+    try:
+        serve.start(proxy_location="Disabled")
+        quick_requests = QuickRequests(tmp_path / "marks")
+        app = application(JobsOptions(port=port, queue=5), Scale(1, 1, on_gpus=False), quick_requests)
+        serve.run(app, name="personalive", route_prefix=None)
+        server = Endpoint(f"http://127.0.0.1:{port}", None, tmp_path, tmp_path / "log")
+        wait_for(lambda: server.status() == "READY", START)
+        assert server.post(inputs("ok", 5)).json()["status"] == "succeeded"
+        with receiver() as web:
+            server.put("last", inputs("ok:5"), webhook=f"{web.url}/webhook")
+            until(server, "last", "processing")
+            serve.delete("personalive")
+            assert web.statuses()[-1] == "succeeded"
+        assert server.status() == "DOWN"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def test_ray_serve_reads_the_configuration_for_kuberay():
+    from ray import serve
+    from ray.serve.schema import ServeDeploySchema
+
+    manifests = yaml.safe_load_all((ROOT / "deploy" / "kuberay" / "rayservice.yaml").read_text())
+    (configuration,) = (each["spec"]["serveConfigV2"] for each in manifests if each["kind"] == "RayService")
+    (read,) = ServeDeploySchema.model_validate(yaml.safe_load(configuration)).applications
+    assert isinstance(build(read.args), serve.Application)

@@ -32,6 +32,8 @@ ALONE = {
 }
 """Variables by which Ray, started for this machine alone, is to be reached by nobody else, and reports to nobody."""
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
+START_ATTEMPTS = 3
+"""Ray gives itself 30 seconds, which is not enough on a machine that has much else to do."""
 POLL_SECONDS = 2.0
 LONGEST_START_SECONDS = 3600.0
 """A model may have to be downloaded first."""
@@ -81,6 +83,7 @@ def join(options: JobsOptions, choice: ModelChoice) -> Scale:
     Raises:
         MissingExtraError: Ray is not installed.
         InputError: there is no such cluster, or no such device.
+        ServiceError: Ray does not start here.
     """
     require("scale")
     if options.ray is not None:
@@ -95,17 +98,34 @@ def join(options: JobsOptions, choice: ModelChoice) -> Scale:
         os.environ.setdefault(name, value)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    _start(cpus=max(os.cpu_count() or 1, most), gpus=len(gpus))
+    return Scale(fewest, most, on_gpus, places[0].threads)
+
+
+def _start(*, cpus: int, gpus: int) -> None:
+    """Start Ray for this process.
+
+    Raises:
+        ServiceError: it does not start.
+    """
     import ray
 
-    ray.init(
-        "local",
-        num_cpus=max(os.cpu_count() or 1, most),
-        num_gpus=len(gpus),
-        include_dashboard=False,
-        log_to_driver=True,
-        logging_level=logging.WARNING,
-    )
-    return Scale(fewest, most, on_gpus, places[0].threads)
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:  # Ray raises no narrower one
+            logger.warning("Ray does not start, attempt %d of %d: %s", attempt, START_ATTEMPTS, first_line(error))
+            ray.shutdown()
+            reason = error
+    raise ServiceError(f"Ray cannot be started: {first_line(reason)}") from reason
 
 
 def _join(options: JobsOptions, address: str, choice: ModelChoice) -> Scale:
