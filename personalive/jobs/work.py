@@ -1,6 +1,5 @@
 """What a process does for a job: a request's values in, lines of a log and a file out."""
 
-import mimetypes
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,9 @@ from personalive.media.credentials import Signer
 from personalive.media.held_folder import HeldFolder
 from personalive.processes import Seat
 from personalive.settings import RequestOptions, SigningSettings, Surface
+
+MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif", "webp": "image/webp"}
+"""By output_format. Not every machine's own list has them all."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,7 @@ class ModelPreparation:
                     reporter.say,
                     check=reporter.check,
                 )
-                kind = mimetypes.guess_type(result.name)[0] or "application/octet-stream"
-                return Made(kind, result.read_bytes())
+                return Made(MEDIA_TYPES[options.output_format], result.read_bytes())
 
         def make_or_die(inputs: Mapping[str, Any], reporter: Reporter) -> Made:
             try:
