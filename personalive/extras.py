@@ -11,7 +11,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxruntime"),
     "openvino": ("openvino",),
     "provenance": ("c2pa", "cryptography"),
-    "scale": ("ray",),
+    "scale": ("ray", "prometheus_client", "starlette", "uvicorn"),
 }
 """By extra: what is imported from its packages."""
 
