@@ -30,7 +30,7 @@ from personalive.engine.networks import Networks
 from personalive.onnx.export import export
 from personalive.onnx.manifest import Manifest
 from personalive.onnx.networks import OnnxNetworks
-from personalive.onnx.runtimes import OnnxRuntime, OpenVino
+from personalive.onnx.runtimes import OnnxRuntime, OpenVino, Runtime
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 
@@ -40,7 +40,7 @@ CPU = torch.device("cpu")
 def models(files: Path) -> dict[str, PersonaLive]:
     """The demo model by what runs it."""
     manifest, threads = Manifest.read(files), torch.get_num_threads()
-    runtimes = {"ONNX Runtime": OnnxRuntime(CPU, threads), "OpenVINO": OpenVino(threads)}
+    runtimes: dict[str, Runtime] = {"ONNX Runtime": OnnxRuntime(CPU, threads), "OpenVINO": OpenVino(threads)}
     return {
         "fused": PersonaLive.from_pretrained("demo", device="cpu", dtype=torch.float32),
         **{name: PersonaLive(OnnxNetworks(files, manifest, CPU, runtime)) for name, runtime in runtimes.items()},

@@ -83,7 +83,7 @@ class PersonaLive:
             low_memory: keep the reference UNet in the host's memory while it is idle.
             tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
                 Faster, and less exact.
-            quantize: "fp8": the denoising UNet's feed-forwards with 8 bits. Faster, and less exact.
+            quantize: "fp8": convolutions and large linear layers with 8 bits. Faster, and less exact.
             onnx: with "onnx", a folder that `personalive export` wrote; default: in the cache, written the first time.
 
         Raises:
@@ -104,7 +104,7 @@ class PersonaLive:
                 )
             from personalive.onnx.networks import open_networks
 
-            return cls(*open_networks(weights.resolve(source), onnx and Path(onnx), device, dtype))
+            return cls(*open_networks(weights.resolve(source), None if onnx is None else Path(onnx), device, dtype))
         accelerator = _accelerator(
             device,
             dtype,

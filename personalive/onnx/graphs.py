@@ -109,7 +109,7 @@ class GraphMaker:
                 frames and keyframes.
         """
         self.config, self.load, self.is_free = config, load, size is None
-        self.examples = FREE_EXAMPLES if size is None else (Example(*size),)
+        self.examples: tuple[Example, ...] = FREE_EXAMPLES if size is None else (Example(*size),)
         self.random = torch.Generator().manual_seed(0)
         self._projections: list[BankProjection] = []
 

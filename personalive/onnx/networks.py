@@ -18,7 +18,7 @@ from personalive.extras import missing
 from personalive.onnx.export import export
 from personalive.onnx.graphs import reference_names
 from personalive.onnx.layers import KeyedReference
-from personalive.onnx.manifest import FORMAT, Manifest, digest_of_weights
+from personalive.onnx.manifest import FORMAT, Manifest, Precision, digest_of_weights
 from personalive.onnx.runtimes import Function, OnnxRuntime, OpenVino, Runtime
 from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
@@ -109,7 +109,7 @@ def open_networks(
     """
     if dtype not in (torch.float32, torch.float16):
         raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
-    precision = "fp16" if dtype == torch.float16 else "fp32"
+    precision: Precision = "fp16" if dtype == torch.float16 else "fp32"
     runtime = best_runtime(device)
     weights_digest = digest_of_weights(source)
     if folder is None:
