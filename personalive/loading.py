@@ -73,8 +73,11 @@ class ModelChoice(Settings):
     def elsewhere(self, source: str) -> Self:
         """The same choice, with this model, for processes that start in other folders."""
         tiny_vae = None if self.tiny_vae is None else self.tiny_vae.expanduser().absolute()
+        onnx = None if self.onnx is None else self.onnx.expanduser().absolute()
         known = source in ("personalive", "demo")
-        return self.replace(model=source if known else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae)
+        return self.replace(
+            model=source if known else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae, onnx=onnx
+        )
 
     def resolved_device(self) -> "torch.device":
         """The device that was named, or else the GPU if there is one.

@@ -16,6 +16,7 @@ from torch import nn
 from personalive import weights
 from personalive.errors import InputError, MissingExtraError, OutputError, PersonaLiveError, WeightsError
 from personalive.extras import missing
+from personalive.loading import ModelChoice
 from personalive.models import build_network
 from personalive.onnx import export as exporting
 from personalive.onnx.export import export, write_file
@@ -250,3 +251,8 @@ def test_a_failed_export_leaves_nothing(
     with pytest.raises(PersonaLiveError, match="computes something else"):
         list(export(weights.resolve(small_model_folder), tmp_path / "files"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_choice_is_the_same_for_processes_that_start_elsewhere():
+    choice = ModelChoice(model="demo", accelerate="onnx", onnx=Path("files")).elsewhere("demo")
+    assert choice.onnx == Path("files").absolute()

@@ -106,11 +106,9 @@ def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
     path = folder / f"{graph.name}.onnx"
     first = graph.cases[0].inputs
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of the exporter's own deprecation, and about shapes that are meant to be fixed
-        # By tracing: with free sizes the exporter that replaces it (dynamo=True) takes 10 to 30 times as long, and did
-        # not finish the denoising UNet in four minutes.
+        # They are about the exporter's deprecation, and about shapes that are meant to be fixed.
+        warnings.simplefilter("ignore")
+        # By tracing: with free sizes, what replaces it (dynamo=True) took far longer (docs/onnx.md).
         torch.onnx.export(
             graph.module.eval(),
             tuple(_halved(first, halved).values()),
