@@ -1,6 +1,7 @@
 /** The page: puts portrait, driver, connection and controls together. */
 
 import * as api from "./api.js";
+import { Backdrop } from "./backdrop.js";
 import { Checks } from "./checks.js";
 import { connect } from "./connect.js";
 import { Driver, devices } from "./driver.js";
@@ -181,15 +182,30 @@ async function checkCamera() {
 
 // ---- the session ----
 
+const backdrop = new Backdrop(
+  { all: $("backdrop"), file: $("backdrop-file"), thumbnail: $("backdrop").querySelector("img") },
+  (picture) => attempt(() => setBackdrop(picture)),
+);
 const controls = new Parameters($("parameters"), $("more-parameters"), () => {
   running?.connection.send(controls.chosen());
+  showBackdrop();
   keepSettings();
 });
+
+const showBackdrop = () => backdrop.show(controls.chosen().background === "picture");
+
+/** A picture that the server refuses is not kept. */
+async function setBackdrop(picture) {
+  if (running) await api.setBackdrop(running.sessionId, picture);
+  else await createImageBitmap(picture).then((bitmap) => bitmap.close(), () => Promise.reject(new Error("This is not a picture that this browser can show.")));
+  await backdrop.keep(picture);
+}
 
 async function makeControls() {
   const { pipelines } = await api.schemas();
   controls.make(pipelines.personalive.parameters_schema);
   controls.choose((await store.load("settings"))?.parameters ?? {});
+  showBackdrop();
 }
 
 const handlers = {
@@ -258,6 +274,7 @@ async function goOnAir() {
   }
   running = await connect($("way").value, driver.stream, request, handlers);
   faceless = false;
+  await backdrop.send(running.sessionId);
   stopLooking?.();
   stopLooking = null;
   await stayAwake();
@@ -295,7 +312,8 @@ async function reconnect() {
       if (!running) return next.connection.close(); // stopped in the meantime
       running = next;
       await next.connection.replaceSound(microphone.track ?? null);
-      if (next.sessionId === sessionId) say(null); // else the server says that it goes on in another place
+      if (next.sessionId === sessionId) say(null);
+      else await backdrop.send(next.sessionId); // the server says that it goes on in another place
       showRunning();
       return;
     } catch (error) {
@@ -468,6 +486,7 @@ async function restore() {
     $("camera").value = kept.camera;
   }
   await portraits.restore();
+  await backdrop.restore();
 }
 
 // ---- events ----
@@ -476,14 +495,9 @@ const toggleStart = () => (running ? stop() : attempt(start));
 const toggleRecord = () =>
   attempt(async () => {
     if (recorder.active) recorder.stop();
-    else recorder.start(recorded());
+    else recorder.start($("result").srcObject);
     showPressed("record", recorder.active);
   });
-/** With the sound that is on now: browsers wait with the picture for sound that never comes. */
-function recorded() {
-  const stream = $("result").srcObject;
-  return switches.muted ? new MediaStream(stream.getVideoTracks()) : stream;
-}
 
 const actions = {
   start: toggleStart,
