@@ -62,8 +62,8 @@ def stacked(image: RGBArray) -> RGBArray:
 
 
 def encode(image: RGBArray, kind: str = "JPEG") -> bytes:
-    """A picture, uint8 [h,w,3], or with opacity [h,w,4], as a JPEG or WebP file; JPEG has no opacity."""
+    """A picture, uint8 [h,w,3], or with opacity [h,w,4], as a JPEG, WebP or PNG file; JPEG has no opacity."""
     stream = io.BytesIO()
     options = {"method": 0} if kind == "WEBP" else {}
-    Image.fromarray(image if kind == "WEBP" else opaque(image)).save(stream, kind, quality=QUALITY, **options)
+    Image.fromarray(opaque(image) if kind == "JPEG" else image).save(stream, kind, quality=QUALITY, **options)
     return stream.getvalue()

@@ -26,7 +26,7 @@ const recorder = new Recorder();
 const checks = new Checks($("checks"), { view: $("driver"), guide: $("guide"), lamp: $("lamp"), text: $("face-state") });
 const figures = new Figures({
   smoothness: $("fps"), delay: $("delay"), dropped: $("dropped"), connection: $("transport"),
-  graph: $("graph").querySelector("svg"), graphText: $("graph-text"),
+  graph: $("graph").querySelector("svg"), graphText: $("graph-text"), background: $("background-cost"),
 });
 let running = null; // { connection, sessionId }
 let switches = { paused: false, hidden: false, muted: true };
@@ -58,9 +58,13 @@ function showRunning() {
   const on = running !== null;
   $("start").textContent = on ? "Stop" : faceless ? "Start anyway" : "Start";
   $("start").disabled = !loaded;
-  for (const id of ["pause", "hide", "mute", "reset", "neutral", "record"]) $(id).disabled = !on;
+  // One thing to do next: choose a portrait, then start.
+  $("portraits").classList.toggle("next", portrait === null);
+  $("start").classList.toggle("primary", portrait !== null);
+  for (const each of $("running").querySelectorAll("button")) each.disabled = !on;
+  $("running").hidden = !on;
   $("checks").hidden = on;
-  $("on-air").hidden = !on;
+  $("figures").hidden = !on;
   $("preview").hidden = driver.active;
   $("guide").toggleAttribute("hidden", !driver.active || !$("show-guide").checked);
   if (!on) figures.clear();
@@ -114,19 +118,31 @@ async function bringPortraits() {
 
 async function setPortrait(picture, crop) {
   const choice = { face: $("face").value, crop };
-  const { remarks } = running
-    ? await api.replacePortrait(running.sessionId, picture, choice)
-    : await api.setPortrait(picture, { ...choice, show: false });
+  if (!running) checks.show("portrait", "busy", "Being prepared…");
+  let remarks;
+  try {
+    ({ remarks } = running
+      ? await api.replacePortrait(running.sessionId, picture, choice)
+      : await api.setPortrait(picture, { ...choice, show: false }));
+  } finally {
+    showPortrait();
+  }
   choices += 1;
   if (!running) localStorage.setItem("personalive-kept", mark());
   portrait = { picture, choice };
+  showPortrait();
   say(remarks.map((each) => `${each.charAt(0).toUpperCase()}${each.slice(1)}.`).join(" "));
   if ($("still").src) URL.revokeObjectURL($("still").src);
   $("still").src = URL.createObjectURL(picture);
   $("still").hidden = running !== null;
   $("empty").hidden = true;
-  checks.show("portrait", "good", "Chosen");
+  showRunning();
   return true;
+}
+
+function showPortrait() {
+  if (portrait) checks.show("portrait", "good", "Chosen");
+  else checks.show("portrait", "none", "Not chosen yet");
 }
 
 async function takePhoto() {
@@ -460,7 +476,6 @@ async function setMode({ parameters, load_params: size }) {
 async function float() {
   if (!document.pictureInPictureEnabled) throw new Error("This browser has no picture in picture.");
   if (document.pictureInPictureElement) await document.exitPictureInPicture();
-  else if (!running) throw new Error("There is a picture to float once you have started.");
   else await $("result").requestPictureInPicture();
 }
 
