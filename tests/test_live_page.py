@@ -59,6 +59,20 @@ def page(context, server):
     assert not problems
 
 
+def test_the_page_is_light_and_loads_nothing_from_elsewhere(context, server):
+    page, answers = context.new_page(), []
+    page.on("response", answers.append)
+    first = page.goto(server.url)
+    expect(page.locator("#server")).to_have_text("Ready")
+    expect(button(page, "red")).to_be_visible()
+    policy = first.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "unsafe" not in policy
+    assert all(each.url.startswith((server.url, f"blob:{server.url}")) for each in answers)
+    files = [each for each in answers if each.url.startswith(server.url) and "preset" not in each.url]
+    assert len(files) > 15
+    assert sum(len(each.body()) for each in files) < 150_000
+
+
 def test_nobody_goes_on_air_without_a_portrait_or_a_face_unless_they_say_so(page, server, faces):
     button(page, "Start").click()
     expect(page.locator("#notice")).to_contain_text("Choose a portrait first")

@@ -69,7 +69,7 @@ IN_SESSION = _leads_to(
     "session_id",
     "$response.body#/sessionId",
     *("session", "close_session", "replace_reference", "change_parameters", "pause", "reset", "set_neutral"),
-    *("snapshot", "resume", "candidates"),
+    *("snapshot", "resume", "candidates", "set_backdrop"),
 )
 
 
