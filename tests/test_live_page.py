@@ -61,7 +61,7 @@ def page(context, server):
 
 def test_the_page_is_light_and_loads_nothing_from_elsewhere(context, server):
     page, answers = context.new_page(), []
-    page.on("response", answers.append)
+    page.on("response", lambda answer: answers.append(answer))
     first = page.goto(server.url)
     expect(page.locator("#server")).to_have_text("Ready")
     expect(button(page, "red")).to_be_visible()

@@ -65,7 +65,7 @@ def test_after_a_crash_of_the_tab_everything_is_there_again(context, server):
     result(page, GREEN)
     address = page.locator("#watch-address").input_value()
     crashed = []
-    page.on("crash", crashed.append)
+    page.on("crash", lambda each: crashed.append(each))
     with pytest.raises(PlaywrightError):
         page.goto("chrome://crash")
     assert crashed
