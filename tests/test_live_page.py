@@ -158,12 +158,13 @@ def test_a_recording_has_a_duration_and_can_be_seeked(page, tmp_path):
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
     with av.open(str(file)) as container:
-        assert 3 < container.duration / av.time_base < 15
         video = container.streams.video[0]
         container.seek(int(2.5 * av.time_base))
         assert 1 <= next(container.decode(video)).time <= 2.5
         container.seek(0)
-        assert sum(1 for _ in container.decode(video)) > 20
+        times = [frame.time for frame in container.decode(video)]
+        assert len(times) > 20
+        assert times[-1] <= container.duration / av.time_base < times[-1] + 1
 
 
 @pytest.mark.slow
@@ -299,6 +300,8 @@ def test_numbers_are_explained_and_bad_values_refused_beside_their_field(page, s
     about = page.get_by_role("button", name="About delay")
     about.focus()
     expect(page.locator("#about-delay")).to_be_visible()
-    page.wait_for_function("document.querySelector('#graph polyline').getAttribute('points').split(' ').length > 2")
+    page.wait_for_function(
+        "() => document.querySelector('#graph polyline').getAttribute('points').split(' ').length > 2"
+    )
     page.get_by_label("Balanced").check()
     until(lambda: session_of(server).parameters.latency == "balanced")
