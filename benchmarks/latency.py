@@ -3,8 +3,6 @@
     python -m benchmarks.latency                              # over WebRTC and Chromium, with the echo model
     python -m benchmarks.latency --model demo
     python -m benchmarks.latency --call_ms 320 --seconds 600  # a model of half the camera's rate, for ten minutes
-    python -m benchmarks.latency --whip --call_ms 75          # the same by WHIP and WHEP
-    python -m benchmarks.latency --background blur            # what the background costs: see background_ms
     python -m benchmarks.latency --in_process --model rule --people 3   # one GPU: no network, no browser
 
 In process, sessions are added until a camera frame is dropped; that is how many the device can run. Each mode is
@@ -15,7 +13,6 @@ comes back. Another model does not pass numbers through; then the session's time
 """
 
 import argparse
-import asyncio
 import contextlib
 import itertools
 import json
@@ -24,16 +21,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.in_process import Setting, capacity, measure
 from benchmarks.measuring import Results
-from benchmarks.page import wait_until_loaded
 from personalive.accel.accelerator import Accelerator
 from personalive.cli.arguments import add_settings, read_settings
 from personalive.config import MAX_KEYFRAME_THRESHOLD, ModelConfig
@@ -42,7 +39,7 @@ from personalive.live.core.model import ModelFactory, PersonaLiveEngine
 from personalive.live.core.parameters import LoadParameters
 from personalive.loading import ModelChoice
 from personalive.testing.echo import EchoEngine
-from personalive.types import Background, Latency
+from personalive.types import Latency
 
 FPS = 25
 MEMORY_SECONDS = 0.5
@@ -124,12 +121,11 @@ def in_browser(options: argparse.Namespace, results: Results) -> None:
     from playwright.sync_api import sync_playwright
 
     with serving(options) as (url, pid), sync_playwright() as playwright:
-        wait_until_loaded(url)
+        _wait_until_loaded(url)
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         page = browser.new_page()
         page.goto(url)
-        parameters = {"background": options.background}
-        page.evaluate(PAGE.read_text(), {"fps": FPS, "size": options.size, "parameters": parameters})
+        page.evaluate(PAGE.read_text(), {"fps": FPS, "size": options.size})
         memory = MemoryWatch(pid)
         page.wait_for_timeout(options.seconds * 1000)
         found = page.evaluate("window.finish()")
@@ -138,21 +134,10 @@ def in_browser(options: argparse.Namespace, results: Results) -> None:
     report(found, memory_used, options, results)
 
 
-def by_whip(options: argparse.Namespace, results: Results) -> None:
-    """A client of WHIP drives a session, and one of WHEP watches it, on loopback."""
-    from benchmarks.whip import measure as measure_whip
-
-    with serving(options) as (url, pid):
-        wait_until_loaded(url)
-        memory = MemoryWatch(pid)
-        found = asyncio.run(measure_whip(url, options.size, FPS, options.seconds))
-    report(found, memory.finish(), options, results)
-
-
 def report(found: dict[str, Any], memory: list[float], options: argparse.Namespace, results: Results) -> None:
     """Delays by the mark (echo) or by the session's stamps, at the beginning and at the end."""
     warm = 3.0
-    if options.model == "echo" and options.background == "as_is":
+    if options.model == "echo":
         rows = np.array([row for row in found["marks"] if row[0] > warm]).reshape(-1, 2)
     else:
         stamped = [(each["at"], each["delay_ms"]) for each in found["stats"] if each["delay_ms"]]
@@ -195,6 +180,18 @@ class MemoryWatch:
             self._values.append(round(self._process.memory_info().rss / 2**20, 1))
 
 
+def _wait_until_loaded(url: str) -> None:
+    import httpx
+
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/api/v1/pipeline/status").json()["status"] == "loaded":
+                return
+        time.sleep(0.2)
+    raise SystemExit("the model was not loaded within five minutes")
+
+
 def main() -> None:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -208,10 +205,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--threads", type=int, default=2, help="of the model in the server's process")
-    parser.add_argument("--background", default="as_is", choices=get_args(Background), help="behind the portrait")
-    way = parser.add_mutually_exclusive_group()
-    way.add_argument("--in_process", action="store_true")
-    way.add_argument("--whip", action="store_true", help="by WHIP and WHEP, in place of the page")
+    parser.add_argument("--in_process", action="store_true")
     parser.add_argument("--people", type=int, default=6, help="in process: sessions to try at most")
     parser.add_argument("--keyframes", choices=("none", "three"), nargs="*", default=["none", "three"])
     parser.add_argument("--max_batch", type=int, nargs="*", default=[1], help="in process: sessions in a call")
@@ -223,8 +217,7 @@ def main() -> None:
         return
     results = Results(options.output)
     results.add("options", json.loads(json.dumps(vars(options), default=str)))
-    run = in_process if options.in_process else by_whip if options.whip else in_browser
-    run(options, results)
+    (in_process if options.in_process else in_browser)(options, results)
 
 
 if __name__ == "__main__":
