@@ -67,11 +67,11 @@ class PictureTrack(MediaStreamTrack):
             opacity: of a transparent background, send the opacity too: see `pictures.stacked`.
         """
         super().__init__()
-        self._loop = asyncio.get_running_loop()
         self._session = session
         self._viewer = viewer
         self._opacity = opacity
         self._ready = asyncio.Event()
+        self._wake = partial(_call_in, asyncio.get_running_loop(), self._ready.set)
         self._began = time.monotonic()
         self._hides = False
         self._last: RGBArray | None = None
@@ -86,8 +86,7 @@ class PictureTrack(MediaStreamTrack):
     async def recv(self) -> av.VideoFrame:
         """The next picture, when it is due."""
         if self._subscription is None:  # a program that only drives never asks, and what waits for it would be dropped
-            wake = partial(_call_in, self._loop, self._ready.set)
-            self._subscription = self._session.subscribe(wake, counts=not self._viewer)
+            self._subscription = self._session.subscribe(self._wake, counts=not self._viewer)
         while True:
             if self.readyState != "live":
                 raise MediaStreamError
