@@ -202,8 +202,8 @@ def sample_heads(
     bearded = dice.chance(0.4)
     pale = skin.mean(-1, keepdim=True)
     rosy = torch.tensor((0.78, 0.42, 0.40))
-    lips = torch.lerp(skin * torch.tensor((0.92, 0.70, 0.70)), rosy * (0.35 + pale), dice.uniform(0, 0.7)[:, None])
-    lips = dice.either(0.15, torch.tensor((0.65, 0.10, 0.15)) + dice.normal(0.12, 3), lips).clamp(0.03, 0.95)
+    lips = torch.lerp(skin * torch.tensor((0.92, 0.70, 0.70)), rosy * (0.35 + pale), dice.uniform(0, 0.45)[:, None])
+    lips = dice.either(0.1, torch.tensor((0.65, 0.10, 0.15)) + dice.normal(0.12, 3), lips).clamp(0.03, 0.95)
     side = dice.uniform(-1, 1)
     key_direction = torch.stack((side, dice.uniform(-0.9, 0.25), dice.uniform(0.25, 1.0)), -1)
     grey = dice.uniform(0, 1)[:, None]
@@ -220,7 +220,7 @@ def sample_heads(
         skin_texture=dice.index(textures), skin_texture_share=dice.either(absurd, dice.uniform(0.2, 0.8), zero),
         lips=lips,
         brow=torch.lerp(hair, torch.tensor((0.08, 0.06, 0.05)).expand(count, 3), dice.uniform(0.2, 0.9)[:, None]),
-        brow_weight=dice.uniform(0.25, 1), brow_height=dice.uniform(0.7, 1.4),
+        brow_weight=dice.uniform(0.5, 1.3), brow_height=dice.uniform(0.7, 1.4),
         shadow=dice.uniform(0, 0.8, 3), shadow_share=dice.either(0.15, dice.uniform(0.1, 0.6), zero),
         iris=dice.either(absurd, dice.uniform(0, 1, 3), dice.of(IRIS_COLOURS, 0.12)),
         iris_size=dice.uniform(0.9, 1.12), pupil=dice.uniform(0.3, 0.55),
@@ -247,6 +247,6 @@ def sample_heads(
         perspective=dice.uniform(0.02, 0.12),
         exposure=dice.uniform(0.85, 1.4), contrast=dice.uniform(0.85, 1.2),
         colourfulness=dice.either(0.06, zero, dice.uniform(0.7, 1.2)), balance=1 + dice.normal(0.04, 3),
-        blur=dice.uniform(0, 1) ** 2, grain=dice.uniform(0, 0.03), compression=dice.either(0.5, dice.uniform(0, 1), zero),
+        blur=dice.uniform(0, 1) ** 2, grain=dice.uniform(0, 1) ** 2 * 0.02, compression=dice.either(0.5, dice.uniform(0, 1), zero),
         seed=dice.uniform(0, 1, 3),
     )  # fmt: skip

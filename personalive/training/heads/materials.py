@@ -118,7 +118,7 @@ def _skin(model: HeadModel, volume: Tensor, identity: HeadIdentity, seen: Seen) 
     bump = spread(identity.wrinkles) * 0.10 + 0.03
     relief = torch.stack((middle[0] + fine, middle[1] + coarse, fine), -1) * bump[..., None]
     normal = F.normalize(seen.normal + 0.6 * relief, dim=-1)
-    shine = (0.15 + 0.6 * spread(identity.shine)) * (1 + 1.2 * ramp(lips, 0.25, 0.75))
+    shine = (0.08 + 0.5 * spread(identity.shine)) * (1 + 1.2 * ramp(lips, 0.25, 0.75))
     dressed = _collar(identity, seen, coarse)
     cloth = look_up(model.textures[identity.clothes_texture], torch.stack((x * 0.8, y * 0.8), -1))
     cloth = mix(spread(linear(identity.clothes)).expand_as(colour), linear(cloth), spread(identity.clothes_share).expand_as(x))
@@ -138,7 +138,7 @@ def _brows(identity: HeadIdentity, seen: Seen, noise: Tensor) -> Tensor:
     x, y, z = seen.mean.unbind(-1)
     side = x.abs()
     arch = -0.165 - 0.035 * torch.exp(-(((side - 0.25) / 0.09) ** 2)) + 0.05 * ramp(side, 0.28, 0.40)
-    tall = 0.026 * spread(identity.brow_height) * (1 - 0.6 * ramp(side, 0.2, 0.38))
+    tall = 0.032 * spread(identity.brow_height) * (1 - 0.6 * ramp(side, 0.2, 0.38))
     inside = torch.exp(-(((y - arch) / tall) ** 2)) * ramp(side, 0.06, 0.11) * (1 - ramp(side, 0.33, 0.39)) * ramp(z, 0.1, 0.2)
     return (inside * (0.9 + 0.35 * noise) * spread(identity.brow_weight)).clamp(0, 1)
 
@@ -195,7 +195,7 @@ def _fibres(volume: Tensor, identity: HeadIdentity, seen: Seen, under: tuple[Ten
     outwards = torch.where(seen.normal[..., 2:] < 0, -seen.normal, seen.normal)
     bent = F.normalize(outwards + 0.25 * torch.stack((fine, 0.3 * coarse, 0 * fine), -1), dim=-1)
     normal = torch.where(fibre[..., None], bent, normal)
-    shine = torch.where(is_hair, (0.6 * (1 + 0.6 * fine)).clamp(min=0), torch.where(fibre, 0.1, shine))
+    shine = torch.where(is_hair, (0.16 * (1 + 0.6 * fine)).clamp(min=0), torch.where(fibre, 0.03, shine))
     return colour, normal, shine, torch.where(is_hair | is_beard, 0.45 + 0.55 * level, depth)
 
 

@@ -77,6 +77,13 @@ class HeadRenderer:
         shadow = shadows(scene.turned, self.faces, self.two_sided, identity, hits)
         return self.colour(identity, motion, scene, hits, shadow)
 
+    @torch.no_grad()
+    def scenery(self, identity: HeadIdentity) -> Tensor:
+        """What is behind people alone, `[B, 3, S, S]` in [-1, 1]."""
+        empty = self.model.mean.new_zeros(len(identity), self.size * FINE, self.size * FINE, 3)
+        light = backdrop(self.model, self.volume, identity, empty)
+        return develop(light.permute(0, 3, 1, 2), self.volume, identity, self.size)
+
     def scene(self, identity: HeadIdentity, motion: Motion) -> Scene:
         """All vertices of B people."""
         model, count = self.model, len(self.model.mean)
@@ -95,10 +102,10 @@ class HeadRenderer:
         strand = (scene.strands[picture[:, None], corners] * weights[..., None]).sum(dim=1)
         fixed = (self.fixed[corners] * weights[..., None]).sum(dim=1)
         part = self.part[triangle]
-        pattern = torch.where((part == LASHES)[:, None], fixed[:, :3] * 9, strand[:, :3] * torch.where(part == HAIR, 1.4, 3.2)[:, None])
+        pattern = torch.where((part == LASHES)[:, None], fixed[:, :3] * 9, strand[:, :3] * torch.where(part == HAIR, 2.0, 3.2)[:, None])
         noise = cell_noise(self.volume, pattern)
         along, level = strand[:, 3], strand[:, 4]
-        hair = noise > 0.15 + 0.45 * level + 0.55 * ((along - 0.8) / 0.2).clamp(min=0)
+        hair = noise > 0.55 * level - 0.02 + 0.6 * ((along - 0.88) / 0.12).clamp(min=0)
         beard = noise > 1.05 - beard_density(fixed[:, :3], fixed[:, 3], identity, picture) * (0.8 - 0.35 * level)
         return torch.where(part == HAIR, hair, torch.where(part == BEARD, beard, noise > 0.45))
 
