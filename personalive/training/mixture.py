@@ -107,7 +107,11 @@ def join(shots: Sequence[Shots]) -> Shots:
     poses = [part.pose for part in shots if part.pose is not None]
     focus = [part.focus for part in shots if part.focus is not None]
     expression = [part.expression for part in shots if part.expression is not None]
-    pose = HeadPose(*(torch.cat(parts) for parts in zip(*(vars(pose).values() for pose in poses), strict=True))) if poses else None
+    pose = (
+        HeadPose(*(torch.cat(parts) for parts in zip(*(vars(pose).values() for pose in poses), strict=True)))
+        if poses
+        else None
+    )
     return Shots(
         torch.cat([part.images for part in shots]),
         torch.cat([part.boxes for part in shots]),

@@ -37,9 +37,28 @@ MASKS = ("lips", "eyelids", "ears", "inside-mouth", "face")
 LOWEST, WIDEST = 4.2, 2.3
 """Where the body is cut off, in decimetres of the base mesh: below the collar bones and at the shoulders."""
 DETAILS = ("head", "eyes", "eyebrows", "nose", "mouth", "chin", "cheek", "ears", "forehead", "neck", "asym")
-CALM = {"eyes": 0.16, "neck": 0.12, "asym": 0.12, "ears": 0.2, "mouth": 0.2, "head": 0.13, "eyebrows": 0.3, "forehead": 0.2}
+CALM = {
+    "eyes": 0.16,
+    "neck": 0.12,
+    "asym": 0.12,
+    "ears": 0.2,
+    "mouth": 0.2,
+    "head": 0.13,
+    "eyebrows": 0.3,
+    "forehead": 0.2,
+}
 """Standard deviation of details; 0.24 elsewhere."""
-LEFT_OUT = ("head-age", "head-trans", "neck-trans", "mouth-trans", "nose-trans", "asymm-", "measure-", "eye-push", "ear-shape")
+LEFT_OUT = (
+    "head-age",
+    "head-trans",
+    "neck-trans",
+    "mouth-trans",
+    "nose-trans",
+    "asymm-",
+    "measure-",
+    "eye-push",
+    "ear-shape",
+)
 OPPOSITES = re.compile(r"-(incr|decr|up|down|in|out|forward|backward|compress|uncompress|concave|convex)$")
 SECOND = ("decr", "down", "in", "backward", "compress", "concave")
 
@@ -98,7 +117,7 @@ def read_mesh(data: Path) -> Mesh:
 
 
 def _read_obj(path: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Indices, Indices]:
-    """Vertices, texture coordinates, faces of the wanted groups as (vertex, coordinate) `[F, 4, 2]`, and their parts."""
+    """Vertices, texture coordinates, wanted faces as (vertex, coordinate) `[F, 4, 2]`, and their parts."""
     vertices, coordinates, corners, parts, part = [], [], [], [], None
     with path.open() as file:
         for line in file:

@@ -1,6 +1,6 @@
-"""Counts in how many pictures of heads mediapipe finds a face, and how well it reads what they do; and a sheet to look at.
+"""Counts in how many pictures of heads mediapipe finds a face, and how well it reads them; and a sheet to look at.
 
-    python -m personalive.training.heads.check heads.npz --count 200 --sheet sheet.png
+python -m personalive.training.heads.check heads.npz --count 200 --sheet sheet.png
 """
 
 import argparse
@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"found {found:.3f} of {args.count}, at least {FOUND}")
     names = {"mouth": "mouth_open"}
     read = correlation(seen, {name: getattr(motion, names.get(name, name)).numpy() for name in SIGNALS})
-    print("correlation of what is read with what was drawn:", "  ".join(f"{name} {value:.3f}" for name, value in read.items()))
+    print(
+        "correlation of what is read with what was drawn:",
+        "  ".join(f"{name} {value:.3f}" for name, value in read.items()),
+    )
     if args.sheet is not None:
         save_sheet(args.sheet, pictures, [reading is not None for reading in seen])
     return 0 if found >= FOUND else 1

@@ -26,7 +26,7 @@ class Extras:
     points: Tensor
     """`[B, P, 3]`"""
     strands: Tensor
-    """Where on which strand: three coordinates of the pattern, the way along it 0 to 1, the layer 0 to 1, `[B, P, 5]`."""
+    """Where on which strand: three coordinates of the pattern, and the way along it and the layer, 0 to 1, `[B, P, 5]`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def extra_faces(model: HeadModel) -> ExtraFaces:
     x, y, z = corners.mean(dim=1).unbind(-1)
     grown = (model.part == 0) & (y > 0.1) & (y < 0.75) & (z > -0.15) & (x.abs() < 0.5)
     # Nothing grows inside the mouth or the nose.
-    grown &= (model.masks[model.faces][..., 3].amax(dim=1) < 0.5) & (model.masks[model.faces][..., 4].amin(dim=1) > 0.02)
+    grown &= (model.masks[model.faces][..., 3].amax(dim=1) < 0.5) & (
+        model.masks[model.faces][..., 4].amin(dim=1) > 0.02
+    )
     faces = model.faces[grown]
     vertices = torch.unique(faces)
     place = torch.zeros(len(model.mean), dtype=torch.long, device=device)
@@ -98,10 +100,14 @@ def make_extras(model: HeadModel, faces: ExtraFaces, identity: HeadIdentity, pos
     layers = torch.linspace(0.25, 1, BEARD_LAYERS, device=model.device)
     length = (0.012 + 0.06 * identity.beard_length)[:, None, None]
     beard = torch.cat([grown + layer * length * outwards for layer in layers], dim=1)
-    pattern = torch.cat([model.mean[faces.beard_vertices] * torch.tensor((1, 0.6, 1), device=model.device)] * len(layers))
+    pattern = torch.cat(
+        [model.mean[faces.beard_vertices] * torch.tensor((1, 0.6, 1), device=model.device)] * len(layers)
+    )
     level = layers.repeat_interleave(len(faces.beard_vertices))
     of_beard = torch.cat((pattern, torch.zeros_like(level)[:, None], level[:, None]), dim=1)
-    strands = torch.cat((glasses.new_zeros(len(hair), glasses.shape[1], 5), strands, of_beard.expand(len(hair), -1, -1)), 1)
+    strands = torch.cat(
+        (glasses.new_zeros(len(hair), glasses.shape[1], 5), strands, of_beard.expand(len(hair), -1, -1)), 1
+    )
     return Extras(torch.cat((glasses, hair, beard), dim=1), strands)
 
 
@@ -146,7 +152,7 @@ def make_glasses(model: HeadModel, identity: HeadIdentity, posed: Posed) -> Tens
 
 
 def make_hair(model: HeadModel, identity: HeadIdentity, posed: Posed) -> tuple[Tensor, Tensor]:
-    """Layers of hair that run from the crown over the head and then hang, `[B, P, 3]`, and their strands `[B, P, 5]`."""
+    """Layers of hair that run over the head and then hang, `[B, P, 3]`, and their strands `[B, P, 5]`."""
     device, count = model.device, len(identity)
     surface = (posed.rest[:, model.scalp] * model.scalp_weight[..., None]).sum(dim=2)
     surface = surface.unflatten(1, (ROWS, AROUND))
@@ -175,7 +181,9 @@ def make_hair(model: HeadModel, identity: HeadIdentity, posed: Posed) -> tuple[T
     lumps = _lumps(identity, azimuth, angle)
     for layer in torch.linspace(0.15, 1, LAYERS, device=device):
         lift = (thickness[:, None, None] * profile * (0.35 + 0.65 * layer) * (1 + 0.45 * lumps))[..., None]
-        hanging = down * hangs[..., None] + turned * (0.05 * layer + 0.04 * wave[..., None]) * hangs[..., None].clamp(max=0.5)
+        hanging = down * hangs[..., None] + turned * (0.05 * layer + 0.04 * wave[..., None]) * hangs[..., None].clamp(
+            max=0.5
+        )
         layers.append((points + outwards * lift + hanging).flatten(1, 2))
     hair = torch.cat(layers, dim=1)
     hair = torch.where(identity.bald[:, None, None] > 0.5, hair[:, :1], hair)
@@ -210,7 +218,9 @@ def _lumps(identity: HeadIdentity, azimuth: Tensor, angle: Tensor) -> Tensor:
     a, b, c = (phase[:, i, None, None] for i in range(3))
     turns = (identity.seed[:, 1:2] * 4 + 3).floor()[:, :, None]
     slow = torch.sin(turns * azimuth + a + 2 * angle) + torch.sin((turns + 4) * azimuth + b - 3 * angle)
-    curls = torch.sin(13 * azimuth + c) * torch.sin(11 * angle + a) + torch.sin(21 * azimuth + a) * torch.sin(17 * angle + b)
+    curls = torch.sin(13 * azimuth + c) * torch.sin(11 * angle + a) + torch.sin(21 * azimuth + a) * torch.sin(
+        17 * angle + b
+    )
     return 0.4 * slow + identity.curl[:, None, None] * curls
 
 
@@ -233,9 +243,9 @@ def _sample(surface: Tensor, angle: Tensor) -> Tensor:
 
 def _strands(identity: HeadIdentity, azimuth: Tensor, angle: Tensor, share: Tensor, count: int) -> Tensor:
     """Coordinates of the pattern: around the whorl, so that strands run away from it, and slowly along."""
-    directions = torch.stack(
-        (angle.sin() * azimuth.sin(), -angle.cos(), angle.sin() * azimuth.cos()), dim=-1
-    ).flatten(1, 2)
+    directions = torch.stack((angle.sin() * azimuth.sin(), -angle.cos(), angle.sin() * azimuth.cos()), dim=-1).flatten(
+        1, 2
+    )
     axis = identity.whorl[:, None]
     first = F.normalize(torch.cross(axis, axis.new_tensor((0.0, 0.1, 1.0)).expand_as(axis), dim=-1), dim=-1)
     second = torch.cross(axis, first, dim=-1)

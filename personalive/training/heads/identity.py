@@ -207,7 +207,9 @@ def sample_heads(
     side = dice.uniform(-1, 1)
     key_direction = torch.stack((side, dice.uniform(-0.9, 0.25), dice.uniform(0.25, 1.0)), -1)
     grey = dice.uniform(0, 1)[:, None]
-    sky = (0.55 * torch.lerp(torch.ones(count, 3), dice.uniform(0.65, 1.0, 3), 0.6 * grey)) * dice.uniform(0.7, 1.5)[:, None]
+    sky = (0.55 * torch.lerp(torch.ones(count, 3), dice.uniform(0.65, 1.0, 3), 0.6 * grey)) * dice.uniform(0.7, 1.5)[
+        :, None
+    ]
     textured = dice.chance(0.45)
     rim = torch.stack(
         (dice.uniform(0.15, 0.19), dice.uniform(0.10, 0.16), dice.uniform(0.006, 0.017), dice.uniform(2, 5)), -1
@@ -215,8 +217,8 @@ def sample_heads(
     return HeadIdentity(
         first=dice.index(shapes), second=dice.index(shapes), mix=dice.uniform(0, 1),
         gains=(1 + dice.normal(0.15, units)).clamp(0.5, 1.5),
-        skin=skin, patchy=dice.uniform(0, 1), redness=dice.uniform(0, 1), freckles=dice.either(0.2, dice.uniform(0, 1), zero),
-        wrinkles=dice.uniform(0, 1) ** 2, shine=dice.uniform(0, 1) ** 1.5,
+        skin=skin, patchy=dice.uniform(0, 1), redness=dice.uniform(0, 1),
+        freckles=dice.either(0.2, dice.uniform(0, 1), zero), wrinkles=dice.uniform(0, 1) ** 2, shine=dice.uniform(0, 1) ** 1.5,
         skin_texture=dice.index(textures), skin_texture_share=dice.either(absurd, dice.uniform(0.2, 0.8), zero),
         lips=lips,
         brow=torch.lerp(hair, torch.tensor((0.08, 0.06, 0.05)).expand(count, 3), dice.uniform(0.2, 0.9)[:, None]),
@@ -247,6 +249,6 @@ def sample_heads(
         perspective=dice.uniform(0.02, 0.12),
         exposure=dice.uniform(0.85, 1.4), contrast=dice.uniform(0.85, 1.2),
         colourfulness=dice.either(0.06, zero, dice.uniform(0.7, 1.2)), balance=1 + dice.normal(0.04, 3),
-        blur=dice.uniform(0, 1) ** 2, grain=dice.uniform(0, 1) ** 2 * 0.02, compression=dice.either(0.5, dice.uniform(0, 1), zero),
-        seed=dice.uniform(0, 1, 3),
+        blur=dice.uniform(0, 1) ** 2, grain=dice.uniform(0, 1) ** 2 * 0.02,
+        compression=dice.either(0.5, dice.uniform(0, 1), zero), seed=dice.uniform(0, 1, 3),
     )  # fmt: skip

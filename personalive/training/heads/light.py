@@ -55,7 +55,9 @@ def shadows(points: Tensor, faces: Tensor, two_sided: Tensor, identity: HeadIden
     for x in offsets:
         for y in offsets:
             shift = place.new_tensor((x, y)) * (2 / SHADOW_SIDE)
-            nearest = F.grid_sample(depth[:, None], place[..., :2] + shift, mode="nearest", padding_mode="border", align_corners=False)[:, 0]
+            nearest = F.grid_sample(
+                depth[:, None], place[..., :2] + shift, mode="nearest", padding_mode="border", align_corners=False
+            )[:, 0]
             total += (nearest <= place[..., 2] + BIAS).float()
     return total / len(offsets) ** 2
 
@@ -81,7 +83,11 @@ def shade(identity: HeadIdentity, seen: "Seen", surface: Surface, shadow: Tensor
     grazing = 0.05 * (1 - normal[..., 2].clamp(0, 1)) ** 3 * surface.shine.clamp(max=1)
     reflected = gloss[..., None] * key + grazing[..., None] * around
     near = ambient_occlusion(seen)
-    return surface.colour * (around * (surface.open * near)[..., None] + soft * lit[..., None] * key * surface.open[..., None]) + reflected
+    return (
+        surface.colour
+        * (around * (surface.open * near)[..., None] + soft * lit[..., None] * key * surface.open[..., None])
+        + reflected
+    )
 
 
 def ambient_occlusion(seen: "Seen") -> Tensor:

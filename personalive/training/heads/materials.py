@@ -71,7 +71,9 @@ def paint(model: HeadModel, volume: Tensor, identity: HeadIdentity, seen: Seen) 
     mouth = (part >= 3) & (part <= 5)
     teeth = spread(linear(identity.teeth)).expand_as(colour)
     tongue = linear(colour.new_tensor((0.70, 0.30, 0.30))).expand_as(colour)
-    colour = torch.where(((part == 3) | (part == 4))[..., None], teeth, torch.where((part == 5)[..., None], tongue, colour))
+    colour = torch.where(
+        ((part == 3) | (part == 4))[..., None], teeth, torch.where((part == 5)[..., None], tongue, colour)
+    )
     # The deeper in the mouth, the darker.
     lips = seen.mean[..., 2]
     depth = torch.where(mouth | (inside > 0.5), ramp(lips, 0.25, 0.52) * 0.9 + 0.06, depth)
@@ -108,7 +110,11 @@ def _skin(model: HeadModel, volume: Tensor, identity: HeadIdentity, seen: Seen) 
     above = lids * ramp(-y, 0.0, 0.08)
     colour = mix(colour, spread(linear(identity.shadow)).expand_as(colour), above * spread(identity.shadow_share))
     shaven = _beard_region(seen) * (0.6 * identity.beard + 0.25 * identity.moustache).clamp(0, 0.7)[:, None, None]
-    colour = mix(colour, colour * 0.45 + 0.3 * spread(linear(identity.beard_colour)), shaven * (0.75 + 0.2 * middle[0]).clamp(0, 1))
+    colour = mix(
+        colour,
+        colour * 0.45 + 0.3 * spread(linear(identity.beard_colour)),
+        shaven * (0.75 + 0.2 * middle[0]).clamp(0, 1),
+    )
     colour = mix(colour, spread(linear(identity.lips)) * (1 + 0.12 * middle[0])[..., None], ramp(lips, 0.25, 0.75))
     colour = mix(colour, spread(linear(identity.brow)).expand_as(colour), _brows(identity, seen, middle[0]))
     texture = look_up(model.textures[identity.skin_texture], torch.stack((x * 1.6, y * 1.6), -1))
@@ -121,7 +127,9 @@ def _skin(model: HeadModel, volume: Tensor, identity: HeadIdentity, seen: Seen) 
     shine = (0.08 + 0.5 * spread(identity.shine)) * (1 + 1.2 * ramp(lips, 0.25, 0.75))
     dressed = _collar(identity, seen, coarse)
     cloth = look_up(model.textures[identity.clothes_texture], torch.stack((x * 0.8, y * 0.8), -1))
-    cloth = mix(spread(linear(identity.clothes)).expand_as(colour), linear(cloth), spread(identity.clothes_share).expand_as(x))
+    cloth = mix(
+        spread(linear(identity.clothes)).expand_as(colour), linear(cloth), spread(identity.clothes_share).expand_as(x)
+    )
     cloth = cloth * (1 + 0.10 * coarse + 0.05 * fine)[..., None]
     colour, shine = mix(colour, cloth, dressed), shine * (1 - 0.9 * dressed)
     return colour, shine, normal
@@ -130,7 +138,11 @@ def _skin(model: HeadModel, volume: Tensor, identity: HeadIdentity, seen: Seen) 
 def _collar(identity: HeadIdentity, seen: Seen, noise: Tensor) -> Tensor:
     """Where clothes are: below a line that is lower at the front."""
     x, y, z = seen.mean.unbind(-1)
-    line = spread(identity.collar) + 0.25 * ramp(z, -0.1, 0.3) * torch.exp(-((x / 0.3) ** 2)) - 0.1 * ramp(x.abs(), 0.3, 0.8)
+    line = (
+        spread(identity.collar)
+        + 0.25 * ramp(z, -0.1, 0.3) * torch.exp(-((x / 0.3) ** 2))
+        - 0.1 * ramp(x.abs(), 0.3, 0.8)
+    )
     return ramp(y - line + 0.004 * noise, 0.0, 0.015)
 
 
@@ -139,7 +151,12 @@ def _brows(identity: HeadIdentity, seen: Seen, noise: Tensor) -> Tensor:
     side = x.abs()
     arch = -0.165 - 0.035 * torch.exp(-(((side - 0.25) / 0.09) ** 2)) + 0.05 * ramp(side, 0.28, 0.40)
     tall = 0.032 * spread(identity.brow_height) * (1 - 0.6 * ramp(side, 0.2, 0.38))
-    inside = torch.exp(-(((y - arch) / tall) ** 2)) * ramp(side, 0.06, 0.11) * (1 - ramp(side, 0.33, 0.39)) * ramp(z, 0.1, 0.2)
+    inside = (
+        torch.exp(-(((y - arch) / tall) ** 2))
+        * ramp(side, 0.06, 0.11)
+        * (1 - ramp(side, 0.33, 0.39))
+        * ramp(z, 0.1, 0.2)
+    )
     return (inside * (0.9 + 0.35 * noise) * spread(identity.brow_weight)).clamp(0, 1)
 
 
@@ -148,7 +165,12 @@ def _beard_region(seen: Seen) -> Tensor:
     side = x.abs()
     chin = ramp(y - 0.34 + 0.55 * side, 0.0, 0.16)
     upper = ramp(y, 0.17, 0.21) * (1 - ramp(side, 0.14, 0.22))
-    return torch.maximum(chin, upper) * (1 - ramp(y, 0.56, 0.74)) * ramp(z, -0.1, 0.05) * (1 - ramp(seen.masks[..., 0], 0.1, 0.4))
+    return (
+        torch.maximum(chin, upper)
+        * (1 - ramp(y, 0.56, 0.74))
+        * ramp(z, -0.1, 0.05)
+        * (1 - ramp(seen.masks[..., 0], 0.1, 0.4))
+    )
 
 
 def _eyes(volume: Tensor, identity: HeadIdentity, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,7 +207,11 @@ def _fibres(volume: Tensor, identity: HeadIdentity, seen: Seen, under: tuple[Ten
     noise = smooth_noise(volume, strand[..., :3] * 0.9 + spread(identity.seed))
     fine, coarse = noise.unbind(-1)
     along, level = strand[..., 3], strand[..., 4]
-    hair = mix(spread(linear(identity.hair)).expand_as(colour), spread(linear(identity.hair_tips)).expand_as(colour), ramp(along, 0.2, 1.0))
+    hair = mix(
+        spread(linear(identity.hair)).expand_as(colour),
+        spread(linear(identity.hair_tips)).expand_as(colour),
+        ramp(along, 0.2, 1.0),
+    )
     hair = hair * (1 + 0.17 * fine + 0.15 * coarse).clamp(0.3, 2)[..., None]
     beard = spread(linear(identity.beard_colour)) * (0.9 + 0.3 * fine).clamp(0.3, 2)[..., None]
     colour = torch.where(is_hair[..., None], hair, torch.where(is_beard[..., None], beard, colour))
@@ -206,7 +232,11 @@ def backdrop(model: HeadModel, volume: Tensor, identity: HeadIdentity, like: Ten
     x = torch.linspace(-1, 1, width, device=like.device)[None, None, :].expand(count, height, -1)
     slope = (identity.seed * 2 - 1)[:, :, None, None]
     share = (0.5 + 0.5 * (slope[:, 0] * x + slope[:, 1] * y)).clamp(0, 1)
-    plain = mix(spread(linear(identity.background)).expand(-1, height, width, -1), spread(linear(identity.background_end)).expand(-1, height, width, -1), share)
+    plain = mix(
+        spread(linear(identity.background)).expand(-1, height, width, -1),
+        spread(linear(identity.background_end)).expand(-1, height, width, -1),
+        share,
+    )
     cloud = smooth_noise(volume, torch.stack((x * 0.15, y * 0.15, 0 * x), -1) + spread(identity.seed))[..., 1]
     plain = plain * (1 + 0.15 * cloud)[..., None]
     left, top, side = (identity.background_place[:, i, None, None] for i in range(3))

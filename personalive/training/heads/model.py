@@ -70,7 +70,9 @@ def load_heads(path: Path, device: torch.device) -> HeadModel:
             faces = torch.from_numpy(arrays["faces"].astype(np.int64))
             part = torch.from_numpy(arrays["part"].astype(np.int64))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{path} holds no baked heads ({error}): make it with personalive.training.heads.bake") from None
+        raise InputError(
+            f"{path} holds no baked heads ({error}): make it with personalive.training.heads.bake"
+        ) from None
     mean, masks = torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["masks"]).float() / 255
     skin = torch.unique(faces[part == 0])
     eyes = tuple(torch.unique(faces[part == number]) for number in (1, 2))

@@ -19,7 +19,7 @@ def make_volume(device: torch.device) -> Tensor:
 
 def smooth_noise(volume: Tensor, places: Tensor) -> Tensor:
     """Noise `[B, H, W, 2]` at places `[B, H, W, 3]`, in periods of the volume."""
-    count, height, width = places.shape[:3]
+    count, _height, _width = places.shape[:3]
     grid = (places - places.floor()) * (2 * (SIDE - 1) / SIDE) - 1
     found = F.grid_sample(
         volume.expand(count, -1, -1, -1, -1), grid[:, None], mode="bilinear", padding_mode="border", align_corners=False

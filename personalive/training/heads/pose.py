@@ -1,4 +1,4 @@
-"""How a head moves: expressions from the signals of `Motion`, eyelids on eyeballs, the turn of head and neck, labels."""
+"""How a head moves: expressions from the signals of `Motion`, lids on eyeballs, the turn of head and neck, labels."""
 
 from dataclasses import dataclass
 

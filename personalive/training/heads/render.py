@@ -52,7 +52,12 @@ class HeadRenderer:
         self.faces = torch.cat(
             (model.faces[~lashes], extra.glasses + count, model.faces[lashes], extra.hair + count, extra.beard + count)
         )
-        kinds = ((GLASSES, len(extra.glasses)), (LASHES, int(lashes.sum())), (HAIR, len(extra.hair)), (BEARD, len(extra.beard)))
+        kinds = (
+            (GLASSES, len(extra.glasses)),
+            (LASHES, int(lashes.sum())),
+            (HAIR, len(extra.hair)),
+            (BEARD, len(extra.beard)),
+        )
         numbers = [torch.full((length,), kind, device=model.device) for kind, length in kinds]
         self.part = torch.cat((model.part[~lashes], *numbers))
         self.solid = int((~lashes).sum()) + len(extra.glasses)
@@ -102,7 +107,9 @@ class HeadRenderer:
         strand = (scene.strands[picture[:, None], corners] * weights[..., None]).sum(dim=1)
         fixed = (self.fixed[corners] * weights[..., None]).sum(dim=1)
         part = self.part[triangle]
-        pattern = torch.where((part == LASHES)[:, None], fixed[:, :3] * 9, strand[:, :3] * torch.where(part == HAIR, 2.0, 3.2)[:, None])
+        pattern = torch.where(
+            (part == LASHES)[:, None], fixed[:, :3] * 9, strand[:, :3] * torch.where(part == HAIR, 2.0, 3.2)[:, None]
+        )
         noise = cell_noise(self.volume, pattern)
         along, level = strand[:, 3], strand[:, 4]
         hair = noise > 0.55 * level - 0.02 + 0.6 * ((along - 0.88) / 0.12).clamp(min=0)
@@ -136,7 +143,11 @@ def beard_density(place: Tensor, lips: Tensor, identity: HeadIdentity, picture: 
     chin = ((y - 0.34 + 0.5 * side) / 0.08).clamp(0, 1)
     cheek = ((y - 0.42 + 0.9 * side) / 0.15).clamp(0, 1) * ((side - 0.15) / 0.1).clamp(0, 1)
     neck = 1 - ((y - 0.60) / 0.1).clamp(0, 1)
-    upper = ((y - 0.185) / 0.02).clamp(0, 1) * (1 - ((y - 0.27) / 0.03).clamp(0, 1)) * (1 - ((side - 0.16) / 0.05).clamp(0, 1))
+    upper = (
+        ((y - 0.185) / 0.02).clamp(0, 1)
+        * (1 - ((y - 0.27) / 0.03).clamp(0, 1))
+        * (1 - ((side - 0.16) / 0.05).clamp(0, 1))
+    )
     of_chin = torch.maximum(chin, cheek) * neck * identity.beard[picture]
     return torch.maximum(of_chin, upper * identity.moustache[picture].clamp(max=1)) * (1 - (lips * 2.5).clamp(0, 1))
 
