@@ -8,20 +8,25 @@ that the arithmetic takes at the speed of a large matrix product.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.measuring import Results, replay_milliseconds
-from personalive.accel.fuse.float8 import Float8Weight
-from personalive.accel.fuse.images import doubling_weight
+from personalive.accel.fuse.float8 import Float8FFNProjOut, Float8NormConv, ScaledNorm
+from personalive.accel.fuse.images import FusedNormConv, doubling_weight
+from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.ops import attention
 from personalive.accel.ops import reference as operations
 from personalive.accel.ops import triton as kernels
+from personalive.accel.ops.reference import Operations
 from personalive.accel.ops.triton import products
+from personalive.models.blocks import FeedForward
 
 CACHE = 256 * 2**20
 """Bytes that a measurement goes through, so that the GPU's cache cannot hold them."""
@@ -34,6 +39,11 @@ CONVOLUTIONS = (
     *((16, 640, 640, 32), (16, 1280, 1280, 16), (16, 2560, 1280, 8)),
 )
 """Images, channels in and out, side."""
+RESNET_CONVOLUTIONS = (
+    *((16, 320, 320, 64), (16, 640, 640, 32), (16, 1280, 1280, 16), (16, 1280, 1280, 8)),
+    *((2, 128, 128, 512), (2, 256, 256, 256), (2, 512, 512, 128), (2, 512, 512, 64)),
+)
+"""Likewise: of the UNet's resnet blocks, and of the decoder's, with as many frames as are decoded at once."""
 LINEARS = (
     *(
         (65536, 320, 320),
@@ -263,34 +273,38 @@ def linears(bench: Bench) -> None:
 
 
 def feed_forwards(bench: Bench) -> None:
-    """From normalised tokens to the sum with the others, in the parts that the model uses."""
-    for rows, c in ((16384, 320), (16384, 640), (4096, 1280), (1024, 1280)):
-        enter, bias = bench.tensor(8 * c, c) * c**-0.5, bench.tensor(8 * c)
-        leave = bench.tensor(c, 4 * c) * (4 * c) ** -0.5
-        sets = bench.sets(lambda rows=rows, c=c: (bench.tensor(rows, c), bench.tensor(rows, c)))
-        eight = [(x.clamp(-448, 448).to(operations.FLOAT8), y) for x, y in sets]
-        weights, one = [Float8Weight(weight) for weight in (enter, leave)], torch.ones((), device="cuda")
-        runs: dict[str, tuple[Run, list[tuple[Any, ...]]]] = {
-            "two kernels": (
-                lambda x, y, e=enter, b=bias, w=leave: y.addmm_(kernels.geglu(F.linear(x, e, b)), w.t()),
-                sets,
-            )
-        }
+    """The end of a transformer, from normalised tokens to the sum with its input."""
+    fast = Operations(**{name: getattr(kernels, name) for name in kernels.__all__})
+    for c, s in LEVELS:
+        feed_forward, proj_out = (layer.to("cuda", bench.dtype) for layer in (FeedForward(c), nn.Linear(c, c)))
+        ends: dict[str, nn.Module] = {"two kernels": FusedFFNProjOut(feed_forward, proj_out, fast)}
         for name, tile in products.TILES.items():
-            runs[f"one kernel, {name}"] = (
-                lambda x, y, e=enter, b=bias, w=leave, t=tile: y.addmm_(products.gated_linear(x, e, b, t), w.t()),
-                sets,
-            )
+            one = replace(fast, gated_linear=partial(products.gated_linear, tile=tile))
+            ends[f"one kernel, {name}"] = FusedFFNProjOut(feed_forward, proj_out, one)
+        tokens = bench.sets(
+            lambda c=c, s=s: (bench.image(16, c, s, s), *(bench.tensor(16, s * s, c) for _ in range(2)))
+        )
+        runs: dict[str, tuple[Run, list[tuple[Any, ...]]]] = {name: (end, [*tokens]) for name, end in ends.items()}
+        norm = ScaledNorm(nn.LayerNorm(c, device="cuda"))
+        quantised = [(x, total, operations.to_float8(normed / norm.scale)) for x, total, normed in tokens]
+        runs["fp8"] = Float8FFNProjOut(FusedFFNProjOut(feed_forward, proj_out, fast), norm, fast), quantised
+        bench.race(f"end of a transformer, 16x{c}x{s}x{s}", {"tflop": 26 * 16 * s * s * c * c / 1e12}, runs)
 
-        def in_fp8(x: Tensor, y: Tensor, bias: Tensor = bias, weights: Any = weights, one: Tensor = one) -> Tensor:
-            first, second = weights
-            hidden = operations.multiply_float8(x, first.values, one, first.scale, bias, y.dtype)
-            gated, scale = kernels.geglu_float8(hidden)
-            branch = operations.multiply_float8(gated, second.values, one, second.scale, None, y.dtype)
-            return kernels.add_scaled_(y, branch, scale)
 
-        runs["fp8"] = (in_fp8, eight)
-        bench.race(f"feed-forward of {rows}x{c}", {"tflop": 24 * rows * c * c / 1e12}, runs)
+def resnet_convolutions(bench: Bench) -> None:
+    """GroupNorm, SiLU, convolution and sum: the second half of a resnet block."""
+    fast = Operations(**{name: getattr(kernels, name) for name in kernels.__all__})
+    for n, i, o, s in RESNET_CONVOLUTIONS:
+        conv = nn.Conv2d(i, o, 3, padding=1, device="cuda", dtype=bench.dtype)
+        conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layer = FusedNormConv(nn.GroupNorm(32, i).to("cuda", bench.dtype), conv, fast)
+        bias, shift = bench.tensor(o), bench.tensor(1, i)
+        sets = bench.sets(lambda n=n, i=i, o=o, s=s: (bench.image(n, o, s, s), bench.image(n, i, s, s)))
+        runs = {
+            name: (lambda x, hidden, end=end, b=bias, t=shift: end.add_to(lambda: x, b, hidden, t), sets)
+            for name, end in ((str(bench.dtype), layer), ("fp8", Float8NormConv(layer)))
+        }
+        bench.race(f"norm, convolution, sum {n}x{i}x{s}x{s} to {o}", {"tflop": 18 * n * i * o * s * s / 1e12}, runs)
 
 
 def main() -> None:
@@ -309,6 +323,7 @@ def main() -> None:
             linears,
             feed_forwards,
             convolutions,
+            resnet_convolutions,
         ):
             with bench.results.attempt(part.__name__):
                 part(bench)

@@ -1,4 +1,4 @@
-"""Feed-forwards in fp8: as on a GPU, but for products, which are computed from the rounded numbers in float32."""
+"""Convolutions and feed-forwards in fp8: as on a GPU, but products are of the rounded numbers in float32."""
 
 import copy
 import functools
@@ -8,9 +8,18 @@ import torch
 import torch.nn.functional as F
 
 from personalive.accel.accelerator import Accelerator
-from personalive.accel.fuse.float8 import Float8FFNProjOut, Float8Weight, ScaledNorm, to_float8
+from personalive.accel.fuse.float8 import (
+    Float8FFNProjOut,
+    Float8NormConv,
+    Float8Weight,
+    ScaledNorm,
+    decoder_to_float8,
+    to_float8,
+)
+from personalive.accel.fuse.images import FusedNormConv
 from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.fuse.unet import FusedDenoisingUNet, FusedReferenceUNet
+from personalive.accel.fuse.vae import FusedDecoder
 from personalive.accel.ops.reference import FLOAT8, Operations
 from personalive.errors import InputError
 from personalive.models.blocks import FeedForward
@@ -63,8 +72,43 @@ def test_weights_take_half_the_memory_of_fp16():
     """And are within half a step of fp8's four bits."""
     weight = torch.randn(96, 64)
     stored = Float8Weight(weight)
-    assert sum(t.numel() * t.element_size() for t in stored.buffers()) == 96 * 64 + 4
-    assert ((stored.values.float() * stored.scale - weight).abs() <= weight.abs() / 16 + 1e-4).all()
+    assert sum(t.numel() * t.element_size() for t in stored.buffers()) == 96 * 64 + 4 * 96
+    assert ((stored.values.float() * stored.scale[:, None] - weight).abs() <= weight.abs() / 16 + 1e-4).all()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("outlier", [1.0, 1e4], ids=["even", "one pixel is large"])
+def test_a_convolution_keeps_its_values(outlier):
+    """With and without the sum, and in whatever image a value is far above the others."""
+    torch.manual_seed(0)
+    norm, conv = torch.nn.GroupNorm(8, 64), torch.nn.Conv2d(64, 32, 3, padding=1)
+    torch.nn.init.normal_(norm.weight, 1, 0.3)
+    exact = FusedNormConv(norm, conv, Operations())
+    image, other, shift, bias = (
+        torch.randn(2, 64, 12, 10),
+        torch.randn(2, 32, 12, 10),
+        torch.randn(1, 64),
+        torch.randn(32),
+    )
+    image[0, 3, 5, 5] *= outlier
+    layer = Float8NormConv(exact)
+    error = (layer(image) - exact(image)).norm() / exact(image).norm()
+    assert 0.001 < error < 0.06
+    summed = layer.add_to(lambda: other, bias, image, shift) - exact.add_to(lambda: other, bias, image, shift)
+    assert summed.norm() / exact(image, shift).norm() < 0.06
+    assert layer(image).isfinite().all()
+
+
+@torch.inference_mode()
+def test_the_decoder_keeps_its_first_levels():
+    """They decide more of the picture, and are less of the work."""
+    decoder = FusedDecoder(filled("vae"), Operations())
+    latents = normal_input("latents", (1, 4, 8, 8))
+    exact = decoder(latents)
+    decoder_to_float8(decoder)
+    converted = [isinstance(layer.first, Float8NormConv) for layer in decoder.layers if hasattr(layer, "first")]
+    assert converted == sorted(converted) and 0 < sum(converted) < len(converted)
+    assert 0.001 < (decoder(latents) - exact).norm() / exact.norm() < 0.1
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
 from personalive.accel.ops import reference as operations  # noqa: E402
-from personalive.accel.ops.triton import attention, grn, norms, pointwise, products  # noqa: E402
+from personalive.accel.ops.triton import attention, float8, grn, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
@@ -143,27 +143,65 @@ def test_gelu_is_as_exact_as_fp32(scale):
     assert torch.allclose(pointwise.geglu(pairs)[:, 0], exact, rtol=2e-7, atol=5e-7)
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("width", [96, 1280])
-def test_geglu_in_fp8(width, dtype):
-    x = draw(7, 2 * width, dtype=dtype)
-    x[3] *= 1000  # a row alone has its own scale
-    values, scale = pointwise.geglu_float8(x)
-    assert values.dtype == torch.float8_e4m3fn and scale.shape == (7, 1)
-    value, gate = x.float().chunk(2, -1)
-    exact = value * F.gelu(gate)
-    error = (values.float() * scale - exact).norm(dim=1) / exact.norm(dim=1)
-    assert error.max() < FLOAT8_TOLERANCE
-    assert values.float().abs().amax(dim=1).min() > 400
+@pytest.fixture(params=[True, False], ids=["TMA", "pointers"])
+def loads(request, monkeypatch):
+    """Both ways of loading, as far as this Triton and GPU have them."""
+    if request.param:
+        skip_without_descriptors()
+    monkeypatch.setattr(float8, "has_tma", lambda x: request.param)
+
+
+def eighths(*shape: int) -> torch.Tensor:
+    return draw(*shape).to(torch.float8_e4m3fn)
+
+
+@pytest.mark.usefixtures("loads")
+@pytest.mark.parametrize("dtype", DOT_TYPES)
+@pytest.mark.parametrize("summed", [True, False])
+@pytest.mark.parametrize(
+    ("channels", "outs", "height", "width"),
+    [(64, 128, 8, 8), (32, 64, 5, 7), (96, 40, 11, 18), (320, 320, 16, 16), (128, 128, 24, 40)],
+    ids=str,
+)
+def test_convolution_in_fp8(channels, outs, height, width, summed, dtype):
+    x = eighths(2, channels, height, width).contiguous(memory_format=torch.channels_last)
+    weight = eighths(outs, channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    scale, bias = draw(outs).float().abs() + 0.1, draw(outs, dtype=dtype)
+    other = draw(2, outs, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    sums = {"bias": bias, "other": other} if summed else {}
+    actual = float8.conv_float8(x, weight, scale, 0.03, dtype, **sums)
+    assert actual.is_contiguous(memory_format=torch.channels_last) and actual.dtype == dtype
+    assert_near(actual, operations.conv_float8(x, weight, scale, 0.03, torch.float32, **sums))
+
+
+@pytest.mark.usefixtures("loads")
+@pytest.mark.parametrize(("rows", "depth", "width"), [(300, 64, 128), (7, 320, 1280), (129, 96, 192)], ids=str)
+def test_feed_forward_in_fp8(rows, depth, width):
+    """The gate, and the two products after it."""
+    x, fc1, scale, bias = eighths(rows, depth), eighths(2 * width, depth), draw(2 * width).float() / 50, draw(2 * width)
+    gated = float8.gated_linear_float8(x, fc1, scale, bias.float())
+    exact = operations.geglu(x.float() @ fc1.float().t() * scale + bias.float())
+    assert gated.dtype == torch.float8_e4m3fn
+    assert (gated.float() - exact).norm() / exact.norm() < FLOAT8_TOLERANCE
+    arguments = gated, eighths(depth, width), draw(depth).float() / 50, *(draw(n, depth) for n in (rows, depth))
+    bias, other = draw(depth), draw(rows, depth)
+    actual = float8.linears_add_float8(*arguments, bias, other)
+    wide = [a if a.dtype == torch.float8_e4m3fn else a.float() for a in (*arguments, bias, other)]
+    assert_near(actual, operations.linears_add_float8(*wide))
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("channels", [40, 320])
-def test_add_scaled(channels, dtype):
-    total, branch, scale = draw(9, channels, dtype=dtype), draw(9, channels, dtype=dtype), draw(9, 1).float()
-    exact = total.float() + branch.float() * scale
-    assert pointwise.add_scaled_(total, branch, scale) is total
-    assert_near(total, exact)
+@pytest.mark.parametrize(("channels", "side"), [(64, 5), (128, 96)], ids=["small", "large"])
+def test_group_norm_in_fp8(channels, side, dtype):
+    x = draw(2, channels, side, side, dtype=dtype, offset=0.5).to(memory_format=torch.channels_last)
+    weight, bias, shift = (draw(n, channels, dtype=dtype)[0] for n in (1, 2, 3))
+    scale = 0.02  # so that small values are exact, and large ones fit
+    actual = norms.group_norm_float8(x, 32, weight, bias, 1e-5, scale, shift=shift[None])
+    exact = operations.group_norm(
+        x.float(), 32, weight.float(), bias.float(), 1e-5, silu=True, shift=shift[None].float()
+    )
+    assert actual.dtype == torch.float8_e4m3fn
+    assert (actual.float() * scale - exact).norm() / exact.norm() < FLOAT8_TOLERANCE
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -17,7 +17,7 @@ from personalive.accel import libraries
 from personalive.accel.cuda_graphs import CapturedFunction, Function, GraphMemory
 from personalive.accel.findings import Findings, findings_for
 from personalive.accel.fuse.encoders import fuse_encoder
-from personalive.accel.fuse.float8 import to_float8
+from personalive.accel.fuse.float8 import decoder_to_float8, to_float8
 from personalive.accel.fuse.images import fold_upsample_biases, fuse_group_norms
 from personalive.accel.fuse.unet import (
     FusedDenoisingUNet,
@@ -200,6 +200,8 @@ class AcceleratedNetworks:
             decoder = FusedDecoder(vae, accelerator.operations)
             if accelerator.on_gpu:
                 fold_upsample_biases([*decoder.layers])
+            if accelerator.float8:
+                decoder_to_float8(decoder)
             if accelerator.on_onednn:
                 onednn.replace_layers(decoder)
                 decoder.to(accelerator.decoder_dtype)

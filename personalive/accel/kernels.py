@@ -13,7 +13,7 @@ from personalive.accel.autotune import Autotuned
 from personalive.accel.findings import Findings
 from personalive.accel.ops import onednn
 from personalive.accel.ops.reference import Attention, Operations, linear_add
-from personalive.errors import first_line
+from personalive.errors import InputError, first_line
 
 TRIED, WORKS = "own kernels", "work"
 """Topic and answer in `Findings`."""
@@ -48,6 +48,10 @@ def _on_gpu(
         if not known:
             findings.keep(TRIED, question, WORKS)
     except Exception as error:  # no Triton, no C compiler, an unsupported GPU: this fails in many ways
+        if float8:
+            raise InputError(
+                f"quantize fp8 needs Triton's kernels, which do not work here ({first_line(error)}): leave it out"
+            ) from error
         _log.warning("the GPU kernels do not work here, PyTorch's are used instead: %s", first_line(error))
         return plain
     return fast

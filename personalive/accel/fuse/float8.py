@@ -1,26 +1,30 @@
-"""Feed-forwards of a merged UNet in fp8 (e4m3): less exact, and on GPUs that multiply fp8, faster.
+"""Convolutions and feed-forwards of merged networks in fp8 (e4m3): less exact, and on GPUs that multiply fp8, faster.
 
-Only feed-forwards: they are two thirds of the linear layers' work, and the operation before each of their products can
-write fp8 itself. For other layers, converting the input in a separate pass costs what fp8 gains.
+Only those whose input a norm or a gate writes, as it can write fp8 itself; for others, converting the input in a pass
+of its own costs what fp8 gains. Which of them are worth their error: docs/speed.md.
 
-Weights have one scale each. The input has a fixed one: it is a LayerNorm's output, so the norm's weights limit how
-large it can be. The gate's output has no such limit, so every row has its own scale.
+Every output channel of a weight has a scale of its own. An input has a fixed one: a norm's output cannot be larger than
+its weights allow, and neither can the product of that with the gate's weights. So nothing has to be measured while it
+runs, and nothing is ever too large, whatever the picture. A bound lies far above what is common, but fp8 has exponents,
+and is as exact there.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from personalive.accel.fuse.images import constant
-from personalive.accel.fuse.transformers import (
-    ROWS_AT_ONCE,
-    FusedFFNProjOut,
-    FusedSpatialTransformer,
-    FusedTokenTransformer,
-)
+from personalive.accel.fuse.images import FusedGroupNorm, FusedNormConv, FusedResnetBlock, FusedUpsample, constant
+from personalive.accel.fuse.transformers import FusedFFNProjOut, FusedSpatialTransformer, FusedTokenTransformer
+from personalive.accel.fuse.vae import FusedDecoder
 from personalive.accel.ops.reference import FLOAT8, LARGEST, Operations
 from personalive.models.blocks import to_image, to_tokens
+
+LEVELS_DECODED = 2
+"""The last levels of the VAE's decoder, which are converted: they are most of its work, and add the least error."""
+SMALLEST_GELU = 0.17
+"""How far below 0 GELU goes."""
 
 
 class ScaledNorm(nn.Module):
@@ -31,7 +35,7 @@ class ScaledNorm(nn.Module):
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
-        weight, bias = norm.weight.float(), norm.bias.float()
+        weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
         # A normalised value is at most the square root of the number of channels.
         self.scale = float((weight.abs() * weight.numel() ** 0.5 + bias.abs()).max()) / LARGEST
         self.eps = norm.eps
@@ -40,7 +44,7 @@ class ScaledNorm(nn.Module):
 
 
 class Float8Weight(nn.Module):
-    """A linear layer's weight [o, i] in fp8 with one scale."""
+    """A weight [o, ...] in fp8 with a scale for each output."""
 
     values: Tensor
     scale: Tensor
@@ -48,43 +52,78 @@ class Float8Weight(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         wide = weight.detach().float()
-        scale = wide.abs().max().clamp(min=1e-12) / LARGEST
-        self.register_buffer("values", (wide / scale).to(FLOAT8), persistent=False)
-        self.register_buffer("scale", scale, persistent=False)
+        scale = wide.abs().flatten(1).amax(dim=1).clamp(min=1e-12) / LARGEST
+        values = wide / scale.view(-1, *[1] * (wide.dim() - 1))
+        constant(self, "values", values, FLOAT8)
+        constant(self, "scale", scale, torch.float32)
+
+
+class Float8NormConv(nn.Module):
+    """See `FusedNormConv`."""
+
+    def __init__(self, layer: FusedNormConv) -> None:
+        super().__init__()
+        self.norm, self.weight, self.operations = layer.norm, Float8Weight(layer.weight), layer.operations
+        norm: FusedGroupNorm = layer.norm
+        self._largest = float(norm.weight.detach().abs().max()), float(norm.bias.detach().abs().max())
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        normed, scale = self._normed(x, shift)
+        return self.operations.conv_float8(normed, self.weight.values, self.weight.scale, scale, x.dtype)
+
+    def add_to(self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+        dtype = x.dtype
+        normed, scale = self._normed(x, shift)
+        del x
+        return self.operations.conv_float8(
+            normed, self.weight.values, self.weight.scale, scale, dtype, bias=bias, other=other()
+        )
+
+    def _normed(self, x: Tensor, shift: Tensor | None) -> tuple[Tensor, float]:
+        norm, (weight, bias) = self.norm, self._largest
+        of_a_group = x[0].numel() // norm.groups
+        # As in `ScaledNorm`; SiLU makes nothing larger.
+        scale = (weight * of_a_group**0.5 + bias) / LARGEST
+        normed = self.operations.group_norm_float8(x, norm.groups, norm.weight, norm.bias, norm.eps, scale, shift=shift)
+        return normed, scale
 
 
 class Float8FFNProjOut(nn.Module):
-    """A `FusedFFNProjOut` whose feed-forward is in fp8."""
+    """A `FusedFFNProjOut` whose feed-forward is in fp8. Its second layer and the projection are one."""
 
     bias: Tensor
+    fc1_scale: Tensor
     fc1_bias: Tensor
-    input_scale: Tensor
-    one: Tensor
 
     def __init__(self, end: FusedFFNProjOut, norm: ScaledNorm, operations: Operations) -> None:
         super().__init__()
         self.operations, self.proj_out = operations, end.proj_out
-        self.fc1, self.fc2 = Float8Weight(end.fc1.weight), Float8Weight(end.fc2.weight)
-        device = end.fc1.weight.device
         constant(self, "bias", end.bias, end.bias.dtype)
-        constant(self, "fc1_bias", end.fc1.bias, end.fc1.bias.dtype)
-        constant(self, "input_scale", torch.tensor(norm.scale, device=device), torch.float32)
-        constant(self, "one", torch.ones((), device=device), torch.float32)
+        weight, bias = end.fc1.weight.float(), end.fc1.bias.float()
+        # By Cauchy and Schwarz: the norm's output without weights has the length √c.
+        spread = (weight * (norm.weight * norm.scale)).norm(dim=1) * norm.weight.numel() ** 0.5
+        value, gate = (spread + (weight @ (norm.bias * norm.scale) + bias).abs()).chunk(2)
+        gated_scale = value * gate.clamp(min=SMALLEST_GELU) / LARGEST
+        self.fc1 = Float8Weight(weight)
+        factors = torch.cat([1 / gated_scale, torch.ones_like(gated_scale)])
+        constant(self, "fc1_scale", self.fc1.scale * norm.scale * factors, torch.float32)
+        constant(self, "fc1_bias", bias * factors, torch.float32)
+        self.fc2 = Float8Weight(end.proj_out.weight.float().flatten(1) @ end.fc2.weight.float() * gated_scale)
 
     def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
         """See `FusedFFNProjOut`; `normed` is a `ScaledNorm`'s output in fp8."""
-        multiply, fc1, fc2 = self.operations.multiply_float8, self.fc1, self.fc2
-        rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
-        for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
-            hidden = multiply(part, fc1.values, self.input_scale, fc1.scale, self.fc1_bias, x.dtype)
-            gated, scale = self.operations.geglu_float8(hidden)
-            branch = multiply(gated, fc2.values, self.one, fc2.scale, None, x.dtype)
-            self.operations.add_scaled_(total, branch, scale)
-        return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
+        gated = self.operations.gated_linear_float8(
+            normed.flatten(0, 1), self.fc1.values, self.fc1_scale, self.fc1_bias
+        )
+        total = self.operations.linears_add_float8(
+            gated, self.fc2.values, self.fc2.scale, tokens.flatten(0, 1), self.proj_out.weight.flatten(1), self.bias,
+            to_tokens(x).flatten(0, 1),
+        )  # fmt: skip
+        return to_image(total.view_as(tokens), x)
 
 
 def to_float8(network: nn.Module, operations: Operations) -> None:
-    """Replace the feed-forwards of a merged UNet, in place."""
+    """Replace convolutions and feed-forwards of a merged UNet, in place."""
     for child in list(network.modules()):
         if isinstance(child, FusedSpatialTransformer | FusedTokenTransformer):
             name = "norm3" if isinstance(child, FusedSpatialTransformer) else "ff_norm"
@@ -93,3 +132,20 @@ def to_float8(network: nn.Module, operations: Operations) -> None:
             setattr(layer, name, norm)
             layer.ffn_proj_out = Float8FFNProjOut(layer.ffn_proj_out, norm, operations)
             layer.normed_dtype = FLOAT8
+        elif isinstance(child, FusedResnetBlock):
+            _convert(child)
+
+
+def decoder_to_float8(decoder: FusedDecoder) -> None:
+    """Replace convolutions of a merged decoder, in place: those of its last levels."""
+    doublings = 0
+    for layer in reversed(decoder.layers):
+        doublings += isinstance(layer, FusedUpsample)
+        if doublings == LEVELS_DECODED:
+            return
+        if isinstance(layer, FusedResnetBlock):
+            _convert(layer)
+
+
+def _convert(block: FusedResnetBlock) -> None:
+    block.first, block.second = Float8NormConv(block.first), Float8NormConv(block.second)

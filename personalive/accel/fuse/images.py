@@ -1,7 +1,7 @@
 """Image layers of the UNets and the VAE, with their weights merged."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,23 @@ class FusedGroupNorm(nn.Module):
         return self.operations.group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
 
 
+class FusedNormConv(nn.Module):
+    """GroupNorm, SiLU and a 3×3 convolution, whose bias is left to whatever follows."""
+
+    def __init__(self, norm: nn.GroupNorm, conv: nn.Conv2d, operations: Operations) -> None:
+        super().__init__()
+        self.norm, self.weight = FusedGroupNorm(norm, operations, silu=True), conv.weight
+        self.operations = operations
+
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Image [n, in, h, w], plus `shift` [n, in] if given → [n, out, h, w]."""
+        return F.conv2d(self.norm(x, shift), self.weight, padding=1)
+
+    def add_to(self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+        """This layer's result plus an image [n, out, h, w], asked for late, as both take memory, plus `bias` [out]."""
+        return self.operations.add_bias(self(x, shift), other(), bias)
+
+
 class FusedResnetBlock(nn.Module):
     """A resnet block whose biases join the time embedding and the final sum.
 
@@ -46,19 +63,20 @@ class FusedResnetBlock(nn.Module):
     def __init__(self, block: Any, operations: Operations) -> None:
         super().__init__()
         self.operations = operations
-        self.norm1, self.norm2 = (FusedGroupNorm(norm, operations, silu=True) for norm in (block.norm1, block.norm2))
-        self.conv1, self.conv2, self.time_emb_proj = block.conv1, block.conv2, block.time_emb_proj
+        self.first: Any = FusedNormConv(block.norm1, block.conv1, operations)
+        self.second: Any = FusedNormConv(block.norm2, block.conv2, operations)
+        self.first_bias, self.time_emb_proj = block.conv1.bias, block.time_emb_proj
         self.conv_shortcut = block.conv_shortcut
         bias = block.conv2.bias.float()
         if block.conv_shortcut is not None:
             bias = bias + block.conv_shortcut.bias.float()
         constant(self, "bias", bias, block.conv2.weight.dtype)
+        self.in_channels = block.conv1.in_channels
         self.entering: Tensor | None = None
 
     def absorb(self, bias: Tensor) -> None:
         """Add a bias [i], which the layer before has left out, to the first channels of the input."""
-        channels = self.norm1.weight.numel()
-        entering = F.pad(bias.detach().float(), (0, channels - bias.numel()))
+        entering = F.pad(bias.detach().float(), (0, self.in_channels - bias.numel()))
         shortcut = entering if self.conv_shortcut is None else self.conv_shortcut.weight[:, :, 0, 0].float() @ entering
         constant(self, "bias", self.bias.float() + shortcut, self.bias.dtype)
         del self.entering
@@ -66,17 +84,19 @@ class FusedResnetBlock(nn.Module):
 
     def embed_time(self, embedding: Tensor) -> Tensor:
         """Time embedding [f, time channels] → what this block adds per frame, the first bias included."""
-        projected: Tensor = self.time_emb_proj(F.silu(embedding)).float() + self.conv1.bias.float()
+        projected: Tensor = self.time_emb_proj(F.silu(embedding)).float() + self.first_bias.float()
         return projected.to(embedding.dtype)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w]."""
-        hidden = F.conv2d(self.norm1(x, self.entering), self.conv1.weight, padding=1)
-        shift = self.conv1.bias[None] if time is None else time
-        hidden = F.conv2d(self.norm2(hidden, shift), self.conv2.weight, padding=1)
-        if self.conv_shortcut is not None:
-            x = to_image(self.operations.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
-        return self.operations.add_bias(hidden, x, self.bias)
+        shift = self.first_bias[None] if time is None else time
+        out: Tensor = self.second.add_to(lambda: self._shortcut(x), self.bias, self.first(x, self.entering), shift)
+        return out
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.conv_shortcut is None:
+            return x
+        return to_image(self.operations.linear(to_tokens(x), self.conv_shortcut.weight[:, :, 0, 0]), like=x)
 
 
 class FusedUpsample(nn.Module):

@@ -50,6 +50,38 @@ class AddLayerNorm(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+class GroupNormFloat8(Protocol):
+    """See `group_norm_float8`."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        groups: int,
+        weight: Tensor,
+        bias: Tensor,
+        eps: float,
+        scale: float,
+        *,
+        shift: Tensor | None = None,
+    ) -> Tensor: ...
+
+
+class ConvFloat8(Protocol):
+    """See `conv_float8`."""
+
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        x_scale: float,
+        dtype: torch.dtype,
+        *,
+        bias: Tensor | None = None,
+        other: Tensor | None = None,
+    ) -> Tensor: ...
+
+
 class Linear(Protocol):
     """`F.linear`: [..., i], [o, i] and [o] → [..., o]."""
 
@@ -124,29 +156,62 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor
     return other + F.linear(x, weight, bias)
 
 
-def geglu_float8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`geglu` of rows [r, 2c] in fp8 [r, c], and the scale of each row, fp32 [r, 1]."""
-    gated = geglu(x.float())
-    scale = gated.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST
-    return (gated / scale).to(FLOAT8), scale
-
-
-def multiply_float8(
-    x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+def group_norm_float8(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: float, *, shift: Tensor | None = None
 ) -> Tensor:
-    """x·weightᵀ + bias of fp8 rows [r, i] and an fp8 weight [o, i], each with one scale → [r, o] in `dtype`."""
-    if x.device.type == "cuda":
-        out: Tensor = torch._scaled_mm(
-            x, weight.t(), x_scale, weight_scale, bias=bias, out_dtype=dtype, use_fast_accum=True
-        )
-        return out
-    wide = F.linear(x.float() * x_scale, weight.float() * weight_scale)
-    return (wide if bias is None else wide + bias.float()).to(dtype)
+    """`group_norm` with SiLU, divided by `scale`, in fp8."""
+    return to_float8(group_norm(x.float(), groups, weight.float(), bias.float(), eps, silu=True, shift=shift) / scale)
 
 
-def add_scaled_(total: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
-    """Add rows `branch` [r, c], each times its `scale` [r, 1], to `total` [r, c]."""
-    return total.add_((branch.float() * scale).to(total.dtype))
+def conv_float8(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    x_scale: float,
+    dtype: torch.dtype,
+    *,
+    bias: Tensor | None = None,
+    other: Tensor | None = None,
+) -> Tensor:
+    """A 3×3 convolution of an fp8 image, plus `other` and `bias` if given.
+
+    Args:
+        x: [n, i, h, w] in fp8, to be multiplied by `x_scale`.
+        weight: [o, i, 3, 3] in fp8, to be multiplied by `scale`, fp32 [o].
+        dtype: of the result [n, o, h, w].
+        bias: [o]; with `other` only.
+        other: [n, o, h, w].
+    """
+    out = F.conv2d(x.float(), weight.float(), padding=1) * (scale * x_scale)[:, None, None]
+    return out.to(dtype) if other is None or bias is None else add_bias(out, other.float(), bias.float()).to(dtype)
+
+
+def gated_linear_float8(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """`gated_linear` of fp8 rows [r, i] and an fp8 weight [2c, i], in fp8 [r, c].
+
+    Scale and bias are fp32 [2c]. Those of the values are such that no result is beyond fp8's range.
+    """
+    return to_float8(geglu(F.linear(x.float(), weight.float()) * scale + bias))
+
+
+def linears_add_float8(
+    x: Tensor, weight: Tensor, scale: Tensor, tokens: Tensor, proj: Tensor, bias: Tensor, other: Tensor
+) -> Tensor:
+    """Two linear layers, the first in fp8, and a sum.
+
+    Args:
+        x: rows [r, i] in fp8.
+        weight: [o, i] in fp8, to be multiplied by `scale`, fp32 [o].
+        tokens: rows [r, c].
+        proj: [o, c], and its bias [o].
+        other: what the result is added to, [r, o].
+    """
+    return (F.linear(x.float(), weight.float()) * scale).to(other.dtype) + linear_add(tokens, proj, bias, other)
+
+
+def to_float8(x: Tensor) -> Tensor:
+    """The nearest fp8 numbers; what is too large becomes the largest."""
+    return x.clamp(-LARGEST, LARGEST).to(FLOAT8)
 
 
 def grn_mlp(
@@ -213,9 +278,10 @@ class Operations:
     geglu: Callable[[Tensor], Tensor] = geglu
     gated_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = gated_linear
     linear_add: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = linear_add
-    geglu_float8: Callable[[Tensor], tuple[Tensor, Tensor]] = geglu_float8
-    multiply_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor] = multiply_float8
-    add_scaled_: Callable[[Tensor, Tensor, Tensor], Tensor] = add_scaled_
+    group_norm_float8: GroupNormFloat8 = group_norm_float8
+    conv_float8: ConvFloat8 = conv_float8
+    gated_linear_float8: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = gated_linear_float8
+    linears_add_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = linears_add_float8
     grn_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = grn_mlp
     add_bias: Callable[[Tensor, Tensor, Tensor], Tensor] = add_bias
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu

@@ -5,28 +5,29 @@ The same functions as in `personalive.accel.ops.reference`. Importing this packa
 """
 
 from personalive.accel.ops.triton.attention import frame_attention, token_attention
+from personalive.accel.ops.triton.float8 import conv_float8, gated_linear_float8, linears_add_float8
 from personalive.accel.ops.triton.grn import grn_mlp
-from personalive.accel.ops.triton.norms import add_layer_norm, group_norm, layer_norm
+from personalive.accel.ops.triton.norms import add_layer_norm, group_norm, group_norm_float8, layer_norm
 from personalive.accel.ops.triton.pointwise import (
     add_bias,
-    add_scaled_,
     append_bank,
     geglu,
-    geglu_float8,
     scale_relu,
 )
 
 __all__ = [
     "add_bias",
     "add_layer_norm",
-    "add_scaled_",
     "append_bank",
+    "conv_float8",
     "frame_attention",
+    "gated_linear_float8",
     "geglu",
-    "geglu_float8",
     "grn_mlp",
     "group_norm",
+    "group_norm_float8",
     "layer_norm",
+    "linears_add_float8",
     "scale_relu",
     "token_attention",
 ]

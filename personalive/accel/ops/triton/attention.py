@@ -15,7 +15,7 @@ SMALLEST_PRODUCT = 16
 """The fewest rows and columns that the GPU's matrix units take."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _frame_attention(
     qkv, out, length, scale,
     FRAMES: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PIXELS: tl.constexpr,
@@ -64,7 +64,7 @@ def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _token_attention(
     query, tokens, out, rows,
     TOKENS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr,

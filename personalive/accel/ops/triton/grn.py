@@ -41,7 +41,7 @@ def _fc1(
     tl.store(squares + row.to(tl.int64) * width + c, tl.sum(total * total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _grn_scale(squares, gamma, factors, tiles, width, BLOCK: tl.constexpr):
     """What the global response normalisation multiplies each channel of one image with."""
     n = tl.program_id(0).to(tl.int64)
@@ -56,7 +56,7 @@ def _grn_scale(squares, gamma, factors, tiles, width, BLOCK: tl.constexpr):
     tl.store(factors + n * width + c, factor, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length"])
 def _fc2(
     x, factors, weight, bias, other, y, length, width, depth,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,

@@ -10,13 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from personalive.accel.ops.reference import FLOAT8
+
 _PROGRAMS = 2048
 """Programs that a reduction is split into: several for each multiprocessor of the largest GPUs."""
 _SMALL = 32768
 """The most values of one group and image, padded to powers of two, that one program holds in registers."""
+_SPLITS_AT_ONCE = 32
+"""Parts of an image whose sums are added up at a time."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "split_rows", "splits"])
 def _channel_sums(x, sums, rows, split_rows, splits, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     """Sum and sum of squares of each channel over one split of an image's pixels."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -39,28 +43,33 @@ def _channel_sums(x, sums, rows, split_rows, splits, channels, BLOCK_R: tl.const
     tl.store(place + channels, tl.sum(squares, 0), mask=inside)
 
 
-@triton.jit
+# Every new combination of a kernel's constants takes a third of a second to compile, at the first call with it. So
+# sizes that say nothing about alignment are plain numbers.
+@triton.jit(do_not_specialize=["rows", "splits", "width", "shift_stride"])
 def _channel_factors(
-    sums, weight, bias, shift, factors, rows, splits, channels, shift_stride, eps,
-    WIDTH: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr,
+    sums, weight, bias, shift, factors, rows, splits, channels, width, shift_stride, eps,
+    BLOCK: tl.constexpr, SPLITS: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
     """Scale and shift of each channel of one group, from the sums of all splits."""
     group = tl.program_id(0)
     n = tl.program_id(1).to(tl.int64)
     c = tl.arange(0, BLOCK)
-    inside = c < WIDTH
-    c += group * WIDTH
-    split = tl.arange(0, SPLITS)
-    mask = (split < splits)[:, None] & inside[None, :]
-    place = sums + (n * splits + split)[:, None] * 2 * channels + c[None, :]
-    total = tl.sum(tl.load(place, mask=mask, other=0.0), 0)
-    squares = tl.sum(tl.load(place + channels, mask=mask, other=0.0), 0)
+    inside = c < width
+    c += group * width
+    total = tl.zeros((BLOCK,), tl.float32)
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, splits, SPLITS):
+        split = first + tl.arange(0, SPLITS)
+        mask = (split < splits)[:, None] & inside[None, :]
+        place = sums + (n * splits + split)[:, None] * 2 * channels + c[None, :]
+        total += tl.sum(tl.load(place, mask=mask, other=0.0), 0)
+        squares += tl.sum(tl.load(place + channels, mask=mask, other=0.0), 0)
     added = tl.zeros((BLOCK,), tl.float32)
     if SHIFT:
         added = tl.load(shift + n * shift_stride + c, mask=inside, other=0.0).to(tl.float32)
         squares += (2 * total + added * rows) * added
         total += added * rows
-    count = rows * WIDTH
+    count = rows * width
     mean = tl.sum(total, 0) / count
     variance = tl.maximum(tl.sum(squares, 0) / count - mean * mean, 0.0)
     factor = tl.load(weight + c, mask=inside, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
@@ -69,9 +78,9 @@ def _channel_factors(
     tl.store(factors + (n * 2 + 1) * channels + c, addend, mask=inside)
 
 
-@triton.jit
-def _scale(x, factors, y, rows, channels, SILU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    """y = x * scale + shift of its channel, then SiLU if asked for."""
+@triton.jit(do_not_specialize=["rows"])
+def _scale(x, factors, y, rows, channels, gain, SILU: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """y = x * scale + shift of its channel, then SiLU if asked for, times the gain."""
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     n = tl.program_id(2).to(tl.int64)
@@ -83,12 +92,12 @@ def _scale(x, factors, y, rows, channels, SILU: tl.constexpr, BLOCK_R: tl.conste
     value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * factor[None, :] + addend[None, :]
     if SILU:
         value = value * tl.sigmoid(value)
-    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+    tl.store(y + place, (value * gain).to(y.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "shift_stride"])
 def _small_group_norm(
-    x, weight, bias, shift, y, rows, channels, shift_stride, eps,
+    x, weight, bias, shift, y, rows, channels, shift_stride, eps, gain,
     WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr, SILU: tl.constexpr,
 ):  # fmt: skip
     """The whole norm of one group of one small image."""
@@ -111,7 +120,7 @@ def _small_group_norm(
     value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     if SILU:
         value = value * tl.sigmoid(value)
-    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
+    tl.store(y + place, (value * gain).to(y.dtype.element_ty), mask=mask)
 
 
 def group_norm(
@@ -127,10 +136,32 @@ def group_norm(
     Returns:
         `[n, c, h, w]`, channels last.
     """
+    return _launch_group_norm(x, groups, weight, bias, eps, shift, x.dtype, silu=silu)
+
+
+def group_norm_float8(
+    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: float, *, shift: Tensor | None = None
+) -> Tensor:
+    """`group_norm` with SiLU, divided by `scale`, in fp8; channels last."""
+    return _launch_group_norm(x, groups, weight, bias, eps, shift, FLOAT8, silu=True, gain=1 / scale)
+
+
+def _launch_group_norm(
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    shift: Tensor | None,
+    dtype: torch.dtype,
+    *,
+    silu: bool,
+    gain: float = 1.0,
+) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     n, channels, height, width = x.shape
     rows = height * width
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, dtype=dtype)
     group = channels // groups
     block = triton.next_power_of_2(group)
     stride = 0 if shift is None or shift.shape[0] == 1 else channels
@@ -140,20 +171,21 @@ def group_norm(
     padded = triton.next_power_of_2(rows) * block
     if padded <= _SMALL:
         _small_group_norm[(groups, n)](
-            x, weight, bias, added, y, rows, channels, stride, eps, WIDTH=group, ROWS=triton.next_power_of_2(rows),
-            BLOCK=block, SHIFT=shift is not None, SILU=silu, num_warps=max(1, min(16, padded // 1024)),
+            x, weight, bias, added, y, rows, channels, stride, eps, gain,
+            WIDTH=group, ROWS=triton.next_power_of_2(rows), BLOCK=block, SHIFT=shift is not None, SILU=silu,
+            num_warps=max(1, min(16, padded // 1024)),
         )  # fmt: skip
         return y
     sums = _sums(x)
     splits = sums.shape[1]
     factors = torch.empty((n, 2, channels), dtype=torch.float32, device=x.device)
     _channel_factors[(groups, n)](
-        sums, weight, bias, added, factors, rows, splits, channels, stride, eps, WIDTH=group,
-        SPLITS=triton.next_power_of_2(splits), BLOCK=block, SHIFT=shift is not None, num_warps=4,
+        sums, weight, bias, added, factors, rows, splits, channels, group, stride, eps,
+        BLOCK=max(16, block), SPLITS=_SPLITS_AT_ONCE, SHIFT=shift is not None, num_warps=4,
     )  # fmt: skip
     tile_r, tile_c = _tile(channels)
     _scale[(triton.cdiv(channels, tile_c), triton.cdiv(rows, tile_r), n)](
-        x, factors, y, rows, channels, SILU=silu, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
+        x, factors, y, rows, channels, gain, SILU=silu, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
     )
     return y
 
@@ -180,7 +212,7 @@ def _tile(channels: int) -> tuple[int, int]:
     return 4096 // columns, columns
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "length", "add_length"])
 def _layer_norm(
     x, branch, add, weight, bias, total, y, rows, channels, length, frames, add_length, add_rows, eps,
     BRANCH: tl.constexpr, ADD: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,

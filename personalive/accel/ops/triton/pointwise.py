@@ -5,8 +5,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from personalive.accel.ops import reference as operations
-
 
 @triton.jit
 def gelu(x):
@@ -48,55 +46,7 @@ def geglu(x: Tensor) -> Tensor:
     return y
 
 
-@triton.jit
-def _geglu_float8(x, y, scales, width, largest, BLOCK: tl.constexpr):
-    """GEGLU of one row, scaled so that its largest value becomes fp8's largest."""
-    row = tl.program_id(0).to(tl.int64)
-    c = tl.arange(0, BLOCK)
-    inside = c < width
-    value = tl.load(x + row * (2 * width) + c, mask=inside, other=0.0).to(tl.float32)
-    gate = tl.load(x + row * (2 * width) + width + c, mask=inside, other=0.0).to(tl.float32)
-    result = value * gelu(gate)
-    scale = tl.maximum(tl.max(tl.abs(result), 0), 1e-12) / largest
-    tl.store(scales + row, scale)
-    tl.store(y + row * width + c, (result / scale).to(y.dtype.element_ty), mask=inside)
-
-
-def geglu_float8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`geglu` of rows `[r, 2c]` as fp8 `[r, c]` and the scale of each row, fp32 `[r, 1]`."""
-    x = x.contiguous()
-    rows, width = x.shape[0], x.shape[1] // 2
-    y = torch.empty((rows, width), dtype=operations.FLOAT8, device=x.device)
-    scales = torch.empty((rows, 1), dtype=torch.float32, device=x.device)
-    block = triton.next_power_of_2(width)
-    _geglu_float8[(rows,)](x, y, scales, width, operations.LARGEST, BLOCK=block, num_warps=max(1, min(8, block // 512)))
-    return y, scales
-
-
-@triton.jit
-def _add_scaled(total, branch, scales, rows, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    mask = (r < rows)[:, None] & (c < channels)[None, :]
-    place = r[:, None] * channels + c[None, :]
-    scale = tl.load(scales + r, mask=r < rows, other=0.0)
-    value = tl.load(total + place, mask=mask, other=0.0).to(tl.float32)
-    value += tl.load(branch + place, mask=mask, other=0.0).to(tl.float32) * scale[:, None]
-    tl.store(total + place, value.to(total.dtype.element_ty), mask=mask)
-
-
-def add_scaled_(total: Tensor, branch: Tensor, scale: Tensor) -> Tensor:
-    """Add rows `branch` `[r, c]`, each times its `scale` `[r, 1]`, to `total` `[r, c]`; all of them contiguous."""
-    rows, channels = total.shape
-    tile_c = next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
-    tile_r = 2048 // tile_c
-    _add_scaled[(triton.cdiv(rows, tile_r), triton.cdiv(channels, tile_c))](
-        total, branch, scale, rows, channels, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
-    )
-    return total
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add(
     x, branch, bias, y, rows, channels,
     BRANCH: tl.constexpr, RELU: tl.constexpr, SCALE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, scale,
@@ -142,7 +92,7 @@ def _launch_add(x: Tensor, branch: Tensor | None, bias: Tensor, scale: Tensor | 
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["own_rows", "bank_rows", "frames"])
 def _append_bank(
     own, bank, y, own_rows, bank_rows, channels, own_stride, own_row_stride, frames,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,

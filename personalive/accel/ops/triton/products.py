@@ -191,10 +191,21 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor, tile: Til
     return y
 
 
+def has_tma(x: Tensor) -> bool:
+    """Whether Triton and the GPU of a tensor have descriptors; Triton's interpreter, on a CPU, needs no GPU."""
+    old = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < TMA_CAPABILITY
+    return TensorDescriptor is not None and not old
+
+
+def described(tensor: Tensor, block: list[int], use_tma: bool) -> Any:
+    """A descriptor of a tensor that is read in such blocks, or the tensor itself."""
+    return TensorDescriptor.from_tensor(tensor, block) if use_tma else tensor
+
+
 def _descriptor(matrix: Tensor, rows: int, columns: int = DEPTH) -> Any:
     """A descriptor of a matrix, which is read or written in blocks of that size."""
     if TensorDescriptor is None:
         raise RuntimeError(f"Triton {triton.__version__} has no descriptors")
-    if matrix.device.type == "cuda" and torch.cuda.get_device_capability(matrix.device) < TMA_CAPABILITY:
+    if not has_tma(matrix):
         raise RuntimeError("this GPU has no TMA")
-    return TensorDescriptor.from_tensor(matrix, [rows, columns])
+    return described(matrix, [rows, columns], use_tma=True)

@@ -1,20 +1,44 @@
 """Whether the kernels work on a device."""
 
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from personalive.accel.ops.reference import Operations
+from personalive.accel.ops.reference import FLOAT8, Operations, to_float8
+from personalive.accel.ops.triton import products
 
 EXACT = 1e-5
 """The largest relative error in fp32: products with fewer bits have a hundred times as much."""
 GRN_MLP = ((2, 64, 96), (384, 96), (384,), (384,), (96, 384), (96,), (2, 64, 96))
 """Shapes of the arguments of `grn_mlp`."""
+AT_ONCE = 8
+"""Kernels that are compiled side by side on the host of a GPU."""
+SMALL_IMAGES = ((1280, 8), (2560, 8), (640, 16), (1280, 16), (1920, 16), (2560, 16), (320, 32), (640, 32))
+LARGE_IMAGES = ((320, 48), (640, 36), (960, 36), (1280, 36), (1920, 36), (128, 96), (256, 72), (512, 48))
+"""Channels and side of images for which GroupNorm is compiled: what the model has at 512×512, but instead of the
+largest images, smaller ones that are the same to the compiler."""
+CHANNELS = (320, 640, 1280)
+"""Of tokens."""
+
+
+class Trial(NamedTuple):
+    """A call of one operation."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    options: dict[str, Any] = {}  # noqa: RUF012  nobody writes to it
 
 
 def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool, briefly: bool = False) -> None:
-    """Run every kernel once, at the model's sizes, and compare. Products are left out: they are measured before use.
+    """Run every kernel at the model's sizes, and compare.
+
+    Products are only compiled, as they are measured before use. Compiling takes most of the time, so several are
+    compiled side by side; what is compiled here is ready when the networks need it.
 
     Args:
         briefly: run only the first, as an earlier start has run them all.
@@ -22,38 +46,116 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
     Raises:
         RuntimeError: a kernel's result is wrong.
     """
-    plain = Operations()
     draw = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=draw, device=device).to(dtype)
 
-    image = random(1, 320, 32, 32).to(memory_format=torch.channels_last)
-    tokens, scale, bias = random(16, 4, 320), random(320), random(320)
-    trials: list[tuple[str, tuple[Any, ...]]] = [
-        ("group_norm", (image, 32, scale, bias, 1e-5)),
-        ("group_norm", (image[:, :, :8, :8], 32, scale, bias, 1e-5)),
-        ("layer_norm", (tokens, scale, bias, 1e-5)),
-        ("add_layer_norm", (tokens, tokens, scale, bias, 1e-5)),
-        ("geglu", (random(16, 4, 2560),)),
-        ("add_bias", (image, image, bias)),
-        ("scale_relu", (image, scale, bias)),
-        ("frame_attention", (random(16, 4, 960), 8, 16)),
-        ("token_attention", (random(2, 256, 16), random(2, 32, 16))),
-        ("grn_mlp", tuple(torch.randn(s, generator=draw, device=device) for s in GRN_MLP)),
-        ("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2)),
+    trials = _trials(random, float8=float8)
+    first = next(trials)
+    _compare(fast, first)  # alone: it loads the compiler and the driver
+    if briefly:
+        return
+    others = list(trials)
+    calls: list[Callable[[], Any]] = [
+        functools.partial(getattr(fast, name), *arguments, **options) for name, arguments, options in others
     ]
+    with ThreadPoolExecutor(AT_ONCE if device.type == "cuda" else 1, thread_name_prefix="trials") as threads:
+        for call in (*calls, *_products(device, random)):
+            threads.submit(_compile, device, call)
+    # In this thread: every thread that multiplies with PyTorch keeps memory for that.
+    for trial in others:
+        _compare(fast, trial)
+    del trial, others, calls
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # so that weights have the memory
+
+
+def _trials(random: Callable[..., Tensor], *, float8: bool) -> Iterator[Trial]:
+    image, scale, bias = _image(random, 320, 32), random(320), random(320)
+    exact = [random(*shape).float() for shape in GRN_MLP]
+    yield Trial("geglu", (random(16, 4, 2560),))
+    yield Trial("add_bias", (image, image, bias))
+    yield Trial("scale_relu", (image, scale, bias))
+    yield Trial("frame_attention", (random(16, 4, 960), 8, 16))
+    yield Trial("token_attention", (random(2, 256, 16), random(2, 32, 16)))
+    yield Trial("grn_mlp", tuple(exact))
+    yield Trial("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2))
+    for channels, side in (*LARGE_IMAGES, *SMALL_IMAGES):
+        yield from _group_norms(random, channels, side, float8=float8)
+    for channels in CHANNELS:
+        yield from _layer_norms(random, channels, float8=float8)
     if float8:
-        trials.append(("geglu_float8", (random(64, 2560),)))
-        trials.append(("add_scaled_", (random(64, 320), random(64, 320), random(64, 1).float())))
-    for name, arguments in trials[:1] if briefly else trials:
-        copies = [[a.clone() if isinstance(a, Tensor) else a for a in arguments] for _ in range(2)]
-        results = getattr(fast, name)(*copies[0]), getattr(plain, name)(*map(_exact, copies[1]))
-        pairs = zip(*(r if isinstance(r, tuple) else (r,) for r in results), strict=True)
-        for actual, expected in pairs:
-            error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
-            if not error < (EXACT if actual.dtype == torch.float32 else 0.03):
-                raise RuntimeError(f"{name} is wrong by {error:.3%}")
+        narrow, wide, hidden = (to_float8(random(*shape)) for shape in ((256, 320), (2560, 320), (256, 1280)))
+        taps = to_float8(random(320, 320, 3, 3)).contiguous(memory_format=torch.channels_last)
+        ones, rows = torch.ones(2560, device=image.device), random(256, 320)
+        projections = to_float8(random(320, 1280)), ones[:320], rows, random(320, 320)
+        yield Trial("conv_float8", (to_float8(image), taps, ones[:320], 1.0, image.dtype))
+        yield Trial("gated_linear_float8", (narrow, wide, ones / 400, ones))
+        yield Trial("linears_add_float8", (hidden, *projections, bias, rows))
+
+
+def _image(random: Callable[..., Tensor], channels: int, side: int) -> Tensor:
+    return random(1, channels, side, side).contiguous(memory_format=torch.channels_last)
+
+
+def _group_norms(random: Callable[..., Tensor], channels: int, side: int, *, float8: bool) -> Iterator[Trial]:
+    """As in a resnet block, first and second, and as in a transformer."""
+    arguments = _image(random, channels, side), 32, random(channels), random(channels), 1e-5
+    shift = random(1, channels)
+    if float8:
+        yield Trial("group_norm_float8", (*arguments, 0.02))
+        yield Trial("group_norm_float8", (*arguments, 0.02), {"shift": shift})
+    else:
+        yield Trial("group_norm", arguments, {"silu": True})
+        yield Trial("group_norm", arguments, {"silu": True, "shift": shift})
+    yield Trial("group_norm", arguments)
+
+
+def _layer_norms(random: Callable[..., Tensor], channels: int, *, float8: bool) -> Iterator[Trial]:
+    """As in the transformers: at their beginning, over frames, and before a feed-forward."""
+    tokens, weight, bias = random(16, 4, channels), random(channels), random(channels)
+    by_frame = random(16, channels)
+    yield Trial("layer_norm", (tokens, weight, bias, 1e-5))
+    yield Trial("layer_norm", (tokens, weight, by_frame, 1e-5))
+    yield Trial("add_layer_norm", (tokens, tokens, weight, bias, 1e-5))
+    yield Trial("add_layer_norm", (tokens, tokens, weight, by_frame, 1e-5))
+    last = (tokens, tokens, weight.float(), bias.float()) if float8 else (tokens, tokens, weight, bias)
+    options: dict[str, Any] = {"dtype": FLOAT8} if float8 else {}
+    yield Trial("add_layer_norm", (*last, 1e-5), options)
+    yield Trial("add_layer_norm", (*last, 1e-5), {"add": random(1, channels), **options})
+
+
+def _products(device: torch.device, random: Callable[..., Tensor]) -> Iterator[Callable[[], Any]]:
+    """A small product by each tile that is worth trying."""
+    rows, depth = 256, products.DEPTH
+    gates, sums = products.tiles(torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0))
+    for tile in gates.values():
+        width = 2 * tile.columns
+        arguments = random(rows, depth), random(width, depth), random(width)
+        yield functools.partial(products.gated_linear, *arguments, tile=tile)
+    for tile in sums.values():
+        width = tile.columns
+        addends = random(width), random(rows, width)
+        yield functools.partial(products.linear_add, random(rows, depth), random(width, depth), *addends, tile=tile)
+
+
+def _compile(device: torch.device, call: Callable[[], Any]) -> None:
+    """Have a kernel ready; one that does not work here fails again when it is compared or measured."""
+    with suppress(Exception), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        call()
+
+
+def _compare(fast: Operations, trial: Trial) -> None:
+    exactly = [_exact(argument) for argument in trial.arguments]
+    options = {name: _exact(option) for name, option in trial.options.items()}
+    results = getattr(fast, trial.name)(*trial.arguments, **trial.options)
+    expectations = getattr(Operations(), trial.name)(*exactly, **options)
+    pairs = [results, expectations] if isinstance(results, tuple) else [(results,), (expectations,)]
+    for actual, expected in zip(*pairs, strict=True):
+        error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
+        if not error < (EXACT if actual.dtype == torch.float32 else 0.03):
+            raise RuntimeError(f"{trial.name} is wrong by {error:.3%}")
 
 
 def _exact(argument: Any) -> Any:
