@@ -26,7 +26,7 @@ class Extras:
     points: Tensor
     """`[B, P, 3]`"""
     strands: Tensor
-    """Where on which strand: three coordinates of the pattern, and the way along it and the layer, 0 to 1, `[B, P, 5]`."""
+    """Where on which strand: three coordinates of the pattern, the way along it, the layer (0 to 1), `[B, P, 5]`."""
 
 
 @dataclass(frozen=True)
