@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from personalive.training.evaluate_photos import read_photographs
 from personalive.training.likeness import likeness
@@ -56,4 +55,3 @@ def test_people_are_like_themselves_and_unlike_others(reader, photographs):
     assert foreign["colour"] > 10 and foreign["shape"] > 0.02
     shifted = replace(readings[0], mesh=readings[0].mesh + np.array([3.0, 2.0, 0]))
     assert likeness(one, readings[0], np.roll(one, (2, 3), (0, 1))[None], [shifted])["shape"] < 1e-6
-    assert torch.is_tensor(photographs[0].moved.triangles)

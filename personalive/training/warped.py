@@ -31,8 +31,6 @@ LIDS = (
     ((466, 388, 387, 386, 385, 384, 398), (249, 390, 373, 374, 380, 381, 382)),
 )
 """Upper and lower rims of both eyes."""
-EYE_TOP = (105, 334)
-"""Middles of the brows: skin between them and a lid stretches when it closes."""
 CHIN, FOREHEAD = 152, 10
 JAW = 0.13
 """How far a fully open mouth moves the chin, relative to the height of the face."""
@@ -130,9 +128,8 @@ def move_mesh(source: Tensor, yaw: float, pitch: float, mouth: float, blink: flo
     across = (source - source[[*CORNERS]].mean(dim=0))[:, 0].abs() / tall
     share = ramp * (1 - ((across - 0.10) / 0.30).clamp(0, 1))
     points = points + (mouth * JAW * tall) * share[:, None] * down
-    for (upper, lower), brow in zip(LIDS, EYE_TOP, strict=True):
+    for upper, lower in LIDS:
         points[list(upper)] = torch.lerp(points[list(upper)], points[list(lower)], blink)
-        assert brow < MESH_POINTS
     ear = source[[234, 454]].mean(dim=0)
     pivot = ear + torch.tensor([0.0, 0.0, -0.1 * tall])
     angles = torch.tensor([pitch, yaw]) * (math.pi / 180)

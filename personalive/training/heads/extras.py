@@ -38,8 +38,6 @@ class ExtraFaces:
     beard: Tensor
     beard_vertices: Tensor
     """Vertices of the head that beards grow on."""
-    beard_place: Tensor
-    """Number of beard vertex of each vertex of the head."""
 
 
 def hair_faces(device: torch.device) -> Tensor:
@@ -84,7 +82,7 @@ def extra_faces(model: HeadModel) -> ExtraFaces:
     place = torch.zeros(len(model.mean), dtype=torch.long, device=device)
     place[vertices] = torch.arange(len(vertices), device=device)
     beard = torch.cat([place[faces] + start + layer * len(vertices) for layer in range(BEARD_LAYERS)])
-    return ExtraFaces(torch.cat(glasses).to(device), hair, beard, vertices, place)
+    return ExtraFaces(torch.cat(glasses).to(device), hair, beard, vertices)
 
 
 def make_extras(model: HeadModel, faces: ExtraFaces, identity: HeadIdentity, posed: Posed, normals: Tensor) -> Extras:

@@ -9,7 +9,7 @@ from personalive.training.avatars.geometry import rotation
 from personalive.training.avatars.motion import Motion
 from personalive.training.heads.identity import HeadIdentity
 from personalive.training.heads.model import HeadModel
-from personalive.training.heads.points import EYE_LINE, NAMES
+from personalive.training.heads.points import NAMES
 
 NECK = (0.0, 0.30, -0.12)
 """What the head turns around, relative to which the shoulders stay."""
@@ -131,6 +131,3 @@ def gaze(motion: Motion) -> Tensor:
     """Where eyes look, unit vectors in head coordinates, `[B, 3]`."""
     x, y = GAZE_X * motion.gaze_x, GAZE_Y * motion.gaze_y
     return torch.stack((x.sin() * y.cos(), y.sin(), x.cos() * y.cos()), -1)
-
-
-__all__ = ["EYE_LINE", "Posed", "camera", "canonical_points", "gaze", "landmarks", "pose_heads", "turn"]

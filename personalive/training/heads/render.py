@@ -8,7 +8,7 @@ from torch import Tensor
 
 from personalive.training.avatars.geometry import rotation
 from personalive.training.avatars.motion import Motion
-from personalive.training.heads.extras import ExtraFaces, extra_faces, make_extras
+from personalive.training.heads.extras import BEARD_LAYERS, ExtraFaces, extra_faces, make_extras
 from personalive.training.heads.identity import HeadIdentity
 from personalive.training.heads.light import Surface, develop, shade, shadows
 from personalive.training.heads.materials import BEARD, GLASSES, HAIR, Seen, backdrop, paint
@@ -20,7 +20,6 @@ from personalive.training.heads.raster import Hits, rasterise
 FINE = 2
 """Samples of a pixel's side."""
 LASHES = 6
-TURN_OVER = (GLASSES, HAIR, BEARD)
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ class HeadRenderer:
         beyond = int(self.faces.max()) + 1 - count
         rest = model.mean.new_zeros(beyond, 3)
         self.fixed = torch.cat((torch.cat((model.mean, rest)), torch.cat((model.masks, rest.new_zeros(beyond, 5)))), 1)
-        beard_start = count + beyond - len(extra.beard_vertices) * 3
-        self.fixed[beard_start:, :3] = model.mean[extra.beard_vertices].repeat(3, 1)
-        self.fixed[beard_start:, 3:] = model.masks[extra.beard_vertices].repeat(3, 1)
+        beard_start = count + beyond - len(extra.beard_vertices) * BEARD_LAYERS
+        self.fixed[beard_start:, :3] = model.mean[extra.beard_vertices].repeat(BEARD_LAYERS, 1)
+        self.fixed[beard_start:, 3:] = model.masks[extra.beard_vertices].repeat(BEARD_LAYERS, 1)
 
     @torch.no_grad()
     def render(self, identity: HeadIdentity, motion: Motion) -> Tensor:
