@@ -9,22 +9,16 @@ PERSONALIVE_ALLOW_PRIVATE_URLS=1 lets requests name private addresses.
 # ruff: noqa: B008 (Cog reads its inputs from calls in the signature)
 
 import os
-import sys
 import time
-import traceback
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 
 import cog
 from cog import BasePredictor, Input
 
-from personalive.animate.job import animate
-from personalive.animate.progress import show_lines
-from personalive.errors import PersonaLiveError
+from personalive.animate.requested import animate_request
 from personalive.loading import ModelChoice
 from personalive.media.credentials import Signer
-from personalive.media.fetched import fetched_inputs
 from personalive.media.held_folder import HeldFolder
 from personalive.settings import RequestOptions, SigningSettings, Surface
 
@@ -215,18 +209,12 @@ class Predictor(BasePredictor):
         with _not_too_short():
             options = RequestOptions.from_inputs(inputs, Surface.HTTP).replace(**self.signing.given())
             print(f"seed: {options.seed}")
-            return cog.Path(self._animate(str(ref_image), str(driving_video), options))
-
-    def _animate(self, ref_image: str, driving_video: str, options: RequestOptions) -> Path:
-        self.results.close()  # the result of the last prediction has been sent
-        self.results = _results()
-        output = self.results.path / f"output.{options.output_format}"
-        with _errors_for_clients(self.results.path), fetched_inputs(_scratch()) as inputs:
-            reference = inputs.fetch(ref_image, "the reference")
-            driver = inputs.fetch(driving_video, "the driving video")
-            with closing(animate(self.model, reference, driver, output, options)) as work:
-                show_lines(work, lambda line: print(inputs.named(line)))
-        return output
+            self.results.close()  # the result of the last prediction has been sent
+            self.results = _results()
+            made = animate_request(
+                self.model, str(ref_image), str(driving_video), options, self.results.path, print, scratch=_scratch()
+            )
+            return cog.Path(made)
 
 
 def _scratch() -> str | None:
@@ -235,19 +223,6 @@ def _scratch() -> str | None:
 
 def _results() -> HeldFolder:
     return HeldFolder("personalive-results-", _scratch())
-
-
-@contextmanager
-def _errors_for_clients(results: Path) -> Iterator[None]:
-    """What a client is told about an error: nothing about paths on the server or its internals."""
-    try:
-        yield
-    except PersonaLiveError as error:
-        raise type(error)(str(error).replace(f"{results}/", "")) from None
-    except Exception:
-        # Anything else that is printed is part of the prediction's logs, which the client gets.
-        print(traceback.format_exc(), file=sys.__stderr__, flush=True)
-        raise RuntimeError("internal server error; see the server's log") from None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "faces": ("mediapipe",),
     "live": ("aiortc", "fastapi", "httpx", "prometheus_client", "segno", "uvicorn", "websockets"),
     "provenance": ("c2pa", "cryptography"),
-    "scale": ("ray",),
+    "scale": ("ray", "prometheus_client", "starlette", "uvicorn"),
 }
 """By extra: what is imported from its packages."""
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.settings import Settings, Surface, setting
@@ -61,6 +61,12 @@ class ModelChoice(Settings):
         if self.model is not None:
             return self.model, ""
         return ("demo", NO_GPU) if kind == "cpu" else ("personalive", "")
+
+    def elsewhere(self, source: str) -> Self:
+        """The same choice, with this model, for processes that start in other folders."""
+        tiny_vae = None if self.tiny_vae is None else self.tiny_vae.expanduser().absolute()
+        known = source in ("personalive", "demo")
+        return self.replace(model=source if known else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae)
 
     def resolved_device(self) -> "torch.device":
         """The device that was named, or else the GPU if there is one.

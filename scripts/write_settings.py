@@ -22,11 +22,13 @@ ROOT = Path(__file__).parents[1]
 README, LIVE, PREDICTOR = ROOT / "README.md", ROOT / "docs" / "live.md", ROOT / "predict.py"
 SCALE = ROOT / "docs" / "scale.md"
 SCHEMA = ROOT / ".cog" / "openapi_schema.json"
+PACKAGED_SCHEMA = ROOT / "personalive" / "gateway" / "cog_schema.json"
 TABLES = {
     "animate": ("<!-- options -->", "<!-- end of options -->"),
     "serve": ("<!-- serve options -->", "<!-- end of serve options -->"),
 }
 TASKS = ("<!-- tasks -->", "<!-- end of tasks -->")
+JOBS = ("<!-- serve-jobs options -->", "<!-- end of serve-jobs options -->")
 BATCH = ("<!-- batch options -->", "<!-- end of batch options -->")
 PARAMETERS = ("<!-- parameters -->", "<!-- end of parameters -->")
 INPUTS = (
@@ -43,8 +45,9 @@ def readme(text: str) -> str:
 
 
 def scale(text: str) -> str:
-    """docs/scale.md with the table of a batch's own options."""
-    return _between(text, *BATCH, "\n".join(_table("batch", {"batch"})))
+    """docs/scale.md with the tables of a batch's own options, and of the service's."""
+    text = _between(text, *BATCH, "\n".join(_table("batch", {"batch"})))
+    return _between(text, *JOBS, "\n".join(_table("serve-jobs", {"jobs", "server"})))
 
 
 def live(text: str) -> str:
@@ -178,7 +181,8 @@ def main() -> None:
     """Write them."""
     for path, written in ((README, readme), (LIVE, live), (SCALE, scale), (PREDICTOR, predictor)):
         path.write_text(written(path.read_text()))
-    SCHEMA.write_text(schema())
+    for path in (SCHEMA, PACKAGED_SCHEMA):
+        path.write_text(schema())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,25 @@ COG_FOLDERS = Path("/tmp/coglet/predictions")
 """Where Cog makes a folder for each prediction."""
 WAIT = 120
 """Seconds within which a server that answers at all has answered, on a slow machine."""
+BEYOND: list[tuple[str, Any]] = [
+    *[("width", value) for value in (0, 192, 255, 257, 300, 1088, 10**12, "wide", 2.5)],
+    *[("height", value) for value in (0, 192, 255, 257, 300, 1088, 10**12, "high", 2.5)],
+    *[("max_frames", value) for value in (-1, 1_000_001, 10**30, 1.5, "all")],
+    *[("steps", value) for value in (0, 1, 5, 99, -4, 4.5, "4 ")],
+    *[("seed", value) for value in (-1, 2**32, 10**30, 0.5, "x")],
+    *[("fps", value) for value in (0, 0.5, -25, 121, 1e300, "fast")],
+    *[("motion_strength", value) for value in (-0.1, 2.1, 1e300, None, "much")],
+    *[("keyframe_threshold", value) for value in (-1, 1001, "x")],
+    *[("crop", value) for value in ("", "left", None, 1)],
+    *[("face_boxes", value) for value in ("", "both", None, 1)],
+    *[("no_audio", value) for value in ("perhaps", 2, None)],
+    *[("output_format", value) for value in ("", "avi", "png", None, 1)],
+    *[("paste_back", value) for value in ("perhaps", 2, None)],
+    *[("side_by_side", value) for value in ("perhaps", 2, None)],
+    *[("ref_image", value) for value in (3, None, ["x"], {})],
+    *[("driving_video", value) for value in (3, None, ["x"], {})],
+]
+"""Names and values that an interface refuses before any work."""
 
 
 @dataclass

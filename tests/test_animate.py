@@ -195,6 +195,7 @@ def test_frames_without_a_face_are_bridged_and_counted(small_model, portrait, tm
     assert "held in 5 of 12 driving frames: 5 where no face was seen" in progress[-1].message
 
 
+@pytest.mark.slow
 def test_photograph_of_8k_is_scaled(small_model, short, tmp_path):
     from PIL import Image
 

@@ -128,6 +128,7 @@ def test_unknown_flags_and_words_show_the_usage(run, inputs, arguments):
     assert status == 2 and err.startswith("usage:")
 
 
+@pytest.mark.slow
 def test_error_in_a_process_of_its_own(tmp_path, inputs):
     picture = save_image(tmp_path / "grey.png", faceless())
     done = call(tmp_path, "animate", *inputs, "--ref_image", picture)

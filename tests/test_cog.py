@@ -18,7 +18,7 @@ from personalive.animate.job import animate
 from personalive.media.video_reader import probe, read_frames
 from personalive.settings import AnimateOptions
 from personalive.testing.pictures import faceless, moving_face, save_image
-from tests.endpoint_support import WAIT, data_url, endpoint, receiver, short_inputs, wait_for
+from tests.endpoint_support import BEYOND, WAIT, data_url, endpoint, receiver, short_inputs, wait_for
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,26 +102,6 @@ def test_every_option_arrives(server, inputs, tmp_path):
         assert (video.width, video.height, video.average_rate) == (960, 256, 50)
         assert "seed 7" in container.metadata["comment"]
     assert "3 of 10 frames used" in answer["logs"]
-
-
-BEYOND = [
-    *[("width", value) for value in (0, 192, 255, 257, 300, 1088, 10**12, "wide", 2.5)],
-    *[("height", value) for value in (0, 192, 255, 257, 300, 1088, 10**12, "high", 2.5)],
-    *[("max_frames", value) for value in (-1, 1_000_001, 10**30, 1.5, "all")],
-    *[("steps", value) for value in (0, 1, 5, 99, -4, 4.5, "4 ")],
-    *[("seed", value) for value in (-1, 2**32, 10**30, 0.5, "x")],
-    *[("fps", value) for value in (0, 0.5, -25, 121, 1e300, "fast")],
-    *[("motion_strength", value) for value in (-0.1, 2.1, 1e300, None, "much")],
-    *[("keyframe_threshold", value) for value in (-1, 1001, "x")],
-    *[("crop", value) for value in ("", "left", None, 1)],
-    *[("face_boxes", value) for value in ("", "both", None, 1)],
-    *[("no_audio", value) for value in ("perhaps", 2, None)],
-    *[("output_format", value) for value in ("", "avi", "png", None, 1)],
-    *[("paste_back", value) for value in ("perhaps", 2, None)],
-    *[("side_by_side", value) for value in ("perhaps", 2, None)],
-    *[("ref_image", value) for value in (3, None, ["x"], {})],
-    *[("driving_video", value) for value in (3, None, ["x"], {})],
-]
 
 
 def test_a_picture_and_a_motion_file_drive_too(server, inputs, small_model, portrait, driver, tmp_path):

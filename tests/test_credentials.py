@@ -136,6 +136,7 @@ def test_the_environment_names_the_certificate_for_services():
     assert not SigningSettings.from_environment({}).sign
 
 
+@pytest.mark.slow
 def test_the_visible_mark_can_be_read_on_any_ground_and_leaves_the_rest_alone(small_model, portrait, driver, tmp_path):
     for level in (0, 128, 255):
         frames = np.full((2, 256, 320, 3), level, np.uint8)

@@ -59,6 +59,16 @@ def test_the_end_of_a_transformer_keeps_its_values(outlier):
     assert 0.001 < error.mean() < 0.05 and error.max() < 0.15
 
 
+@torch.inference_mode()
+def test_a_channel_without_weights_is_nothing():
+    channels, operations = 64, Operations()
+    feed_forward, proj_out, norm = parts(channels)
+    feed_forward.net[0].proj.weight[3] = feed_forward.net[0].proj.bias[3] = 0
+    end = Float8FFNProjOut(FusedFFNProjOut(feed_forward, proj_out, operations), ScaledNorm(norm), operations)
+    image, tokens = torch.randn(1, channels, 4, 4).to(memory_format=torch.channels_last), torch.randn(1, 16, channels)
+    assert end(image, tokens, torch.zeros(1, 16, channels).to(FLOAT8)).isfinite().all()
+
+
 def test_no_input_is_too_large_for_the_norms_scale():
     _, _, norm = parts(64)
     scaled = ScaledNorm(norm)

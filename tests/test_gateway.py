@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-import predict
+from personalive.animate.requested import InternalError, _errors_for_clients
 from personalive.errors import InputError
 from personalive.gateway import app as app_module
 from personalive.gateway import predictions as predictions_module
@@ -25,6 +25,7 @@ from personalive.gateway.app import MAX_CHECKS, create_app
 from personalive.gateway.bodies import Bodies
 from personalive.gateway.deliveries import Deliveries, UploadError, Webhook
 from personalive.gateway.json_pieces import PIECE, json_pieces
+from personalive.gateway.openapi import inputs_of, own_schema
 from personalive.gateway.options import GatewayOptions
 from personalive.gateway.predictions import Predictions
 from personalive.gateway.requests import ID_PATTERN, InvalidError, check_id, parse
@@ -133,12 +134,6 @@ async def test_oldest_unfinished_body_gives_way():
     assert await read(bytes(1000)) == 1000, "nothing is held any longer"
 
 
-class CogStandIn:
-    """Cog's server, loaded and idle."""
-
-    health: ClassVar = {"status": "READY"}
-
-
 async def test_slow_name_servers_keep_four_requests_waiting_at_most(monkeypatch):
     answered = threading.Event()
     asked = []
@@ -150,8 +145,7 @@ async def test_slow_name_servers_keep_four_requests_waiting_at_most(monkeypatch)
 
     monkeypatch.setattr(app_module, "check_addresses", check)
     monkeypatch.setattr(app_module, "CHECK_WAIT_SECONDS", 0.01)
-    schema = json.loads((ROOT / ".cog" / "openapi_schema.json").read_text())
-    service = create_app(CogStandIn(), IdlePredictions(), schema)
+    service = create_app(IdlePredictions(), {}, inputs_of(own_schema()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service") as client:
 
         def ask():
@@ -169,8 +163,7 @@ async def test_slow_name_servers_keep_four_requests_waiting_at_most(monkeypatch)
 
 
 async def test_a_crowd_whose_addresses_are_found_at_once_is_not_refused():
-    schema = json.loads((ROOT / ".cog" / "openapi_schema.json").read_text())
-    service = create_app(CogStandIn(), IdlePredictions(), schema)
+    service = create_app(IdlePredictions(), {}, inputs_of(own_schema()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(service), base_url="http://service") as client:
         body = {"input": {}, "webhook": "http://127.0.0.1/"}
         answers = await asyncio.gather(*(client.post("/predictions", json=body) for _ in range(10 * MAX_CHECKS)))
@@ -209,23 +202,26 @@ async def test_a_cancellation_that_is_dropped_is_repeated_until_the_prediction_e
     await prediction.done.wait()
     await prediction.cancelling
     assert prediction.state["status"] == "canceled" and predictions.current is None
-    assert cog.cancelled == [prediction.cog_id] * (drops + 1), "and not once more"
+    assert cog.cancelled == [prediction.key] * (drops + 1), "and not once more"
 
 
 class IdlePredictions:
     """Nothing is running."""
 
-    current = None
+    health: ClassVar = {"status": "READY"}
+
+    def check_room(self):
+        """There is."""
 
 
 def test_errors_that_nobody_expected_stay_in_the_log(monkeypatch):
     log = io.StringIO()
     monkeypatch.setattr(sys, "__stderr__", log)
-    with pytest.raises(RuntimeError) as told, predict._errors_for_clients(Path("/tmp/secret")):
+    with pytest.raises(InternalError) as told, _errors_for_clients(Path("/tmp/secret")):
         raise ValueError(f"/opt/secret/path {object()}")
     assert "/opt" not in str(told.value) and "0x" not in str(told.value)
     assert "/opt/secret/path" in log.getvalue()
-    with pytest.raises(InputError, match=r"^reference is damaged$"), predict._errors_for_clients(Path("/tmp/secret")):
+    with pytest.raises(InputError, match=r"^reference is damaged$"), _errors_for_clients(Path("/tmp/secret")):
         raise InputError("/tmp/secret/reference is damaged")
 
 

@@ -292,6 +292,7 @@ def test_a_chosen_rate_does_not_send_every_frame_twice_over_the_socket(page):
     page.wait_for_function("window.running.size === 0")
 
 
+@pytest.mark.slow
 def test_embed_shows_only_the_picture(page, browser):
     start(page, "blue")
     result(page, BLUE)

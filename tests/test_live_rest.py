@@ -49,6 +49,13 @@ def test_load_refuses_names_that_do_not_exist_and_values_out_of_bounds(client):
     assert client.post("/api/v1/pipeline/load", json={"pipeline_id": "other"}).status_code == 422
 
 
+def test_a_look_for_a_face_needs_a_picture_even_where_no_face_is_looked_for(client):
+    """This server takes its boxes from keypoints."""
+    assert client.post("/api/v1/personalive/face", content=picture()).json() == {"found": None, "box": None}
+    for bad in (b"", b"not a picture"):
+        assert client.post("/api/v1/personalive/face", content=bad).status_code == 400
+
+
 def test_settings_that_do_not_exist_are_refused_by_name(client):
     until(lambda: client.get("/api/v1/pipeline/status").json()["status"] == "loaded")
     answer = client.post("/api/v1/sessions", json={"mirrored": True})

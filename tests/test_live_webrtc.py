@@ -190,6 +190,7 @@ async def test_garbage_candidates_are_refused(server):
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.slow
 async def test_many_offers_lock_nobody_out_and_nobody_notices(server, count):
     async with LiveClient(server.url) as client, LiveClient(server.url) as flooder:
         await client.reference(picture(GREEN))

@@ -57,6 +57,7 @@ def run(model, portrait, driver, output, **options):
         pytest.param({"expression_strength": 1.5, "loop": 2, "ping_pong": True}, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_it_drives_to_the_same_file_as_its_video_without_encoders_and_faces(
     small_model, portrait, hidden, kept, tmp_path, monkeypatch, options
 ):

@@ -80,6 +80,7 @@ def test_ping_pong_goes_back_without_sound_and_says_so(small_model, portrait, nu
     assert max(steps[5:]) < 3 * max(steps[:5]), "nothing jumps where it turns"
 
 
+@pytest.mark.slow
 def test_a_part_is_what_is_seen_when_the_video_is_cut_there(small_model, portrait, numbers, tmp_path):
     cut = save_video(tmp_path / "cut.mkv", list(read_frames(probe(numbers)))[6:12], 12, options=("-c:v", "ffv1"))
     run_options = {"crop": "none", "audio": False}

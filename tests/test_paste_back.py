@@ -82,6 +82,7 @@ def slope(picture):
         pytest.param(6, (0.4, 0, 0), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_head_that_turns_is_not_cut_and_has_no_seam(tmp_path, person, place):
     size = 700
     still = drawn(person, size, *place)
@@ -157,6 +158,7 @@ def test_a_turned_portrait_comes_back_to_where_it_was(tmp_path, quarters, degree
 
 
 @pytest.mark.parametrize("crop", ["auto", *(pytest.param(each, marks=pytest.mark.slow) for each in ("center", "none"))])
+@pytest.mark.slow
 def test_large_portraits_keep_their_own_size(tmp_path, crop):
     picture = np.asarray(Image.fromarray(drawn(6, 600, 0.5, 0.2, 0.1)[:450]).resize((3001, 2251)))
     portrait = found(tmp_path, picture, PASTED.replace(crop=crop))
@@ -216,6 +218,7 @@ def test_numbered_pictures_are_equal_outside_and_animated_inside(small_model, sc
 
 
 @pytest.mark.parametrize("name", ["out.mp4", pytest.param("out.webm", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_videos_have_even_sides_and_are_equal_outside_as_far_as_encoders_are(
     small_model_folder, scene, driver, tmp_path, name
 ):

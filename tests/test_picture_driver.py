@@ -63,6 +63,7 @@ def test_it_is_held_for_four_seconds(small_model, portrait, picture, tmp_path, m
     assert seen == [1], "it is encoded once"
 
 
+@pytest.mark.slow
 def test_over_a_duration_it_is_eased_in(small_model, portrait, picture, tmp_path):
     result = Watched(small_model, portrait, picture, tmp_path / "out.mp4", duration="0:00.8", side_by_side=True)
     shares = result.shares

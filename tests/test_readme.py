@@ -20,7 +20,7 @@ from personalive.weights.manifest import published
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
-# An example is run when a comment stands before it: <!-- run -->, <!-- run, slow -->, <!-- run with the server -->.
+# An example is run when a comment stands before it: <!-- run -->, <!-- run with the server -->.
 EXAMPLE = re.compile(r"<!-- (?P<how>run[a-z, ]*) -->\n```(?P<language>bash|python)\n(?P<code>.*?)\n```", re.DOTALL)
 SERVER = re.compile(r"<!-- the server -->\n```bash\n(?P<code>.*?)\n```", re.DOTALL)
 PORT = "5000"
@@ -58,19 +58,14 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("language", "code"), examples("run"))
 def test_an_example(language: str, code: str, checkout: Path) -> None:
     result = run(language, code, checkout)
     assert result.returncode == 0, result.stderr
     if "predict.sh" in code or "animate(" in code:
         assert [path for path in checkout.rglob("*.mp4") if path.stat().st_size > 1000 and not path.is_symlink()]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("language", "code"), examples("run, slow"))
-def test_a_slow_example(language: str, code: str, checkout: Path) -> None:
-    test_an_example(language, code, checkout)
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ def test_the_result_is_that_of_an_unbroken_run(small_model, portrait, driver, tm
 
 
 @pytest.mark.usefixtures("always")
+@pytest.mark.slow
 def test_segments_are_joined_without_a_seam(small_model, portrait, driver, tmp_path, monkeypatch):
     monkeypatch.setattr(segments, "SEGMENT", 8)
     run(small_model, portrait, driver, tmp_path / "whole.mp4", resume=True, audio=False)

@@ -163,6 +163,7 @@ def test_inputs_are_not_changed(model):
 
 
 @pytest.mark.parametrize("mesh", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_streams_that_advance_together_equal_those_that_are_alone(model, mesh):
     names = ["a", "b", "c"]
 

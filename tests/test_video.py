@@ -104,6 +104,7 @@ def test_odd_sizes(tmp_path, width, height):
     assert next(read_frames(probe(path))).shape == (height, width, 3)
 
 
+@pytest.mark.slow
 def test_8k_is_scaled(tmp_path):
     path = save_video(tmp_path / "8k.mp4", numbered(2, 7680, 4320))
     assert [frame.shape for frame in read_frames(probe(path))] == [(1152, MAX_SIDE, 3)] * 2

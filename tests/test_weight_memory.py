@@ -77,13 +77,13 @@ def test_a_network_whose_stages_come_in_turns_gives_the_same():
     stages = [*network.stages]
     before = [tensor.clone() for tensor in network.parameters()]
     HostMemory(network, stages, CPU)
-    home = [stage.resnets[0].conv1.weight.data_ptr() for stage in stages]
+    home = [stage.resnets[0].first.weight.data_ptr() for stage in stages]
     here = []
     for stage in stages:
-        stage.register_forward_hook(lambda stage, *_: here.append(stage.resnets[0].conv1.weight.data_ptr()))
+        stage.register_forward_hook(lambda stage, *_: here.append(stage.resnets[0].first.weight.data_ptr()))
     for _ in range(2):
         assert_same(look(network), expected)
-    assert [stage.resnets[0].conv1.weight.data_ptr() for stage in stages] == home
+    assert [stage.resnets[0].first.weight.data_ptr() for stage in stages] == home
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))
 
 

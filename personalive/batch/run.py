@@ -85,7 +85,7 @@ def run_batch(options: BatchOptions, defaults: AnimateOptions, choice: ModelChoi
         yield tally
         if not checked.jobs:
             return
-        prepare = Preparation(_anywhere(choice, model), options.retries, secrets.token_hex(8))
+        prepare = Preparation(choice.elsewhere(model), options.retries, secrets.token_hex(8))
         if cluster is not None:
             work = cluster.run(checked.jobs, prepare)
         else:
@@ -101,15 +101,6 @@ def _rows(options: BatchOptions) -> tuple[list[Row], Path, Path]:
         return [*folder_rows(portraits, drivers, output, options.output_format)], Path.cwd(), portraits.parent
     assert options.jobs is not None
     return [*read_rows(options.jobs)], options.jobs.absolute().parent, options.jobs
-
-
-def _anywhere(choice: ModelChoice, model: str) -> ModelChoice:
-    """The same choice for processes that start in other folders."""
-    tiny_vae = None if choice.tiny_vae is None else choice.tiny_vae.expanduser().absolute()
-    folder = Path(model).expanduser()
-    return choice.replace(
-        model=str(folder.absolute()) if model not in ("personalive", "demo") else model, tiny_vae=tiny_vae
-    )
 
 
 def _begin(results: Results, checked: Checked) -> Tally:

@@ -19,6 +19,7 @@ from personalive.cli.native_log import without_chatter
 from personalive.errors import InputError, PersonaLiveError
 from personalive.extras import require
 from personalive.gateway.options import GatewayOptions
+from personalive.jobs.options import JobsOptions
 from personalive.live.options import ServeOptions, tokens_of_environment
 from personalive.loading import ModelChoice
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions, SigningSettings
@@ -74,6 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_settings(serve, ModelChoice)
     add_settings(serve, ServeOptions)
     add_settings(add("cog", help="the HTTP service: Cog's interface, as the container serves it"), GatewayOptions)
+    jobs = add("serve-jobs", help="the same interface over many GPUs, with a queue, on Ray Serve")
+    add_settings(jobs, JobsOptions)
+    add_settings(jobs, ModelChoice)
     _add_download(add("download", help="fetch the published weights into the cache"))
     doctor = add("doctor", help="show what was found on this machine and what will be used")
     doctor.add_argument("--full", action="store_true", help="Also try whether it works, which takes longer")
@@ -245,6 +249,16 @@ def _cog(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve_jobs(options: argparse.Namespace) -> int:
+    settings, choice = read_settings(options, JobsOptions), read_settings(options, ModelChoice)
+    require("scale")
+
+    from personalive.jobs.serve import serve
+
+    serve(settings, choice)
+    return 0
+
+
 def _download(options: argparse.Namespace) -> int:
     import torch
 
@@ -285,6 +299,7 @@ VERBS = {
     "batch": _batch,
     "serve": _serve,
     "cog": _cog,
+    "serve-jobs": _serve_jobs,
     "download": _download,
     "doctor": _doctor,
     "benchmark": _benchmark,

@@ -1,24 +1,22 @@
-"""The interface: Cog's paths, answered here and by Cog's own server behind it."""
+"""The interface: Cog's paths, answered here and by what makes predictions behind it, its `Backend`."""
 
 import asyncio
 import contextlib
 import re
 import sys
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from pydantic_core import from_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from personalive.gateway.bodies import Bodies
-from personalive.gateway.cog_server import CogServer, NotReadyError
 from personalive.gateway.json_pieces import json_pieces
-from personalive.gateway.openapi import SLOT_TAKEN, describe
-from personalive.gateway.predictions import BusyError, Prediction, Predictions
+from personalive.gateway.openapi import SLOT_TAKEN
+from personalive.gateway.prediction import BusyError, NotReadyError, Prediction
 from personalive.gateway.requests import (
     MAX_BODY,
     InvalidError,
@@ -37,14 +35,54 @@ MAX_CHECKS = 4
 """The most requests whose addresses are looked up at once: a client may name a slow name server."""
 CHECK_WAIT_SECONDS = 2.0
 """How long others wait for their turn."""
+ACCEPTED = ("id", "status", "queue_position")
+"""What is told of a prediction that was taken."""
 TRACE_HEADERS = ("traceparent", "tracestate")
 """Headers that are passed on to webhooks, as with Cog."""
 TRACE_VALUE = re.compile(r"[\x21-\x7e ]{1,512}")
 
 
-def create_app(cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> Starlette:
-    """The public application."""
-    interface = _Interface(cog, predictions, cog_schema)
+class Backend(Protocol):
+    """What makes predictions: Cog's server, which has room for one, or a queue in front of several processes."""
+
+    @property
+    def health(self) -> Mapping[str, Any]:
+        """Answer of the health check; its `status` is one of Cog's."""
+
+    def find(self, identifier: str) -> Prediction | None:
+        """The prediction with this id that has not ended, if there is one."""
+
+    def check_room(self) -> None:
+        """Refuse if a prediction that `start` would be given could not be taken.
+
+        Raises:
+            BusyError, NotReadyError
+        """
+
+    async def start(self, request: PredictionRequest, headers: Mapping[str, str]) -> Prediction:
+        """Take a prediction.
+
+        Raises:
+            BusyError, NotReadyError: there is no room.
+            InvalidError: its values are wrong.
+        """
+
+    async def cancel(self, identifier: str) -> bool:
+        """Stop a prediction; whether there is one with this id, or has just been."""
+
+
+def create_app(
+    backend: Backend, description: Mapping[str, Any], inputs: Mapping[str, Any], more: Sequence[BaseRoute] = ()
+) -> Starlette:
+    """The public application.
+
+    Args:
+        backend: makes the predictions.
+        description: of the interface, see `openapi.describe`.
+        inputs: the schema of each input.
+        more: routes that this backend has beyond those of Cog's interface.
+    """
+    interface = _Interface(backend, description, inputs)
     one = "/predictions/{prediction_id:path}"
     return Starlette(
         routes=[
@@ -54,6 +92,7 @@ def create_app(cog: CogServer, predictions: Predictions, cog_schema: dict[str, A
             Route("/predictions", interface.begin, methods=["POST"]),
             Route(f"{one}/cancel", interface.cancel, methods=["POST"]),
             Route(one, interface.begin, methods=["PUT"]),
+            *more,
         ],
         exception_handlers={
             HTTPException: _answer_exception,
@@ -62,12 +101,12 @@ def create_app(cog: CogServer, predictions: Predictions, cog_schema: dict[str, A
             NotReadyError: _answer_not_ready,
             ClientDisconnect: _answer_nobody,
         },
-        lifespan=_lifespan,
+        lifespan=lifespan,
     )
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     """What the connections need: `bodies` counts what they hold, and there is no TLS."""
     yield {ROOM: WaitingRoom(max_held=sys.maxsize), TLS: None}
 
@@ -75,11 +114,10 @@ async def _lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
 class _Interface:
     """The handler of each path."""
 
-    def __init__(self, cog: CogServer, predictions: Predictions, cog_schema: dict[str, Any]) -> None:
-        self._cog = cog
-        self._predictions = predictions
-        self._description = bytes(JSONResponse(describe(cog_schema)).body)  # once, as anybody may ask for it any time
-        self._inputs = cog_schema["components"]["schemas"]["Input"]["properties"]
+    def __init__(self, backend: Backend, description: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        self._backend = backend
+        self._description = bytes(JSONResponse(description).body)  # once, as anybody may ask for it any time
+        self._inputs = inputs
         self._bodies = Bodies()
         self._checks = asyncio.Semaphore(MAX_CHECKS)
 
@@ -100,28 +138,28 @@ class _Interface:
 
     async def health(self, request: Request) -> Response:
         """Always 200, as with Cog; what counts is the status."""
-        health = self._cog.health
-        if health["status"] in ("READY", "BUSY"):
-            health = {**health, "status": "READY" if self._predictions.current is None else "BUSY"}
-        return JSONResponse(health)
+        return JSONResponse(self._backend.health)
 
     async def begin(self, request: Request) -> Response:
         """A prediction: POST, or PUT with its id in the path, which may be repeated while it runs."""
-        path_id = _checked_id(request) if request.method == "PUT" else None
+        path_id = checked_id(request) if request.method == "PUT" else None
         if not JSON_TYPE.fullmatch(request.headers.get("content-type", "")):
             raise HTTPException(415, "the body must be JSON, with Content-Type: application/json")
-        current = self._predictions.current
-        if current is not None:
+        known = None if path_id is None else self._backend.find(path_id)
+        if known is not None:
             await self._bodies.skip(request, MAX_BODY)
-            if current.id == path_id:
-                return _json(current.state, 202)
-            raise BusyError
+            return json_answer(known.state, 202)
+        try:
+            self._backend.check_room()
+        except (BusyError, NotReadyError):
+            await self._bodies.skip(request, MAX_BODY)
+            raise
         async with self._bodies.read(request, MAX_BODY) as body:
             prediction = await self._start(request, body, path_id)
         if _asynchronous(request):
-            return _json({"id": prediction.id, "status": "starting"}, 202)
+            return json_answer({name: prediction.state[name] for name in ACCEPTED if name in prediction.state}, 202)
         await self._wait(request, prediction)
-        return _json(prediction.state, 200)
+        return json_answer(prediction.state, 200)
 
     async def _start(self, request: Request, body: bytes, path_id: str | None) -> Prediction:
         wanted = parse(body, self._inputs)
@@ -131,7 +169,7 @@ class _Interface:
             wanted.id = path_id
         await self._check_addresses(wanted)
         trace = {name: request.headers[name] for name in TRACE_HEADERS if name in request.headers}
-        return await self._predictions.start(
+        return await self._backend.start(
             wanted, {name: value for name, value in trace.items() if TRACE_VALUE.fullmatch(value)}
         )
 
@@ -155,20 +193,25 @@ class _Interface:
         try:
             await asyncio.wait([gone, done], return_when="FIRST_COMPLETED")
             if not done.done():
-                await self._predictions.cancel(prediction.id)
+                await self._backend.cancel(prediction.id)
                 raise ClientDisconnect
         finally:
             gone.cancel()
             done.cancel()
 
     async def cancel(self, request: Request) -> Response:
-        identifier = _checked_id(request)
-        if not await self._predictions.cancel(identifier):
+        identifier = checked_id(request)
+        if not await self._backend.cancel(identifier):
             raise HTTPException(404, f"no prediction {identifier} is running")
         return JSONResponse({})
 
 
-def _checked_id(request: Request) -> str:
+def checked_id(request: Request) -> str:
+    """The id in a request's path.
+
+    Raises:
+        InvalidError: with 422, if it is none.
+    """
     # Not from `path_params`: the router ignores a newline at the end.
     identifier = str(request.scope["path"]).removeprefix("/predictions/")
     if request.method == "POST":
@@ -190,7 +233,9 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _json(values: dict[str, Any], status: int) -> Response:
+def json_answer(values: dict[str, Any], status: int) -> Response:
+    """An answer with a state, which may contain a whole video."""
+
     async def pieces() -> AsyncIterator[bytes]:
         for piece in json_pieces(values):
             yield piece
@@ -216,7 +261,8 @@ async def _answer_busy(request: Request, error: Exception) -> Response:
 
 
 async def _answer_not_ready(request: Request, error: Exception) -> Response:
-    return _failure(str(error), 503, {"Retry-After": "5"})
+    assert isinstance(error, NotReadyError)
+    return _failure(str(error), 503, {"Retry-After": str(error.retry_after)})
 
 
 async def _answer_nobody(request: Request, error: Exception) -> Response:
@@ -225,18 +271,3 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 
 def _failure(error: str, status: int, headers: Any) -> Response:
     return JSONResponse({"error": error, "status": "failed"}, status, headers)
-
-
-def create_events_app(predictions: Predictions, secret: str) -> Starlette:
-    """The application that only Cog's server calls, on loopback, with the events of predictions.
-
-    Args:
-        secret: the first part of the path, which other processes on the machine do not know.
-    """
-
-    async def take(request: Request) -> Response:
-        with contextlib.suppress(ValueError):
-            predictions.on_event(request.path_params["cog_id"], from_json(await request.body()))
-        return Response()
-
-    return Starlette(routes=[Route(f"/{secret}/{{cog_id}}", take, methods=["POST"])], lifespan=_lifespan)

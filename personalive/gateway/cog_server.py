@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from personalive.errors import PersonaLiveError
 from personalive.gateway.json_pieces import json_pieces
+from personalive.gateway.prediction import NotReadyError
 from personalive.gateway.requests import InvalidError, complaint
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,6 @@ _prctl = getattr(ctypes.CDLL(None), "prctl", None)
 """Linux only."""
 BROKEN = ("UNHEALTHY", "DEFUNCT")
 """Cog's own words for a worker that has died. It does not start another."""
-
-
-class NotReadyError(PersonaLiveError):
-    """Cog cannot take predictions: not yet, or not again."""
 
 
 class CogServer:

@@ -23,7 +23,7 @@ from personalive.net.pace import Pace
 logger = logging.getLogger(__name__)
 
 MAX_DELIVERIES = 32
-"""The most webhooks and uploads at once. Beyond that, the oldest gives way."""
+"""The most webhooks and uploads for one prediction at a time, and the most threads that send."""
 ATTEMPTS = 8
 """Attempts for the last event; the others are sent once."""
 ATTEMPT_SECONDS = 60.0
@@ -38,10 +38,16 @@ class UploadError(PersonaLiveError):
 
 
 class Deliveries:
-    """Sends requests in threads, each with a deadline."""
+    """Sends requests in threads, each with a deadline.
 
-    def __init__(self, *, allow_private: bool) -> None:
+    Args:
+        allow_private: whether clients may name private addresses.
+        limit: the most webhooks and uploads at once. Beyond that, the oldest gives way.
+    """
+
+    def __init__(self, *, allow_private: bool, limit: int = MAX_DELIVERIES) -> None:
         self._allow_private = allow_private
+        self._limit = limit
         self._threads = ThreadPoolExecutor(MAX_DELIVERIES, "delivery")
         self._tasks: dict[asyncio.Task[None], None] = {}
         """The oldest first."""
@@ -75,8 +81,8 @@ class Deliveries:
         task = asyncio.create_task(work)
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
-        if len(self._tasks) > MAX_DELIVERIES:
-            logger.warning("more than %d webhooks and uploads at once: the oldest is dropped", MAX_DELIVERIES)
+        if len(self._tasks) > self._limit:
+            logger.warning("more than %d webhooks and uploads at once: the oldest is dropped", self._limit)
             next(iter(self._tasks)).cancel()
         return task
 

@@ -1,6 +1,8 @@
 """The description of the interface: Cog's, with this service's additional answers."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any, get_args
 
 from personalive.gateway.requests import ID_PATTERN, Event
@@ -8,11 +10,22 @@ from personalive.gateway.requests import ID_PATTERN, Event
 SLOT_TAKEN = {"error": "At capacity - all prediction slots busy", "status": "failed"}
 
 
-def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
+def own_schema() -> dict[str, Any]:
+    """What Cog generated for predict.py, for a service that runs without Cog and the repository."""
+    return dict(json.loads((Path(__file__).parent / "cog_schema.json").read_text()))
+
+
+def inputs_of(cog_schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of each input."""
+    return dict(cog_schema["components"]["schemas"]["Input"]["properties"])
+
+
+def describe(cog_schema: dict[str, Any], *, queue: bool = False) -> dict[str, Any]:
     """OpenAPI 3.0 of the service.
 
     Args:
         cog_schema: what Cog generated for predict.py; inputs and outputs are taken from it.
+        queue: whether predictions wait for each other, and can be asked for, instead of one at a time.
     """
     schema = copy.deepcopy(cog_schema)
     schemas = schema["components"]["schemas"]
@@ -32,7 +45,7 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
     identifier = {"name": "prediction_id", "in": "path", "required": True, "schema": _identifier()}
     paths = schema["paths"]
     begin = paths["/predictions"]["post"]
-    begin |= {"parameters": [PREFER], "responses": _BEGIN_ANSWERS}
+    begin |= {"parameters": [PREFER], "responses": _QUEUE_ANSWERS if queue else _BEGIN_ANSWERS}
     begin["requestBody"]["required"] = True
     schema["paths"] = {
         "/": {"get": paths["/"]["get"]},
@@ -63,6 +76,19 @@ def describe(cog_schema: dict[str, Any]) -> dict[str, Any]:
             }
         },
     }
+    if queue:
+        schemas["PredictionResponse"]["properties"]["queue_position"] = POSITION
+        schema["paths"]["/predictions/{prediction_id}"]["get"] = {
+            "summary": "State",
+            "description": "The state of a prediction that waits, runs, or has ended lately.",
+            "operationId": "state_predictions_get",
+            "parameters": [identifier],
+            "responses": {
+                "200": _answer("Its state", _reference("PredictionResponse")),
+                "404": _answer("No such prediction is known, or not any more", _reference("Refusal")),
+                "422": _answer("It is not an id", _reference("HTTPValidationError")),
+            },
+        }
     return schema
 
 
@@ -109,6 +135,11 @@ PREFER = {
     "schema": {"type": "string"},
     "description": "respond-async: answer at once; the webhook reports the outcome.",
 }
+POSITION = {
+    "type": "integer",
+    "minimum": 1,
+    "description": "Which of those it is that wait for their turn; absent once it has begun.",
+}
 RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
 _BEGIN_ANSWERS = {
     "200": _answer("It has ended; see `status`", _reference("PredictionResponse")),
@@ -120,4 +151,13 @@ _BEGIN_ANSWERS = {
     "415": _answer("The body is not declared as application/json", _reference("Refusal")),
     "422": _answer("Something in the request is invalid", _reference("HTTPValidationError")),
     "503": _answer("The model is not loaded, or too much is being sent", _reference("Failure"), headers=RETRY_AFTER),
+}
+_QUEUE_ANSWERS = {
+    **{status: answer for status, answer in _BEGIN_ANSWERS.items() if status != "409"},
+    "202": _answer("It waits for its turn, or has begun", _reference("PredictionResponse")),
+    "503": _answer(
+        "The model is not loaded, too many are waiting, or the service is about to end",
+        _reference("Failure"),
+        headers=RETRY_AFTER,
+    ),
 }

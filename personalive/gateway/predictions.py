@@ -2,21 +2,16 @@
 
 import asyncio
 import contextlib
-import logging
 import re
-import uuid
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any
 
-from personalive.errors import PersonaLiveError
-from personalive.gateway.cog_server import CogServer, NotReadyError
-from personalive.gateway.deliveries import Deliveries, UploadError, Webhook
-from personalive.gateway.requests import Event, PredictionRequest
+from personalive.gateway.cog_server import CogServer
+from personalive.gateway.deliveries import Deliveries
+from personalive.gateway.prediction import TERMINAL, BusyError, NotReadyError, Prediction
+from personalive.gateway.requests import PredictionRequest
 
-logger = logging.getLogger(__name__)
-
-TERMINAL = ("succeeded", "failed", "canceled")
 COG_EVENTS = ["start", "logs", "completed"]
 """What Cog is asked to report. Its output events may come before or after the completed one."""
 REMEMBERED = 64
@@ -27,38 +22,14 @@ and where that is in the middle of a library's C code, it may be printed and for
 REPEATED = re.compile(r"^(Prediction failed: )+")
 
 
-class BusyError(PersonaLiveError):
-    """Another prediction has the slot."""
-
-
-class Prediction:
-    """A prediction as its client knows it."""
-
-    def __init__(self, request: PredictionRequest, webhook: Webhook | None, prefix: str | None) -> None:
-        self.cog_id = uuid.uuid4().hex
-        """Cog's name for it, which becomes a folder in a place that all users of the machine share."""
-        self.id = request.id or f"pred_{self.cog_id[:16]}"
-        self.webhook = webhook
-        self.prefix = prefix
-        self.trusted_prefix = request.output_file_prefix is None
-        self.state: dict[str, Any] = {"id": self.id, "status": "starting", "logs": ""}
-        """What is known about it."""
-        self.done = asyncio.Event()
-        self.cancelling: asyncio.Task[None] | None = None
-
-    def tell(self, event: Event) -> None:
-        """Tell the webhook."""
-        if self.webhook is not None:
-            self.webhook.tell(event, self.state)
-
-
 class Predictions:
-    """The holder of Cog's slot.
+    """The holder of Cog's slot; a `Backend` of the interface.
 
     Args:
         cog: the server.
         deliveries: sends events and results.
-        events_url: where Cog is to report to; its path ends with a prediction's `cog_id`.
+        events_url: where Cog is to report to; its path ends with a prediction's `key`, Cog's name for it, which
+            becomes a folder in a place that all users of the machine share.
         upload_url: where results go if their request does not say; None leaves them in the answer.
     """
 
@@ -74,6 +45,27 @@ class Predictions:
         self._ended: deque[str] = deque(maxlen=REMEMBERED)
         self.current: Prediction | None = None
 
+    @property
+    def health(self) -> dict[str, Any]:
+        """What Cog's server says of itself, with our word on whether it is busy."""
+        health = self._cog.health
+        if health["status"] in ("READY", "BUSY"):
+            health = {**health, "status": "READY" if self.current is None else "BUSY"}
+        return health
+
+    def find(self, identifier: str) -> Prediction | None:
+        """The prediction that has the slot, if it has this id."""
+        return self.current if self.current is not None and self.current.id == identifier else None
+
+    def check_room(self) -> None:
+        """Look whether the slot is free.
+
+        Raises:
+            BusyError
+        """
+        if self.current is not None:
+            raise BusyError
+
     async def start(self, request: PredictionRequest, headers: Mapping[str, str]) -> Prediction:
         """Start a prediction.
 
@@ -87,30 +79,24 @@ class Predictions:
         """
         if self._closing:
             raise NotReadyError("the server is being stopped")
-        if self.current is not None:
-            raise BusyError
-        webhook = None
-        if request.webhook is not None:
-            events = set(request.webhook_events_filter or get_args(Event))
-            webhook = Webhook(self._deliveries, request.webhook, events, headers)
-        prediction = Prediction(request, webhook, request.output_file_prefix or self._upload_url)
+        self.check_room()
+        prediction = Prediction(request, headers, self._deliveries, self._upload_url)
         self.current = prediction
-        values = {"input": request.input, "webhook": self._events_url + prediction.cog_id}
+        values = {"input": request.input, "webhook": self._events_url + prediction.key}
         if request.context is not None:
             values["context"] = request.context
         try:
-            await self._cog.predict(prediction.cog_id, {**values, "webhook_events_filter": COG_EVENTS})
+            await self._cog.predict(prediction.key, {**values, "webhook_events_filter": COG_EVENTS})
         except BaseException:
             self.current = None
             raise
-        if webhook is not None:
-            self._deliveries.spawn(webhook.run())
+        prediction.begin()
         return prediction
 
-    def on_event(self, cog_id: str, event: dict[str, Any]) -> None:
+    def on_event(self, key: str, event: dict[str, Any]) -> None:
         """An event that Cog reports of the prediction. Events of others, or late ones, are ignored."""
         prediction = self.current
-        if prediction is None or prediction.cog_id != cog_id or self._ending is not None:
+        if prediction is None or prediction.key != key or self._ending is not None:
             return
         if event.get("status") in TERMINAL:
             self._ending = asyncio.create_task(self._end(prediction, event))
@@ -120,37 +106,21 @@ class Predictions:
             prediction.tell("start" if first else "logs")
 
     async def _end(self, prediction: Prediction, event: dict[str, Any]) -> None:
-        await self._cog.settle(prediction.cog_id)
+        await self._cog.settle(prediction.key)
         self.current = self._ending = None
         state = {**event, "id": prediction.id}
         if "error" in event:
             state["error"] = REPEATED.sub("Prediction failed: ", str(event["error"]))
-        if prediction.prefix is not None and isinstance(state.get("output"), str):
-            upload = self._deliveries.spawn(self._upload(state, prediction))
+        upload = prediction.upload(state)
+        if upload is not None:
             self._uploads[upload] = prediction
             await asyncio.wait([upload])
             del self._uploads[upload]
-            if upload.cancelled():
-                _fail(state, "its upload was dropped")
         self._complete(prediction, state)
-
-    async def _upload(self, state: dict[str, Any], prediction: Prediction) -> None:
-        try:
-            state["output"] = await self._deliveries.upload(
-                state["output"], str(prediction.prefix), trusted=prediction.trusted_prefix
-            )
-        except UploadError as error:
-            _fail(state, str(error))
 
     def _complete(self, prediction: Prediction, state: dict[str, Any]) -> None:
         self._ended.append(prediction.id)
-        prediction.state = state
-        if state["status"] == "succeeded":
-            prediction.state = {**state, "status": "processing"}
-            prediction.tell("output")
-            prediction.state = state
-        prediction.tell("completed")
-        prediction.done.set()
+        prediction.complete(state)
 
     async def cancel(self, identifier: str) -> bool:
         """Stop a prediction at its next chunk.
@@ -158,13 +128,14 @@ class Predictions:
         Returns:
             Whether there is one with this id. It may just have ended, which its client could not know.
         """
-        if self.current is not None and self.current.id == identifier:
-            await self._cancel(self.current)
+        prediction = self.find(identifier)
+        if prediction is not None:
+            await self._cancel(prediction)
             return True
         return identifier in self._ended
 
     async def _cancel(self, prediction: Prediction) -> None:
-        await self._cog.cancel(prediction.cog_id)
+        await self._cog.cancel(prediction.key)
         if prediction.cancelling is None:
             prediction.cancelling = asyncio.create_task(self._cancel_again(prediction))
 
@@ -175,7 +146,7 @@ class Predictions:
                     await prediction.done.wait()
             if self.current is not prediction or self._ending is not None:
                 return
-            await self._cog.cancel(prediction.cog_id)
+            await self._cog.cancel(prediction.key)
 
     async def close(self, seconds: float) -> None:
         """Accept no more, stop the current one, and wait for uploads.
@@ -205,9 +176,3 @@ class Predictions:
             self._ending.cancel()
         if prediction is not None:
             self._complete(prediction, {**prediction.state, "status": status, "error": error})
-
-
-def _fail(state: dict[str, Any], reason: str) -> None:
-    """Replace the output by the reason why it could not be sent."""
-    del state["output"]
-    state.update(status="failed", error=f"Prediction failed: {reason}")

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
-from personalive.settings import AnimateOptions, Settings, Surface, same, setting
+from personalive.settings import AnimateOptions, Settings, Surface, count_or_auto, same, setting
 from personalive.types import FaceBoxes, Latency
 
 MAX_WORKERS = 64
@@ -55,13 +55,6 @@ class IceServer:
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
 
 
-def _count(workers: Any) -> Any:
-    """`auto`, which is None, or a number."""
-    if workers == "auto":
-        return None
-    return int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
-
-
 def _parsed(servers: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(IceServer.parse(each) if isinstance(each, str) else each for each in servers)
 
@@ -87,7 +80,7 @@ class ServeOptions(Settings):
         default_text="that of --host",
     )
     max_sessions: int = _server(4, "Concurrent sessions, of each worker if there are several", low=1, high=64)
-    workers: Annotated[int | None, BeforeValidator(_count)] = _server(
+    workers: Annotated[int | None, BeforeValidator(count_or_auto)] = _server(
         1,
         "Processes that animate, behind one address; auto: one for each GPU",
         details="Each takes as many sessions as the time of its calls allows, up to --max_sessions",

@@ -12,7 +12,7 @@ from personalive.settings.animation import (
     SigningSettings,
     SizeSettings,
 )
-from personalive.settings.declare import Setting, Settings, Surface, same, setting
+from personalive.settings.declare import Setting, Settings, Surface, count_or_auto, same, setting
 
 __all__ = [
     "DRIVER",
@@ -25,6 +25,7 @@ __all__ = [
     "SigningSettings",
     "SizeSettings",
     "Surface",
+    "count_or_auto",
     "same",
     "setting",
 ]

@@ -95,6 +95,13 @@ def setting(default: Any, description: str, **about: Any) -> Any:
     )
 
 
+def count_or_auto(value: Any) -> Any:
+    """A number as a flag has it, or `auto`, which is None; for a `BeforeValidator`."""
+    if value == "auto":
+        return None
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 def same(model: "type[Settings]", name: str, **about: Any) -> Any:
     """Declare a field as another model does, except for what `about` says."""
     field = copy(model.model_fields[name])
@@ -218,7 +225,8 @@ class Settings(BaseModel):
         values = {}
         for each in cls.declared(on):
             if each.about.off and f"no_{each.name}" in inputs:
-                values[each.name] = not inputs[f"no_{each.name}"]
+                given = inputs[f"no_{each.name}"]
+                values[each.name] = not given if isinstance(given, bool) else given
             elif each.name in inputs:
                 values[each.name] = inputs[each.name]
         return cls(**values)

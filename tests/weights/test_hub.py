@@ -336,6 +336,7 @@ def test_environment_decides_where_from_and_where_to(server: HubStandIn, tmp_pat
     assert second.stdout == first.stdout, second.stderr
 
 
+@pytest.mark.slow
 def test_command_line_downloads_and_converts(server: HubStandIn, tmp_path: Path) -> None:
     """The conversion then finds that these are not the published sizes, which only it looks at."""
     environment = {"HF_HOME": str(tmp_path / "elsewhere"), "HF_ENDPOINT": server.url}

@@ -48,6 +48,7 @@ class TestRevision:
         assert not server.fetched(".bin"), "refused before anything is downloaded"
 
     @pytest.mark.parametrize("revision", ["main", pytest.param("1" * 40, marks=pytest.mark.slow)])
+    @pytest.mark.slow
     def test_another_is_taken_and_held_to(
         self, server: HubStandIn, hub: Hub, states: dict[str, State], revision: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -247,6 +248,7 @@ class TestModelScope:
     def hub(self, server: HubStandIn, tmp_path: Path) -> Hub:
         return Hub("modelscope", home=tmp_path / "home")
 
+    @pytest.mark.slow
     def test_files_are_checked_and_held_to(self, server: HubStandIn, hub: Hub, states: dict[str, State]) -> None:
         source = resolve(hub)
         assert source.checked

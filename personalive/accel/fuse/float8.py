@@ -103,7 +103,8 @@ class Float8FFNProjOut(nn.Module):
         # By Cauchy and Schwarz: the norm's output without weights has the length √c.
         spread = (weight * (norm.weight * norm.scale)).norm(dim=1) * norm.weight.numel() ** 0.5
         value, gate = (spread + (weight @ (norm.bias * norm.scale) + bias).abs()).chunk(2)
-        gated_scale = value * gate.clamp(min=SMALLEST_GELU) / LARGEST
+        # A channel whose weights are all 0 has a bound of 0, by which nothing can be divided.
+        gated_scale = (value * gate.clamp(min=SMALLEST_GELU)).clamp(min=1e-12) / LARGEST
         self.fc1 = Float8Weight(weight)
         factors = torch.cat([1 / gated_scale, torch.ones_like(gated_scale)])
         constant(self, "fc1_scale", self.fc1.scale * norm.scale * factors, torch.float32)

@@ -1,17 +1,13 @@
 """What only the operator may ask for, and only from this machine: letting workers run empty."""
 
-import ipaddress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Request
 from pydantic import Field
 
-from personalive.live.front.forward import ABOUT_THE_SENDER
 from personalive.live.front.pool import Pool
 from personalive.live.http.schemas import Settled
-from personalive.live.http.security import host_name
-
-LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+from personalive.net.from_here import NOT_FROM_HERE, comes_from_here
 
 
 class DrainRequest(Settled):
@@ -26,19 +22,8 @@ def from_here(request: Request) -> None:
     Raises:
         HTTPException
     """
-    passed_on = any(name == b"via" or name.startswith(ABOUT_THE_SENDER) for name, _ in request.headers.raw)
-    name = host_name(request.headers.get("host", ""))
-    if passed_on or name not in LOCAL_NAMES or not _is_loopback(request.client.host if request.client else ""):
-        raise HTTPException(403, "this is for the server's own machine: call it there as localhost, without a proxy")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
+    if not comes_from_here(request.headers.raw, request.client.host if request.client else ""):
+        raise HTTPException(403, NOT_FROM_HERE)
 
 
 def router(pool: Pool) -> APIRouter:

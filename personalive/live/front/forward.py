@@ -10,6 +10,7 @@ from starlette.responses import Response
 from personalive.live.front.pool import Worker
 from personalive.live.http.security import given_token
 from personalive.live.hub.clients import COOKIE, Client
+from personalive.net.from_here import ABOUT_THE_SENDER
 
 TIMEOUT = httpx.Timeout(300.0, connect=5.0).as_dict()
 """Preparing a portrait may take minutes where the device is slow; a worker that dies is noticed at once."""
@@ -17,8 +18,6 @@ OF_ONE_CONNECTION = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"expect"}
 )
 """Headers that are between two neighbours (RFC 9110 section 7.6.1)."""
-ABOUT_THE_SENDER = (b"x-forwarded-", b"forwarded", b"x-real-ip")
-"""Headers by which proxies say who has sent a request. What clients send as these is dropped."""
 MADE_HERE = frozenset({b"content-length", b"date", b"server"})
 
 

@@ -421,7 +421,7 @@ async def toggle(entry: OwnEntry, name: Literal["paused", "hidden", "muted", "mi
     return entry.session.change({name: not getattr(entry.session.parameters, name)}).given()
 
 
-@router.post("/api/v1/sessions/{session_id}/press", responses=UNKNOWN)
+@router.post("/api/v1/sessions/{session_id}/press", responses={**UNKNOWN, **NOT_TEXT})
 async def press(entry: OwnEntry, request: schemas.PressRequest) -> schemas.MessageAnswer:
     """Have the client's page do something: its portraits, its countdown and its recorder are in the browser."""
     entry.session.on_message({"type": "press", "press": request.press, "number": request.number})

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from personalive.live.options import ServeOptions
+from personalive.net.from_here import host_name
 
 MAX_BODY = 1024 * 1024
 """Bytes of a JSON body."""
@@ -67,14 +68,6 @@ class HostCheck:
         """Whether a `Host` header names this server."""
         name = host_name(host)
         return self._any_name or name in self._names or (self._any_address and _is_address(name))
-
-
-def host_name(host: str) -> str:
-    """The name in a `Host` header, without its port."""
-    try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
-    except ValueError:
-        return ""
 
 
 def given_token(headers: Headers) -> str | None:

@@ -84,12 +84,12 @@ class Portraits:
         Raises:
             InputError: not a picture.
         """
-        if self._faces is None:
-            return None, None
         faces = self._faces
 
-        def find() -> tuple[bool, FractionBox | None]:
+        def find() -> tuple[bool | None, FractionBox | None]:
             image = decode(data, MAX_LOOKED_AT)
+            if faces is None:
+                return None, None
             box = faces.look(image)
             return box is not None, None if box is None else fractions(box, image)
 

@@ -226,6 +226,7 @@ function press({ press: button, number }) {
 
 /** Start if everything is there; otherwise say what is missing. */
 async function start() {
+  await portraits.settled(); // one that was chosen a moment ago may still be on its way
   if (!portrait) {
     checks.show("portrait", "bad", "Choose one below");
     $("presets").querySelector("button")?.focus();

@@ -20,7 +20,7 @@ export class Portraits {
    * @param {(work: () => Promise<unknown>) => Promise<unknown>} attempt does something and says what went wrong
    */
   constructor(places, show, attempt) {
-    Object.assign(this, { places, show, attempt, own: [], offered: null, chosen: null });
+    Object.assign(this, { places, show, attempt, own: [], offered: null, chosen: null, showing: Promise.resolve() });
     this.editor = new CropEditor(places.crop);
     const { file, drop } = places;
     file.addEventListener("change", () => {
@@ -86,8 +86,13 @@ export class Portraits {
 
   /** Choices are shown one after the other, so that the last one counts. */
   choose(portrait) {
-    this.showing = (this.showing ?? Promise.resolve()).catch(() => {}).then(() => this.#choose(portrait));
+    this.showing = this.settled().then(() => this.#choose(portrait));
     return this.showing;
+  }
+
+  /** Resolves when every portrait that was chosen so far is shown or refused. */
+  settled() {
+    return this.showing.catch(() => {});
   }
 
   /** Send the chosen one again: something about it was changed. */

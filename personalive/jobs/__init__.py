@@ -1,0 +1,1 @@
+"""The container's HTTP interface over many GPUs: a queue in front of processes that Ray Serve keeps running."""

@@ -1,0 +1,226 @@
+"""The processes of a service, on this machine or on a Ray cluster: Ray Serve starts, watches, adds and ends them."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from personalive.errors import InputError, first_line
+from personalive.extras import require
+from personalive.gateway.listening import ServiceError
+from personalive.jobs.options import JobsOptions
+from personalive.jobs.queue import LostError
+from personalive.jobs.replica import Replica
+from personalive.jobs.work import Event, Prepare
+from personalive.loading import ModelChoice
+from personalive.net.addresses import ALLOW_PRIVATE
+from personalive.processes import seats
+
+logger = logging.getLogger(__name__)
+
+APPLICATION, DEPLOYMENT = "personalive", "Replica"
+"""What Ray calls them."""
+PASSED_ON = (ALLOW_PRIVATE, "PERSONALIVE_HUB", "PERSONALIVE_REVISION")
+"""Variables of the operator's environment that hold for the processes of all machines."""
+ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: Ray's processes use the loopback address
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Variables by which Ray, started for this machine alone, is to be reached by nobody else, and reports to nobody."""
+QUIET = {"log_level": "WARNING", "enable_access_log": False}
+START_ATTEMPTS = 3
+"""Ray gives itself 30 seconds, which is not enough on a machine that has much else to do."""
+POLL_SECONDS = 2.0
+LONGEST_START_SECONDS = 3600.0
+"""A model may have to be downloaded first."""
+IDLE_SECONDS = 300.0
+"""Time without work after which a process beyond the fewest ends."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many processes there are to be, and what each has."""
+
+    fewest: int
+    most: int
+    on_gpus: bool
+    threads: int | None = None
+    """Of the CPU, for each; None: as PyTorch chooses."""
+
+    def options(self) -> dict[str, Any]:
+        """What Ray Serve's deployment takes."""
+        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        actor: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self.on_gpus else {"num_cpus": 1}
+        if environment:
+            actor["runtime_env"] = {"env_vars": environment}
+        result = {
+            "name": DEPLOYMENT,
+            "ray_actor_options": actor,
+            "max_ongoing_requests": 1,
+            "logging_config": QUIET,
+            "graceful_shutdown_timeout_s": LONGEST_START_SECONDS,  # what it has begun, it finishes
+        }
+        if self.fewest == self.most:
+            return {**result, "num_replicas": self.most}
+        scaling = {
+            "min_replicas": self.fewest,
+            "max_replicas": self.most,
+            "initial_replicas": max(1, self.fewest),
+            "target_ongoing_requests": 1,
+            "upscale_delay_s": 5.0,
+            "downscale_delay_s": IDLE_SECONDS,
+        }
+        return {**result, "autoscaling_config": scaling}
+
+
+def join(options: JobsOptions, choice: ModelChoice) -> Scale:
+    """Start Ray on this machine, reachable from it alone, or join a cluster.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        InputError: there is no such cluster, or no such device.
+        ServiceError: Ray does not start here.
+    """
+    require("scale")
+    if options.ray is not None:
+        return _join(options, options.ray, choice)
+    places = seats(choice, options.replicas)
+    on_gpus = places[0].gpu is not None
+    gpus = list(dict.fromkeys(place.gpu for place in places if place.gpu is not None))
+    if on_gpus and len(gpus) < len(places):
+        raise InputError(f"replicas is {len(places)}: each needs a GPU of its own, and there are {len(gpus)}")
+    fewest, most = options.range_of(len(places))
+    for name, value in ALONE.items():
+        os.environ.setdefault(name, value)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    _start(cpus=max(os.cpu_count() or 1, most), gpus=len(gpus))
+    return Scale(fewest, most, on_gpus, places[0].threads)
+
+
+def _start(*, cpus: int, gpus: int) -> None:
+    """Start Ray for this process.
+
+    Raises:
+        ServiceError: it does not start.
+    """
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=True,
+                logging_level=logging.WARNING,
+            )
+            return
+        except Exception as error:  # Ray raises no narrower one
+            logger.warning("Ray does not start, attempt %d of %d: %s", attempt, START_ATTEMPTS, first_line(error))
+            ray.shutdown()
+            reason = error
+    raise ServiceError(f"Ray cannot be started: {first_line(reason)}") from reason
+
+
+def _join(options: JobsOptions, address: str, choice: ModelChoice) -> Scale:
+    from personalive.batch.on_ray import Cluster
+
+    cluster = Cluster.join(address, choice, options.replicas)
+    return Scale(*options.range_of(cluster.workers), cluster.gpus)
+
+
+class Processes:
+    """The processes; what `queue.Makers` describes."""
+
+    def __init__(self, limit: int) -> None:
+        """None is started yet; `limit` is the most that there can be."""
+        self.status = "STARTING"
+        self.running = 0
+        self.limit = limit
+        self._handle: Any = None
+
+    async def start(self, prepare: Prepare, scale: Scale) -> None:
+        """Start them, and wait until the first can make jobs.
+
+        Raises:
+            ServiceError: none can.
+        """
+        from ray import serve
+
+        application = serve.deployment(Replica).options(**scale.options()).bind(prepare)
+
+        def run() -> Any:
+            serve.start(proxy_location="Disabled", logging_config=QUIET)
+            return serve.run(application, name=APPLICATION, route_prefix=None)
+
+        try:
+            handle = await asyncio.to_thread(run)
+        except RuntimeError as error:
+            raise ServiceError(f"no process can be started: {first_line(error)}; see Ray's log") from error
+        await self.use(handle)
+
+    async def use(self, handle: Any) -> None:
+        """Take those behind a handle of Ray Serve, once the first can make jobs.
+
+        Raises:
+            ServiceError: it cannot.
+        """
+        self._handle = handle
+        error = await handle.setup_error.remote()
+        if error:
+            raise ServiceError(error)
+        self.status = "READY"
+
+    async def watch(self) -> None:
+        """Follow how many there are, for ever."""
+        from ray import serve
+
+        while True:
+            with contextlib.suppress(Exception):  # Ray may be busy
+                status = await asyncio.to_thread(serve.status)
+                states = (
+                    deployment.replica_states
+                    for application in status.applications.values()
+                    for name, deployment in application.deployments.items()
+                    if name == DEPLOYMENT
+                )
+                self.running = sum(int(each.get("RUNNING", 0)) for each in states)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def run(self, inputs: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
+        """Let one make a job as soon as one is free; closing the generator stops it.
+
+        Raises:
+            LostError: it is gone.
+        """
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        response = self._handle.options(stream=True).run.remote(inputs)
+        try:
+            async for event in response:
+                yield event
+        except (RayError, RayServeException) as error:
+            logger.warning("a process is lost: %s", first_line(error))
+            raise LostError(first_line(error)) from error
+        finally:
+            response.cancel()
+
+
+async def leave(*, local: bool) -> None:
+    """End the processes, and Ray if it was started for them."""
+    import ray
+    from ray import serve
+
+    with contextlib.suppress(Exception):  # Ray may have died
+        await asyncio.to_thread(serve.delete, APPLICATION)
+    if local:
+        with contextlib.suppress(Exception):
+            await asyncio.to_thread(serve.shutdown)
+    ray.shutdown()
