@@ -179,7 +179,7 @@ def _person(engine: Engine, scheduler: Scheduler, name: str, setting: Setting) -
 
 def _keyframes(session: Session) -> int:
     state = session.snapshot().result(60)["stream"]
-    return int(state.get("animation", {}).get("keyframes", 0))
+    return len(state.get("animation", {}).get("keyframes", ()))
 
 
 def capacity(run: Callable[[int], dict[str, Any]], most: int, fps: float) -> tuple[int, list[dict[str, Any]]]:

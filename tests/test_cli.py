@@ -136,6 +136,19 @@ def test_error_in_a_process_of_its_own(tmp_path, inputs):
     assert "ERROR: no face was found in the reference" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_wants_otherwise(given, expected):
+    program = (
+        "import os, sys\n"
+        "from personalive.cli import main as cli\n"
+        "cli.VERBS['verify'] = lambda options: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules) or 0\n"
+        "cli.main(['verify', 'file'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [expected, "False"], "it must be set before PyTorch is loaded"
+
+
 def test_verbose_shows_where_an_error_came_from(run, inputs):
     status, _, _, records = run("animate", *inputs, "--width", "300", "--verbose")
     assert status == 1 and records[-1].exc_info

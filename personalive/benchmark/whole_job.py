@@ -68,18 +68,19 @@ def measure(model: PersonaLive, size: int, frames: int, calls: int, folder: Path
         folder: for a few files, which are left there.
     """
     pictures = lifelike(min(frames, DISTINCT), size)
-    driver = _driver(pictures, frames, folder / "driver.mp4")
-    _animate(model, driver, pictures, folder / "warm.mp4", options=OPTIONS.replace(max_frames=8 * CHUNK))
+    driver = make_driver(pictures, frames, folder / "driver.mp4")
+    run_job(model, driver, pictures, folder / "warm.mp4", options=OPTIONS.replace(max_frames=8 * CHUNK))
     reading, writing = _reading(model, driver, size, frames), _writing(pictures, driver, frames, folder / "written.mp4")
     alone = _calls(model, size, pictures, calls)
     began = time.perf_counter()
-    memory = _animate(model, driver, pictures, folder / "result.mp4", options=OPTIONS)
+    memory = run_job(model, driver, pictures, folder / "result.mp4")
     seconds = time.perf_counter() - began
     growth = memory[-1] - memory[len(memory) // 2]
     return WholeJob(frames, reading, CHUNK / alone, writing, frames / seconds, seconds, growth)
 
 
-def _driver(pictures: Sequence[RGBArray], frames: int, path: Path) -> Path:
+def make_driver(pictures: Sequence[RGBArray], frames: int, path: Path) -> Path:
+    """A video of so many frames, uint8 [h,w,3], which go round, with a tone."""
     silent = path.with_stem("silent")
     height, width, _ = pictures[0].shape
     with write_ahead(silent, VideoFormat(width, height, RATE, "benchmark"), overwrite=True) as writer:
@@ -140,10 +141,14 @@ def started(model: PersonaLive, size: int) -> tuple[Stream, Preprocessor]:
     return stream, stream.preprocessor
 
 
-def _animate(
-    model: PersonaLive, driver: Path, pictures: Sequence[RGBArray], output: Path, options: AnimateOptions
+def run_job(
+    model: PersonaLive, driver: Path, pictures: Sequence[RGBArray], output: Path, options: AnimateOptions = OPTIONS
 ) -> list[float]:
-    """The process' memory in MiB after each step."""
+    """Animate the demo's portrait; what is written are `pictures`, square, as those of random weights are noise.
+
+    Returns:
+        The process' memory in MiB after each step.
+    """
     size = len(pictures[0])
     with finishing(model.networks, pictures):
         steps = animate(model, DEMO_PORTRAIT, driver, output, options.replace(width=size, height=size))

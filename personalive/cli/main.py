@@ -42,6 +42,8 @@ class Terminated(SystemExit):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = build_parser().parse_args(arguments)
+    # Before PyTorch is loaded: threads that spin while they wait take the cores from whatever else runs (docs/cpu.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _terminate)
     with contextlib.nullcontext() if options.verbose else without_chatter():
         return _run(options)
