@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from personalive.errors import MissingExtraError
 
 MODULES: dict[str, tuple[str, ...]] = {
+    "camera": ("pyvirtualcam",),
     "cog": ("cog", "httpx", "starlette", "uvicorn"),
     "faces": ("mediapipe",),
     "live": ("aiortc", "fastapi", "httpx", "prometheus_client", "segno", "uvicorn", "websockets"),

@@ -32,7 +32,7 @@ AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs"]
 """Merged layers, kernel by kernel; or CUDA graphs of them."""
 QuantizeName = Literal["none", "fp8"]
-Background = Literal["as_is", "blur", "colour"]
+Background = Literal["as_is", "blur", "colour", "picture", "transparent"]
 """What is seen behind a portrait."""
 Latency = Literal["low", "balanced"]
 """Whether a live session is served as soon as possible, or with as few calls as possible."""

@@ -261,9 +261,12 @@ def test_the_socket_carries_the_same_session(page):
     result(page, GREEN)
     expect(page.locator("#transport")).to_have_text("WebSocket")
     page.get_by_label("Mirror").uncheck()
-    page.wait_for_timeout(1000)
-    seen = watch(page, 5)
-    assert followed(seen["driver"], seen["result"])[0] > 0.9
+
+    def follows() -> bool:
+        seen = watch(page, 5)
+        return followed(seen["driver"], seen["result"])[0] > 0.9
+
+    until(follows, 60)  # while other programs take the cores, pictures come late, and not evenly
 
 
 TIMERS = """() => {

@@ -109,6 +109,16 @@ def test_sessions_are_forgotten_when_their_worker_no_longer_has_them_and_kept_wh
     assert ledger.lost("new") is None
 
 
+def test_the_still_portrait_is_where_the_last_session_was():
+    ledger = Ledger(2)
+    client = Client.known("cookie", "127.0.0.1")
+    assert ledger.home(client.watch_id) is None
+    ledger.reported("1.0", [SessionReport("by WHIP", client, SessionState.CONNECTED, 0.0, Parameters())])
+    ledger.reported("1.0", [])
+    assert not ledger.sessions and ledger.home(client.watch_id) == "1.0"
+    assert ledger.home(Client.known("another", "127.0.0.1").watch_id) is None
+
+
 def test_figures_of_workers_are_added_up():
     text = """
 # TYPE a_total counter

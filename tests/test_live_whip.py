@@ -92,6 +92,8 @@ async def test_a_program_drives_a_portrait_and_another_one_watches_it(server):
                 await asyncio.to_thread(until, lambda: max(viewer.sounds, default=0) > 3000)
                 await page.put("/api/v1/sessions/current/reference", content=picture(BLUE))
                 await asyncio.to_thread(until, lambda: shows(viewer.pictures[-1], BLUE))
+            figures = (await page.get("/api/v1/sessions/current")).json()["stats"]
+            assert figures["dropped_out"] == 0  # nobody reads the driver's own copy
             assert viewer.end.status_code == 200
             entry = next(iter(server.hub.entries.values()))
             await asyncio.to_thread(until, lambda: not entry.viewers)

@@ -138,12 +138,20 @@ class ServeOptions(Settings):
     presets: Path | None = _server(
         None, "Folder of portraits that the page offers", default_text="those of the package"
     )
+    virtual_camera: str | None = _server(
+        None,
+        "Also show the picture as this camera of the machine, such as /dev/video10; auto: the first there is",
+        details='Needs v4l2loopback and pip install "personalive[camera]"',
+        metavar="DEVICE|auto",
+    )
     insecure: bool = _server(False, "Let other machines connect without a token")
 
     def model_post_init(self, context: Any) -> None:
         """Check settings that depend on each other."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("tls_cert and tls_key belong together: give both or neither")
+        if self.virtual_camera and self.workers != 1:
+            raise InputError("virtual_camera shows the sessions of one process: leave workers at 1")
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise InputError(f"{path} is not a file; tls_cert and tls_key name PEM files")

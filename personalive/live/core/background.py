@@ -1,4 +1,4 @@
-"""What is behind the portrait: as the model made it, blurred, or in one colour that others can key out.
+"""What is behind the portrait: as the model made it, blurred, a colour that others can key out, a picture, or nothing.
 
 The person is found in the finished pictures by mediapipe's selfie segmentation, on the CPU.
 """
@@ -36,23 +36,27 @@ class BackgroundPainter:
         self.seconds = 0.0
         """What a picture costs; 0: nothing was painted yet."""
 
-    def paint(self, images: RGBArray, kind: Background, colour: str) -> RGBArray:
-        """Pictures, uint8 [n,h,w,3], with another background.
+    def paint(self, images: RGBArray, kind: Background, colour: str, picture: RGBArray | None = None) -> RGBArray:
+        """Pictures with another background, uint8 [n,h,w,3]; [n,h,w,4], with opacity, if it is transparent.
 
         Args:
             images: what the model made, one after the other.
             kind: what is to be seen behind the person.
-            colour: as #rrggbb, for `kind` "colour".
+            colour: as #rrggbb, for `kind` "colour", and for "picture" where there is none.
+            picture: for `kind` "picture", uint8 [h,w,3].
         """
         if kind == "as_is":
             self._mask = None
             return images
-        painted = np.empty_like(images)
+        painted = np.empty((*images.shape[:3], 4 if kind == "transparent" else 3), np.uint8)
         for index, image in enumerate(images):
             began = time.perf_counter()
             share = np.clip((self._calm(self._found(image)) - LOW) / (HIGH - LOW), 0.0, 1.0)[..., None]
-            behind = _blurred(image) if kind == "blur" else _rgb(colour)
-            painted[index] = (share * image + (1 - share) * behind + 0.5).astype(np.uint8)
+            if kind == "transparent":
+                painted[index] = np.concatenate([image, np.rint(255 * share).astype(np.uint8)], axis=-1)
+            else:
+                behind = _behind(image, kind, colour, picture)
+                painted[index] = (share * image + (1 - share) * behind + 0.5).astype(np.uint8)
             took = time.perf_counter() - began
             self.seconds += (took - self.seconds) * (SLOWNESS if self.seconds else 1.0)
         return painted
@@ -75,6 +79,12 @@ class BackgroundPainter:
             mask = stays * before + (1 - stays) * mask
         self._mask = mask
         return mask
+
+
+def _behind(image: RGBArray, kind: Background, colour: str, picture: RGBArray | None) -> npt.NDArray[Any]:
+    if kind == "blur":
+        return _blurred(image)
+    return picture if kind == "picture" and picture is not None else _rgb(colour)
 
 
 def _blurred(image: RGBArray) -> npt.NDArray[np.float32]:

@@ -110,6 +110,7 @@ class Picture:
     """One frame on its way out."""
 
     image: RGBArray
+    """uint8 [h,w,3], or with a transparent background [h,w,4]."""
     captured: float
     """Capture time of the camera frame that drove it, seconds on the server's monotonic clock."""
     client_stamp: float | None

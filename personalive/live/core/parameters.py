@@ -43,7 +43,7 @@ class Parameters(MotionSettings):
     background: Background = _live("as_is", "What is seen behind the portrait", label="Background")
     background_colour: str = _live(
         "#00b140",
-        "The background's colour, if it is one colour",
+        "The background's colour, if it is one colour, or a picture that is not there yet",
         label="Colour of the background",
         pattern="#[0-9a-fA-F]{6}",
         pattern_text="a colour such as #00b140",

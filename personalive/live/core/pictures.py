@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from personalive.errors import InputError
+from personalive.media.crop import crop_box, cut
 from personalive.media.images import FORMATS_TEXT, MAX_PIXELS, decode_images
 from personalive.types import RGBArray
 
@@ -42,9 +43,27 @@ def resized(image: RGBArray, width: int, height: int) -> RGBArray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
 
 
+def filled(image: RGBArray, width: int, height: int) -> RGBArray:
+    """The middle of a picture, as much of it as fills a rectangle."""
+    part = crop_box((image.shape[1], image.shape[0]), (width, height), "center", None)
+    return resized(cut(image, part), width, height)
+
+
+def opaque(image: RGBArray) -> RGBArray:
+    """A picture, uint8 [h,w,3], or with opacity [h,w,4], as it is in front of black: uint8 [h,w,3]."""
+    if image.shape[2] == 3:
+        return image
+    return (image[..., :3] * (image[..., 3:] / np.float32(255)) + 0.5).astype(np.uint8)
+
+
+def stacked(image: RGBArray) -> RGBArray:
+    """A picture with opacity, uint8 [h,w,4], for videos, which have none: [2h,w,3], its opacity in grey beneath it."""
+    return np.concatenate([image[..., :3], np.repeat(image[..., 3:], 3, axis=2)])
+
+
 def encode(image: RGBArray, kind: str = "JPEG") -> bytes:
-    """A picture as a JPEG or WebP file."""
+    """A picture, uint8 [h,w,3], or with opacity [h,w,4], as a JPEG, WebP or PNG file; JPEG has no opacity."""
     stream = io.BytesIO()
     options = {"method": 0} if kind == "WEBP" else {}
-    Image.fromarray(image).save(stream, kind, quality=QUALITY, **options)
+    Image.fromarray(opaque(image) if kind == "JPEG" else image).save(stream, kind, quality=QUALITY, **options)
     return stream.getvalue()

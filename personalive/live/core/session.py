@@ -24,7 +24,7 @@ from personalive.live.core.engine import Engine, LiveStream
 from personalive.live.core.faces import FaceFinder
 from personalive.live.core.frames import CameraFrame, FrameRing, Message, Picture
 from personalive.live.core.parameters import Parameters
-from personalive.live.core.pictures import resized
+from personalive.live.core.pictures import filled, resized
 from personalive.live.core.preparation import Chunk, Preparation
 from personalive.live.core.sound import Sound
 from personalive.live.core.stamps import Stamps
@@ -84,6 +84,7 @@ class Session:
         self._painter = BackgroundPainter()
         self._unpainted: deque[tuple[int, list[Picture]]] = deque(maxlen=MAX_UNPAINTED)
         self._painting = threading.Lock()
+        self._backdrop: RGBArray | None = None
         self._blank: RGBArray = np.zeros((engine.height, engine.width, 3), np.uint8)
         self._still = self._blank
 
@@ -189,6 +190,10 @@ class Session:
             self._still = self._blank if still is None else resized(still, self._engine.width, self._engine.height)
 
         return self.submit(apply)
+
+    def set_backdrop(self, picture: RGBArray) -> None:
+        """What is behind the portrait while `background` is "picture", uint8 [h,w,3]; any thread."""
+        self._backdrop = filled(picture, self._engine.width, self._engine.height)
 
     def set_first_portrait(self, reference: Any, still: RGBArray | None = None) -> "Future[None]":
         """Like `set_portrait`, unless there is one already: that one came later."""
@@ -349,7 +354,7 @@ class Session:
                 epoch, pictures = self._unpainted.popleft()
                 kind, colour = self.parameters.background, self.parameters.background_colour
             if pictures and not self._closed:
-                images = self._painter.paint(np.stack([each.image for each in pictures]), kind, colour)
+                images = self._painter.paint(np.stack([each.image for each in pictures]), kind, colour, self._backdrop)
                 pictures = [replace(each, image=image) for each, image in zip(pictures, images, strict=True)]
             if self._closed:
                 self._painter.close()

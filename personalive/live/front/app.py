@@ -180,10 +180,11 @@ class _Front:
         return answer
 
     async def watch(self, request: Request, watch_id: str) -> Response:
-        """Watch the session that an id shows now, wherever that is."""
+        """Watch the session that an id shows now, or the still portrait of the last one, wherever that is or was."""
         self._admit(request)
         entry = watched(self._pool.ledger.sessions.values(), watch_id)
-        worker = self._pool.named(entry.worker) if entry else None
+        name = entry.worker if entry else self._pool.ledger.home(watch_id)
+        worker = self._pool.named(name) if name else None
         return await forward(worker or self._pool.any(), request, await request.body())
 
     async def to_any(self, request: Request) -> Response:

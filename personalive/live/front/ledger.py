@@ -113,6 +113,11 @@ class Ledger:
         """Keep it."""
         self._clients.put(client, known)
 
+    def home(self, watch_id: str) -> str | None:
+        """The worker that had the last session of the client with this watch id."""
+        found: Known | None = self._clients.watched(watch_id)
+        return found.home if found else None
+
     def of(self, client: Client) -> list[Placed]:
         """A client's sessions."""
         return [each for each in self.sessions.values() if each.client.is_same(client)]
@@ -135,6 +140,8 @@ class Ledger:
         there = set()
         for each in sessions:
             there.add(each.identifier)
+            if each.identifier not in self.sessions:  # by WHIP, whose answer does not say its id in a form of ours
+                self._settle(each.client, worker)
             placed = self.sessions.setdefault(
                 each.identifier, Placed(each.identifier, worker, each.client, each.since, now)
             )
@@ -144,6 +151,11 @@ class Ledger:
             overdue = placed.reported or now - placed.placed > UNREPORTED_SECONDS
             if placed.identifier not in there and overdue:
                 del self.sessions[placed.identifier]
+
+    def _settle(self, client: Client, worker: str) -> None:
+        known = self.known(client)
+        known.home = worker
+        self.remember(client, known)
 
     def lose(self, worker: str) -> list[Placed]:
         """A worker has died: its sessions end, and are remembered for clients that come back."""

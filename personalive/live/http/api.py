@@ -69,7 +69,7 @@ IN_SESSION = _leads_to(
     "session_id",
     "$response.body#/sessionId",
     *("session", "close_session", "replace_reference", "change_parameters", "pause", "reset", "set_neutral"),
-    *("snapshot", "resume", "candidates"),
+    *("snapshot", "resume", "candidates", "set_backdrop"),
 )
 
 
@@ -325,11 +325,12 @@ async def watch_portrait(watch_id: WatchId, hub: HubOf) -> Response:
 )
 async def watch(watch_id: WatchId, hub: HubOf, ice: IceOf, request: schemas.WatchRequest) -> schemas.WatchOfferAnswer:
     """Watch by WebRTC. No token is needed: the id, which cannot be guessed, is enough."""
-    _, answer = await watching(hub, ice, watch_id, request.sdp)
-    return schemas.WatchOfferAnswer(sdp=answer, type="answer")
+    _, answer = await watching(hub, ice, watch_id, request.sdp, opacity=request.opacity)
+    width, height = hub.engine.width, hub.engine.height
+    return schemas.WatchOfferAnswer(sdp=answer, type="answer", width=width, height=height)
 
 
-async def watching(hub: Hub, ice: IceLimits, watch_id: str, sdp: str) -> tuple[Peer, str]:
+async def watching(hub: Hub, ice: IceLimits, watch_id: str, sdp: str, *, opacity: bool = False) -> tuple[Peer, str]:
     """A viewer's new connection, and the answer to its offer.
 
     Raises:
@@ -340,7 +341,7 @@ async def watching(hub: Hub, ice: IceLimits, watch_id: str, sdp: str) -> tuple[P
     entry = watched(hub.entries.values(), watch_id)
     if entry is None:
         raise UnknownSessionError("there is nothing to watch now: try again later")
-    peer = Peer(hub, entry, ice, viewer=True)
+    peer = Peer(hub, entry, ice, viewer=True, opacity=opacity)
     try:
         hub.connections.watch(entry, peer)
         return peer, await peer.answer(sdp)
@@ -383,6 +384,13 @@ async def replace_reference(
     """Show another portrait; the motion continues."""
     remarks = await hub.replace_portrait(entry, await request.body(), wanted)
     return schemas.ReferenceAnswer(success=True, message="the portrait is set", remarks=remarks)
+
+
+@router.put("/api/v1/sessions/{session_id}/background", openapi_extra=PICTURE_BODY, responses={**UNKNOWN, **NO_PICTURE})
+async def set_backdrop(request: Request, entry: OwnEntry, hub: HubOf) -> schemas.MessageAnswer:
+    """The picture behind the portrait, of which the middle is used; it is seen while `background` is `picture`."""
+    await hub.set_backdrop(entry, await request.body())
+    return schemas.MessageAnswer(message="the picture is set")
 
 
 @router.patch("/api/v1/sessions/{session_id}/parameters", responses={**UNKNOWN, **_problems(_400="Bad parameters")})

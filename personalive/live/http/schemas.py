@@ -125,6 +125,11 @@ class WatchRequest(BaseModel):
 
     sdp: str = Field(min_length=1, max_length=MAX_SDP, examples=[EXAMPLE_SDP])
     type: Literal["offer"]
+    opacity: bool = Field(
+        default=False,
+        description="While the background is transparent, send the opacity in grey beneath each picture, which is then "
+        "twice as high; otherwise it is black",
+    )
 
 
 class WatchOfferAnswer(BaseModel):
@@ -132,6 +137,8 @@ class WatchOfferAnswer(BaseModel):
 
     sdp: str
     type: Literal["answer"]
+    width: int = Field(description="Of a picture without its opacity")
+    height: int
 
 
 class Candidate(BaseModel):

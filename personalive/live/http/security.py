@@ -18,7 +18,8 @@ from personalive.net.from_here import host_name
 MAX_BODY = 1024 * 1024
 """Bytes of a JSON body."""
 MAX_PICTURE = 20 * 1024 * 1024
-"""Bytes of a portrait."""
+"""Bytes of a portrait, or of a picture behind it."""
+PICTURE_PATHS = ("/reference", "/background")
 BODY_SECONDS = 30.0
 """Seconds that a client has to send a body."""
 MAX_WORKING = 64
@@ -161,7 +162,7 @@ class Body:
         self.size = 0
         self.complete = False
         self._receive = receive
-        self._limit = MAX_PICTURE if scope["path"].endswith("/reference") else MAX_BODY
+        self._limit = MAX_PICTURE if scope["path"].endswith(PICTURE_PATHS) else MAX_BODY
         self._announced = Headers(scope=scope).get("content-length", "0")
         self._deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 

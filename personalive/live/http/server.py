@@ -1,5 +1,6 @@
 """The live server: its FastAPI application, and the command that runs it."""
 
+import asyncio
 import contextlib
 import logging
 import resource
@@ -27,8 +28,9 @@ from personalive.live.hub.clients import COOKIE, new_cookie
 from personalive.live.hub.hub import Hub
 from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
-from personalive.live.transport import aiortc_fixes
+from personalive.live.transport import aiortc_fixes, virtual_camera
 from personalive.live.transport.ice import IceLimits
+from personalive.live.transport.virtual_camera import VirtualCamera
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
 from personalive.media.faces import NO_FACES
 from personalive.net.connection import ROOM, TLS
@@ -76,7 +78,12 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         await hub.start()
+        device = options.virtual_camera
+        camera = asyncio.create_task(VirtualCamera(hub, device).run()) if device else None
         yield {ROOM: waiting_room, TLS: tls_context(options)}
+        if camera is not None:
+            camera.cancel()
+            await asyncio.wait([camera])
         await hub.stop()
 
     # The stock documentation pages load their scripts from other hosts; the description itself stays.
@@ -166,6 +173,8 @@ def faces_of(options: ServeOptions) -> Faces | None:
 def serve(options: ServeOptions) -> None:
     """Run the server until it is told to stop."""
     options = usable(options)
+    if options.virtual_camera:
+        virtual_camera.check(options.virtual_camera)
     app = create_app(options, model_factory(options), faces_of(options))
     allow_many_files()
     logger.info("the page is at %s", options.page_url)

@@ -171,6 +171,14 @@ class Hub:
         self._stills.put(entry.client, prepared.still)
         return prepared.remarks
 
+    async def set_backdrop(self, entry: Entry, data: bytes) -> None:
+        """Put a picture behind a session's portrait.
+
+        Raises:
+            InputError: not a picture.
+        """
+        await self._portraits.put_behind(entry.session, data)
+
     def still(self, watch_id: str) -> RGBArray | None:
         """The portrait of the last session of the client with this watch id, as it is: uint8 [h,w,3]."""
         image: RGBArray | None = self._stills.watched(watch_id)

@@ -95,6 +95,10 @@ class Portraits:
 
         return await self._in_thread(find)
 
+    async def put_behind(self, session: Session, data: bytes) -> None:
+        """See `Hub.set_backdrop`."""
+        await self._in_thread(lambda: session.set_backdrop(decode(data)))
+
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 

@@ -27,7 +27,9 @@ from aiortc.stats import RTCTransportStats
 
 from personalive.errors import InputError
 from personalive.live.core.frames import CameraFrame, Message, SenderClock
+from personalive.live.core.pictures import opaque, stacked
 from personalive.live.core.session import Session
+from personalive.live.core.subscription import Subscription
 from personalive.live.hub.entries import Entry
 from personalive.live.hub.eviction import CONNECT_SECONDS
 from personalive.live.hub.hub import Hub
@@ -56,32 +58,41 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self, session: Session, *, viewer: bool) -> None:
-        """`viewer`: for somebody else than the driver, from whom the driver can hide the animation."""
+    def __init__(self, session: Session, *, viewer: bool, opacity: bool = False) -> None:
+        """A track that takes no pictures before it is read.
+
+        Args:
+            session: whose pictures.
+            viewer: for somebody else than the driver, from whom the driver can hide the animation.
+            opacity: of a transparent background, send the opacity too: see `pictures.stacked`.
+        """
         super().__init__()
-        loop = asyncio.get_running_loop()
         self._session = session
         self._viewer = viewer
+        self._opacity = opacity
         self._ready = asyncio.Event()
+        self._wake = partial(_call_in, asyncio.get_running_loop(), self._ready.set)
         self._began = time.monotonic()
         self._hides = False
         self._last: RGBArray | None = None
         self._sent = 0.0
-        self.subscription = session.subscribe(lambda: _call_in(loop, self._ready.set), counts=not viewer)
+        self._subscription: Subscription | None = None
 
     @property
     def delay(self) -> float:
         """The present delay from capture to display, in seconds."""
-        return self.subscription.playout.delay
+        return self._subscription.playout.delay if self._subscription is not None else 0.0
 
     async def recv(self) -> av.VideoFrame:
         """The next picture, when it is due."""
+        if self._subscription is None:  # a program that only drives never asks, and what waits for it would be dropped
+            self._subscription = self._session.subscribe(self._wake, counts=not self._viewer)
         while True:
             if self.readyState != "live":
                 raise MediaStreamError
             self._ready.clear()
             now = time.monotonic()
-            picture, due = self.subscription.pop(now)
+            picture, due = self._subscription.pop(now)
             if self._viewer and self._session.parameters.hidden:
                 if picture is not None and not self._hides:  # at once
                     self._hides, self._last = True, self._session.still
@@ -98,12 +109,14 @@ class PictureTrack(MediaStreamTrack):
     def stop(self) -> None:
         """End the track."""
         super().stop()
-        self._session.unsubscribe(self.subscription)
+        if self._subscription is not None:
+            self._session.unsubscribe(self._subscription)
         self._ready.set()
 
     def _frame(self, image: RGBArray, now: float) -> av.VideoFrame:
         self._sent = now
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        has_opacity = self._opacity and image.shape[2] == 4
+        frame = av.VideoFrame.from_ndarray(stacked(image) if has_opacity else opaque(image), format="rgb24")
         frame.pts = int((now - self._began) * VIDEO_CLOCK_RATE)
         frame.time_base = VIDEO_TIME_BASE
         return frame
@@ -112,7 +125,7 @@ class PictureTrack(MediaStreamTrack):
 class Peer:
     """One WebRTC connection of a session: its driver, or a viewer that only watches."""
 
-    def __init__(self, hub: Hub, entry: Entry, limits: IceLimits, *, viewer: bool) -> None:
+    def __init__(self, hub: Hub, entry: Entry, limits: IceLimits, *, viewer: bool, opacity: bool = False) -> None:
         self.identifier = secrets.token_urlsafe(18)
         self._hub = hub
         self._entry = entry
@@ -130,7 +143,7 @@ class Peer:
         """Closes a connection that broke."""
         self._candidates = Candidates(local_only=limits.local_only)
         self._closed = False
-        self._picture = PictureTrack(self._session, viewer=viewer)
+        self._picture = PictureTrack(self._session, viewer=viewer, opacity=opacity)
         self._connection.on("track", self._on_track)
         self._connection.on("datachannel", self._on_channel)
         self._connection.on("connectionstatechange", self._on_state)

@@ -57,6 +57,8 @@ const reference = (method, path) => (blob, choice) =>
 export const setPortrait = reference("POST", "/api/v1/personalive/reference");
 /** In a running session. `choice`: { face, crop }. */
 export const replacePortrait = (id, blob, choice) => reference("PUT", `/api/v1/sessions/${id}/reference`)(blob, choice);
+/** Behind the portrait of a running session. */
+export const setBackdrop = (id, blob) => request("PUT", `/api/v1/sessions/${id}/background`, { body: blob, type: blob.type });
 /** Whether a picture shows a face: { found, box }. */
 export const lookForFace = (blob) => request("POST", "/api/v1/personalive/face", { body: blob, type: blob.type });
 export const openSession = (json) => request("POST", "/api/v1/sessions", { json });

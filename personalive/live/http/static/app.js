@@ -1,6 +1,7 @@
 /** The page: puts portrait, driver, connection and controls together. */
 
 import * as api from "./api.js";
+import { Backdrop } from "./backdrop.js";
 import { Checks } from "./checks.js";
 import { connect } from "./connect.js";
 import { Driver, devices } from "./driver.js";
@@ -25,7 +26,7 @@ const recorder = new Recorder();
 const checks = new Checks($("checks"), { view: $("driver"), guide: $("guide"), lamp: $("lamp"), text: $("face-state") });
 const figures = new Figures({
   smoothness: $("fps"), delay: $("delay"), dropped: $("dropped"), connection: $("transport"),
-  graph: $("graph").querySelector("svg"), graphText: $("graph-text"),
+  graph: $("graph").querySelector("svg"), graphText: $("graph-text"), background: $("background-cost"),
 });
 let running = null; // { connection, sessionId }
 let switches = { paused: false, hidden: false, muted: true };
@@ -57,9 +58,13 @@ function showRunning() {
   const on = running !== null;
   $("start").textContent = on ? "Stop" : faceless ? "Start anyway" : "Start";
   $("start").disabled = !loaded;
-  for (const id of ["pause", "hide", "mute", "reset", "neutral", "record"]) $(id).disabled = !on;
+  // One thing to do next: choose a portrait, then start.
+  $("portraits").classList.toggle("next", portrait === null);
+  $("start").classList.toggle("primary", portrait !== null);
+  for (const each of $("running").querySelectorAll("button")) each.disabled = !on;
+  $("running").hidden = !on;
   $("checks").hidden = on;
-  $("on-air").hidden = !on;
+  $("figures").hidden = !on;
   $("preview").hidden = driver.active;
   $("guide").toggleAttribute("hidden", !driver.active || !$("show-guide").checked);
   if (!on) figures.clear();
@@ -113,19 +118,31 @@ async function bringPortraits() {
 
 async function setPortrait(picture, crop) {
   const choice = { face: $("face").value, crop };
-  const { remarks } = running
-    ? await api.replacePortrait(running.sessionId, picture, choice)
-    : await api.setPortrait(picture, { ...choice, show: false });
+  if (!running) checks.show("portrait", "busy", "Being prepared…");
+  let remarks;
+  try {
+    ({ remarks } = running
+      ? await api.replacePortrait(running.sessionId, picture, choice)
+      : await api.setPortrait(picture, { ...choice, show: false }));
+  } finally {
+    showPortrait();
+  }
   choices += 1;
   if (!running) localStorage.setItem("personalive-kept", mark());
   portrait = { picture, choice };
+  showPortrait();
   say(remarks.map((each) => `${each.charAt(0).toUpperCase()}${each.slice(1)}.`).join(" "));
   if ($("still").src) URL.revokeObjectURL($("still").src);
   $("still").src = URL.createObjectURL(picture);
   $("still").hidden = running !== null;
   $("empty").hidden = true;
-  checks.show("portrait", "good", "Chosen");
+  showRunning();
   return true;
+}
+
+function showPortrait() {
+  if (portrait) checks.show("portrait", "good", "Chosen");
+  else checks.show("portrait", "none", "Not chosen yet");
 }
 
 async function takePhoto() {
@@ -181,15 +198,30 @@ async function checkCamera() {
 
 // ---- the session ----
 
+const backdrop = new Backdrop(
+  { all: $("backdrop"), file: $("backdrop-file"), thumbnail: $("backdrop").querySelector("img") },
+  (picture) => attempt(() => setBackdrop(picture)),
+);
 const controls = new Parameters($("parameters"), $("more-parameters"), () => {
   running?.connection.send(controls.chosen());
+  showBackdrop();
   keepSettings();
 });
+
+const showBackdrop = () => backdrop.show(controls.chosen().background === "picture");
+
+/** A picture that the server refuses is not kept. */
+async function setBackdrop(picture) {
+  if (running) await api.setBackdrop(running.sessionId, picture);
+  else await createImageBitmap(picture).then((bitmap) => bitmap.close(), () => Promise.reject(new Error("This is not a picture that this browser can show.")));
+  await backdrop.keep(picture);
+}
 
 async function makeControls() {
   const { pipelines } = await api.schemas();
   controls.make(pipelines.personalive.parameters_schema);
   controls.choose((await store.load("settings"))?.parameters ?? {});
+  showBackdrop();
 }
 
 const handlers = {
@@ -259,6 +291,7 @@ async function goOnAir() {
   }
   running = await connect($("way").value, driver.stream, request, handlers);
   faceless = false;
+  await backdrop.send(running.sessionId);
   stopLooking?.();
   stopLooking = null;
   await stayAwake();
@@ -296,7 +329,8 @@ async function reconnect() {
       if (!running) return next.connection.close(); // stopped in the meantime
       running = next;
       await next.connection.replaceSound(microphone.track ?? null);
-      if (next.sessionId === sessionId) say(null); // else the server says that it goes on in another place
+      if (next.sessionId === sessionId) say(null);
+      else await backdrop.send(next.sessionId); // the server says that it goes on in another place
       showRunning();
       return;
     } catch (error) {
@@ -443,7 +477,6 @@ async function setMode({ parameters, load_params: size }) {
 async function float() {
   if (!document.pictureInPictureEnabled) throw new Error("This browser has no picture in picture.");
   if (document.pictureInPictureElement) await document.exitPictureInPicture();
-  else if (!running) throw new Error("There is a picture to float once you have started.");
   else await $("result").requestPictureInPicture();
 }
 
@@ -469,6 +502,7 @@ async function restore() {
     $("camera").value = kept.camera;
   }
   await portraits.restore();
+  await backdrop.restore();
 }
 
 // ---- events ----
@@ -477,14 +511,9 @@ const toggleStart = () => (running ? stop() : attempt(start));
 const toggleRecord = () =>
   attempt(async () => {
     if (recorder.active) recorder.stop();
-    else recorder.start(recorded());
+    else recorder.start($("result").srcObject);
     showPressed("record", recorder.active);
   });
-/** With the sound that is on now: browsers wait with the picture for sound that never comes. */
-function recorded() {
-  const stream = $("result").srcObject;
-  return switches.muted ? new MediaStream(stream.getVideoTracks()) : stream;
-}
 
 const actions = {
   start: toggleStart,

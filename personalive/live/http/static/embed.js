@@ -1,10 +1,11 @@
 /**
  * Only the picture, for OBS and for other pages: /embed?watch=ID. Transparent while there is nothing to see, whatever
  * the reason: before the start, after the end, hidden, without a connection. With &idle=portrait, the still portrait
- * of the last session is there instead.
+ * of the last session is there instead. While it is shown, what the driver chose as transparent is so too.
  */
 
 import * as api from "./api.js";
+import { Cutout } from "./cutout.js";
 import { WebRtcConnection } from "./webrtc.js";
 
 const ASK_MS = 2000;
@@ -12,12 +13,15 @@ const query = new URLSearchParams(location.search);
 const watchId = query.get("watch");
 const still = document.getElementById("still");
 const result = document.getElementById("result");
+const shown = document.getElementById("shown");
+const cutout = new Cutout(result, shown);
 const notice = document.getElementById("notice");
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Show the animation, or what is there instead of it. */
 async function show(live) {
-  result.hidden = !live;
+  result.hidden = shown.hidden = !live;
+  if (!live) cutout.clear();
   still.hidden = live || !still.src;
   if (live || query.get("idle") !== "portrait") return;
   const picture = await api.watchPortrait(watchId).catch(() => null); // the last one stays if the server is away
@@ -61,7 +65,8 @@ async function watchOnce() {
     });
   });
   try {
-    await connection.watch(watchId, iceServers);
+    const { width, height } = await connection.watch(watchId, iceServers);
+    cutout.ratio = height / width;
     show(true);
     notice.textContent = "";
     await ended;

@@ -5,7 +5,8 @@ const WIDTH = 240;
 const HEIGHT = 40;
 
 export class Figures {
-  /** @param {Record<string, HTMLElement>} places smoothness, delay, dropped, connection, graph (SVG), graphText */
+  /** @param {Record<string, HTMLElement>} places smoothness, delay, dropped, connection, graph (SVG), graphText,
+   *   background */
   constructor(places) {
     this.places = places;
     this.clear();
@@ -13,6 +14,7 @@ export class Figures {
 
   clear() {
     this.points = [];
+    this.places.background.hidden = true;
     for (const name of ["smoothness", "delay", "dropped", "connection"]) this.places[name].textContent = "–";
     this.#draw();
   }
@@ -26,11 +28,12 @@ export class Figures {
     this.places.delay.textContent = stats.delay_ms ? `${(stats.delay_ms / 1000).toFixed(2)} s` : "–";
     this.places.dropped.textContent = `${stats.dropped_in + stats.dropped_out} pictures`;
     this.places.connection.textContent = connection;
-    const cost = stats.background_ms ? `; the background takes ${Math.round(stats.background_ms)} ms a picture` : "";
-    this.#draw(now, cost);
+    this.places.background.hidden = !stats.background_ms;
+    this.places.background.textContent = `The server takes ${Math.round(stats.background_ms)} ms for it, each picture.`;
+    this.#draw(now);
   }
 
-  #draw(now = 0, more = "") {
+  #draw(now = 0) {
     const delays = this.points.map(([, delay]) => delay);
     const most = Math.max(1, Math.ceil(Math.max(0, ...delays)));
     const place = ([at, delay]) => {
@@ -38,7 +41,7 @@ export class Figures {
       return `${x.toFixed(1)},${(HEIGHT - 2 - ((HEIGHT - 4) * delay) / most).toFixed(1)}`;
     };
     this.places.graph.querySelector("polyline").setAttribute("points", this.points.map(place).join(" "));
-    const range = `${Math.min(...delays).toFixed(2)} to ${Math.max(...delays).toFixed(2)} s`;
-    this.places.graphText.textContent = delays.length ? `Delay, last minute: ${range}${more}` : "Delay, last minute";
+    const range = `In the last minute: ${Math.min(...delays).toFixed(2)} to ${Math.max(...delays).toFixed(2)} s.`;
+    this.places.graphText.textContent = delays.length ? range : "";
   }
 }

@@ -28,7 +28,7 @@ function inputFor(about) {
   input.min = about.minimum;
   input.max = about.maximum;
   input.step = about.step ?? (about.type === "integer" ? 1 : "any");
-  input.placeholder = about.default_text ?? "";
+  input.placeholder = (about.default_text ?? "").replaceAll("_", " ");
   return input;
 }
 

@@ -10,24 +10,39 @@ export class Recorder {
     return this.recorder?.state === "recording";
   }
 
+  /** Record a stream, with its sound from whenever there is some. */
   start(stream) {
     if (!window.MediaRecorder) throw new Error("This browser cannot record.");
     const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type));
     this.parts = [];
     this.index = new WebmIndex();
     this.indexed = Promise.resolve();
-    this.recorder = new MediaRecorder(stream, {
+    this.recorder = new MediaRecorder(this.#withSteadySound(stream), {
       mimeType,
       videoBitsPerSecond: 6_000_000,
       videoKeyFrameIntervalDuration: KEYFRAME_MS,
     });
     this.recorder.ondataavailable = ({ data }) => this.#add(data);
-    this.recorder.onstop = () => this.#save();
+    this.recorder.onstop = () => {
+      this.context?.close();
+      this.#save();
+    };
     this.recorder.start(1000);
   }
 
   stop() {
     if (this.active) this.recorder.stop();
+  }
+
+  /** Browsers wait with the picture for sound that may never come: so there is always some, at first silence. */
+  #withSteadySound(stream) {
+    const sound = stream.getAudioTracks();
+    this.context = null;
+    if (!sound.length) return stream;
+    this.context = new AudioContext();
+    const steady = this.context.createMediaStreamDestination();
+    this.context.createMediaStreamSource(new MediaStream(sound)).connect(steady);
+    return new MediaStream([...stream.getVideoTracks(), ...steady.stream.getAudioTracks()]);
   }
 
   #add(data) {

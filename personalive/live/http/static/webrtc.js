@@ -34,10 +34,11 @@ export class WebRtcConnection {
     return this.sessionId;
   }
 
-  /** Connect as a viewer. */
+  /** Connect as a viewer, who gets pictures with their opacity; returns the size of those without. */
   async watch(watchId, iceServers) {
-    await this.#connect(iceServers, (sdp) => api.watchOffer(watchId, { sdp, type: "offer" }));
+    const answer = await this.#connect(iceServers, (sdp) => api.watchOffer(watchId, { sdp, type: "offer", opacity: true }));
     this.silence = setInterval(() => this.#watchPictures(), SILENT_MS);
+    return answer;
   }
 
   async #connect(iceServers, offer) {
@@ -59,6 +60,7 @@ export class WebRtcConnection {
     await connected;
     this.peer.onconnectionstatechange = () => this.#watchState();
     this.channel.onclose = () => this.#lose();
+    return answer;
   }
 
   send(parameters) {
