@@ -63,9 +63,9 @@ def bake_balls(path: Path) -> None:
     masks[: starts[1], 0] = near((0, 0.28, 0.5), 0.1)
     masks[: starts[1], 4] = 1
     points = dict.fromkeys(dict.fromkeys((*NAMES, *LANDMARKS)), (0.0, 0.0, 0.5))
-    for side, sign in (("left", -1), ("right", 1)):
-        points |= {f"outer_{side}": (sign * 0.27, -0.055, 0.4), f"inner_{side}": (sign * 0.1, -0.055, 0.5)}
-        points |= {f"eye_{side}": (sign * 0.18, -0.055, 0.5)}
+    for eye, sign in (("left", -1), ("right", 1)):
+        points |= {f"outer_{eye}": (sign * 0.27, -0.055, 0.4), f"inner_{eye}": (sign * 0.1, -0.055, 0.5)}
+        points |= {f"eye_{eye}": (sign * 0.18, -0.055, 0.5)}
     points |= PLACES
     numbers = [int(np.argmin(((skin - np.array(place)) ** 2).sum(axis=1))) for place in points.values()]
     random = np.random.default_rng(0)

@@ -137,5 +137,5 @@ def compress(picture: Tensor, amount: Tensor) -> Tensor:
     waves = basis @ blocks @ basis.T
     coarse = (0.01 + 0.025 * (step[:, None] + step[None])) * amount[:, None, None, None, None, None]
     coarse = coarse.clamp(min=1e-4)
-    again = basis.T @ ((waves / coarse).round() * coarse) @ basis
+    again: Tensor = basis.T @ ((waves / coarse).round() * coarse) @ basis
     return again.transpose(3, 4).flatten(4, 5).flatten(2, 3)

@@ -95,7 +95,8 @@ def load_heads(path: Path, device: torch.device) -> HeadModel:
 def _around(mean: Tensor, skin: Tensor, eye: Tensor) -> Tensor:
     centre = mean[eye].mean(dim=0)
     radius = (mean[eye] - centre).norm(dim=1).median()
-    return ((mean[skin] - centre).norm(dim=1) < 1.6 * radius) & (mean[skin, 2] > centre[2])
+    around: Tensor = ((mean[skin] - centre).norm(dim=1) < 1.6 * radius) & (mean[skin, 2] > centre[2])
+    return around
 
 
 def _directions() -> Tensor:

@@ -32,4 +32,5 @@ def cell_noise(volume: Tensor, places: Tensor) -> Tensor:
     index = ((places - places.floor()) * SIDE).long().clamp(0, SIDE - 1)
     flat = volume[0, 0].flatten()
     value = flat[(index[:, 2] * SIDE + index[:, 1]) * SIDE + index[:, 0]]
-    return torch.special.ndtr(value)
+    uniform: Tensor = torch.special.ndtr(value)
+    return uniform

@@ -29,8 +29,13 @@ PLACES = {
 class Selected(Protocol):
     """Faces and their parts."""
 
-    faces: npt.NDArray[np.int64]
-    part: npt.NDArray[np.uint8]
+    @property
+    def faces(self) -> npt.NDArray[np.int64]:
+        """Corners of each face."""
+
+    @property
+    def part(self) -> npt.NDArray[np.uint8]:
+        """The part that each face belongs to."""
 
 
 def normalise(shape: Array, eyes: list[npt.NDArray[np.int64]], chin: int) -> tuple[Array, float]:

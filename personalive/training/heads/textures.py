@@ -37,7 +37,7 @@ def read_textures(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], list[st
     """
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise InputError("the pictures come with scikit-image: pip install scikit-image")
+        raise InputError("the pictures come with scikit-image: pip install -r requirements-dev.txt")
     folder, random = Path(spec.origin).parent / "data", np.random.default_rng(seed)
     names = [name for name in PICTURES if (folder / name).exists()]
     squares, sources = [], []
