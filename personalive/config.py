@@ -250,7 +250,9 @@ DEMO = ModelConfig(
     size=256,
 )
 """The sizes of the small model in `weights/demo`: 12 million parameters in all, made for CPUs."""
-PRESETS: dict[str, ModelConfig] = {config.name: config for config in (PUBLISHED, DEMO)}
+PHOTO = dataclasses.replace(DEMO, name="photo", unet=dataclasses.replace(DEMO.unet, heads=1))
+"""DEMO with wider heads (48 to 88 channels), which are faster on CPUs (docs/cpu.md): for the photo model."""
+PRESETS: dict[str, ModelConfig] = {config.name: config for config in (PUBLISHED, DEMO, PHOTO)}
 """Configurations by their name."""
 
 

@@ -123,7 +123,7 @@ def test_every_file_that_is_named_exists(document: str) -> None:
     stands_for_another = re.compile("OWNER|STEP|TIMESTAMP|FOLDER|PORTRAIT|DRIVER|application/")
     named = {name for name in NAMED_FILE.findall((ROOT / document).read_text()) if not stands_for_another.search(name)}
     made = {"outputs/"}
-    rooms = (".", "personalive", "personalive/training", "tests", "tests/hostile")
+    rooms = (".", "personalive", "personalive/training", "personalive/training/heads", "tests", "tests/hostile")
     exists = {name: any((ROOT / start / name).exists() for start in rooms) for name in named - made}
     assert [name for name in sorted(exists) if not exists[name]] == []
 

@@ -1,6 +1,6 @@
 """Judges a model by what its users get: files in, a file out, and the output is measured.
 
-    python -m personalive.training.evaluate --seed 7 [--model demo] [--json figures.json] [--long]
+    python -m personalive.training.evaluate --seed 7 [--model demo] [--json figures.json] [--long | --photos]
 
 Drawn people that training never saw drive each other. mediapipe reads the output and the true frames, never the model's
 own motion extractor. The run ends with status 1 when a figure misses its threshold.
@@ -28,6 +28,7 @@ from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 from personalive.training.avatars import Identity, Motion, render, sample_identities, sample_motions, sample_tracks
 from personalive.training.demo_assets import pictures, write_video
+from personalive.training.evaluate_photos import checks_photos, evaluate_photos
 from personalive.training.measure import FaceReader, Reading
 from personalive.training.scores import (
     SIGNALS,
@@ -234,12 +235,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="default: the GPU if there is one")
     parser.add_argument("--long", action="store_true", help=f"add one animation of {LONG_FRAMES} frames")
     parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--photos", action="store_true", help="photographs that are moved by a warp, not drawn people")
+    parser.add_argument("--baseline", type=Path, help="with --photos: figures of the model that must be halved")
+    parser.add_argument("--sheet", type=Path, help="with --photos: file for a picture of drivers and outputs")
     args = parser.parse_args(arguments)
+    if not args.photos and (args.baseline is not None or args.sheet is not None):
+        parser.error("--baseline and --sheet go with --photos")
+    baseline = None if args.baseline is None else json.loads(args.baseline.read_text())
     model = PersonaLive.from_pretrained(args.model, device=args.device)
-    result = evaluate(model, args.seed, args.pairs, args.frames)
-    if args.long:
-        result["long"] = evaluate_long(model, args.seed)
-    rows = checks(result)
+    if args.photos:
+        result = evaluate_photos(model, args.seed, args.frames, args.sheet)
+        rows = checks_photos(result, baseline)
+    else:
+        result = evaluate(model, args.seed, args.pairs, args.frames)
+        if args.long:
+            result["long"] = evaluate_long(model, args.seed)
+        rows = checks(result)
     for name, value, wanted, reached in rows:
         print(f"{name:40} {value:8.3f}  {wanted:10} {'' if not wanted else 'ok' if reached else 'MISSED'}")
     if args.json is not None:

@@ -1,11 +1,12 @@
-"""Where training examples come from: a protocol, and drawn people as its first implementation.
+"""Where training examples come from: a protocol, and made people, of which drawn ones are the first.
 
 Every method is a function of its seed, so that a resumed run sees what the interrupted one would have seen.
 """
 
 import dataclasses
 import math
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -54,8 +55,11 @@ class Source(Protocol):
     labelled: bool
     """Whether heads come with exact poses."""
 
+    def pictures(self, count: int, seed: int) -> Shots:
+        """Unrelated pictures of anything, for the autoencoder, `[count, 1]`."""
+
     def portraits(self, count: int, seed: int) -> Shots:
-        """Unrelated pictures, `[count, 1]`."""
+        """Unrelated pictures of people, `[count, 1]`."""
 
     def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
         """References `[people, 1]`, driving and target pictures `[people, frames]`; frames are unrelated.
@@ -67,26 +71,61 @@ class Source(Protocol):
         """Smooth motion of `length` frames; `people` is even."""
 
 
-class Avatars:
-    """Drawn people."""
+class Who(Protocol):
+    """A batch of identities."""
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """Some of them."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+
+    def repeat(self, frames: int) -> Self:
+        """Each `frames` times in a row."""
+
+
+Person = TypeVar("Person", bound=Who)
+
+
+class People(ABC, Generic[Person]):
+    """People who are made, not filmed: identity and motion are independent, and every label is exact."""
 
     labelled = True
 
     def __init__(self, size: int, device: torch.device) -> None:
         """Draw `size` x `size` pictures on `device`."""
         self.size, self.device = size, device
-        self._render = Captured("the renderer", self._draw)
+
+    @abstractmethod
+    def sample(self, count: int, generator: Generator) -> Person:
+        """Random people."""
+
+    @abstractmethod
+    def draw(self, identity: Person, motion: Motion) -> Tensor:
+        """B people in B poses, `[B, 3, S, S]` in [-1, 1]."""
+
+    @abstractmethod
+    def landmarks(self, identity: Person, motion: Motion) -> Tensor:
+        """Places as `avatars.face_landmarks` has them, `[B, 14, 2]`."""
+
+    @abstractmethod
+    def poses(self, identity: Person, motion: Motion) -> HeadPose:
+        """Exact poses of B heads, as the motion extractor should find them."""
+
+    def pictures(self, count: int, seed: int) -> Shots:
+        """Portraits."""
+        return self.portraits(count, seed)
 
     def portraits(self, count: int, seed: int) -> Shots:
         """Unrelated people in unrelated poses."""
         generator = torch.Generator().manual_seed(seed)
-        identity = sample_identities(count, generator).to(self.device)
+        identity = self.sample(count, generator).to(self.device)
         return self.shots(identity, sample_motions(count, generator).to(self.device), 1)
 
     def stills(self, people: int, frames: int, seed: int) -> tuple[Shots, Shots, Shots]:
         """Pairs of people in the same poses, each the driver of the other."""
         generator = torch.Generator().manual_seed(seed)
-        identity = sample_identities(people, generator).to(self.device)
+        identity = self.sample(people, generator).to(self.device)
         pairs = math.ceil(people / 2)
         poses = sample_motions(pairs * frames, generator).to(self.device)
         own = sample_motions(people * frames, generator).to(self.device)
@@ -100,22 +139,43 @@ class Avatars:
         chosen = torch.randint(frames, (people,), generator=generator).to(self.device)
         return _columns(target, chosen), target.take((rows + people // 2) % people), target
 
-    def clips(self, people: int, length: int, seed: int) -> "AvatarClips":
+    def clips(self, people: int, length: int, seed: int) -> "PeopleClips[Person]":
         """Pairs of people with the same track, each the driver of the other."""
-        return AvatarClips(self, people, length, seed)
+        return PeopleClips(self, people, length, seed)
 
-    def shots(self, identity: Identity, motion: Motion, frames: int) -> Shots:
+    def shots(self, identity: Person, motion: Motion, frames: int) -> Shots:
         """Draw B people in B poses, as `[B / frames, frames]`."""
-        landmarks = face_landmarks(identity, motion)
+        landmarks = self.landmarks(identity, motion)
         focus = torch.stack([landmarks[:, list(pair)].mean(dim=1) for pair in FOCUS], dim=1)
-        people = len(identity) // frames
+        people = len(landmarks) // frames
         return Shots(
             self.draw(identity, motion).unflatten(0, (people, frames)),
             mesh_boxes(landmarks, self.size).unflatten(0, (people, frames)),
-            head_poses(identity, motion),
+            self.poses(identity, motion),
             focus.unflatten(0, (people, frames)),
             torch.stack([getattr(motion, name) for name in SIGNALS], dim=-1).unflatten(0, (people, frames)),
         )
+
+
+class Avatars(People[Identity]):
+    """Drawn people."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        """Draw `size` x `size` pictures on `device`."""
+        super().__init__(size, device)
+        self._render = Captured("the renderer", self._draw)
+
+    def sample(self, count: int, generator: Generator) -> Identity:
+        """Random people."""
+        return sample_identities(count, generator)
+
+    def landmarks(self, identity: Identity, motion: Motion) -> Tensor:
+        """Places of the features."""
+        return face_landmarks(identity, motion)
+
+    def poses(self, identity: Identity, motion: Motion) -> HeadPose:
+        """Exact poses."""
+        return head_poses(identity, motion)
 
     def draw(self, identity: Identity, motion: Motion) -> Tensor:
         """`[B, 3, S, S]` in [-1, 1], drawn in chunks."""
@@ -135,15 +195,15 @@ class Avatars:
         return {"pictures": render(identity, motion, self.size)}
 
 
-class AvatarClips:
-    """Drawn people in motion. The target's place follows the retargeting rule (docs/reference/model.md section 9.3)."""
+class PeopleClips(Generic[Person]):
+    """Made people in motion. The target's place follows the retargeting rule (docs/reference/model.md section 9.3)."""
 
-    def __init__(self, source: Avatars, people: int, length: int, seed: int) -> None:
+    def __init__(self, source: People[Person], people: int, length: int, seed: int) -> None:
         """Draw the references; frames are drawn on request."""
         generator = torch.Generator().manual_seed(seed)
         self.source, self.length, self.people = source, length, people
         device = source.device
-        self.identity = sample_identities(people, generator).to(device)
+        self.identity = source.sample(people, generator).to(device)
         calm = torch.rand(people, generator=generator) * 0.9 + 0.1
         rest = sample_motions(people, generator)
         rest = Motion(

@@ -106,7 +106,7 @@ class VAEStage(Stateless):
     trains: tuple[str, ...] = ("vae",)
 
     def prepare(self, step: int, seed: int) -> Tensors:
-        shots = self.source.portraits(self.batch.pictures, seed)
+        shots = self.source.pictures(self.batch.pictures, seed)
         images = shots.images.flatten(0, 1)
         config = self.trainee.config.vae
         latent = (len(images), config.latent_channels, *(side // config.factor for side in images.shape[2:]))
@@ -130,7 +130,7 @@ class VAEStage(Stateless):
     def end(self) -> None:
         """Measure the latents and scale them to unit variance."""
         super().end()
-        images = self.source.portraits(64, seed=1_000_003).images.flatten(0, 1)
+        images = self.source.pictures(64, seed=1_000_003).images.flatten(0, 1)
         vae = self.trainee.average["vae"]
         means = [vae.encode(part)[0] for part in images.split(32)]
         self.trainee.set_latent_scale(1 / float(torch.cat(means).std()))
@@ -145,7 +145,7 @@ class DecoderStage(VAEStage):
         """Nothing in it keeps statistics."""
 
     def prepare(self, step: int, seed: int) -> Tensors:
-        shots = self.source.portraits(self.batch.pictures, seed)
+        shots = self.source.pictures(self.batch.pictures, seed)
         images = shots.images.flatten(0, 1)
         weight = focus_map(shots, images.shape[2:], FOCUS)
         return {"images": images, "latents": self.trainee.latents(images), "weight": weight}

@@ -24,7 +24,10 @@ from personalive.config import PRESETS
 from personalive.errors import InputError, WeightsError
 from personalive.training import checkpoints
 from personalive.training.expression import ExpressionStage
+from personalive.training.heads.model import load_heads
+from personalive.training.heads.source import Heads
 from personalive.training.image_stage import ImageStage
+from personalive.training.mixture import DRAWN, Mixture
 from personalive.training.preview import save_preview
 from personalive.training.processes import Processes
 from personalive.training.sources import Avatars, Source
@@ -239,6 +242,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", help='weights to start from: "demo", "personalive", or a folder')
     parser.add_argument("--resume", type=Path, help="portable checkpoint to start from if --out has none")
     parser.add_argument("--videos", type=Path, help="folder of videos to train on instead of drawn people")
+    parser.add_argument("--heads", type=Path, help="heads in space, as heads.bake wrote them, to train on")
+    parser.add_argument("--drawn", type=float, default=DRAWN, help="share of drawn people among --heads, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates")
     parser.add_argument("--device", help="cuda or cpu; default: cuda if there is one")
@@ -262,6 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cudnn.benchmark = True
     batch = Batch(args.pictures, args.people, args.frames, args.streams)
     budgets = parse_budgets(args.budget)
+    if args.videos is not None and args.heads is not None:
+        raise InputError("give --videos or --heads, not both")
+    if not 0 <= args.drawn <= 1:
+        raise InputError(f"--drawn {args.drawn:g} is a share: 0 to 1")
     unlabelled = [stage for stage in ("extractor", "expression") if args.videos is not None and stage in budgets]
     if unlabelled:
         raise InputError(f"the faces in --videos have no labels: leave {', '.join(unlabelled)} out of --budget")
@@ -281,11 +290,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _source(args: argparse.Namespace, trainee: Trainee, processes: Processes) -> Source:
+    size, device = trainee.config.size, processes.device
+    if args.heads is not None:
+        return Mixture(Heads(load_heads(args.heads, device), size), Avatars(size, device), args.drawn)
     if args.videos is None:
-        return Avatars(trainee.config.size, processes.device)
+        return Avatars(size, device)
     from personalive.training.videos import VideoFolder
 
-    return VideoFolder(args.videos, trainee.config.size, processes.device)
+    return VideoFolder(args.videos, size, device)
 
 
 def _start(args: argparse.Namespace, start: weights.WeightsSource | None, run: Run) -> None:

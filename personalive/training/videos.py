@@ -72,6 +72,10 @@ class VideoFolder:
             return []
         return [(torch.stack(frames), torch.stack(boxes))]
 
+    def pictures(self, count: int, seed: int) -> Shots:
+        """Single frames."""
+        return self.portraits(count, seed)
+
     def portraits(self, count: int, seed: int) -> Shots:
         """Single frames."""
         return self._pick(torch.Generator().manual_seed(seed), count, 1)

@@ -1,0 +1,1 @@
+"""Heads in space for training: shapes from a baked file, everything else procedural."""
