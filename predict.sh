@@ -71,7 +71,7 @@ in_container() {
     seen=$2
     case $2 in http://* | https://*) return ;; esac
     case $1 in
-    --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae | --sign | --sign_key | --trust)
+    --ref_image | --driving_video | --presets | --tls_cert | --tls_key | --tiny_vae | --onnx | --sign | --sign_key | --trust)
         [ -e "$2" ] || die "$1: there is no file $2"
         ;;
     --model)

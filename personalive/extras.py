@@ -9,6 +9,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "cog": ("cog", "httpx", "starlette", "uvicorn"),
     "faces": ("mediapipe",),
     "live": ("aiortc", "fastapi", "httpx", "prometheus_client", "segno", "uvicorn", "websockets"),
+    "onnx": ("onnx", "onnxruntime"),
+    "openvino": ("openvino",),
     "provenance": ("c2pa", "cryptography"),
     "scale": ("ray", "prometheus_client", "starlette", "uvicorn"),
 }

@@ -40,7 +40,15 @@ class ModelChoice(Settings):
         default_text="fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster",
     )
     attention: AttentionName = _model("auto", "Kernels for attention; auto measures which are fastest")
-    accelerate: AccelerationName = _model("graphs", "On a GPU: graphs replays whole steps, none runs kernel by kernel")
+    accelerate: AccelerationName = _model(
+        "graphs",
+        "On a GPU: graphs replays whole steps, none runs kernel by kernel; onnx: run the model as ONNX files",
+    )
+    onnx: Path | None = _model(
+        None,
+        "Folder of ONNX files that `personalive export` wrote",
+        default_text="in the cache, where --accelerate onnx writes them the first time",
+    )
     quantize: QuantizeName = _model(
         "none", "fp8: on GPUs from RTX 40 on, compute with 8 bits where it pays: faster, and less exact"
     )
@@ -65,8 +73,11 @@ class ModelChoice(Settings):
     def elsewhere(self, source: str) -> Self:
         """The same choice, with this model, for processes that start in other folders."""
         tiny_vae = None if self.tiny_vae is None else self.tiny_vae.expanduser().absolute()
+        onnx = None if self.onnx is None else self.onnx.expanduser().absolute()
         known = source in ("personalive", "demo")
-        return self.replace(model=source if known else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae)
+        return self.replace(
+            model=source if known else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae, onnx=onnx
+        )
 
     def resolved_device(self) -> "torch.device":
         """The device that was named, or else the GPU if there is one.
@@ -115,6 +126,7 @@ class ModelChoice(Settings):
                 dtype=self.resolved_dtype(),
                 attention=self.attention,
                 accelerate=self.accelerate,
+                onnx=self.onnx,
                 low_memory=self.low_memory,
                 tiny_vae=self.tiny_vae,
                 quantize=self.quantize,

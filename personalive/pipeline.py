@@ -68,6 +68,7 @@ class PersonaLive:
         low_memory: bool = False,
         tiny_vae: str | Path | None = None,
         quantize: QuantizeName = "none",
+        onnx: str | Path | None = None,
     ) -> "PersonaLive":
         """Load a model, downloading the published weights if they are not in the cache.
 
@@ -77,18 +78,33 @@ class PersonaLive:
             dtype: default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster.
             attention: "auto" measures which implementation is fastest; "sdpa" does without xformers, "xformers"
                 requires it.
-            accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them.
+            accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them; "onnx": ONNX files by a
+                runtime for these (extra [onnx]; [openvino] is faster on a CPU), in fp32 on a CPU.
             low_memory: keep the reference UNet in the host's memory while it is idle.
             tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
                 Faster, and less exact.
-            quantize: "fp8": the denoising UNet's feed-forwards with 8 bits. Faster, and less exact.
+            quantize: "fp8": convolutions and large linear layers with 8 bits. Faster, and less exact.
+            onnx: with "onnx", a folder that `personalive export` wrote; default: in the cache, written the first time.
 
         Raises:
+            MissingExtraError: the extra [onnx] is not installed, but asked for.
             InputError: an unknown attention, acceleration or quantisation, or a device that cannot do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
         rounded_decoder = dtype is None
         device, dtype = _defaults(device, dtype)
+        if onnx is not None and accelerate != "onnx":
+            raise InputError(
+                f"onnx names a folder of ONNX files, but accelerate is {accelerate}: choose accelerate onnx"
+            )
+        if accelerate == "onnx":
+            if attention != "auto" or quantize != "none" or low_memory or tiny_vae is not None:
+                raise InputError(
+                    "accelerate onnx runs what is in the files: leave out attention, quantize, low_memory and tiny_vae"
+                )
+            from personalive.onnx.networks import open_networks
+
+            return cls(*open_networks(weights.resolve(source), None if onnx is None else Path(onnx), device, dtype))
         accelerator = _accelerator(
             device,
             dtype,

@@ -29,8 +29,8 @@ VideoCodec = Literal["h264", "h265", "vp9", "av1"]
 OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
-AccelerationName = Literal["none", "graphs"]
-"""Merged layers, kernel by kernel; or CUDA graphs of them."""
+AccelerationName = Literal["none", "graphs", "onnx"]
+"""Merged layers, kernel by kernel; CUDA graphs of them; or ONNX files, by a runtime for these."""
 QuantizeName = Literal["none", "fp8"]
 Background = Literal["as_is", "blur", "colour", "picture", "transparent"]
 """What is seen behind a portrait."""

@@ -1,5 +1,6 @@
 """Signed results: what they claim is read back, a changed byte shows, and what cannot be signed is refused at once."""
 
+import base64
 import hashlib
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from personalive.media.video_writer import open_result
 from personalive.settings import AnimateOptions, SigningSettings
 from personalive.testing.pictures import numbered, run_ffmpeg
 from tests.certificates import Authority
+from tests.endpoint_support import endpoint, short_inputs
 
 VIDEO = VideoFormat(320, 240, Fraction(25), "comment")
 CLAIM = Claim("demo", 7, "1.2.3")
@@ -83,6 +85,23 @@ def test_an_animation_is_signed_with_its_seed_and_the_hashes_of_its_inputs(
     assert found.is_trusted and f"PersonaLive {personalive.__version__} (model" in said and "seed 5" in said
     for path in (portrait, driver):
         assert hashlib.sha256(path.read_bytes()).hexdigest() in said
+
+
+@pytest.mark.slow
+def test_the_http_service_signs_what_it_makes(authority, small_model_folder, portrait, tmp_path):
+    sign, key = authority.issue("Service")
+    environment = {"PERSONALIVE_SIGN": str(sign), "PERSONALIVE_SIGN_KEY": str(key)}
+    inputs = short_inputs(portrait, tmp_path)
+    with endpoint(small_model_folder, tmp_path / "temporary", **environment) as server:
+        server.wait_until_loaded()
+        signed, webm = (server.post(inputs | {"output_format": kind}).json() for kind in ("mp4", "webm"))
+    assert signed["status"] == "succeeded", signed
+    path = tmp_path / "answer.mp4"
+    path.write_bytes(base64.b64decode(signed["output"].partition(",")[2]))
+    verdict = read_credentials(path, authority.certificate)
+    assert verdict.is_intact and verdict.is_trusted
+    assert "signed by Service of Tests" in " ".join(verdict.sentences)
+    assert (webm["status"], webm.get("output")) == ("failed", None) and "cannot be signed" in webm["error"]
 
 
 def test_segments_are_joined_before_they_are_signed(signer, tmp_path):

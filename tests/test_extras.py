@@ -20,8 +20,8 @@ EXTRAS = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(
 WITHOUT_AIORTC = "import sys; sys.modules['aiortc'] = None; "
 
 
-APART = {"camera", "scale"}
-"""Extras that are not installed with the others: one is under another licence, one too large."""
+APART = {"camera", "onnx", "openvino", "scale"}
+"""Extras that are not installed with the others: one is under another licence, the others are large."""
 
 
 @pytest.mark.parametrize("extra", MODULES)
@@ -36,6 +36,20 @@ def test_every_module_is_installed_by_its_extra(extra: str) -> None:
 def test_all_holds_every_other_extra_but_those_apart() -> None:
     (everything,) = (Requirement(text) for text in EXTRAS["all"])
     assert everything.extras == EXTRAS.keys() - {"all"} - APART
+
+
+def test_the_core_imports_no_package_of_an_extra() -> None:
+    """In a fresh process. httpx and what it needs come with the hub's client, which downloads weights."""
+    core = "accel.accelerator, animate.job, cli.main, engine.stream, loading, pipeline, weights"
+    imports = "; ".join(f"import personalive.{name}" for name in core.split(", "))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {imports}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    of_extras = {module for modules in MODULES.values() for module in modules} - {"httpx"}
+    assert not of_extras & set(done.stdout.split())
 
 
 def test_the_transports_name_their_extra() -> None:

@@ -1,4 +1,4 @@
-"""The command `personalive`: animate, batch, serve, cog, download, doctor, benchmark, verify."""
+"""The command `personalive`: animate, batch, serve, cog, download, doctor, benchmark, export, verify."""
 
 import argparse
 import contextlib
@@ -22,6 +22,7 @@ from personalive.gateway.options import GatewayOptions
 from personalive.jobs.options import JobsOptions
 from personalive.live.options import ServeOptions, tokens_of_environment
 from personalive.loading import ModelChoice
+from personalive.onnx.options import ExportOptions
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions, SigningSettings
 
 logger = logging.getLogger("personalive")
@@ -57,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         logger.error("%s", error, exc_info=options.verbose)
         return 1
     except (KeyboardInterrupt, Terminated) as signalled:
-        after = {"animate": NOTHING_LEFT, "batch": BATCH_GOES_ON}.get(options.verb, "")
+        after = {"animate": NOTHING_LEFT, "export": NOTHING_LEFT, "batch": BATCH_GOES_ON}.get(options.verb, "")
         after = GOES_ON if options.verb == "animate" and options.resume else after
         logger.error("stopped%s", after)
         return TERMINATED if isinstance(signalled, Terminated) else INTERRUPTED
@@ -85,6 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--full", action="store_true", help="Also try whether it works, which takes longer")
     add_settings(doctor, ModelChoice)
     _add_benchmark(add("benchmark", help="measure how fast this machine is, in a few minutes and without weights"))
+    export = add("export", help="write a model's networks as files for other runtimes")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="The folder to make")
+    add_settings(export, ExportOptions)
     verify = add("verify", help="say what a file claims about where it comes from, and whether it was changed since")
     verify.add_argument("file", type=Path, metavar="FILE", help="A video or a picture")
     verify.add_argument(
@@ -296,6 +300,22 @@ def _benchmark(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    settings = read_settings(options, ExportOptions)
+    require("onnx")
+
+    from personalive import weights
+    from personalive.onnx.export import check_export, export
+    from personalive.weights.source import format_size
+
+    check_export(options.folder)
+    source = weights.resolve(settings.model)
+    for file in export(source, options.folder, settings.precision, settings.size):
+        print(f"{file.file:36} {format_size(file.bytes):>10}  relative error {file.error:.1e}", flush=True)
+    print(options.folder)
+    return 0
+
+
 VERBS = {
     "animate": _animate,
     "batch": _batch,
@@ -305,6 +325,7 @@ VERBS = {
     "download": _download,
     "doctor": _doctor,
     "benchmark": _benchmark,
+    "export": _export,
     "verify": _verify,
 }
 

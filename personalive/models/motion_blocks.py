@@ -53,9 +53,8 @@ class FrameAttention(Attention):
     def over_frames(self, x: Tensor, frames: int) -> Tensor:
         """Tokens [b·frames, l, c] → the same shape; every pixel attends to itself in all frames."""
         positioned = x.unflatten(0, (-1, frames)) + self.pos_encoder(frames)  # [b, frames, l, c]
-        windows, pixels = positioned.shape[0], positioned.shape[2]
         by_pixel = positioned.transpose(1, 2).flatten(0, 1)  # [b·l, frames, c]
-        out: Tensor = self(by_pixel, by_pixel).unflatten(0, (windows, pixels))
+        out: Tensor = self(by_pixel, by_pixel).unflatten(0, (positioned.shape[0], -1))
         return out.transpose(1, 2).flatten(0, 1)
 
 

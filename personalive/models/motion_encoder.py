@@ -121,7 +121,7 @@ class PatchAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         p, grid = self.patch, self.grid
         tokens = self.transformer_blocks[0](self.pos_embed(self.norm(x)))
-        pixels = self.proj_out(tokens.reshape(len(x), grid, grid, p, p, -1))  # each token holds p×p pixels
+        pixels = self.proj_out(tokens.reshape(x.shape[0], grid, grid, p, p, -1))  # each token holds p×p pixels
         out: Tensor = x + pixels.permute(0, 5, 1, 3, 2, 4).reshape(x.shape)
         return out
 

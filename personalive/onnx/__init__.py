@@ -1,0 +1,1 @@
+"""The networks as ONNX files: writes them, checks them, and runs them for the engine."""

@@ -1,0 +1,123 @@
+"""`onnx.json`: what a folder of ONNX files holds, and whether it is still that."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from personalive.config import ModelConfig
+from personalive.errors import InputError, WeightsError
+from personalive.media.content_digest import content_digest
+from personalive.weights import WeightsSource
+
+NAME = "onnx.json"
+FORMAT = 1
+"""Counts up when files of before can no longer be used."""
+Precision = Literal["fp32", "fp16"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a file."""
+
+    name: str
+    dtype: str
+    """As in ONNX: FLOAT, FLOAT16 or INT64."""
+    shape: tuple[int | str, ...]
+    """Text is the name of what is free."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One ONNX file."""
+
+    file: str
+    network: str
+    keyframes: int | None
+    """The number of keyframes that it takes, if it is fixed; None for all files but those of a denoising UNet."""
+    bytes: int
+    """With those of the weights beside it."""
+    sha256: Mapping[str, str]
+    """By file: of this one, and of the one with its weights if there is one."""
+    error: float
+    """Relative L2 distance of ONNX Runtime's results from plain PyTorch's in fp32, the largest of all outputs."""
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A folder of files."""
+
+    model: ModelConfig
+    weights: str
+    """`digest_of_weights` of the model."""
+    motion_fingerprint: tuple[float, ...]
+    """See `models.fingerprint`, of the networks that read motion."""
+    precision: Precision
+    size: tuple[int, int] | None
+    """Width and height in pixels; None: they are free."""
+    files: tuple[FileRecord, ...]
+
+    def write(self, folder: Path) -> None:
+        """Write it into the folder that it describes."""
+        values = {"format": FORMAT, **dataclasses.asdict(self)}
+        (folder / NAME).write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """That of a folder, whose files are checked.
+
+        Raises:
+            InputError: there is none, or it is not one of ours.
+            WeightsError: a file is missing or damaged.
+        """
+        try:
+            values = json.loads((folder / NAME).read_text("utf-8"))
+            found = values.pop("format")
+            if found != FORMAT:
+                raise InputError(f"{folder} has ONNX files of format {found}, not {FORMAT}: export them again")
+            manifest = _manifest(values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"{folder} is no folder with a model in ONNX ({NAME} is missing or damaged): "
+                "make one with `personalive export`"
+            ) from error
+        for record in manifest.files:
+            for name, digest in record.sha256.items():
+                _check(folder / Path(name).name, digest)
+        return manifest
+
+
+def _manifest(values: dict[str, Any]) -> Manifest:
+    files = tuple(
+        FileRecord(**{**record, **{key: tuple(_port(port) for port in record[key]) for key in ("inputs", "outputs")}})
+        for record in values.pop("files")
+    )
+    size = values.pop("size")
+    return Manifest(
+        model=ModelConfig.from_dict(values.pop("model")),
+        motion_fingerprint=tuple(values.pop("motion_fingerprint")),
+        size=None if size is None else (size[0], size[1]),
+        files=files,
+        **values,
+    )
+
+
+def _port(values: dict[str, Any]) -> Port:
+    return Port(values["name"], values["dtype"], tuple(values["shape"]))
+
+
+def _check(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: export the model again, with `personalive export`")
+    if content_digest(path) != digest:
+        raise WeightsError(f"{path} is damaged or was changed: export the model again, with `personalive export`")
+
+
+def digest_of_weights(source: WeightsSource) -> str:
+    """One digest of all weights files of a model, by which its ONNX files are told from another model's."""
+    digests = [content_digest(file.path) for network in sorted(source.files) for file in source.files[network]]
+    return "-".join(digest[:8] for digest in digests)

@@ -1,0 +1,139 @@
+"""The networks of a model as ONNX files, behind the engine's protocol."""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personalive.accel.transfer import HostCopy, cat, upload
+from personalive.config import CHUNK
+from personalive.engine.motion import HeadPose
+from personalive.engine.raster import draw
+from personalive.errors import InputError, OutputError
+from personalive.extras import missing
+from personalive.onnx.export import export
+from personalive.onnx.graphs import reference_names
+from personalive.onnx.layers import KeyedReference
+from personalive.onnx.manifest import FORMAT, Manifest, Precision, digest_of_weights
+from personalive.onnx.runtimes import Function, OnnxRuntime, OpenVino, Runtime
+from personalive.user_cache import cache_folder
+from personalive.weights import WeightsSource
+
+logger = logging.getLogger(__name__)
+
+
+class OnnxNetworks:
+    """See `engine.networks.Networks`: the same functions with the same results, up to rounding."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: torch.device, runtime: Runtime) -> None:
+        """Take what `export` wrote, with free sizes.
+
+        Args:
+            device: where the engine computes what is not in a file.
+        """
+        self.config, self.device = manifest.model, device
+        self.dtype = torch.float16 if manifest.precision == "fp16" else torch.float32
+        self._folder, self._runtime = folder, runtime
+        self._files = {Path(record.file).stem: record for record in manifest.files}
+        self._loaded: dict[str, Function] = {}
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return cat([self._run("vae_encoder", images=image)[0] for image in images.split(1)])
+
+    def embed_image(self, images: Tensor) -> Tensor:
+        return cat([self._run("image_encoder", images=image)[0] for image in images.split(1)])
+
+    def encode_reference(self, latents: Tensor, embedding: Tensor) -> KeyedReference:
+        return KeyedReference.of(tuple(self._run("reference_unet", latents=latents, embedding=embedding)))
+
+    def extract_pose(self, images: Tensor) -> HeadPose:
+        return HeadPose(*self._run("motion_extractor", images=images))
+
+    def encode_motion(self, faces: Tensor) -> Tensor:
+        return self._run("motion_encoder", faces=faces)[0]
+
+    def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
+        chunks = keypoints.split(CHUNK)
+        return cat([self._run("pose_guider", raster=draw(chunk, width, height))[0] for chunk in chunks])
+
+    def denoise(
+        self, latents: Tensor, timesteps: tuple[int, ...], motion: Tensor, pose: Tensor, reference: Any
+    ) -> Tensor:
+        attended = dict(zip(reference_names(len(reference.keys)), reference.tensors, strict=True))
+        times = torch.tensor(timesteps)
+        return self._run("denoising_unet", latents=latents, timesteps=times, motion=motion, pose=pose, **attended)[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        # One frame at a time fits a CPU's cache.
+        at_once = CHUNK if self.device.type == "cuda" else 1
+        return cat([self._run("vae_decoder", latents=part)[0] for part in latents.split(at_once)])
+
+    def upload(self, tensors: Sequence[Tensor]) -> Tensor:
+        return upload(tensors, self.device)
+
+    def download(self, tensor: Tensor) -> HostCopy:
+        return HostCopy(tensor)
+
+    def stage(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def _run(self, name: str, **inputs: Tensor) -> list[Tensor]:
+        """A file's outputs, on the device."""
+        if name not in self._loaded:
+            self._loaded[name] = self._runtime.load(self._folder / self._files[name].file)
+        given = {port.name: inputs[port.name].to(DTYPES[port.dtype]) for port in self._files[name].inputs}
+        return [output.to(self.device) for output in self._loaded[name](given)]
+
+
+DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "INT64": torch.int64}
+
+
+def open_networks(
+    source: WeightsSource, folder: Path | None, device: torch.device, dtype: torch.dtype
+) -> tuple[OnnxNetworks, tuple[float, ...]]:
+    """The networks of a model from ONNX files, and the fingerprint of those that read motion.
+
+    Args:
+        source: the model that was asked for.
+        folder: what `export` wrote; None: in the cache, where they are written the first time.
+
+    Raises:
+        MissingExtraError: the extra [onnx] is not installed.
+        InputError: the files are of another model, another precision or of one size only; the runtime cannot use the
+            device.
+        WeightsError: a file is missing or damaged.
+    """
+    if dtype not in (torch.float32, torch.float16):
+        raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
+    precision: Precision = "fp16" if dtype == torch.float16 else "fp32"
+    runtime = best_runtime(device)
+    weights_digest = digest_of_weights(source)
+    if folder is None:
+        folder = cache_folder("onnx") / f"{FORMAT}_{weights_digest}_{precision}"
+        if not folder.exists():
+            logger.info("writing the model as ONNX files, once: %s", folder)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                deque(export(source, folder, precision), maxlen=0)
+            except OutputError:
+                if not folder.exists():  # else another process was faster
+                    raise
+    manifest = Manifest.read(folder)
+    if manifest.weights != weights_digest:
+        raise InputError(f"{folder} holds another model than {source.name}: export this one with `personalive export`")
+    if manifest.size is not None:
+        width, height = manifest.size
+        raise InputError(f"the files in {folder} are fixed to {width} × {height} pixels: export them without a size")
+    if manifest.precision != precision:
+        raise InputError(f"the files in {folder} are in {manifest.precision}, not {precision}: give --dtype")
+    return OnnxNetworks(folder, manifest, device, runtime), manifest.motion_fingerprint
+
+
+def best_runtime(device: torch.device) -> Runtime:
+    """On a CPU OpenVINO if it is installed, which was measured to be faster (docs/cpu.md), else ONNX Runtime."""
+    threads = torch.get_num_threads()
+    return OpenVino(threads) if device.type == "cpu" and not missing("openvino") else OnnxRuntime(device, threads)

@@ -1,0 +1,116 @@
+"""What runs ONNX files: ONNX Runtime, on CPUs and GPUs, or OpenVINO, on CPUs."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personalive.errors import InputError
+from personalive.extras import require
+from personalive.user_cache import cache_folder
+
+SHAPES_AT_ONCE = 8
+"""Compiled forms of a file that are kept, one for each shape of its inputs."""
+
+Function = Callable[[Mapping[str, Tensor]], list[Tensor]]
+"""Inputs by name → outputs in order, all on the host."""
+
+
+class Runtime(Protocol):
+    """One way to run files."""
+
+    def load(self, path: Path) -> Function:
+        """A file as a function."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime."""
+
+    def __init__(self, device: torch.device, threads: int) -> None:
+        """Choose the device, and the number of threads on a CPU.
+
+        Raises:
+            MissingExtraError: it is not installed.
+            InputError: the installed one cannot use the device.
+        """
+        require("onnx")
+        import onnxruntime
+
+        self._module: Any = onnxruntime
+        self.threads = threads
+        self.providers: list[Any] = ["CPUExecutionProvider"]
+        if device.type == "cuda":
+            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+                raise InputError(
+                    f"the installed ONNX Runtime cannot use {device}: install onnxruntime-gpu in the place of "
+                    "onnxruntime, or give --device cpu"
+                )
+            self.providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+
+    def load(self, path: Path) -> Function:
+        options = self._module.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3  # it warns of every constant that it folds
+        session = self._module.InferenceSession(str(path), options, providers=self.providers)
+
+        def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+            found = session.run(None, {name: _array(tensor) for name, tensor in inputs.items()})
+            return [torch.from_numpy(array) for array in found]
+
+        return run
+
+
+class OpenVino:
+    """OpenVINO, on the CPU. A file is compiled for each shape that it is used with, which makes it faster."""
+
+    def __init__(self, threads: int) -> None:
+        """Choose the number of threads.
+
+        Raises:
+            MissingExtraError: it is not installed.
+        """
+        require("openvino")
+        import openvino
+
+        self._core: Any = openvino.Core()
+        self._options = {
+            "INFERENCE_NUM_THREADS": threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,  # other threads of this process, and other processes, need the cores too
+            **_compiled_before(),
+        }
+
+    def load(self, path: Path) -> Function:
+        @lru_cache(maxsize=SHAPES_AT_ONCE)
+        def compiled(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Any:
+            model = self._core.read_model(path)
+            model.reshape({name: list(shape) for name, shape in shapes})
+            return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+
+        def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
+            arrays = {name: _array(tensor) for name, tensor in inputs.items()}
+            request = compiled(tuple((name, array.shape) for name, array in arrays.items()))
+            found = request.infer(arrays, share_inputs=True)
+            return [torch.from_numpy(np.array(found[index])) for index in range(len(found))]
+
+        return run
+
+
+def _compiled_before() -> dict[str, Any]:
+    """Where OpenVINO keeps what it compiled: the UNet takes it seconds for each number of keyframes."""
+    folder = cache_folder("openvino")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    return {"CACHE_DIR": str(folder)} if os.access(folder, os.W_OK) else {}
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().numpy()
