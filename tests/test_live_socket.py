@@ -160,14 +160,18 @@ async def test_a_client_that_never_reads_leaves_the_others_alone(server):
 
 
 async def test_a_full_server_says_so_over_the_socket(server):
-    async with connect(address(server)) as first, connect(address(server)) as second:
-        for each in (first, second):  # one that is not connected yet would give way
-            await message(each, lambda message: message["type"] == "session")
-        connected = [SessionState.CONNECTED] * 2
-        await asyncio.to_thread(until, lambda: [entry.state for entry in server.hub.entries.values()] == connected)
-        async with connect(address(server)) as third:
-            refused = await message(third, lambda each: each["type"] == "stream_stopped")
-            assert "full" in refused["error_message"]
+    async def connected(socket):
+        """One that is not connected yet would give way."""
+        identifier = (await message(socket, lambda each: each["type"] == "session"))["sessionId"]
+        await asyncio.to_thread(until, lambda: server.hub.entries[identifier].state is SessionState.CONNECTED)
+
+    async with connect(address(server)) as first:
+        await connected(first)
+        async with connect(address(server)) as second:
+            await connected(second)
+            async with connect(address(server)) as third:
+                refused = await message(third, lambda each: each["type"] == "stream_stopped")
+                assert "full" in refused["error_message"]
 
 
 async def test_a_socket_goes_on_with_a_session(server):
