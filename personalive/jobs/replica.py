@@ -11,6 +11,9 @@ from typing import Any
 from personalive.errors import PersonaLiveError
 from personalive.jobs.work import Began, Event, Failed, Line, Made, Make, Prepare, Reporter, StoppedError
 
+TOLD_SECONDS = 0.2
+"""Until the queue knows that a job has begun. One that ends its process before that would be tried without end."""
+
 
 class Replica:
     """The process.
@@ -46,10 +49,11 @@ class Replica:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         reporter = Reporter(lambda line: tell(Line(line)), check)
+        event: Event = Began()
+        yield event
+        await asyncio.sleep(TOLD_SECONDS)
         working = loop.run_in_executor(self._thread, lambda: tell(self._outcome(inputs, reporter)))
         try:
-            yield Began()
-            event: Event = Began()
             while not isinstance(event, Made | Failed):
                 event = await events.get()
                 yield event
