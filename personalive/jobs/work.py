@@ -19,7 +19,7 @@ MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif", "we
 
 @dataclass(frozen=True)
 class Began:
-    """A process has begun with the job."""
+    """A process has been chosen for the job."""
 
 
 @dataclass(frozen=True)
