@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from personalive.errors import InputError
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Call
 from personalive.live.front.app import create_front
@@ -21,7 +22,9 @@ from personalive.live.front.ledger import Ledger, Pictures
 from personalive.live.front.metrics import added
 from personalive.live.front.placement import Load, call_seconds, carries, order
 from personalive.live.front.pool import Pool
+from personalive.live.front.process import LocalWorkplace
 from personalive.live.front.reports import SessionReport
+from personalive.live.front.serve import serve
 from personalive.live.hub.clients import Client
 from personalive.live.hub.entries import SessionState
 from personalive.live.options import ServeOptions
@@ -142,7 +145,8 @@ process_start_time_seconds %d
 
 async def test_hosts_origins_and_tokens_are_checked_by_the_front_as_by_a_single_server(tmp_path):
     options = ServeOptions(tokens=("a-long-secret",), workers=2)
-    app = create_front(options, Pool(options, [Seat(), Seat()], EchoWorkers(), tmp_path, Ledger(2)))  # none is started
+    workplace = LocalWorkplace(options, [Seat(), Seat()], EchoWorkers(), tmp_path)
+    app = create_front(options, Pool(workplace, load_at_start=True))  # none is started
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
@@ -158,6 +162,11 @@ async def test_hosts_origins_and_tokens_are_checked_by_the_front_as_by_a_single_
         assert await status("GET", "/health") == await status("GET", "/") == 200
         answer = await client.get("/api/v1/pipeline/status", headers=key)
         assert answer.json()["status"] == "loading" and answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_cluster_is_joined_on_one_of_its_machines():
+    with pytest.raises(InputError, match="with auto"):
+        serve(ServeOptions(ray="ray://cluster.example:10001"))
 
 
 # ---- two workers ----
