@@ -26,6 +26,7 @@ from personalive.live.front.process import LocalWorkplace
 from personalive.live.front.reports import SessionReport
 from personalive.live.front.serve import serve
 from personalive.live.hub.clients import Client
+from personalive.live.hub.connections import latest
 from personalive.live.hub.entries import SessionState
 from personalive.live.options import ServeOptions
 from personalive.processes import Seat
@@ -110,6 +111,15 @@ def test_sessions_are_forgotten_when_their_worker_no_longer_has_them_and_kept_wh
     assert not ledger.sessions and ledger.lost("new").parameters.mirror
     now[0] = 1000.0
     assert ledger.lost("new") is None
+
+
+def test_the_latest_session_is_known_although_machines_have_clocks_of_their_own():
+    ledger = Ledger(2, lambda: 1000.0)
+    client = Client.known("cookie", "127.0.0.1")
+    for name, since, now in (("older", 90.0, 100.0), ("newer", 49_995.0, 50_000.0), ("oldest", 900.0, 1000.0)):
+        ledger.reported(name, [SessionReport(name, client, SessionState.CONNECTED, since, Parameters())], now - 1000.0)
+    assert latest(ledger.sessions.values(), client).identifier == "newer"
+    assert [each.since for each in ledger.sessions.values()] == [990.0, 995.0, 900.0]
 
 
 def test_the_still_portrait_is_where_the_last_session_was():

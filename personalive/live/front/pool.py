@@ -124,7 +124,7 @@ class Pool:
                 worker.process.send(Load(self.parameters))
         worker.report = report
         self._call_seconds = report.call_seconds or self._call_seconds
-        self.ledger.reported(worker.name, report.sessions)
+        self.ledger.reported(worker.name, report.sessions, report.now - time.monotonic())
         self._end_if_drained(worker)
 
     def _ended(self, worker: Worker, how: str) -> None:
