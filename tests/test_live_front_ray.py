@@ -7,8 +7,11 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import websockets.sync.client
@@ -146,6 +149,35 @@ def test_a_drained_worker_gives_its_gpu_back(server):
         until(lambda: ray.available_resources().get("GPU") == 1)
         client.request("DELETE", "/admin/drain", json={"worker": 0}).raise_for_status()
         server.until_loaded()
+
+
+def test_the_command_runs_a_model_on_the_cluster_and_ends_when_that_is_drained(small_model_folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = f"serve --ray local --device cpu --model {small_model_folder} --face_boxes keypoints --port {port}"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "personalive.cli.main", *command.split()],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+        )
+
+    def loaded():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"{url}/health", timeout=WAIT).json()["pipeline"] == "loaded"
+
+    try:
+        until(loaded, 600)
+        (worker,) = httpx.post(f"{url}/admin/drain", timeout=WAIT).json()
+        assert worker["node"] and worker["pid"] != process.pid
+        assert process.wait(WAIT) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_media_that_nobody_could_reach_are_refused(monkeypatch):

@@ -6,7 +6,6 @@ These are exchanged through Ray; keys stay where they are made. WebRTC's media g
 
 import contextlib
 import os
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from personalive.live.front.reports import Order, Report
 from personalive.live.front.worker import Duty, MakeFactory, Secured, for_worker, work
 from personalive.live.options import ServeOptions
 from personalive.live.transport.ice import IceLimits
+from personalive.net.server import bound
 from personalive.processes import Seat, how_ended, spawn
 
 
@@ -56,8 +56,7 @@ class Landlord:
         self._sending = threading.Lock()
         host, own = ray.util.get_node_ip_address(), Identity.new()
         options = options.replace(media_host=options.media_host or host)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, 0), family=family) as listening:
+        with bound(host, 0) as listening:
             duty = Duty(Seat(), options, make_factory, listening, call_seconds, Secured(own, certificate))
             self._process, self._connection = spawn(work, duty, name="live")
             pid = self._process.pid or os.getpid()
