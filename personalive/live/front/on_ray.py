@@ -5,7 +5,6 @@ These are exchanged through Ray; keys stay where they are made. WebRTC's media g
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -34,10 +33,10 @@ class Address:
     """Its node's address."""
     port: int
     certificate: str
-    pid: int
+    pid: int | None
 
 
-class Landlord:
+class WorkerActor:
     """The actor: it has the GPU, and runs a worker there in a process of its own, which ends with it."""
 
     def __init__(
@@ -59,8 +58,7 @@ class Landlord:
         with bound(host, 0) as listening:
             duty = Duty(Seat(), options, make_factory, listening, call_seconds, Secured(own, certificate))
             self._process, self._connection = spawn(work, duty, name="live")
-            pid = self._process.pid or os.getpid()
-            self._address = Address(host, listening.getsockname()[1], own.certificate, pid)
+            self._address = Address(host, listening.getsockname()[1], own.certificate, self._process.pid)
 
     def follow(self) -> Iterator[Address | Report | str]:
         """Where the worker listens, all that it says, and at last how it ended."""
@@ -92,7 +90,7 @@ class RayProcess:
     transport: httpx.AsyncBaseTransport
 
     def __init__(self, actor: Any, own: Identity) -> None:
-        """`actor`: its `Landlord`, which may have to wait for a GPU."""
+        """`actor`: its `WorkerActor`, which may have to wait for a GPU."""
         self._actor, self._own = actor, own
         self._over = threading.Event()
         self.described: dict[str, object] = {}
@@ -174,7 +172,7 @@ class RayWorkplace:
         import ray
 
         chosen = {**actor_options(on_gpus=self._on_gpus), "max_restarts": 0, "max_concurrency": 3}
-        actor = ray.remote(Landlord).options(**chosen)
+        actor = ray.remote(WorkerActor).options(**chosen)
         return RayProcess(
             actor.remote(self._options, self._make_factory, call_seconds, self._own.certificate), self._own
         )
