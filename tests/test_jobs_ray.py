@@ -228,9 +228,9 @@ def test_a_burst_starts_a_second_process_which_ends_when_there_is_work_for_one_o
         wait_for(lambda: processes(server) == 1)
         burst = [f"job{index}" for index in range(12)]
         for seed, name in enumerate(burst):
-            assert server.put(name, inputs("ok:10", seed)).status_code == 202
+            assert server.put(name, inputs("ok:8", seed)).status_code == 202
         wait_for(lambda: processes(server) == 2, START)
-        server.put("long", inputs("ok:120", 100))
+        server.put("long", inputs("ok:60", 100))
         wait_for(lambda: processes(server) == 1, START)
         for name in (*burst, "long"):
             assert until(server, name, "succeeded", "failed", seconds=START)["status"] == "succeeded"
