@@ -147,9 +147,14 @@ function showPortrait() {
 
 async function takePhoto() {
   const wasOn = driver.active;
-  await openCamera();
-  const photo = await driver.photo();
-  if (!wasOn) closeCamera();
+  let photo;
+  try {
+    await openCamera();
+    await checks.frames();
+    photo = await driver.photo();
+  } finally {
+    if (!wasOn) closeCamera();
+  }
   await portraits.add(photo);
 }
 
