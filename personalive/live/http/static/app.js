@@ -223,6 +223,7 @@ async function setBackdrop(picture) {
 }
 
 async function makeControls() {
+  await showModes();
   const { pipelines } = await api.schemas();
   controls.make(pipelines.personalive.parameters_schema);
   controls.choose((await store.load("settings"))?.parameters ?? {});
@@ -569,5 +570,4 @@ window.addEventListener("pagehide", () => stop());
 await restore();
 showMirror();
 showRunning();
-showModes().catch(() => {});
 followLoading();
