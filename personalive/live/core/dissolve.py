@@ -15,7 +15,8 @@ class Dissolve:
     """Mixes the last picture of one portrait into the first ones of the next; one thread at a time."""
 
     def __init__(self) -> None:
-        self._last: Picture | None = None
+        self.last: Picture | None = None
+        """What was shown last."""
         self._leaving: Picture | None = None
 
     @property
@@ -23,29 +24,19 @@ class Dissolve:
         """Whether pictures are mixed now."""
         return self._leaving is not None
 
-    def apply(self, pictures: list[Picture], *, replaced: bool) -> list[Picture]:
-        """The pictures of one call as they are shown.
+    def begin(self) -> None:
+        """The next picture is the first one of another portrait."""
+        self._leaving = self.last
 
-        Args:
-            pictures: in order of capture.
-            replaced: they are the first ones of another portrait.
-        """
-        if not pictures:
-            return pictures
-        if replaced:
-            self._leaving = self._last
-        if self._leaving is not None:
-            leaving = self._leaving
-            pictures = [_mixed(leaving, each) for each in pictures]
-            if pictures[-1].captured - leaving.captured >= SECONDS:
+    def mix(self, picture: Picture) -> Picture:
+        """The next picture as it is shown."""
+        leaving = self._leaving
+        if leaving is not None:
+            share = (picture.captured - leaving.captured) / SECONDS
+            if share >= 1 or leaving.image.shape != picture.image.shape:  # transparent now, or no more
                 self._leaving = None
-        self._last = pictures[-1]
-        return pictures
-
-
-def _mixed(leaving: Picture, coming: Picture) -> Picture:
-    share = (coming.captured - leaving.captured) / SECONDS
-    if share >= 1 or leaving.image.shape != coming.image.shape:  # the background has become transparent, or is no more
-        return coming
-    mixed = Image.blend(Image.fromarray(leaving.image), Image.fromarray(coming.image), max(share, 0.0))
-    return replace(coming, image=np.asarray(mixed))
+            else:
+                before, after = Image.fromarray(leaving.image), Image.fromarray(picture.image)
+                picture = replace(picture, image=np.asarray(Image.blend(before, after, max(share, 0.0))))
+        self.last = picture
+        return picture

@@ -349,14 +349,14 @@ class Session:
             if changed or self._unpainted or self._painting.locked():
                 self._unpainted.append((self._epoch, replaced, pictures))
                 return True
-            self._dissolve.apply(pictures, replaced=False)
+            self._dissolve.last = pictures[-1] if pictures else self._dissolve.last
         self._subscriptions.push(pictures, now)
         return False
 
     def paint(self) -> None:
-        """Change the background of the oldest call's pictures, lead over from another portrait's, and show them.
+        """Change the background of the oldest call's pictures, and lead over from another portrait's.
 
-        Calls come in their order.
+        Each is shown when it is ready; calls come in their order.
         """
         with self._painting:
             with self._lock:
@@ -364,14 +364,15 @@ class Session:
                     return
                 epoch, replaced, pictures = self._unpainted.popleft()
                 kind, colour = self.parameters.background, self.parameters.background_colour
-            if pictures and not self._closed:
-                images = self._painter.paint(np.stack([each.image for each in pictures]), kind, colour, self._backdrop)
-                pictures = [replace(each, image=image) for each, image in zip(pictures, images, strict=True)]
-                pictures = self._dissolve.apply(pictures, replaced=replaced)
+            if replaced:
+                self._dissolve.begin()
+            for each in pictures:
+                if self._closed or epoch != self._epoch:
+                    break
+                image = self._painter.paint(each.image, kind, colour, self._backdrop)
+                self._subscriptions.push([self._dissolve.mix(replace(each, image=image))], self._clock())
             if self._closed:
                 self._painter.close()
-            if not self._closed and epoch == self._epoch:
-                self._subscriptions.push(pictures, self._clock())
 
     @property
     def background_seconds(self) -> float:
