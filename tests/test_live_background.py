@@ -32,7 +32,9 @@ def talking():
     return np.stack([*frames, *reversed(frames)])
 
 
-@pytest.fixture(scope="module", params=[swaying, talking], ids=["swaying", "talking"])
+@pytest.fixture(
+    scope="module", params=[swaying, pytest.param(talking, marks=pytest.mark.slow)], ids=["swaying", "talking"]
+)
 def frames(request):
     return request.param()
 

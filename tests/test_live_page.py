@@ -119,6 +119,7 @@ def test_portraits_and_settings_are_there_after_a_reload(page, server):
     expect(button(page, "me")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_keys_and_other_programs_do_what_the_buttons_do(page, server):
     start(page, "blue")
     result(page, BLUE)
