@@ -145,7 +145,7 @@ def page_server(nodes: dict[str, Any]) -> Iterator[str]:
         Route("/api/{path:path}", answer, methods=["GET", "POST"]),
         Mount("/", StaticFiles(directory=static, html=True)),
     ]
-    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=0, lifespan="off", log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:

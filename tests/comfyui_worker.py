@@ -92,7 +92,7 @@ def bytes_of(frames: Any) -> Any:
 
 def expected(folder: Path, options: AnimateOptions, driver: Path = DEMO_DRIVER) -> Any:
     """The frames of `animate`, before they are encoded."""
-    model = ModelChoice(model="demo").load()
+    model = ModelChoice(model="demo").for_files().load()
     list(animate(model, DEMO_PORTRAIT, driver, folder / "%05d.png", options))
     return np.stack([read_image(path) for path in sorted(folder.glob("*.png"))])
 

@@ -74,7 +74,7 @@ class LoadPersonaLive(io.ComfyNode):
         named = {"default": None, "demo": "demo", "personalive": "personalive"}
         source = named[model] if model in named else str(_model_folder(model))
         more = {} if source is None else {"model": source}
-        return io.NodeOutput(chosen(ModelChoice, Surface.CLI, values, **more).load())
+        return io.NodeOutput(chosen(ModelChoice, Surface.CLI, values, **more).for_files().load())
 
 
 class PersonaLiveAnimate(io.ComfyNode):
