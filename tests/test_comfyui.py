@@ -52,6 +52,7 @@ def test_workflows_run_from_files_to_the_frames_of_animate(python, tmp_path):
     assert found["video"]["shape"] == [64, 256, 256, 3] and found["equal"], "as animate's, before they are encoded"
     assert found["progress"] == [64, 64] and found["left"] == []
     assert found["images"] == 0, "an IMAGE batch drives as the video from which it came"
+    assert found["trimmed"], "of a trimmed VIDEO, what is left of it drives"
     assert found["two"] == [[16, 256, 256, 3]] * 2 and found["applied"] and found["motion"]
     kind, frames = found["interrupted"]
     assert kind == "InterruptProcessingException" and frames <= 8, "within a chunk"

@@ -119,7 +119,7 @@ class PersonaLiveAnimate(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         """Animate, four frames at a time."""
-        options = chosen(AnimateOptions, Surface.HTTP, values)
+        options = _of_part(driving_video, chosen(AnimateOptions, Surface.HTTP, values))
         with _scratch() as folder:
             driver = _driver(folder, driving_video, driving_images, driving_fps)
             return _animated(model, reference, driver, folder, options, audio)
@@ -159,7 +159,7 @@ class PersonaLiveExtractMotion(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         """Read the motion, without animating."""
-        options = chosen(AnimateOptions, Surface.HTTP, values)
+        options = _of_part(driving_video, chosen(AnimateOptions, Surface.HTTP, values))
         output = _motion_path(save_as)
         with _scratch() as folder:
             driver = _driver(folder, driving_video, driving_images, driving_fps)
@@ -241,6 +241,18 @@ def _driver(folder: str, video: Any, images: torch.Tensor | None, fps: float) ->
     if images is not None and video is None:
         return save_video(images, fps, Path(folder, "driver.mkv"))
     raise InputError("connect a driving video, or driving images: one of them")
+
+
+def _of_part(video: Any, options: AnimateOptions) -> AnimateOptions:
+    """The options for what is left of a VIDEO's file if it was trimmed, which old versions of ComfyUI do not know."""
+    begin, length = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
+    if not begin and not length:
+        return options
+    left = length - options.start if length else None
+    if left is not None and left <= 0:
+        raise InputError(f"start is {options.start:g}, but the trimmed video ends after {length:g} seconds")
+    durations = [each for each in (options.duration, left) if each is not None]
+    return options.replace(start=begin + options.start, duration=min(durations, default=None))
 
 
 def _animated(
