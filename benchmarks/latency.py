@@ -56,7 +56,9 @@ def make_engine(options: argparse.Namespace) -> Engine:
         from benchmarks.gpu_model import build
 
         device, dtype = choice.resolved_device(), choice.resolved_dtype() or torch.float16
-        accelerator = Accelerator(device, dtype, choice.accelerate, choice.attention, quantize=choice.quantize)
+        accelerator = Accelerator(
+            device, dtype, choice.accelerate or "graphs", choice.attention, quantize=choice.quantize
+        )
         model = build(ModelConfig(), dtype, accelerator, device, tiny_vae=choice.tiny_vae is not None)
     else:
         model = choice.load()
