@@ -156,7 +156,7 @@ class Sessions:
         self._ledger.opened(identifier, worker.name, client, portrait)
         if lost is not None:
             self._ledger.found_again(lost.identifier)
-            worker.send(Tell(identifier, {"type": "message", "code": "moved", "text": MOVED}))
+            worker.process.send(Tell(identifier, {"type": "message", "code": "moved", "text": MOVED}))
 
     async def _as_before(self, worker: Worker, request: Request, response: Response, lost: Placed | None) -> Response:
         """Show the portrait that a lost session had, if it was not that of its client's next session."""

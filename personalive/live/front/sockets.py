@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import httpx
 from fastapi import WebSocket, WebSocketDisconnect
-from websockets.asyncio.client import ClientConnection, unix_connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
@@ -103,9 +103,8 @@ class SocketProxy:
         headers = [(name.decode(), value.decode("latin1")) for name, value in headers_for(self._socket)]
         kept = [each for each in headers if each[0].encode() in PASSED_ON]
         token = given_token(self._socket.headers)
-        return await unix_connect(
-            worker.socket,
-            f"ws://localhost/api/v1/ws?{query}",
+        return await worker.process.connect(
+            f"/api/v1/ws?{query}",
             additional_headers=[*kept, ("authorization", f"Bearer {token}")] if token else kept,
             user_agent_header=None,
             compression=None,

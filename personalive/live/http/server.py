@@ -62,13 +62,16 @@ UVICORN: dict[str, Any] = {
 """How uvicorn is run. It logs only defects: a line for each request would be one more thing to flood."""
 
 
-def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | None) -> FastAPI:
+def create_app(
+    options: ServeOptions, factory: EngineFactory, faces: Faces | None, tls: ssl.SSLContext | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         options: what the operator chose.
         factory: makes the model when it is loaded.
         faces: finds faces; None leaves that to the model.
+        tls: for https; None: as the options say.
     """
     aiortc_fixes.apply()
     hub = Hub(options, factory, faces)
@@ -80,7 +83,7 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
         await hub.start()
         device = options.virtual_camera
         camera = asyncio.create_task(VirtualCamera(hub, device).run()) if device else None
-        yield {ROOM: waiting_room, TLS: tls_context(options)}
+        yield {ROOM: waiting_room, TLS: tls or tls_context(options)}
         if camera is not None:
             camera.cancel()
             await asyncio.wait([camera])
