@@ -8,11 +8,11 @@ The demo's driver is in front of the camera; the portraits are those that the pa
 import argparse
 from pathlib import Path
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, ViewportSize
 
 from benchmarks.page import SERVE, choose_and_start, driven, served, wait_until_driven
 
-DESK, PHONE = {"width": 1120, "height": 1000}, {"width": 390, "height": 844}
+DESK, PHONE = ViewportSize(width=1120, height=1000), ViewportSize(width=390, height=844)
 
 
 def take(page: Page, folder: Path, seconds: float) -> None:

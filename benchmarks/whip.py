@@ -91,7 +91,8 @@ async def measure(url: str, size: int, fps: float, seconds: float) -> dict[str, 
             assert isinstance(frame, av.VideoFrame)
             now = time.monotonic()
             times.append(now - began)
-            drawn = camera.drawn.pop(number_in(frame.to_ndarray(format="rgb24")), None)
+            picture = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            drawn = camera.drawn.pop(number_in(picture), None)
             if drawn is not None:
                 marks.append([now - began, 1e3 * (now - drawn)])
 

@@ -104,7 +104,7 @@ class LocalProcess:
         """Start it; `path` is the socket at which it listens."""
         self._path = path
         self._process, self._connection = spawn(work, duty, name=name)
-        self.transport = httpx.AsyncHTTPTransport(uds=str(path), limits=CONNECTIONS)
+        self.transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(uds=str(path), limits=CONNECTIONS)
         self.described: dict[str, object] = {"pid": self._process.pid}
 
     def follow(self, hear: Callable[[Report], None]) -> str:
