@@ -45,7 +45,7 @@ class Predictor(BasePredictor):
         choice = ModelChoice.from_environment(os.environ)
         source, remark = choice.resolved_source()
         print(f"loading the model {source} on {choice.resolved_device()}. {remark}")
-        self.model = choice.load()
+        self.model = choice.for_files().load()
         self.results = _results()
 
     def predict(

@@ -1,12 +1,15 @@
 """Which model the entry points (command line, Cog, live) load, and onto what, if the user does not say."""
 
+import platform
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from personalive.errors import DeviceMemoryError, InputError, first_line
+from personalive.extras import missing
 from personalive.settings import Settings, Surface, setting
 from personalive.types import AccelerationName, AttentionName, DtypeName, QuantizeName
+from personalive.user_cache import can_be_kept
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +43,10 @@ class ModelChoice(Settings):
         default_text="fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster",
     )
     attention: AttentionName = _model("auto", "Kernels for attention; auto measures which are fastest")
-    accelerate: AccelerationName = _model(
-        "graphs",
+    accelerate: AccelerationName | None = _model(
+        None,
         "On a GPU: graphs replays whole steps, none runs kernel by kernel; onnx: run the model as ONNX files",
+        default_text="graphs; onnx with --onnx, and for files where the demo model is faster in an installed OpenVINO",
     )
     onnx: Path | None = _model(
         None,
@@ -69,6 +73,22 @@ class ModelChoice(Settings):
         if self.model is not None:
             return self.model, ""
         return ("demo", NO_GPU) if kind == "cpu" else ("personalive", "")
+
+    def for_files(self) -> Self:
+        """The same choice for work on files: onnx, if nothing was said and the demo model is faster that way here.
+
+        It is in OpenVINO, on processors like those on which that was measured (docs/cpu.md). Live sessions do without,
+        as they would wait while it compiles.
+        """
+        unsaid = self == type(self)(model=self.model, device=self.device)
+        if not unsaid or missing("openvino") or missing("onnx") or self.resolved_device().type != "cpu":
+            return self
+        from personalive.accel.ops import onednn
+
+        measured = platform.machine() in ("x86_64", "AMD64") and not onednn.multiplies_bf16()
+        if self.resolved_source()[0] != "demo" or not measured or not can_be_kept("onnx"):
+            return self
+        return self.replace(accelerate="onnx")
 
     def elsewhere(self, source: str) -> Self:
         """The same choice, with this model, for processes that start in other folders."""
@@ -125,7 +145,7 @@ class ModelChoice(Settings):
                 device=device,
                 dtype=self.resolved_dtype(),
                 attention=self.attention,
-                accelerate=self.accelerate,
+                accelerate=self.accelerate or ("onnx" if self.onnx else "graphs"),
                 onnx=self.onnx,
                 low_memory=self.low_memory,
                 tiny_vae=self.tiny_vae,

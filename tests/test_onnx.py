@@ -256,3 +256,33 @@ def test_a_failed_export_leaves_nothing(
 def test_the_folder_of_a_choice_is_the_same_for_processes_that_start_elsewhere():
     choice = ModelChoice(model="demo", accelerate="onnx", onnx=Path("files")).elsewhere("demo")
     assert choice.onnx == Path("files").absolute()
+
+
+@pytest.mark.parametrize(
+    ("choice", "installed", "bf16", "expected"),
+    [
+        ({}, True, False, "onnx"),
+        ({"model": "demo", "device": "cpu"}, True, False, "onnx"),
+        ({}, False, False, None),
+        ({}, True, True, None),
+        ({"model": "personalive"}, True, False, None),
+        ({"accelerate": "graphs"}, True, False, "graphs"),
+        ({"dtype": "fp32"}, True, False, None),
+    ],
+)
+def test_files_run_in_openvino_where_that_was_measured_to_be_faster(
+    choice: dict[str, Any],
+    installed: bool,
+    bf16: bool,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("personalive.loading.missing", lambda extra: [] if installed else ["openvino"])
+    monkeypatch.setattr("personalive.accel.ops.onednn.multiplies_bf16", lambda: bf16)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert ModelChoice(**choice).for_files().accelerate == expected
+    monkeypatch.setenv("HF_HOME", str(Path(__file__) / "no folder"))
+    assert ModelChoice(**choice).for_files() == ModelChoice(**choice), "there is no place for the files"

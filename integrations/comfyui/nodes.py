@@ -31,7 +31,7 @@ CATEGORY = "PersonaLive"
 MODELS = "personalive"
 """Folder of `models/` in which models are looked for."""
 NAMED = ["default", "demo", "personalive"]
-OF_PATHS = ("model", "tiny_vae")
+OF_PATHS = ("model", "onnx", "tiny_vae")
 """Settings of the model that may name a path, which a workflow of others should not."""
 LARGEST_FPS = 120.0
 
@@ -74,7 +74,7 @@ class LoadPersonaLive(io.ComfyNode):
         named = {"default": None, "demo": "demo", "personalive": "personalive"}
         source = named[model] if model in named else str(_model_folder(model))
         more = {} if source is None else {"model": source}
-        return io.NodeOutput(chosen(ModelChoice, Surface.CLI, values, **more).load())
+        return io.NodeOutput(chosen(ModelChoice, Surface.CLI, values, **more).for_files().load())
 
 
 class PersonaLiveAnimate(io.ComfyNode):
@@ -119,7 +119,7 @@ class PersonaLiveAnimate(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         """Animate, four frames at a time."""
-        options = chosen(AnimateOptions, Surface.HTTP, values)
+        options = _of_part(driving_video, chosen(AnimateOptions, Surface.HTTP, values))
         with _scratch() as folder:
             driver = _driver(folder, driving_video, driving_images, driving_fps)
             return _animated(model, reference, driver, folder, options, audio)
@@ -159,7 +159,7 @@ class PersonaLiveExtractMotion(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         """Read the motion, without animating."""
-        options = chosen(AnimateOptions, Surface.HTTP, values)
+        options = _of_part(driving_video, chosen(AnimateOptions, Surface.HTTP, values))
         output = _motion_path(save_as)
         with _scratch() as folder:
             driver = _driver(folder, driving_video, driving_images, driving_fps)
@@ -181,7 +181,7 @@ class PersonaLiveApplyMotion(io.ComfyNode):
             inputs=[
                 Model.Input("model"),
                 io.Image.Input("reference", tooltip="The portrait; of several images the first."),
-                Motion.Input("motion", optional=True),
+                Motion.Input("driving_motion", optional=True),
                 io.String.Input(
                     "file",
                     default="",
@@ -199,16 +199,16 @@ class PersonaLiveApplyMotion(io.ComfyNode):
         cls,
         model: PersonaLive,
         reference: torch.Tensor,
-        motion: MotionOf | None = None,
+        driving_motion: MotionOf | None = None,
         file: str = "",
         audio: Any = None,
         **values: Any,
     ) -> io.NodeOutput:
         """Animate, four frames at a time."""
-        if (motion is None) == (not file):
-            raise InputError("connect a motion, or name a file: one of them")
+        if (driving_motion is None) == (not file):
+            raise InputError("connect a driving motion, or name a file: one of them")
         options = chosen(AnimateOptions, Surface.HTTP, values)
-        path = motion.path if motion else _named_motion(file)
+        path = driving_motion.path if driving_motion else _named_motion(file)
         with _scratch() as folder:
             return _animated(model, reference, path, folder, options, audio)
 
@@ -243,6 +243,18 @@ def _driver(folder: str, video: Any, images: torch.Tensor | None, fps: float) ->
     raise InputError("connect a driving video, or driving images: one of them")
 
 
+def _of_part(video: Any, options: AnimateOptions) -> AnimateOptions:
+    """The options for what is left of a VIDEO's file if it was trimmed, which old versions of ComfyUI do not know."""
+    begin, length = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
+    if not begin and not length:
+        return options
+    left = length - options.start if length else None
+    if left is not None and left <= 0:
+        raise InputError(f"start is {options.start:g}, but the trimmed video ends after {length:g} seconds")
+    durations = [each for each in (options.duration, left) if each is not None]
+    return options.replace(start=begin + options.start, duration=min(durations, default=None))
+
+
 def _animated(
     model: PersonaLive, reference: torch.Tensor, driver: Path, folder: str, options: AnimateOptions, audio: Any
 ) -> io.NodeOutput:
@@ -252,7 +264,7 @@ def _animated(
     rate = plan_motion(driver, options).rate if is_motion else options.rate or probe_driver(driver, options).rate
     frames = Path(folder, "frames")
     count = _run(animate(model, portrait, driver, frames / FRAMES_NAME, options)).frames_done
-    if audio is None and options.audio and not options.ping_pong and not is_motion:
+    if audio is None and not options.ping_pong and not is_motion:
         audio = load_sound(driver, options.start, float(count / rate))
     return io.NodeOutput(load_frames(sorted(frames.iterdir()), count), audio, float(rate))
 

@@ -11,13 +11,13 @@ S = TypeVar("S", bound=Settings)
 
 DEFAULT = "default"
 """Chosen where a setting is left to the program."""
-OF_FILES = ("codec", "quality", "output_format")
-"""Of results that are files; here they are frames."""
+LEFT_OUT = ("codec", "quality", "output_format", "audio")
+"""They are of results that are files. Here they are frames and sound, each an output of its own."""
 
 
 def declared(settings: type[Settings], surface: Surface | None) -> list[Setting]:
     """The settings that have a widget."""
-    return [each for each in settings.declared(surface) if each.name not in OF_FILES]
+    return [each for each in settings.declared(surface) if each.name not in LEFT_OUT]
 
 
 def widget(each: Setting) -> Any:

@@ -25,7 +25,7 @@ class Preparation:
         """
         from personalive.batch.making import Maker  # PyTorch is imported only once the process has taken its seat
 
-        return Maker(seat.choice(self.choice).load(), self.retries, self.run)
+        return Maker(seat.choice(self.choice).for_files().load(), self.retries, self.run)
 
 
 def model_text(model: str, choice: ModelChoice) -> str:

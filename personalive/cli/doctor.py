@@ -62,6 +62,8 @@ def tried(choice: ModelChoice) -> Iterator[Finding]:
         yield Finding("will use", str(error), wrong=True)
         return
     yield from _used(choice, device.type, str(device))
+    if choice.for_files() != choice:
+        yield Finding("for files", "OpenVINO, which is faster here (--accelerate graphs: PyTorch)")
 
 
 def _programs(mediapipe: Finding) -> Iterator[Finding]:

@@ -192,7 +192,10 @@ def _animate(options: argparse.Namespace) -> int:
         if remark:
             logger.warning("%s", remark)
         logger.info("loading the model %s on %s", source, choice.resolved_device())
-        model = choice.load()
+        faster = choice.for_files()
+        if faster != choice:
+            logger.info("it runs in OpenVINO, which is faster here; --accelerate graphs runs it in PyTorch")
+        model = faster.load()
         show(animate(model, reference, driver, output, settings, cache=default_folder()))
     print(output)
     return 0

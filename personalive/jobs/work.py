@@ -87,7 +87,7 @@ class ModelPreparation:
         Seat(threads=self.threads).take()
         if self.signing.sign and self.signing.sign_key:
             Signer(self.signing.sign, self.signing.sign_key)  # so that a wrong one is told before the first job
-        model = self.choice.load()
+        model = self.choice.for_files().load()
 
         def make(inputs: Mapping[str, Any], reporter: Reporter) -> Made:
             options = RequestOptions.from_inputs(inputs, Surface.HTTP).replace(**self.signing.given())

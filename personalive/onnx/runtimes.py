@@ -1,6 +1,5 @@
 """What runs ONNX files: ONNX Runtime, on CPUs and GPUs, or OpenVINO, on CPUs."""
 
-import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from personalive.errors import InputError
 from personalive.extras import require
-from personalive.user_cache import cache_folder
+from personalive.user_cache import cache_folder, can_be_kept
 
 SHAPES_AT_ONCE = 8
 """Compiled forms of a file that are kept, one for each shape of its inputs."""
@@ -83,7 +82,8 @@ class OpenVino:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,  # other threads of this process, and other processes, need the cores too
-            **_compiled_before(),
+            # The UNet takes it seconds to compile for each number of keyframes.
+            **({"CACHE_DIR": str(cache_folder("openvino"))} if can_be_kept("openvino") else {}),
         }
 
     def load(self, path: Path) -> Function:
@@ -100,16 +100,6 @@ class OpenVino:
             return [torch.from_numpy(np.array(found[index])) for index in range(len(found))]
 
         return run
-
-
-def _compiled_before() -> dict[str, Any]:
-    """Where OpenVINO keeps what it compiled: the UNet takes it seconds for each number of keyframes."""
-    folder = cache_folder("openvino")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return {}
-    return {"CACHE_DIR": str(folder)} if os.access(folder, os.W_OK) else {}
 
 
 def _array(tensor: Tensor) -> Any:

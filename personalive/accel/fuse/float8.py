@@ -44,14 +44,13 @@ class ScaledNorm(FusedLayerNorm):
     dtype = FLOAT8
 
     def __init__(self, norm: FusedLayerNorm) -> None:
+        nn.Module.__init__(self)
         weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
         # A normalised value is at most the square root of the number of channels.
-        scale = float((weight.abs() * weight.numel() ** 0.5 + bias.abs()).max()) / LARGEST
-        super().__init__(norm, norm.operations)
-        self.scale = scale
-        for name, value in (("weight", weight), ("bias", bias)):
-            delattr(self, name)
-            constant(self, name, value / scale, torch.float32)
+        self.scale = float((weight.abs() * weight.numel() ** 0.5 + bias.abs()).max()) / LARGEST
+        self.operations, self.eps = norm.operations, norm.eps
+        constant(self, "weight", weight / self.scale, torch.float32)
+        constant(self, "bias", bias / self.scale, torch.float32)
 
 
 class Float8Weight(nn.Module):

@@ -35,10 +35,10 @@ class FusedLayerNorm(nn.Module):
     def __init__(self, norm: nn.LayerNorm, operations: Operations, bias: Tensor | None = None) -> None:
         """Take over a norm; `bias` instead of its own is [c], or [f, c] with a row per frame."""
         super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.operations = operations
-        if bias is not None:
-            del self.bias
+        self.operations, self.eps, self.weight = operations, norm.eps, norm.weight
+        if bias is None:
+            self.bias = norm.bias
+        else:
             constant(self, "bias", bias, norm.bias.dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -191,6 +191,7 @@ class FusedTokenTransformer(nn.Module):
     """What fused motion and temporal modules share."""
 
     attention_blocks: Any
+    norms: Any
 
     def __init__(
         self, layer: TokenTransformer, operations: Operations, biases: Sequence[Tensor | None] = (None, None)

@@ -151,8 +151,8 @@ class FusedReferenceUNet(nn.Module):
             )
             for stage in _plain_stages(unet)
         )
-        units = [unit for stage in self.stages for unit in stage.units]
-        [*_, last] = [unit for unit in units if unit.attention is not None]
+        stages: Any = self.stages
+        [*_, last] = [unit for stage in stages for unit in stage.units if unit.attention is not None]
         last.is_last = True
 
     @property

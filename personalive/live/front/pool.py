@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from personalive.live.core.parameters import LoadParameters
@@ -112,10 +111,14 @@ class Pool:
 
     def _follow(self, worker: Worker) -> None:
         """Pass on what a worker says, and that it has ended (a thread of its own)."""
-        assert self._loop is not None
+        loop = self._loop
+        assert loop is not None
+
+        def hear(report: Report) -> None:
+            loop.call_soon_threadsafe(self._hear, worker, report)
+
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            how = worker.process.follow(partial(self._loop.call_soon_threadsafe, self._hear, worker))
-            self._loop.call_soon_threadsafe(self._ended, worker, how)
+            loop.call_soon_threadsafe(self._ended, worker, worker.process.follow(hear))
 
     def _hear(self, worker: Worker, report: Report) -> None:
         if worker.report is None:

@@ -15,7 +15,7 @@ from personalive.live.front.forward import forward, headers_for, recognised, sen
 from personalive.live.front.ledger import Known, Placed, Portrait
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.reports import Tell
-from personalive.live.http.api import CURRENT
+from personalive.live.http.callers import CURRENT
 from personalive.live.hub.clients import Client
 from personalive.live.hub.connections import latest
 from personalive.live.hub.entries import FullError, NotYoursError, UnknownSessionError
