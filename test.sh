@@ -72,7 +72,7 @@ linters >"$report" 2>&1 &
 linted=$!
 
 # More workers than cores, as tests of servers and processes mostly wait. Keep before OMP_NUM_THREADS, which nproc honours.
-workers=$(($(nproc) + 2))
+workers=$(($(nproc) + 3))
 # One thread for each worker: two that share the cores would wait for each other in every small product.
 export OMP_NUM_THREADS=1
 # Files in the order of tests/conftest.py: the ones with few tests are slow, and would be left for the end.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.measuring import Results, replay_milliseconds
 from personalive.accel.fuse.float8 import Float8FFNProjOut, Float8NormConv, ScaledNorm
 from personalive.accel.fuse.images import FusedNormConv, doubling_weight
-from personalive.accel.fuse.transformers import FusedFFNProjOut
+from personalive.accel.fuse.transformers import FusedFFNProjOut, FusedLayerNorm
 from personalive.accel.ops import attention
 from personalive.accel.ops import reference as operations
 from personalive.accel.ops import triton as kernels
@@ -285,9 +285,9 @@ def feed_forwards(bench: Bench) -> None:
             lambda c=c, s=s: (bench.image(16, c, s, s), *(bench.tensor(16, s * s, c) for _ in range(2)))
         )
         runs: dict[str, tuple[Run, list[tuple[Any, ...]]]] = {name: (end, [*tokens]) for name, end in ends.items()}
-        norm = ScaledNorm(nn.LayerNorm(c, device="cuda"))
+        norm = ScaledNorm(FusedLayerNorm(nn.LayerNorm(c, device="cuda"), fast))
         quantised = [(x, total, operations.to_float8(normed / norm.scale)) for x, total, normed in tokens]
-        runs["fp8"] = Float8FFNProjOut(FusedFFNProjOut(feed_forward, proj_out, fast), norm, fast), quantised
+        runs["fp8"] = Float8FFNProjOut(FusedFFNProjOut(feed_forward, proj_out, fast), norm), quantised
         bench.race(f"end of a transformer, 16x{c}x{s}x{s}", {"tflop": 26 * 16 * s * s * c * c / 1e12}, runs)
 
 

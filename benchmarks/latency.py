@@ -3,6 +3,8 @@
     python -m benchmarks.latency                              # over WebRTC and Chromium, with the echo model
     python -m benchmarks.latency --model demo
     python -m benchmarks.latency --call_ms 320 --seconds 600  # a model of half the camera's rate, for ten minutes
+    python -m benchmarks.latency --whip --call_ms 75          # the same by WHIP and WHEP
+    python -m benchmarks.latency --background blur            # what the background costs: see background_ms
     python -m benchmarks.latency --in_process --model rule --people 3   # one GPU: no network, no browser
 
 In process, sessions are added until a camera frame is dropped; that is how many the device can run. Each mode is
@@ -13,18 +15,14 @@ comes back. Another model does not pass numbers through; then the session's time
 """
 
 import argparse
-import contextlib
+import asyncio
 import itertools
 import json
-import os
-import socket
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -39,15 +37,11 @@ from personalive.live.core.model import ModelFactory, PersonaLiveEngine
 from personalive.live.core.parameters import LoadParameters
 from personalive.loading import ModelChoice
 from personalive.testing.echo import EchoEngine
-from personalive.types import Latency
+from personalive.types import Background, Latency
 
 FPS = 25
 MEMORY_SECONDS = 0.5
 PAGE = Path(__file__).with_name("latency_page.js")
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream",
-         "--autoplay-policy=no-user-gesture-required", "--disable-background-networking", "--disable-quic",
-         "--no-first-run", "--allow-loopback-in-peer-connection")  # fmt: skip
 
 
 def make_engine(options: argparse.Namespace) -> Engine:
@@ -91,19 +85,11 @@ def in_process(options: argparse.Namespace, results: Results) -> None:
         results.add(f"{name}: sessions at {options.fps:g} fps", carried)
 
 
-@contextlib.contextmanager
-def serving(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def serving(options: argparse.Namespace) -> AbstractContextManager[tuple[str, int]]:
     """A server in a process of its own: its address and process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "benchmarks.latency", "--serve", str(port), *sys.argv[1:]]
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(options.threads)})
-    try:
-        yield f"http://127.0.0.1:{port}", process.pid
-    finally:
-        process.terminate()
-        process.wait(20)
+    from benchmarks.page import served
+
+    return served("-m", "benchmarks.latency", *sys.argv[1:], "--serve", OMP_NUM_THREADS=str(options.threads))
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -113,33 +99,43 @@ def serve(options: argparse.Namespace) -> None:
     from personalive.live.http.server import create_app
     from personalive.live.options import ServeOptions
 
-    settings = ServeOptions(port=options.serve, latency=options.latency or "balanced", face_boxes="keypoints")
+    settings = ServeOptions(port=options.port, latency=options.latency or "balanced", face_boxes="keypoints")
     app = create_app(settings, lambda parameters, at_stage: make_engine(options), None)
-    uvicorn.run(app, port=options.serve, log_level="warning")
+    uvicorn.run(app, port=options.port, log_level="warning")
 
 
 def in_browser(options: argparse.Namespace, results: Results) -> None:
     """Chromium drives a session over WebRTC on loopback."""
     from playwright.sync_api import sync_playwright
 
-    with serving(options) as (url, pid), sync_playwright() as playwright:
-        _wait_until_loaded(url)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    from personalive.testing.browser import chromium
+
+    with serving(options) as (url, pid), sync_playwright() as playwright, chromium(playwright, None) as browser:
         page = browser.new_page()
         page.goto(url)
-        page.evaluate(PAGE.read_text(), {"fps": FPS, "size": options.size})
+        parameters = {"background": options.background}
+        page.evaluate(PAGE.read_text(), {"fps": FPS, "size": options.size, "parameters": parameters})
         memory = MemoryWatch(pid)
         page.wait_for_timeout(options.seconds * 1000)
         found = page.evaluate("window.finish()")
         memory_used = memory.finish()
-        browser.close()
     report(found, memory_used, options, results)
+
+
+def by_whip(options: argparse.Namespace, results: Results) -> None:
+    """A client of WHIP drives a session, and one of WHEP watches it, on loopback."""
+    from benchmarks.whip import measure as measure_whip
+
+    with serving(options) as (url, pid):
+        memory = MemoryWatch(pid)
+        found = asyncio.run(measure_whip(url, options.size, FPS, options.seconds))
+    report(found, memory.finish(), options, results)
 
 
 def report(found: dict[str, Any], memory: list[float], options: argparse.Namespace, results: Results) -> None:
     """Delays by the mark (echo) or by the session's stamps, at the beginning and at the end."""
     warm = 3.0
-    if options.model == "echo":
+    if options.model == "echo" and options.background == "as_is":
         rows = np.array([row for row in found["marks"] if row[0] > warm]).reshape(-1, 2)
     else:
         stamped = [(each["at"], each["delay_ms"]) for each in found["stats"] if each["delay_ms"]]
@@ -182,18 +178,6 @@ class MemoryWatch:
             self._values.append(round(self._process.memory_info().rss / 2**20, 1))
 
 
-def _wait_until_loaded(url: str) -> None:
-    import httpx
-
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/api/v1/pipeline/status").json()["status"] == "loaded":
-                return
-        time.sleep(0.2)
-    raise SystemExit("the model was not loaded within five minutes")
-
-
 def main() -> None:
     """Run one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -207,19 +191,24 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--threads", type=int, default=2, help="of the model in the server's process")
-    parser.add_argument("--in_process", action="store_true")
+    way = parser.add_mutually_exclusive_group()
+    way.add_argument("--background", default="as_is", choices=get_args(Background), help="on the page")
+    way.add_argument("--in_process", action="store_true")
+    way.add_argument("--whip", action="store_true", help="by WHIP and WHEP, in place of the page")
     parser.add_argument("--people", type=int, default=6, help="in process: sessions to try at most")
     parser.add_argument("--keyframes", choices=("none", "three"), nargs="*", default=["none", "three"])
     parser.add_argument("--max_batch", type=int, nargs="*", default=[1], help="in process: sessions in a call")
     parser.add_argument("--fps", type=float, default=FPS, help="in process: of the cameras")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options)
         return
     results = Results(options.output)
     results.add("options", json.loads(json.dumps(vars(options), default=str)))
-    (in_process if options.in_process else in_browser)(options, results)
+    run = in_process if options.in_process else by_whip if options.whip else in_browser
+    run(options, results)
 
 
 if __name__ == "__main__":

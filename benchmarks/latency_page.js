@@ -1,5 +1,5 @@
 /** Drives a session with numbers in black and white fields, and reads them from the pictures that come back. */
-async ({ fps, size }) => {
+async ({ fps, size, parameters }) => {
   const { WebRtcConnection } = await import("/static/webrtc.js");
   const BITS = 10;
   const begin = performance.now();
@@ -56,6 +56,6 @@ async ({ fps, size }) => {
     },
     onLost: () => {},
   });
-  await connection.open({});
+  await connection.open({ initialParameters: parameters });
   window.finish = () => found;
 }

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
+
+if TYPE_CHECKING:
+    import torch
 
 # PyTorch is imported where it is used: a process is told its GPU and its threads first.
 
@@ -110,6 +113,18 @@ def _listen(connection: "Connection[Any, Any]", take: Callable[[Any], object]) -
         except (EOFError, OSError):
             os._exit(0)
         take(message)
+
+
+def computes(device: "torch.device") -> bool:
+    """Whether a device still computes: after some errors a GPU refuses everything, and only another process goes on."""
+    import torch
+
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except Exception:
+        return False
+    return True
 
 
 def how_ended(status: int | None) -> str:

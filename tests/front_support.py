@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from personalive.live.front.process import LocalWorkplace, Workplace
 from personalive.live.front.serve import front_server
 from personalive.live.options import ServeOptions
 from personalive.processes import Seat
@@ -42,13 +43,20 @@ class FrontServer:
 
 
 @contextlib.contextmanager
-def front(folder: Path, workers: int = 2, make: EchoWorkers | None = None, **options: Any) -> Iterator[FrontServer]:
-    """Run a front until the block ends."""
+def front(
+    folder: Path,
+    workers: int = 2,
+    make: EchoWorkers | None = None,
+    place: Callable[[ServeOptions], Workplace] | None = None,
+    **options: Any,
+) -> Iterator[FrontServer]:
+    """Run a front until the block ends, over workers of this machine if no other place for them is given."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     chosen = ServeOptions(**{"port": port, "offer_rate": 1e6, "face_boxes": "keypoints", **options})
-    server = front_server(chosen, [Seat()] * workers, make or EchoWorkers(), folder)
+    here = LocalWorkplace(chosen, [Seat()] * workers, make or EchoWorkers(), folder)
+    server = front_server(chosen, place(chosen) if place else here)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     running = FrontServer(f"http://127.0.0.1:{port}", thread)

@@ -102,6 +102,7 @@ def refused(reference, driver, output, word):
     assert " object at 0x" not in line and "Traceback" not in line
 
 
+@pytest.mark.slow
 def test_bad_files_are_refused_by_name_before_a_model_is_needed(
     good, bad_references, bad_drivers, tmp_path, monkeypatch
 ):

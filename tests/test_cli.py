@@ -173,10 +173,11 @@ def long_driver(folder):
 @pytest.mark.parametrize(
     ("number", "status", "output"),
     [
-        pytest.param(signal.SIGINT, 130, "made.mp4", marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "made.mp4"),
         (signal.SIGTERM, 143, "new/frames/%05d.png"),
     ],
 )
+@pytest.mark.slow
 def test_signals_stop_and_clean_up(tmp_path, inputs, number, status, output):
     driver = long_driver(tmp_path)
     (tmp_path / "work").mkdir()

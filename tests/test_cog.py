@@ -120,7 +120,11 @@ def test_a_picture_and_a_motion_file_drive_too(server, inputs, small_model, port
 
 @pytest.mark.parametrize(
     ("output_format", "kind"),
-    [("webm", "video/webm"), ("gif", "image/gif"), ("webp", "image/webp")],
+    [
+        ("webm", "video/webm"),
+        pytest.param("gif", "image/gif", marks=pytest.mark.slow),
+        pytest.param("webp", "image/webp", marks=pytest.mark.slow),
+    ],
 )
 def test_the_kind_of_result_is_chosen_and_holds_the_whole_portrait(server, inputs, tmp_path, output_format, kind):
     wide = np.full((403, 522, 3), 120, np.uint8)

@@ -5,11 +5,11 @@ import functools
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from personalive.accel.accelerator import Accelerator
 from personalive.accel.fuse.float8 import (
     Float8FFNProjOut,
+    Float8Linear,
     Float8NormConv,
     Float8Weight,
     ScaledNorm,
@@ -17,7 +17,7 @@ from personalive.accel.fuse.float8 import (
     to_float8,
 )
 from personalive.accel.fuse.images import FusedNormConv
-from personalive.accel.fuse.transformers import FusedFFNProjOut
+from personalive.accel.fuse.transformers import FusedFFNProjOut, FusedLayerNorm, FusedLinear
 from personalive.accel.fuse.unet import FusedDenoisingUNet, FusedReferenceUNet
 from personalive.accel.fuse.vae import FusedDecoder
 from personalive.accel.ops.reference import FLOAT8, Operations
@@ -34,7 +34,7 @@ def parts(channels, seed=0):
     feed_forward, proj_out, norm = (
         FeedForward(channels),
         torch.nn.Linear(channels, channels),
-        torch.nn.LayerNorm(channels),
+        FusedLayerNorm(torch.nn.LayerNorm(channels), Operations()),
     )
     torch.nn.init.normal_(norm.weight, 1, 0.3)
     torch.nn.init.normal_(norm.bias, 0, 0.3)
@@ -50,11 +50,12 @@ def test_the_end_of_a_transformer_keeps_its_values(outlier):
     tokens, branch = torch.randn(2, 2, 64, channels).unbind(0)
     tokens[0, 5] *= outlier
     end = FusedFFNProjOut(feed_forward, proj_out, operations)
-    total, normed = operations.add_layer_norm(tokens, branch, norm.weight, norm.bias, norm.eps)
+    total, normed = norm.after_sum(tokens, branch)
     exact = end(image, total.clone(), normed) - image
     scaled = ScaledNorm(norm)
-    total, normed = operations.add_layer_norm(tokens, branch, scaled.weight, scaled.bias, norm.eps, dtype=FLOAT8)
-    actual = Float8FFNProjOut(end, scaled, operations)(image, total, normed) - image
+    total, normed = scaled.after_sum(tokens, branch)
+    assert normed.dtype == FLOAT8
+    actual = Float8FFNProjOut(end, scaled)(image, total, normed) - image
     error = (actual - exact).flatten(2).norm(dim=1) / exact.flatten(2).norm(dim=1)
     assert 0.001 < error.mean() < 0.05 and error.max() < 0.15
 
@@ -64,18 +65,33 @@ def test_a_channel_without_weights_is_nothing():
     channels, operations = 64, Operations()
     feed_forward, proj_out, norm = parts(channels)
     feed_forward.net[0].proj.weight[3] = feed_forward.net[0].proj.bias[3] = 0
-    end = Float8FFNProjOut(FusedFFNProjOut(feed_forward, proj_out, operations), ScaledNorm(norm), operations)
+    end = Float8FFNProjOut(FusedFFNProjOut(feed_forward, proj_out, operations), ScaledNorm(norm))
     image, tokens = torch.randn(1, channels, 4, 4).to(memory_format=torch.channels_last), torch.randn(1, 16, channels)
     assert end(image, tokens, torch.zeros(1, 16, channels).to(FLOAT8)).isfinite().all()
 
 
 def test_no_input_is_too_large_for_the_norms_scale():
+    """A row of biases for each frame too."""
     _, _, norm = parts(64)
-    scaled = ScaledNorm(norm)
     worst = torch.eye(64) * 1e4  # a single large channel is the most that a norm lets through
-    for tokens in (worst, -worst):
-        values = F.layer_norm(tokens, (64,), scaled.weight, scaled.bias).to(FLOAT8).float()
-        assert values.isfinite().all() and values.abs().max() <= 448
+    for scaled in (ScaledNorm(norm), ScaledNorm(FusedLayerNorm(norm, Operations(), torch.randn(16, 64)))):
+        for tokens in (worst, -worst):
+            values = scaled(tokens.expand(16, -1, -1)).float()
+            assert values.isfinite().all() and values.abs().max() <= 448
+
+
+@torch.inference_mode()
+def test_a_linear_layer_after_a_norm_keeps_its_values():
+    """And takes other tokens, for which no scale is known."""
+    _, _, norm = parts(64)
+    scaled, linear, tokens = (
+        ScaledNorm(norm),
+        FusedLinear(torch.randn(96, 64), Operations(), torch.float32),
+        torch.randn(2, 50, 64),
+    )
+    actual, exact = Float8Linear(linear, scaled), linear(norm(tokens))
+    assert 0.001 < (actual(scaled(tokens)) - exact).norm() / exact.norm() < 0.06
+    assert ((actual.weight - linear.weight).abs() <= linear.weight.abs() / 16 + 1e-3).all()
 
 
 def test_weights_take_half_the_memory_of_fp16():
@@ -143,7 +159,7 @@ def test_a_whole_unet():
     exact = run(denoising)
     merged = copy.deepcopy(denoising)
     before = sum(t.numel() for t in (*merged.parameters(), *merged.buffers()) if t.dtype != FLOAT8)
-    to_float8(merged, Operations())
+    to_float8(merged)
     after = sum(t.numel() for t in (*merged.parameters(), *merged.buffers()) if t.dtype != FLOAT8)
     assert after < 0.8 * before
     error = (run(merged) - exact).norm() / exact.norm()

@@ -107,6 +107,7 @@ def test_pictures_depend_on_the_seed_alone(heads):
     assert one.images.abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_pairs_share_their_motion_and_a_batch_keeps_its_shape(heads):
     mixture = Mixture(heads, Avatars(SIZE, CPU), share=0.5)
     for seed in range(3):

@@ -15,7 +15,6 @@ from personalive.gateway.app import create_app
 from personalive.gateway.deliveries import Deliveries
 from personalive.gateway.openapi import describe, inputs_of, own_schema
 from personalive.gateway.prediction import NotReadyError
-from personalive.jobs import queue as queue_module
 from personalive.jobs.cluster import Scale
 from personalive.jobs.ended import Ended
 from personalive.jobs.options import JobsOptions
@@ -43,8 +42,6 @@ class Played:
     async def run(self, inputs):
         seed = inputs["seed"]
         outcome = self.outcomes[seed].pop(0) if self.outcomes.get(seed) else Made("text/plain", b"hello")
-        if outcome == "gone":
-            raise LostError("gone before it began")
         self.seeds.append(seed)
         yield Began()
         yield Line("animating")
@@ -88,7 +85,6 @@ class Served:
 @pytest.fixture
 async def served(tmp_path, monkeypatch):
     monkeypatch.setenv("PERSONALIVE_ALLOW_PRIVATE_URLS", "1")
-    monkeypatch.setattr(queue_module, "FALSE_START_SECONDS", 0.0)
     running = []
 
     @asynccontextmanager
@@ -148,7 +144,7 @@ async def test_as_many_run_as_there_may_be_processes(served):
 @pytest.mark.parametrize(("attempts", "status"), [(["dies"], "succeeded"), (["dies", "dies"], "failed")])
 async def test_a_job_whose_process_died_is_made_again_once(served, attempts, status):
     async with served() as it:
-        it.makers.outcomes[7] = ["gone", attempts[0], "gone", *attempts[1:]]
+        it.makers.outcomes[7] = attempts.copy()
         it.makers.go.set()
         ended = (await it.put("job", 7, wait=True)).json()
         assert ended["status"] == status and "made again" in ended["logs"]
@@ -158,12 +154,6 @@ async def test_a_job_whose_process_died_is_made_again_once(served, attempts, sta
         assert (await it.put("next", 8, wait=True)).json()["status"] == "succeeded"
         figures = (await it.client.get("/metrics")).text
         assert "personalive_jobs_retried_total 1.0" in figures
-
-
-async def test_a_job_that_no_process_can_begin_fails(served):
-    async with served() as it:
-        it.makers.outcomes[7] = ["gone"] * 1000
-        assert "no process could begin" in (await it.put("job", 7, wait=True)).json()["error"]
 
 
 async def test_what_goes_wrong_in_one_job_is_its_own_failure(served):

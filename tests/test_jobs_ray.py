@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -47,10 +47,11 @@ def service(folder: Path, *command: str, **environment: str) -> Iterator[Endpoin
         assert process.poll() is None, log.read_text()
         yield running
     finally:
-        if process.poll() is None:
-            for _ in range(2):  # the second time, it cancels what is left
-                process.terminate()
-            process.wait(WAIT)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.terminate()  # now it cancels what is left; at once, the two signals may be one
+        process.wait(WAIT)
 
 
 @contextmanager
@@ -176,11 +177,12 @@ def test_without_weights_it_says_so_and_ends(tmp_path):
     assert done.returncode != 0 and "there are no weights here" in done.stderr
 
 
-def test_as_an_application_it_finishes_its_jobs_before_it_is_removed(tmp_path):
-    """What KubeRay runs: the front is a process of the cluster too."""
+@contextmanager
+def as_application(folder: Path, scale: Scale, queue: int) -> Iterator[Endpoint]:
+    """What KubeRay runs, in which the front is a process of the cluster too."""
     from ray import serve
 
-    (tmp_path / "marks").mkdir()
+    (folder / "marks").mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -188,17 +190,27 @@ def test_as_an_application_it_finishes_its_jobs_before_it_is_removed(tmp_path):
     ray.init(
         "local",
         num_cpus=3,
+        num_gpus=scale.most if scale.on_gpus else 0,
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": environment},
     )
     try:
         serve.start(proxy_location="Disabled")
-        quick_requests = QuickRequests(tmp_path / "marks")
-        app = application(JobsOptions(port=port, queue=5), Scale(1, 1, on_gpus=False), quick_requests)
+        app = application(JobsOptions(port=port, queue=queue), scale, QuickRequests(folder / "marks"))
         serve.run(app, name="personalive", route_prefix=None)
-        server = Endpoint(f"http://127.0.0.1:{port}", None, tmp_path, tmp_path / "log")
+        server = Endpoint(f"http://127.0.0.1:{port}", None, folder, folder / "log")
         wait_for(lambda: server.status() == "READY", START)
+        yield server
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def test_as_an_application_it_finishes_its_jobs_before_it_is_removed(tmp_path):
+    from ray import serve
+
+    with as_application(tmp_path, Scale(1, 1, on_gpus=False), queue=5) as server:
         assert server.post(inputs("ok", 5)).json()["status"] == "succeeded"
         with receiver() as web:
             server.put("last", inputs("ok:5"), webhook=f"{web.url}/webhook")
@@ -206,9 +218,24 @@ def test_as_an_application_it_finishes_its_jobs_before_it_is_removed(tmp_path):
             serve.delete("personalive")
             assert web.statuses()[-1] == "succeeded"
         assert server.status() == "DOWN"
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+
+
+def test_a_burst_starts_a_second_process_which_ends_when_there_is_work_for_one_only(tmp_path):
+    def processes(server):
+        return httpx.get(f"{server.url}/health-check", timeout=WAIT).json()["replicas"]
+
+    with as_application(tmp_path, Scale(1, 2, on_gpus=True, idle_seconds=5.0), queue=20) as server:
+        wait_for(lambda: processes(server) == 1)
+        burst = [f"job{index}" for index in range(12)]
+        for seed, name in enumerate(burst):
+            assert server.put(name, inputs("ok:10", seed)).status_code == 202
+        wait_for(lambda: processes(server) == 2, START)
+        server.put("long", inputs("ok:120", 100))
+        wait_for(lambda: processes(server) == 1, START)
+        for name in (*burst, "long"):
+            assert until(server, name, "succeeded", "failed", seconds=START)["status"] == "succeeded"
+        assert [marks(server, seed) for seed in (*range(12), 100)] == [1] * 13, "each was made once"
+        assert server.post(inputs("ok", 101)).json()["status"] == "succeeded"
 
 
 def test_ray_serve_reads_the_configuration_for_kuberay():

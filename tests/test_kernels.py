@@ -175,6 +175,16 @@ def test_convolution_in_fp8(channels, outs, height, width, summed, dtype):
 
 
 @pytest.mark.usefixtures("loads")
+@pytest.mark.parametrize("dtype", DOT_TYPES)
+@pytest.mark.parametrize(("rows", "depth", "width"), [(300, 64, 128), (7, 320, 960), (129, 1280, 72)], ids=str)
+def test_linear_layer_in_fp8(rows, depth, width, dtype):
+    x, weight, scale = eighths(2, rows, depth), eighths(width, depth), draw(width).float().abs() + 0.1
+    actual = float8.linear_float8(x, weight, scale, 0.03, dtype)
+    assert actual.dtype == dtype and actual.shape == (2, rows, width)
+    assert_near(actual, operations.linear_float8(x, weight, scale, 0.03, torch.float32))
+
+
+@pytest.mark.usefixtures("loads")
 @pytest.mark.parametrize(("rows", "depth", "width"), [(300, 64, 128), (7, 320, 1280), (129, 96, 192)], ids=str)
 def test_feed_forward_in_fp8(rows, depth, width):
     """The gate, and the two products after it."""
@@ -210,8 +220,10 @@ def test_layer_norm_in_fp8(dtype):
     weight, bias = draw(320).float() * 10, draw(320).float()
     total, actual = norms.add_layer_norm(x, branch, weight, bias, 1e-5, dtype=torch.float8_e4m3fn)
     exact = F.layer_norm(total.float(), (320,), weight, bias)
-    assert total.dtype == dtype and actual.dtype == torch.float8_e4m3fn
-    assert (actual.float() - exact).norm() < FLOAT8_TOLERANCE * exact.norm()
+    assert total.dtype == dtype
+    for normed in (actual, norms.layer_norm(total, weight, bias, 1e-5, dtype=torch.float8_e4m3fn)):
+        assert normed.dtype == torch.float8_e4m3fn
+        assert (normed.float() - exact).norm() < FLOAT8_TOLERANCE * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", TYPES)

@@ -32,7 +32,9 @@ def talking():
     return np.stack([*frames, *reversed(frames)])
 
 
-@pytest.fixture(scope="module", params=[swaying, talking], ids=["swaying", "talking"])
+@pytest.fixture(
+    scope="module", params=[swaying, pytest.param(talking, marks=pytest.mark.slow)], ids=["swaying", "talking"]
+)
 def frames(request):
     return request.param()
 
@@ -41,7 +43,7 @@ def frames(request):
 def cut_out(frames):
     """The frames with opacity."""
     painter = BackgroundPainter()
-    images = np.concatenate([painter.paint(part, "transparent", GREEN) for part in np.array_split(frames, 50)])
+    images = np.stack([painter.paint(frame, "transparent", GREEN) for frame in frames])
     assert painter.seconds > 0
     painter.close()
     return images
@@ -50,7 +52,7 @@ def cut_out(frames):
 @pytest.fixture(scope="module")
 def painted(frames):
     painter = BackgroundPainter()
-    images = painter.paint(frames, "colour", GREEN)
+    images = np.stack([painter.paint(frame, "colour", GREEN) for frame in frames])
     painter.close()
     return images
 
@@ -92,13 +94,14 @@ def test_a_transparent_background_leaves_the_pictures_and_says_what_is_opaque(fr
 
 def test_blur_and_a_picture_leave_the_face_and_nothing_is_done_unless_it_is_asked_for(frames):
     painter = BackgroundPainter()
-    assert (painter.paint(frames[:4], "as_is", GREEN) == frames[:4]).all()
+    frame = frames[0]
+    assert painter.paint(frame, "as_is", GREEN) is frame
     assert painter.seconds == 0
-    blurred = painter.paint(frames[:4], "blur", GREEN)
-    assert blurred.shape == frames[:4].shape and not (blurred == frames[:4]).all()
-    sky = filled(np.full((300, 900, 3), (30, 60, 200), np.uint8), frames.shape[2], frames.shape[1])
-    behind = painter.paint(frames[:4], "picture", GREEN, sky)
-    assert np.abs(behind[:, 2:8, 2:8].astype(int) - (30, 60, 200)).max() < 25
-    nothing_yet = painter.paint(frames[:4], "picture", GREEN)
+    blurred = painter.paint(frame, "blur", GREEN)
+    assert blurred.shape == frame.shape and not (blurred == frame).all()
+    sky = filled(np.full((300, 900, 3), (30, 60, 200), np.uint8), frame.shape[1], frame.shape[0])
+    behind = painter.paint(frame, "picture", GREEN, sky)
+    assert np.abs(behind[2:8, 2:8].astype(int) - (30, 60, 200)).max() < 25
+    nothing_yet = painter.paint(frame, "picture", GREEN)
     painter.close()
-    assert np.abs(nothing_yet[:, 2:8, 2:8].astype(int) - KEY).max() < 25
+    assert np.abs(nothing_yet[2:8, 2:8].astype(int) - KEY).max() < 25

@@ -72,6 +72,7 @@ async def test_other_programs_see_the_latest_session_and_its_portrait_between_se
     assert device.closed
 
 
+@pytest.mark.slow
 def test_without_a_device_the_server_says_what_to_do_before_it_reads_weights(tmp_path):
     pytest.importorskip("pyvirtualcam")
     command = [sys.executable, "-m", "personalive.cli.main", "serve", "--virtual_camera", "/dev/no-such-camera"]
@@ -81,6 +82,7 @@ def test_without_a_device_the_server_says_what_to_do_before_it_reads_weights(tmp
     assert str(tmp_path) not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_extra_the_server_names_it():
     code = (
         "import sys; sys.modules['pyvirtualcam'] = None; from personalive.cli.main import main; "

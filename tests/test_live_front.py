@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from personalive.errors import InputError
 from personalive.live.core.parameters import Parameters
 from personalive.live.core.scheduler import Call
 from personalive.live.front.app import create_front
@@ -21,8 +22,11 @@ from personalive.live.front.ledger import Ledger, Pictures
 from personalive.live.front.metrics import added
 from personalive.live.front.placement import Load, call_seconds, carries, order
 from personalive.live.front.pool import Pool
+from personalive.live.front.process import LocalWorkplace
 from personalive.live.front.reports import SessionReport
+from personalive.live.front.serve import serve
 from personalive.live.hub.clients import Client
+from personalive.live.hub.connections import latest
 from personalive.live.hub.entries import SessionState
 from personalive.live.options import ServeOptions
 from personalive.processes import Seat
@@ -109,6 +113,15 @@ def test_sessions_are_forgotten_when_their_worker_no_longer_has_them_and_kept_wh
     assert ledger.lost("new") is None
 
 
+def test_the_latest_session_is_known_although_machines_have_clocks_of_their_own():
+    ledger = Ledger(2, lambda: 1000.0)
+    client = Client.known("cookie", "127.0.0.1")
+    for name, since, now in (("older", 90.0, 100.0), ("newer", 49_995.0, 50_000.0), ("oldest", 900.0, 1000.0)):
+        ledger.reported(name, [SessionReport(name, client, SessionState.CONNECTED, since, Parameters())], now - 1000.0)
+    assert latest(ledger.sessions.values(), client).identifier == "newer"
+    assert [each.since for each in ledger.sessions.values()] == [990.0, 995.0, 900.0]
+
+
 def test_the_still_portrait_is_where_the_last_session_was():
     ledger = Ledger(2)
     client = Client.known("cookie", "127.0.0.1")
@@ -142,7 +155,8 @@ process_start_time_seconds %d
 
 async def test_hosts_origins_and_tokens_are_checked_by_the_front_as_by_a_single_server(tmp_path):
     options = ServeOptions(tokens=("a-long-secret",), workers=2)
-    app = create_front(options, Pool(options, [Seat(), Seat()], EchoWorkers(), tmp_path, Ledger(2)))  # none is started
+    workplace = LocalWorkplace(options, [Seat(), Seat()], EchoWorkers(), tmp_path)
+    app = create_front(options, Pool(workplace, load_at_start=True))  # none is started
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
 
@@ -158,6 +172,11 @@ async def test_hosts_origins_and_tokens_are_checked_by_the_front_as_by_a_single_
         assert await status("GET", "/health") == await status("GET", "/") == 200
         answer = await client.get("/api/v1/pipeline/status", headers=key)
         assert answer.json()["status"] == "loading" and answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_cluster_is_joined_on_one_of_its_machines():
+    with pytest.raises(InputError, match="with auto"):
+        serve(ServeOptions(ray="ray://cluster.example:10001"))
 
 
 # ---- two workers ----

@@ -234,7 +234,7 @@ KINDS = ("open", "attach", "up", "lose", "close", "pass")
 EVENTS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 5)), max_size=60)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(EVENTS)
 def test_whatever_comes_no_session_is_lost_or_kept_too_long(events):
     async def play():

@@ -95,7 +95,7 @@ def failing(network: torch.nn.Module):
 
 
 @pytest.mark.parametrize("network", ["motion_extractor", "pose_guider", "denoising_unet", "vae"])
-@pytest.mark.parametrize("calls_before", [0, 1])
+@pytest.mark.parametrize("calls_before", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_call_that_fails_leaves_every_stream_as_it_was(engine, small_model, network, calls_before):
     """What the scheduler relies on when it repeats a failed call for each session alone."""
     streams, twins = ([begun(engine) for _ in range(2)] for _ in range(2))

@@ -119,6 +119,7 @@ def test_portraits_and_settings_are_there_after_a_reload(page, server):
     expect(button(page, "me")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_keys_and_other_programs_do_what_the_buttons_do(page, server):
     start(page, "blue")
     result(page, BLUE)
@@ -244,8 +245,11 @@ def test_sound_is_off_until_it_is_wanted_and_reaches_viewers(page, browser, serv
     until(lambda: page.evaluate("document.getElementById('level').value > 0.3"))
     viewer.evaluate(LISTEN)
     until(lambda: viewer.evaluate("window.loudest > 0.01"))
+    page.get_by_label("Microphone", exact=True).select_option("Fake Audio Input 2")
+    until(lambda: page.evaluate("document.getElementById('level').value > 0.3"))
     page.keyboard.press("m")
     until(lambda: session_of(server).parameters.muted)
+    assert page.evaluate("document.getElementById('level').value") == 0
     viewer.context.close()
 
 

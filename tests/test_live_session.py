@@ -47,6 +47,23 @@ def test_low_latency_moves_the_window_twice_as_fast():
     assert delays["low"] == pytest.approx(0.06 + 3 * 0.08 + 0.01, abs=0.03)
 
 
+def test_one_portrait_dissolves_into_the_next():
+    room = Simulation(call_seconds=0.05)
+    one = room.person(RED)
+    one.film(25)
+    room.run(2)
+    one.session.set_portrait(BLUE)
+    one.shown.clear()
+    room.run(2)
+    one.session.set_portrait(RED)
+    room.run(2)
+    reds = np.array([picture.image[2, 2, 0] for _, picture in one.shown], int)
+    assert reds[0] == reds[-1] == RED[0] and BLUE[0] in reds
+    steps = np.abs(np.diff(reds))
+    assert steps.max() <= 0.3 * (RED[0] - BLUE[0])
+    assert np.count_nonzero(steps) >= 16, "each time, nine pictures are mixed ones"
+
+
 def test_sessions_share_the_device_fairly_in_batches():
     batches = []
     engine = EchoEngine(64, 64, chunk_frames=4, before_call=lambda streams: batches.append(len(streams)))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from urllib.parse import urljoin
 
 import httpx
@@ -26,6 +27,8 @@ class Exchange:
         self.peer = RTCPeerConnection()
         self.pictures: list[np.ndarray] = []
         self.sounds: list[float] = []
+        self.seen: list[float] = []
+        """How bright the picture was at each sound."""
         self.tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Exchange":
@@ -59,14 +62,19 @@ class Exchange:
                     self.pictures.append(frame.to_ndarray(format="rgb24"))
                 else:
                     self.sounds.append(float(np.abs(frame.to_ndarray().astype(float)).max()))
+                    self.seen.append(float(self.pictures[-1][100:150, 100:150].mean()) if self.pictures else np.nan)
 
 
 class Tone(AudioStreamTrack):
-    """A loud tone."""
+    """A loud tone, while it is on."""
+
+    def __init__(self, on=lambda: True):
+        super().__init__()
+        self._on = on
 
     async def recv(self):
         frame = await super().recv()
-        wave = 12000 * np.sin(np.arange(frame.samples) * 0.2)
+        wave = 12000 * self._on() * np.sin(np.arange(frame.samples) * 0.2)
         frame.planes[0].update(wave.astype("<i2").tobytes())
         return frame
 
@@ -131,3 +139,25 @@ async def test_candidates_may_follow_and_viewers_never_see_what_is_hidden(server
                 await asyncio.to_thread(
                     until, lambda: np.abs(viewer.pictures[-1][100:150, 100:150].astype(int) - RED).max() > 80
                 )
+
+
+@pytest.mark.slow
+async def test_sound_is_heard_while_the_picture_that_it_belongs_to_is_seen(server):
+    def on():
+        return int(time.monotonic()) % 2 == 1
+
+    def flash(index):
+        return np.full((256, 256, 3), 220 if on() else 60, np.uint8)
+
+    token = {"Authorization": "Bearer a secret token"}
+    async with httpx.AsyncClient(base_url=server.url, headers=token, timeout=WAIT) as page:
+        own = (await page.get("/api/v1/watch")).json()
+        await page.post("/api/v1/personalive/reference", content=picture(RED))
+        whip = f"{server.url}/api/v1/whip?key={own['key']}"
+        async with Exchange(whip, Camera(flash), Tone(on), token="a secret token"):
+            await asyncio.to_thread(until, lambda: next(iter(server.hub.entries.values())).is_shown)
+            async with Exchange(f"{server.url}/api/v1/whep/{own['watchId']}") as viewer:
+                await asyncio.to_thread(until, lambda: len(viewer.sounds) > 400)
+    bright, loud = np.array(viewer.seen[100:]) > 140, np.array(viewer.sounds[100:]) > 1000
+    assert bright.any() and not bright.all()
+    assert np.mean(bright == loud) > 0.8, "without the picture's delay of more than half a second, less than half"

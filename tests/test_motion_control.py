@@ -237,6 +237,7 @@ def test_a_neutral_frame_that_cannot_be_is_refused(small_model, portrait, hidden
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_relative_motion_from_file_to_file(small_model_folder, portrait, hidden_first, tmp_path, caplog):
     given = ["--ref_image", portrait, "--driving_video", hidden_first, "--model", small_model_folder]
     given += ["--motion", "relative", "--keep", "translation,scale", "--smooth", 0.5, "--pose_strength", 0.8]

@@ -88,6 +88,7 @@ def test_keypoints_need_no_face_mesh_here_either(small_model, portrait, hidden, 
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_part_at_another_rate(small_model, portrait, kept, tmp_path):
     chosen = {"start": 0.4, "duration": 0.16, "fps": 50, "motion": "relative", "save_motion": tmp_path / "part.motion"}
     frames, said = run(small_model, portrait, kept, tmp_path / "part.mp4", **chosen)
@@ -142,6 +143,7 @@ def test_what_it_cannot_do_is_refused(small_model, portrait, hidden, kept, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_from_the_command_line(small_model_folder, portrait, hidden, tmp_path, caplog, monkeypatch):
     given = ["--ref_image", portrait, "--model", small_model_folder, "-L", 6]
     first = [*given, "--driving_video", hidden, "-o", tmp_path / "a.mp4", "--save_motion", tmp_path / "a.motion"]

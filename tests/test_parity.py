@@ -23,6 +23,8 @@ def whole() -> EndToEnd:
 
 
 CASES = case_list(GOLDENS)
+LARGEST = "components/motion_encoder.npz"
+"""It takes as long as all others together."""
 WITHOUT_ACCELERATION = """
 import sys
 sys.modules["personalive.accel"] = None
@@ -55,7 +57,14 @@ def test_parity_where_acceleration_is_left_out(names, value):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case["kind"] not in END_TO_END])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == LARGEST else name
+        for name, case in CASES.items()
+        if case["kind"] not in END_TO_END
+    ],
+)
 def test_golden(name, whole):
     report = Report()
     run(GOLDENS, [name], report, whole)

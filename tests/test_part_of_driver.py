@@ -91,6 +91,7 @@ def test_a_part_is_what_is_seen_when_the_video_is_cut_there(small_model, portrai
     assert np.abs(piece.astype(int) - whole).mean() < 1
 
 
+@pytest.mark.slow
 def test_times_and_loops_from_the_command_line(small_model_folder, portrait, numbers, tmp_path, caplog):
     given = ["--ref_image", portrait, "--driving_video", numbers, "--model", small_model_folder, "--crop", "none"]
     given += ["--start", "00:01.5", "--duration", "2", "--loop", 2]

@@ -105,7 +105,8 @@ def test_a_head_that_turns_is_not_cut_and_has_no_seam(tmp_path, person, place):
     assert differs.mean() > 0.01
 
 
-@pytest.mark.parametrize("level", [70, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("level", [70, 30])
+@pytest.mark.slow
 def test_what_a_model_draws_wrongly_is_not_shown_whether_it_moves_or_not(tmp_path, level):
     """Shoulders, for instance, that are narrower than they are."""
     picture = drawn(0, 700, 0.4, -0.3, 0.05)
@@ -143,7 +144,7 @@ def as_small(portrait):
     return np.asarray(Image.fromarray(portrait.image).resize(SIZE, Image.Resampling.LANCZOS))
 
 
-@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+@pytest.mark.parametrize("quarters", [1, *(pytest.param(each, marks=pytest.mark.slow) for each in (0, 2, 3))])
 @pytest.mark.parametrize("degrees", [0, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_turned_portrait_comes_back_to_where_it_was(tmp_path, quarters, degrees):
     person = Image.fromarray(drawn(3, 700, 0.45, 0.1, 0.0))

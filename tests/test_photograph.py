@@ -46,6 +46,7 @@ def as_demo() -> PersonaLive:
     return model
 
 
+@pytest.mark.slow
 def test_the_demo_model_says_before_it_works_what_becomes_of_a_photograph_and_animates(
     as_demo, small_model, portrait, driver, tmp_path, caplog
 ):

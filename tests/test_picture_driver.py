@@ -75,7 +75,11 @@ def test_over_a_duration_it_is_eased_in(small_model, portrait, picture, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("asked", "eased"), [({"duration": 0.4, "still": "hold"}, 0), ({"still": "ease", "fps": 3}, 1)]
+    ("asked", "eased"),
+    [
+        ({"duration": 0.4, "still": "hold"}, 0),
+        pytest.param({"still": "ease", "fps": 3}, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_kind_and_the_length_can_be_chosen(small_model, portrait, picture, tmp_path, asked, eased):
     shares = Watched(small_model, portrait, picture, tmp_path / "out.mp4", **asked).shares

@@ -48,11 +48,11 @@ def test_a_preview_is_there_before_the_face_is_searched_for_and_stays_when_the_r
 @pytest.mark.parametrize(
     "more",
     [
-        {"motion": "relative"},
+        pytest.param({"motion": "relative"}, marks=pytest.mark.slow),
         {"motion": "relative", "neutral_frame": 7, "smooth": 0.8},
-        {"crop": "center", "face_boxes": "keypoints"},
-        {"crop": "auto", "face_boxes": "keypoints", "motion": "relative"},
-        {"start": 0.2, "fps": 10},
+        pytest.param({"crop": "center", "face_boxes": "keypoints"}, marks=pytest.mark.slow),
+        pytest.param({"crop": "auto", "face_boxes": "keypoints", "motion": "relative"}, marks=pytest.mark.slow),
+        pytest.param({"start": 0.2, "fps": 10}, marks=pytest.mark.slow),
     ],
 )
 def test_with_other_choices(small_model, portrait, driver, tmp_path, more):

@@ -80,7 +80,7 @@ def test_a_minute_of_training_lowers_every_loss(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["image", "streaming"])
+@pytest.mark.parametrize("stage", ["vae", "image", "streaming"])
 def test_a_resumed_run_continues_exactly(tmp_path, stage):
     whole = make_run(tmp_path / "whole", {stage: 7.0}, CPU)
     whole.run()

@@ -49,6 +49,7 @@ def model_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_videos_give_the_middle_square_and_the_face_in_it(source):
     ((images, boxes),) = source.videos
     assert images.shape == (FRAMES, 3, SMALL.size, SMALL.size) and images.dtype == torch.uint8

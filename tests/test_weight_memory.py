@@ -71,19 +71,22 @@ def test_weights_elsewhere_stay_where_they_are():
 
 
 @torch.inference_mode()
-def test_a_network_whose_stages_come_in_turns_gives_the_same():
+def test_a_network_whose_parts_come_in_turns_gives_the_same():
     network = fused()
     expected = look(copy.deepcopy(network))
-    stages = [*network.stages]
+    parts, units = network.parts, [unit for stage in network.stages for unit in stage.units]
+    of_parts = {id(tensor) for part in parts for tensor in part.parameters()}
+    assert len(of_parts) > 0.9 * len([*network.parameters()])
     before = [tensor.clone() for tensor in network.parameters()]
-    HostMemory(network, stages, CPU)
-    home = [stage.resnets[0].first.weight.data_ptr() for stage in stages]
+    HostMemory(network, parts, CPU)
+    home = [unit.resnet.first.weight.data_ptr() for unit in units]
     here = []
-    for stage in stages:
-        stage.register_forward_hook(lambda stage, *_: here.append(stage.resnets[0].first.weight.data_ptr()))
+    for unit in units:
+        unit.register_forward_pre_hook(lambda unit, *_: here.append(unit.resnet.first.weight.data_ptr()))
     for _ in range(2):
         assert_same(look(network), expected)
-    assert [stage.resnets[0].first.weight.data_ptr() for stage in stages] == home
+    assert len(here) == 2 * len(home) and set(here).isdisjoint(home), "they were elsewhere while they were used"
+    assert [unit.resnet.first.weight.data_ptr() for unit in units] == home
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))
 
 

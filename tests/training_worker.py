@@ -39,7 +39,7 @@ def make_run(out: Path, budgets: dict[str, float], processes: Processes, batch: 
     """A run of the small model, by steps and with exact checkpoints."""
     trainee = Trainee(SMALL, processes.device, seed=0)
     source = Avatars(SMALL.size, processes.device)
-    batch = batch or Batch(pictures=4, people=2, frames=2, streams=2)
+    batch = batch or Batch(pictures=4, people=2, frames=2, streams=2, pool=8)
     return Run(Plan(out, budgets, by_steps=True, batch=batch, local=True, **plan), trainee, source, processes)
 
 

@@ -159,8 +159,9 @@ class AcceleratedNetworks:
             self.modules["decoder"] = self._merged_decoder()
             self._place_weights()
         self._times: dict[tuple[int, ...], tuple[Tensor, ...]] = {}
-        # One frame at a time fits a CPU's cache; for two, a GPU needs no more memory than the UNet uses anyway.
-        self.decoded_at_once = 2 if accelerator.on_gpu else 1
+        # One frame at a time fits a CPU's cache; for two, a GPU needs no more memory than the UNet uses anyway, and for
+        # four no more than fp8 weights save.
+        self.decoded_at_once = (CHUNK if accelerator.float8 else 2) if accelerator.on_gpu else 1
         captured = accelerator.captured
         self._extract = captured("the motion extractor", self._run_extractor)
         self._encode = captured("the motion encoder", lambda faces: (self.modules["motion_encoder"](faces),))
@@ -177,7 +178,7 @@ class AcceleratedNetworks:
             if accelerator.on_gpu:
                 fold_decoder_path(network)
             if name == "denoising_unet" and accelerator.float8:
-                to_float8(network, operations)
+                to_float8(network)
         elif name in ("motion_encoder", "motion_extractor"):
             fuse_encoder(network, operations)
         elif name == "vae":
@@ -222,7 +223,7 @@ class AcceleratedNetworks:
         units = [(module, [module]) for module in (self.modules["image_encoder"], encoder)]
         if self._accelerator.low_memory:
             unet: Any = self.modules["reference_unet"]
-            units.append((unet, [*unet.stages]))
+            units.append((unet, unet.parts))
         for network, parts in units:
             HostMemory(network, parts, self.device)
         pack(list(self.modules.values()), self.device)
@@ -305,7 +306,7 @@ class AcceleratedNetworks:
 
     def _run_denoiser(self, latents: Tensor, motion: Tensor, pose: Tensor, *constants: Tensor) -> tuple[Tensor, ...]:
         unet: Any = self.modules["denoising_unet"]
-        resnets, places = sum(len(stage.resnets) for stage in unet.stages), len(unet.attentions)
+        resnets, places = len(unet.resnets), len(unet.attentions)
         reference = ProjectedReference.of(constants[resnets:], places)
         return (unet(latents, constants[:resnets], motion, pose, reference),)
 

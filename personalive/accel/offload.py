@@ -44,6 +44,7 @@ def pack(networks: Sequence[nn.Module], device: torch.device) -> None:
     Merging layers leaves gaps between weights, which PyTorch keeps reserved and only smaller tensors can use.
     """
     tensors = [tensor for tensor in _tensors(networks) if tensor.device.type == device.type]
+    tensors.sort(key=torch.Tensor.data_ptr)  # neighbours go together, so that what they leave can be released at once
     for group in _groups(tensors):
         views = place(group, torch.empty(packed_size(group), dtype=torch.uint8, device=device))
         for tensor, view in zip(group, views, strict=True):

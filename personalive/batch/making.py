@@ -14,6 +14,7 @@ from personalive.batch.records import Record, Standing, key_of, refuse_taken, st
 from personalive.errors import InputError, MissingExtraError, PersonaLiveError, first_line
 from personalive.media.fetched import fetched_inputs
 from personalive.pipeline import PersonaLive
+from personalive.processes import computes
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class Maker:
                 result = replace(_make(self.model, job, place, say), attempts=record.attempts)
                 break
             except Exception as error:
-                self._check_device(error)
+                if not computes(self.model.device):
+                    raise DeviceLostError(first_line(error)) from error
                 if not isinstance(error, PersonaLiveError):
                     logger.exception("row %d: %s", job.row, first_line(error))
                 if record.attempts > self.retries or _is_final(job, error):
@@ -87,21 +89,6 @@ class Maker:
                 raise
         replace(record, state="done", size=place.size(), result=result.to_json()).write(place)
         return result
-
-    def _check_device(self, error: Exception) -> None:
-        """After some errors, a GPU refuses everything.
-
-        Raises:
-            DeviceLostError
-        """
-        if self.model.device.type != "cuda":
-            return
-        import torch
-
-        try:
-            torch.cuda.synchronize(self.model.device)
-        except Exception as lost:
-            raise DeviceLostError(first_line(error)) from lost
 
 
 def _make(model: PersonaLive, job: Job, place: Place, say: Say) -> Result:

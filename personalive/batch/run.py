@@ -15,6 +15,7 @@ from personalive.batch.pool import Pool, Update
 from personalive.batch.preparation import Preparation, model_text
 from personalive.batch.results import Results
 from personalive.batch.rows import Row, folder_rows, read_rows
+from personalive.cluster import Cluster
 from personalive.loading import ModelChoice
 from personalive.processes import seats
 from personalive.settings import AnimateOptions
@@ -67,13 +68,9 @@ def run_batch(options: BatchOptions, defaults: AnimateOptions, choice: ModelChoi
         PersonaLiveError: nothing can be begun, or the model cannot be loaded. What is wrong with one job is a result.
     """
     rows, base, source = _rows(options)
-    cluster = None
-    if options.ray is not None:
-        from personalive.batch.on_ray import Cluster
-
-        cluster = Cluster.join(options.ray, choice, options.workers)
+    cluster = None if options.ray is None else Cluster.join(options.ray, choice, options.workers, from_outside=True)
     places = seats(choice, options.workers) if cluster is None else []
-    on_gpus = cluster.gpus if cluster is not None else places[0].gpu is not None
+    on_gpus = cluster.on_gpus if cluster is not None else places[0].gpu is not None
     model, remark = choice.source_on("cuda" if on_gpus else "cpu")
     logger.info("checking %d jobs", len(rows))
     with Results(options.results_file) as results:
@@ -87,7 +84,9 @@ def run_batch(options: BatchOptions, defaults: AnimateOptions, choice: ModelChoi
             return
         prepare = Preparation(choice.elsewhere(model), options.retries, secrets.token_hex(8))
         if cluster is not None:
-            work = cluster.run(checked.jobs, prepare)
+            from personalive.batch import on_ray
+
+            work = on_ray.run(cluster, checked.jobs, prepare)
         else:
             weights.resolve(model, dtype=choice.resolved_dtype())  # downloaded and checked once, not in each process
             work = Pool(places, prepare, results.workers, options.retries).run(checked.jobs)

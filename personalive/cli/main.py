@@ -239,7 +239,7 @@ def serve_options(options: argparse.Namespace) -> ServeOptions:
 def _serve(options: argparse.Namespace) -> int:
     settings = serve_options(options)
 
-    if settings.workers == 1:
+    if settings.workers == 1 and settings.ray is None:
         from personalive.live.http.server import serve
     else:
         from personalive.live.front.serve import serve

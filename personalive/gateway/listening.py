@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from personalive.errors import PersonaLiveError
 from personalive.gateway.bodies import SECONDS as BODY_SECONDS
 from personalive.net.connection import HttpConnection, Stage
-from personalive.net.server import Server
+from personalive.net.server import Server, bound
 
 MAX_HEAD = 32 * 1024
 """Bytes of a request's line and headers."""
@@ -69,12 +69,7 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ServiceError: it is taken, or not this machine's.
     """
-    # With its protocol named: otherwise asyncio does not turn Nagle's algorithm off, and waits 40 ms.
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((host, port))
+        return bound(host, port)
     except OSError as error:
-        bound.close()
         raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return bound

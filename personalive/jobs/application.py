@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from personalive.cluster import check_device
 from personalive.errors import InputError
 from personalive.gateway.listening import ServiceError, bind
 from personalive.jobs.cluster import QUIET, Processes, Scale
@@ -79,8 +80,7 @@ def build(args: Mapping[str, Any]) -> Any:
     choice = ModelChoice(**{name: value for name, value in args.items() if name not in names})
     if options.replicas is None:
         raise InputError("replicas must be a number here: how many GPUs a cluster will have, it does not know yet")
-    if choice.device not in (None, "cpu", "cuda"):
-        raise InputError(f"the device is {choice.device!r}: on a cluster it must be cpu or cuda, as Ray chooses which")
+    check_device(choice)
     scale = Scale(*options.range_of(options.replicas), on_gpus=choice.device != "cpu")
     signing = SigningSettings.from_environment(os.environ)
     return application(options, scale, preparation(choice, signing, scale, resolve=False))

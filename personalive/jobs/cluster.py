@@ -8,23 +8,21 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from personalive.cluster import Cluster, actor_options
 from personalive.errors import InputError, first_line
 from personalive.extras import require
 from personalive.gateway.listening import ServiceError
 from personalive.jobs.options import JobsOptions
 from personalive.jobs.queue import LostError
 from personalive.jobs.replica import Replica
-from personalive.jobs.work import Event, Prepare
+from personalive.jobs.work import Began, Event, Prepare
 from personalive.loading import ModelChoice
-from personalive.net.addresses import ALLOW_PRIVATE
 from personalive.processes import seats
 
 logger = logging.getLogger(__name__)
 
 APPLICATION, DEPLOYMENT = "personalive", "Replica"
 """What Ray calls them."""
-PASSED_ON = (ALLOW_PRIVATE, "PERSONALIVE_HUB", "PERSONALIVE_REVISION")
-"""Variables of the operator's environment that hold for the processes of all machines."""
 ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: Ray's processes use the loopback address
     "RAY_AUTH_MODE": "token",
@@ -38,7 +36,6 @@ POLL_SECONDS = 2.0
 LONGEST_START_SECONDS = 3600.0
 """A model may have to be downloaded first."""
 IDLE_SECONDS = 300.0
-"""Time without work after which a process beyond the fewest ends."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +47,14 @@ class Scale:
     on_gpus: bool
     threads: int | None = None
     """Of the CPU, for each; None: as PyTorch chooses."""
+    idle_seconds: float = IDLE_SECONDS
+    """Time without work after which a process beyond the fewest ends."""
 
     def options(self) -> dict[str, Any]:
         """What Ray Serve's deployment takes."""
-        environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        actor: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0} if self.on_gpus else {"num_cpus": 1}
-        if environment:
-            actor["runtime_env"] = {"env_vars": environment}
         result = {
             "name": DEPLOYMENT,
-            "ray_actor_options": actor,
+            "ray_actor_options": actor_options(on_gpus=self.on_gpus),
             "max_ongoing_requests": 1,
             "logging_config": QUIET,
             "graceful_shutdown_timeout_s": LONGEST_START_SECONDS,  # what it has begun, it finishes
@@ -72,7 +67,7 @@ class Scale:
             "initial_replicas": max(1, self.fewest),
             "target_ongoing_requests": 1,
             "upscale_delay_s": 5.0,
-            "downscale_delay_s": IDLE_SECONDS,
+            "downscale_delay_s": self.idle_seconds,
         }
         return {**result, "autoscaling_config": scaling}
 
@@ -87,7 +82,8 @@ def join(options: JobsOptions, choice: ModelChoice) -> Scale:
     """
     require("scale")
     if options.ray is not None:
-        return _join(options, options.ray, choice)
+        cluster = Cluster.join(options.ray, choice, options.replicas)
+        return Scale(*options.range_of(cluster.workers), cluster.on_gpus)
     places = seats(choice, options.replicas)
     on_gpus = places[0].gpu is not None
     gpus = list(dict.fromkeys(place.gpu for place in places if place.gpu is not None))
@@ -126,13 +122,6 @@ def _start(*, cpus: int, gpus: int) -> None:
             ray.shutdown()
             reason = error
     raise ServiceError(f"Ray cannot be started: {first_line(reason)}") from reason
-
-
-def _join(options: JobsOptions, address: str, choice: ModelChoice) -> Scale:
-    from personalive.batch.on_ray import Cluster
-
-    cluster = Cluster.join(address, choice, options.replicas)
-    return Scale(*options.range_of(cluster.workers), cluster.gpus)
 
 
 class Processes:
@@ -196,21 +185,32 @@ class Processes:
     async def run(self, inputs: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
         """Let one make a job as soon as one is free; closing the generator stops it.
 
+        A process is chosen first, and kept free for the job, and only then sent the job: so one that is lost from then
+        on is lost with the job, even if it dies before it can say anything. Ray would send a job by itself to another
+        process, and again to another, if it did both in one.
+
         Raises:
             LostError: it is gone.
         """
         from ray.exceptions import RayError
-        from ray.serve.exceptions import RayServeException
+        from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 
-        response = self._handle.options(stream=True).run.remote(inputs)
-        try:
-            async for event in response:
-                yield event
-        except (RayError, RayServeException) as error:
-            logger.warning("a process is lost: %s", first_line(error))
-            raise LostError(first_line(error)) from error
-        finally:
-            response.cancel()
+        handle = self._handle.options(method_name="run", stream=True)
+        while True:
+            async with handle.choose_replica() as process:
+                yield Began()
+                response = handle.dispatch(process, inputs)
+                try:
+                    async for event in response:
+                        yield event
+                    return
+                except ReplicaUnavailableError:  # it was ended in between, and has not been sent the job
+                    continue
+                except (RayError, RayServeException) as error:
+                    logger.warning("a process is lost: %s", first_line(error))
+                    raise LostError(first_line(error)) from error
+                finally:
+                    response.cancel()
 
 
 async def leave(*, local: bool) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -20,9 +21,6 @@ from personalive.jobs.work import Began, Event, Failed, Line, Made
 
 RETRIES = 1
 """How often a job is made again whose process died while making it."""
-MAX_FALSE_STARTS = 60
-FALSE_START_SECONDS = 1.0
-"""A process may be gone before it begins with a job, until Ray has noticed. Waiting for another costs no retry."""
 MAX_LOG = 64 * 1024
 """Characters of a job's log."""
 
@@ -42,10 +40,11 @@ class Makers(Protocol):
     """The most that there can be."""
 
     def run(self, inputs: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
-        """Let one make a job as soon as one is free; closing the generator stops it.
+        """Let one make a job as soon as one is free; closing the generator stops it. `Began` comes before the process
+        can have done anything.
 
         Raises:
-            LostError
+            LostError: the process is gone.
         """
 
 
@@ -55,7 +54,7 @@ class Job(Prediction):
     task: asyncio.Task[None] | None = None
     """Makes it; None while it waits."""
     began: float | None = None
-    """When its process began with it, by the event loop's clock."""
+    """When its latest process was chosen, by the event loop's clock."""
     is_made = False
     """Whether only its delivery is left."""
 
@@ -235,34 +234,25 @@ class JobQueue:
     async def _make(self, job: Job) -> dict[str, Any]:
         """What its last state has beyond the present one."""
         inputs = await self._spool.get(job.key)
-        deaths = 0
-        for _ in range(MAX_FALSE_STARTS):
-            has_begun = False
-            try:
+        for attempt in range(1 + RETRIES):
+            if attempt:
+                self.figures.retried += 1
+                self._say(job, "the process that made it died: it is made again from the beginning")
+            with contextlib.suppress(LostError):
                 async with aclosing(self._makers.run(inputs)) as events:
                     async for event in events:
-                        if isinstance(event, Began):
-                            has_begun, job.began = True, asyncio.get_running_loop().time()
                         ended = await self._hear(job, event)
                         if ended is not None:
                             return ended
-            except LostError:
-                pass
-            if has_begun:
-                deaths += 1
-                if deaths > RETRIES:
-                    return _failed(f"the process that made it died {deaths} times; is there enough memory for it?")
-                self.figures.retried += 1
-                self._say(job, "the process that made it died: it is made again from the beginning")
-            else:
-                await asyncio.sleep(FALSE_START_SECONDS)
-        return _failed("no process could begin with it; see the server's log")
+        return _failed(f"the process that made it died {1 + RETRIES} times; is there enough memory for it?")
 
     async def _hear(self, job: Job, event: Event) -> dict[str, Any] | None:
         """Take what a process says of a job; at its end, what its last state has."""
-        if isinstance(event, Began) and job.state["status"] == "starting":
-            job.state = {**job.state, "status": "processing", "started_at": _now()}
-            job.tell("start")
+        if isinstance(event, Began):
+            job.began = asyncio.get_running_loop().time()
+            if job.state["status"] == "starting":
+                job.state = {**job.state, "status": "processing", "started_at": _now()}
+                job.tell("start")
         elif isinstance(event, Line):
             self._say(job, event.text)
         elif isinstance(event, Failed):

@@ -9,10 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from personalive.errors import PersonaLiveError
-from personalive.jobs.work import Began, Event, Failed, Line, Made, Make, Prepare, Reporter, StoppedError
-
-TOLD_SECONDS = 0.2
-"""Until the queue knows that a job has begun. One that ends its process before that would be tried without end."""
+from personalive.jobs.work import Event, Failed, Line, Made, Make, Prepare, Reporter, StoppedError
 
 
 class Replica:
@@ -49,14 +46,13 @@ class Replica:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         reporter = Reporter(lambda line: tell(Line(line)), check)
-        event: Event = Began()
-        yield event
-        await asyncio.sleep(TOLD_SECONDS)
         working = loop.run_in_executor(self._thread, lambda: tell(self._outcome(inputs, reporter)))
         try:
-            while not isinstance(event, Made | Failed):
+            while True:
                 event = await events.get()
                 yield event
+                if isinstance(event, Made | Failed):
+                    break
         finally:
             unwanted.set()
             await asyncio.wait([working])

@@ -10,7 +10,7 @@ from personalive.errors import PersonaLiveError
 from personalive.loading import ModelChoice
 from personalive.media.credentials import Signer
 from personalive.media.held_folder import HeldFolder
-from personalive.processes import Seat
+from personalive.processes import Seat, computes
 from personalive.settings import RequestOptions, SigningSettings, Surface
 
 MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif", "webp": "image/webp"}
@@ -19,7 +19,7 @@ MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif", "we
 
 @dataclass(frozen=True)
 class Began:
-    """A process has begun with the job."""
+    """A process has been chosen for the job."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +107,9 @@ class ModelPreparation:
         def make_or_die(inputs: Mapping[str, Any], reporter: Reporter) -> Made:
             try:
                 return make(inputs, reporter)
-            except PersonaLiveError:
-                if model.device.type == "cuda" and not _computes(model.device):
-                    os._exit(1)  # after some errors a GPU refuses everything: only another process can go on
+            except Exception:
+                if not computes(model.device):
+                    os._exit(1)  # it is replaced, and the job made again
                 raise
 
         return make_or_die
-
-
-def _computes(device: Any) -> bool:
-    import torch
-
-    try:
-        torch.cuda.synchronize(device)
-    except Exception:
-        return False
-    return True

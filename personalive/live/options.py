@@ -89,6 +89,12 @@ class ServeOptions(Settings):
         text=True,
         metavar="N|auto",
     )
+    ray: str | None = _server(
+        None,
+        "Run the workers on a Ray cluster: the one that this machine belongs to (auto), or that at an address",
+        default_text="on this machine alone",
+        metavar="auto|ADDRESS",
+    )
     latency: Latency = _server("balanced", "low: less delay for twice the computing")
     face_boxes: FaceBoxes = same(AnimateOptions, "face_boxes", group="server", on=Surface.CLI)
     max_batch: int = _server(
@@ -150,8 +156,8 @@ class ServeOptions(Settings):
         """Check settings that depend on each other."""
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("tls_cert and tls_key belong together: give both or neither")
-        if self.virtual_camera and self.workers != 1:
-            raise InputError("virtual_camera shows the sessions of one process: leave workers at 1")
+        if self.virtual_camera and (self.workers != 1 or self.ray):
+            raise InputError("virtual_camera shows the sessions of one process: leave workers at 1, without ray")
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
                 raise InputError(f"{path} is not a file; tls_cert and tls_key name PEM files")

@@ -50,12 +50,15 @@ class Kind:
     """ffmpeg's arguments for encoded sound; none: such a file is silent."""
 
 
-# Each encoder has two threads: the model needs the other cores. x264's "fast" comes as close to the frames as "medium",
-# its default, at the same constant rate factor, in a fifth to a third less time (benchmarks/decisions/presets.py).
-_H264 = ("libx264", "-preset", "fast", "-threads", "2")
-_H265 = ("libx265", "-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error:pools=2")
-_AV1 = ("libsvtav1", "-preset", "8", "-svtav1-params", "lp=2")
-_VP9 = ("libvpx-vp9", "-b:v", "0", "-row-mt", "1", "-threads", "2", "-deadline", "good", "-cpu-used", "3")
+_THREADS = str(max(2, min(4, (os.cpu_count() or 1) // 4)))
+"""Of each encoder: the model needs the other cores. With more of them the last frames, which encoders keep back to look
+ahead, are written sooner after the model has ended."""
+# x264's "fast" comes as close to the frames as "medium", its default, at the same constant rate factor, in a fifth to a
+# third less time (benchmarks/decisions/presets.py).
+_H264 = ("libx264", "-preset", "fast", "-threads", _THREADS)
+_H265 = ("libx265", "-preset", "medium", "-tag:v", "hvc1", "-x265-params", f"log-level=error:pools={_THREADS}")
+_AV1 = ("libsvtav1", "-preset", "8", "-svtav1-params", f"lp={_THREADS}")
+_VP9 = ("libvpx-vp9", "-b:v", "0", "-row-mt", "1", "-threads", _THREADS, "-deadline", "good", "-cpu-used", "3")
 KINDS = {
     ".mp4": Kind(
         ("-movflags", "+faststart", "-f", "mp4"),
@@ -72,7 +75,7 @@ KINDS = {
         ("libopus", "-b:a", "128k"),
     ),
     ".gif": Kind(("-loop", "0", "-f", "gif"), {"gif": ("gif",)}, {}),
-    ".webp": Kind(("-loop", "0", "-f", "webp"), {"webp": ("libwebp_anim", "-threads", "2")}, {"webp": 18}),
+    ".webp": Kind(("-loop", "0", "-f", "webp"), {"webp": ("libwebp_anim", "-threads", _THREADS)}, {"webp": 18}),
 }
 
 

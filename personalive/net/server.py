@@ -10,6 +10,23 @@ ACCEPTED_AT_ONCE = 4
 """Of these, in one turn of the event loop."""
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, for servers to listen on.
+
+    Raises:
+        OSError: it is taken, or not this machine's.
+    """
+    # With its protocol named: otherwise asyncio does not turn Nagle's algorithm off, and waits 40 ms.
+    result = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    result.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        result.bind((host, port))
+    except OSError:
+        result.close()
+        raise
+    return result
+
+
 class Server(uvicorn.Server):
     """Accepts a few connections at a time, so that a crowd delays what else the event loop does only a little.
 
@@ -24,6 +41,6 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         await super().startup(sockets)
-        for each in [bound for server in self.servers for bound in server.sockets]:
+        for each in [one for server in self.servers for one in server.sockets]:
             with socket.fromfd(each.fileno(), each.family, each.type) as listening:
                 listening.listen(QUEUE)

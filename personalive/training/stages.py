@@ -12,7 +12,8 @@ from torch import Tensor
 
 from personalive.engine import motion as kp
 from personalive.training.captured import Tensors
-from personalive.training.shots import focus_map, roughen
+from personalive.training.pool import Pool
+from personalive.training.shots import Shots, focus_map, roughen
 from personalive.training.sources import Source, step_generator
 from personalive.training.trainee import Trainee
 
@@ -32,6 +33,8 @@ class Batch:
     """Per person in the image stage."""
     streams: int = 8
     """Of the temporal and streaming stages; even."""
+    pool: int = 0
+    """Pictures that are drawn ahead for the VAE and decoder stages; 0: all are new."""
 
 
 class Stage(Protocol):
@@ -105,8 +108,25 @@ class VAEStage(Stateless):
     name, rate = "vae", 1e-3
     trains: tuple[str, ...] = ("vae",)
 
+    def __init__(self, trainee: Trainee, source: Source, batch: Batch) -> None:
+        super().__init__(trainee, source, batch)
+        self.pool = Pool(source, batch.pool, batch.pictures) if batch.pool else None
+
+    def shots(self, seed: int) -> Shots:
+        """The pictures of a step."""
+        return self.source.pictures(self.batch.pictures, seed) if self.pool is None else self.pool.take(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the pool holds."""
+        return {} if self.pool is None else self.pool.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Fill it again."""
+        if self.pool is not None and state.get("seeds"):
+            self.pool.load_state_dict(state)
+
     def prepare(self, step: int, seed: int) -> Tensors:
-        shots = self.source.pictures(self.batch.pictures, seed)
+        shots = self.shots(seed)
         images = shots.images.flatten(0, 1)
         config = self.trainee.config.vae
         latent = (len(images), config.latent_channels, *(side // config.factor for side in images.shape[2:]))
@@ -145,7 +165,7 @@ class DecoderStage(VAEStage):
         """Nothing in it keeps statistics."""
 
     def prepare(self, step: int, seed: int) -> Tensors:
-        shots = self.source.pictures(self.batch.pictures, seed)
+        shots = self.shots(seed)
         images = shots.images.flatten(0, 1)
         weight = focus_map(shots, images.shape[2:], FOCUS)
         return {"images": images, "latents": self.trainee.latents(images), "weight": weight}

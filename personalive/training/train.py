@@ -41,6 +41,8 @@ LOG_EVERY = 12
 """Steps that are averaged for one line of the metrics."""
 SAVE_EVERY = 150.0
 """Seconds between portable checkpoints within a stage."""
+POOL = 4096
+"""Heads in space that are drawn ahead for the autoencoder."""
 
 log = logging.getLogger("personalive.training")
 
@@ -256,6 +258,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--streams", type=int, default=Batch.streams, help="streams per step of the temporal and streaming stages"
     )
+    parser.add_argument(
+        "--pool",
+        type=int,
+        help="pictures drawn ahead for the VAE and decoder stages, a byte per value on the device; "
+        f"0: all are new; default: {POOL} with --heads, otherwise 0",
+    )
     return parser.parse_args(arguments)
 
 
@@ -265,7 +273,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    batch = Batch(args.pictures, args.people, args.frames, args.streams)
+    pool = args.pool if args.pool is not None else POOL if args.heads is not None else 0
+    if pool < 0:
+        raise InputError(f"--pool {pool} is a number of pictures: 0 or more")
+    batch = Batch(args.pictures, args.people, args.frames, args.streams, pool)
     budgets = parse_budgets(args.budget)
     if args.videos is not None and args.heads is not None:
         raise InputError("give --videos or --heads, not both")

@@ -60,6 +60,7 @@ def test_results_are_sent_where_the_operator_wants_them(stub_folder):
         assert web.requests == [("PUT", "/kept/output.txt", b"hello")]
 
 
+@pytest.mark.slow
 def test_slot_that_cog_loses_ends_the_service_so_that_it_is_started_again(stub):
     """Cog's server loses its slot to a prediction that ends within a few milliseconds, unless the machine is busy."""
     with suppress(httpx.TransportError):

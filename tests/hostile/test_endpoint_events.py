@@ -136,6 +136,7 @@ def test_result_that_cannot_be_sent_is_a_failure_and_says_so(trusting, inputs):
     assert answer["status"] == "failed" and "answers 403" in answer["error"] and "output" not in answer
 
 
+@pytest.mark.slow
 def test_same_id_while_it_runs(trusting, inputs, long):
     """PUT says how it is, POST is refused, and neither begins another."""
     with receiver() as web:
@@ -191,6 +192,7 @@ def folders_of(server):
     return [COG_FOLDERS / name for name in names if (COG_FOLDERS / name).exists()]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     """After success, failure and cancellation, in Cog's folder and ours."""
 

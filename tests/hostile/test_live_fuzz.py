@@ -32,7 +32,7 @@ def fuzz_live(server: LiveProcess, folder, phases, examples):
 
 
 def test_random_requests_are_answered_as_described(server, tmp_path):
-    fuzz_live(server, tmp_path, QUICK, 2)
+    fuzz_live(server, tmp_path, QUICK, 1)
 
 
 @pytest.mark.slow

@@ -87,6 +87,7 @@ def test_those_who_hold_many_connections_displace_themselves(server):
             each.close()
 
 
+@pytest.mark.slow
 def test_who_keeps_the_server_waiting_is_let_go(server):
     """All of them at once, as each has to wait for its deadline."""
     quick = {name: start for name, start in HALVES.items() if name != "half a body"}
@@ -161,6 +162,7 @@ def secure(tmp_path_factory, certificate):  # noqa: F811
         assert not running.defects()
 
 
+@pytest.mark.slow
 def test_half_a_tls_handshake_locks_nobody_out_and_is_let_go(secure):
     halves = [secure.connect(b"\x16\x03\x01\x02\x00\x01\x00") for _ in range(300)]
     try:

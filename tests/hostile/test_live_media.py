@@ -216,6 +216,7 @@ def test_media_can_be_told_to_go_elsewhere():
     assert IceLimits("127.0.0.1").local_only and not IceLimits("0.0.0.0").local_only
 
 
+@pytest.mark.slow
 async def test_an_address_that_never_answers_gets_few_packets(server):
     """Many sockets that say nothing, named by one client after the other; then one that speaks, at the same address."""
     own = own_address()

@@ -107,6 +107,7 @@ def test_a_lost_session_gives_way_to_a_newcomer_and_one_that_is_connected_does_n
             assert client.get(f"/api/v1/sessions/{first}").json()["connected"]
 
 
+@pytest.mark.slow
 def test_a_peer_that_vanishes_is_missed_long_before_its_camera_is(server):
     """While the server waits for the camera it must notice that the whole peer has gone, and let it come back."""
     command = [sys.executable, "-m", "tests.live_recorder", server.url, *map(str, RED)]

@@ -60,6 +60,7 @@ def test_later_start_needs_no_network(filled: Hub, states: dict[str, State]) -> 
     assert_holds(source, states)
 
 
+@pytest.mark.slow
 def test_base_is_fetched_where_it_is_needed(server: HubStandIn, hub: Hub, layout: Path) -> None:
     path = server.repositories["huaichang/PersonaLive"].folder / BIG
     edit(path, lambda state: {key: value for key, value in state.items() if not key.startswith("conv_in")})
@@ -78,6 +79,7 @@ def test_broken_connection_goes_on_where_it_stopped(server: HubStandIn, hub: Hub
     assert [request.start for request in server.fetched(BIG)] == [0, CLIENT_BLOCK, 2 * CLIENT_BLOCK]
 
 
+@pytest.mark.slow
 def test_interrupted_download_goes_on_at_the_next_start(server: HubStandIn, hub: Hub, states: dict[str, State]) -> None:
     grow(server)
     server.faults.cuts, server.faults.cut_path = [CLIENT_BLOCK + 1000, 0, 0], BIG
@@ -227,6 +229,7 @@ def test_folder_that_cannot_be_made_is_named(server: HubStandIn, hub: Hub, tmp_p
         resolve(hub)
 
 
+@pytest.mark.slow
 def test_progress_is_logged_where_there_is_no_terminal(
     server: HubStandIn, hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,6 +257,7 @@ def test_configuration_that_contradicts_is_refused(server: HubStandIn, hub: Hub)
 
 
 class TestConversion:
+    @pytest.mark.slow
     def test_it_is_preferred_for_its_dtype(self, filled: Hub, states: dict[str, State]) -> None:
         source = resolve(filled, dtype=torch.float16)
         folders = {file.path.parent for files in source.files.values() for file in files}
@@ -312,6 +316,7 @@ class TestConversion:
             weights.convert(layout, tmp_path / "converted", config=SMALL)
         assert not list((tmp_path / "converted").iterdir()), "nothing half written is left"
 
+    @pytest.mark.slow
     def test_a_folder_is_converted_to_where_the_user_says(
         self, layout: Path, tmp_path: Path, states: dict[str, State]
     ) -> None:

@@ -67,6 +67,7 @@ class TestRevision:
         server.stop()
         assert resolve(hub).files == source.files
 
+    @pytest.mark.slow
     def test_the_other_repositories_stay_at_their_commits(self, server: HubStandIn, hub: Hub) -> None:
         move(server, "1" * 40)
         plan = weights.download(hub=replace(hub, revision="main"), config=SMALL)
@@ -86,6 +87,7 @@ class TestRevision:
         weights.download(hub=hub, config=SMALL)
         assert path.read_bytes() == content
 
+    @pytest.mark.slow
     def test_files_of_another_model_are_refused_and_not_recorded(self, server: HubStandIn, hub: Hub) -> None:
         lack(move(server, "1" * 40) / INSIDE / "pose_guider.pth", "conv_in.bias")
         with refused(f"{PERSONALIVE}@11111111 do not make this model", "not recorded", "conv_in.bias"):
@@ -93,6 +95,7 @@ class TestRevision:
         with refused("does not have revision", PINNED):
             resolve(hub)
 
+    @pytest.mark.slow
     def test_digests_of_the_pinned_commit_do_not_count(self, server: HubStandIn, hub: Hub) -> None:
         known = FileDigest(1, "0" * 64)
         files = (replace(file, known=dict.fromkeys(file.names, known)) for file in hub.manifest.files)
@@ -200,6 +203,7 @@ class TestFileServer:
         with refused("pose_guider.pth", "are known", "not downloaded"):
             resolve(replace(hub, manifest=Manifest(tuple(files))))
 
+    @pytest.mark.slow
     def test_broken_connection_continues_where_it_stopped(
         self, server: HubStandIn, hub: Hub, states: dict[str, State]
     ) -> None:
@@ -210,6 +214,7 @@ class TestFileServer:
         )
         assert [request.start for request in server.fetched(BIG)] == [0, CLIENT_BLOCK]
 
+    @pytest.mark.slow
     def test_files_of_another_model_leave_nothing(self, server: HubStandIn, hub: Hub) -> None:
         path = server.repositories[PERSONALIVE].folder / INSIDE / "pose_guider.pth"
         whole = torch.load(path, weights_only=True)
@@ -337,6 +342,7 @@ class TestUsersWord:
         assert f"PersonaLive@{'1' * 8}/" in result.stdout, result.stderr
         assert {request.authorization for request in server.requests} == {None}, "a mirror is not sent the user's token"
 
+    @pytest.mark.slow
     def test_options_of_the_command(self, server: HubStandIn, tmp_path: Path) -> None:
         move(server, "1" * 40)
         command = ("-m", "personalive.cli.main", "download", "--hub", server.url, "--revision", "main", "--dry_run")

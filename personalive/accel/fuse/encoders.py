@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from personalive.accel.fuse.images import FusedGroupNorm, constant
-from personalive.accel.fuse.transformers import FusedFeedForward
+from personalive.accel.fuse.transformers import FusedFeedForward, FusedLayerNorm, FusedLinear
 from personalive.accel.ops.reference import Operations
 from personalive.models.blocks import to_image, to_tokens
 from personalive.models.motion_encoder import ConvBlock, FaceNetwork, PatchBlock
@@ -63,27 +63,22 @@ class FusedConvBlock(nn.Module):
 class FusedPatchBlock(nn.Module):
     """A PatchBlock with one product for queries, keys and values."""
 
-    qkv: Tensor
-
     def __init__(self, block: PatchBlock, operations: Operations) -> None:
         super().__init__()
         attention: Any = block.attention_blocks[0]
         self.operations, self.heads, self.to_out = operations, attention.heads, attention.to_out[0]
-        self.norm: Any = block.norms[0]
-        self.ff_norm = block.ff_norm
+        norm: Any = block.norms[0]
+        self.norm, self.ff_norm = FusedLayerNorm(norm, operations), FusedLayerNorm(block.ff_norm, operations)
         self.ff = FusedFeedForward(block.ff, operations)
         weights = [layer.weight for layer in (attention.to_q, attention.to_k, attention.to_v)]
-        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
+        self.qkv = FusedLinear(torch.cat(weights), operations, weights[0].dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, ff_norm = self.norm, self.ff_norm
-        normed = self.operations.layer_norm(x, norm.weight, norm.bias, norm.eps)
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for part in self.operations.linear(normed, self.qkv).chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.norm(x)).chunk(3, dim=-1)
         )
         branch = self.to_out(self.operations.attention(query, key, value).transpose(1, 2).flatten(2))
-        x, normed = self.operations.add_layer_norm(x, branch, ff_norm.weight, ff_norm.bias, ff_norm.eps)
+        x, normed = self.ff_norm.after_sum(x, branch)
         out: Tensor = x + self.ff(normed)
         return out
 

@@ -1,4 +1,4 @@
-"""Convolutions and feed-forwards of merged networks in fp8 (e4m3): less exact, and on GPUs that multiply fp8, faster.
+"""Convolutions and linear layers of merged networks in fp8 (e4m3): less exact, and on GPUs that multiply fp8, faster.
 
 Only those whose input a norm or a gate writes, as it can write fp8 itself; for others, converting the input in a pass
 of its own costs what fp8 gains. Which of them are worth their error: docs/speed.md.
@@ -10,15 +10,26 @@ and is as exact there.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from personalive.accel.fuse.images import FusedGroupNorm, FusedNormConv, FusedResnetBlock, FusedUpsample, constant
-from personalive.accel.fuse.transformers import FusedFFNProjOut, FusedSpatialTransformer, FusedTokenTransformer
+from personalive.accel.fuse.images import (
+    FusedGroupNorm,
+    FusedNormConv,
+    FusedResnetBlock,
+    FusedUpsample,
+    constant,
+)
+from personalive.accel.fuse.transformers import (
+    FusedFFNProjOut,
+    FusedLayerNorm,
+    FusedLinear,
+    FusedSpatialTransformer,
+    FusedTokenTransformer,
+)
 from personalive.accel.fuse.vae import FusedDecoder
-from personalive.accel.ops.reference import FLOAT8, LARGEST, Operations
+from personalive.accel.ops.reference import FLOAT8, LARGEST
 from personalive.models.blocks import to_image, to_tokens
 
 LEVELS_DECODED = 2
@@ -27,18 +38,17 @@ SMALLEST_GELU = 0.17
 """How far below 0 GELU goes."""
 
 
-class ScaledNorm(nn.Module):
-    """The weights of a LayerNorm whose output is divided by `scale`, so that it fits fp8 whatever the input."""
+class ScaledNorm(FusedLayerNorm):
+    """A LayerNorm whose output is in fp8: divided by `scale`, so that it fits whatever the input."""
 
-    weight: Tensor
-    bias: Tensor
+    dtype = FLOAT8
 
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        super().__init__()
+    def __init__(self, norm: FusedLayerNorm) -> None:
+        nn.Module.__init__(self)
         weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
         # A normalised value is at most the square root of the number of channels.
         self.scale = float((weight.abs() * weight.numel() ** 0.5 + bias.abs()).max()) / LARGEST
-        self.eps = norm.eps
+        self.operations, self.eps = norm.operations, norm.eps
         constant(self, "weight", weight / self.scale, torch.float32)
         constant(self, "bias", bias / self.scale, torch.float32)
 
@@ -88,6 +98,23 @@ class Float8NormConv(nn.Module):
         return normed, scale
 
 
+class Float8Linear(nn.Module):
+    """A `FusedLinear` of what a `ScaledNorm` has written."""
+
+    def __init__(self, layer: FusedLinear, norm: ScaledNorm) -> None:
+        super().__init__()
+        self.operations, self.dtype, self.x_scale = layer.operations, layer.weight.dtype, norm.scale
+        self.stored = Float8Weight(layer.weight)
+
+    @property
+    def weight(self) -> Tensor:
+        """[o, i], as in a `FusedLinear`, for other inputs."""
+        return (self.stored.values.float() * self.stored.scale[:, None]).to(self.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operations.linear_float8(x, self.stored.values, self.stored.scale, self.x_scale, self.dtype)
+
+
 class Float8FFNProjOut(nn.Module):
     """A `FusedFFNProjOut` whose feed-forward is in fp8. Its second layer and the projection are one."""
 
@@ -95,9 +122,9 @@ class Float8FFNProjOut(nn.Module):
     fc1_scale: Tensor
     fc1_bias: Tensor
 
-    def __init__(self, end: FusedFFNProjOut, norm: ScaledNorm, operations: Operations) -> None:
+    def __init__(self, end: FusedFFNProjOut, norm: ScaledNorm) -> None:
         super().__init__()
-        self.operations, self.proj_out = operations, end.proj_out
+        self.operations, self.proj_out = end.operations, end.proj_out
         constant(self, "bias", end.bias, end.bias.dtype)
         weight, bias = end.fc1.weight.float(), end.fc1.bias.float()
         # By Cauchy and Schwarz: the norm's output without weights has the length √c.
@@ -123,18 +150,22 @@ class Float8FFNProjOut(nn.Module):
         return to_image(total.view_as(tokens), x)
 
 
-def to_float8(network: nn.Module, operations: Operations) -> None:
-    """Replace convolutions and feed-forwards of a merged UNet, in place."""
+def to_float8(network: nn.Module) -> None:
+    """Replace layers of a merged UNet, in place."""
     for child in list(network.modules()):
-        if isinstance(child, FusedSpatialTransformer | FusedTokenTransformer):
-            name = "norm3" if isinstance(child, FusedSpatialTransformer) else "ff_norm"
-            layer: Any = child
-            norm = ScaledNorm(getattr(layer, name))
-            setattr(layer, name, norm)
-            layer.ffn_proj_out = Float8FFNProjOut(layer.ffn_proj_out, norm, operations)
-            layer.normed_dtype = FLOAT8
-        elif isinstance(child, FusedResnetBlock):
+        if isinstance(child, FusedResnetBlock):
             _convert(child)
+        elif isinstance(child, FusedSpatialTransformer):
+            child.norm1 = ScaledNorm(child.norm1)
+            child.qkv = Float8Linear(child.qkv, child.norm1)
+            child.norm3, child.ffn_proj_out = _normed_end(child.norm3, child.ffn_proj_out)
+        elif isinstance(child, FusedTokenTransformer):
+            child.ff_norm, child.ffn_proj_out = _normed_end(child.ff_norm, child.ffn_proj_out)
+
+
+def _normed_end(norm: FusedLayerNorm, end: FusedFFNProjOut) -> tuple[ScaledNorm, Float8FFNProjOut]:
+    scaled = ScaledNorm(norm)
+    return scaled, Float8FFNProjOut(end, scaled)
 
 
 def decoder_to_float8(decoder: FusedDecoder) -> None:

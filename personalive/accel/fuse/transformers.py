@@ -26,6 +26,47 @@ KEYS_AT_ONCE = 2**26
 """The most elements of keys that are concatenated at once; values take as many again. Further frames follow."""
 
 
+class FusedLayerNorm(nn.Module):
+    """A LayerNorm of tokens, or of their sum with a branch."""
+
+    dtype: torch.dtype | None = None
+    """The output's, if that is not the tokens'."""
+
+    def __init__(self, norm: nn.LayerNorm, operations: Operations, bias: Tensor | None = None) -> None:
+        """Take over a norm; `bias` instead of its own is [c], or [f, c] with a row per frame."""
+        super().__init__()
+        self.operations, self.eps, self.weight = operations, norm.eps, norm.weight
+        if bias is None:
+            self.bias = norm.bias
+        else:
+            constant(self, "bias", bias, norm.bias.dtype)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [n, l, c] → the same, normalised."""
+        return self.operations.layer_norm(tokens, self.weight, self.bias, self.eps, dtype=self.dtype)
+
+    def after_sum(self, tokens: Tensor, branch: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The sum `tokens + branch + add`, [n, l, c] and [1, c], and that normalised."""
+        return self.operations.add_layer_norm(
+            tokens, branch, self.weight, self.bias, self.eps, add=add, dtype=self.dtype
+        )
+
+
+class FusedLinear(nn.Module):
+    """A linear layer of merged weights, without bias."""
+
+    weight: Tensor
+
+    def __init__(self, weight: Tensor, operations: Operations, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.operations = operations
+        constant(self, "weight", weight, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., i] → [..., o]."""
+        return self.operations.linear(x, self.weight)
+
+
 class FusedFeedForward(nn.Module):
     """A feed-forward whose gate is one pass over memory."""
 
@@ -64,22 +105,17 @@ class FusedFFNProjOut(nn.Module):
 class FusedSpatialTransformer(nn.Module):
     """A spatial transformer with one product for queries, keys and values."""
 
-    qkv: Tensor
-    normed_dtype: torch.dtype | None = None
-    """The feed-forward's input dtype, if that is not the model's."""
-
     def __init__(self, layer: SpatialTransformer, operations: Operations) -> None:
         super().__init__()
         block: Any = layer.transformer_blocks[0]
         self.operations, self.heads = operations, block.attn1.heads
-        self.norm = FusedGroupNorm(layer.norm, operations)
-        self.proj_in = layer.proj_in
-        self.norm1, self.norm3 = block.norm1, block.norm3
+        self.norm, self.proj_in = FusedGroupNorm(layer.norm, operations), layer.proj_in
+        self.norm1, self.norm3 = FusedLayerNorm(block.norm1, operations), FusedLayerNorm(block.norm3, operations)
         self.attn_out = block.attn1.to_out[0]
         self.context_value, self.context_out = block.attn2.to_v, block.attn2.to_out[0]
-        self.ffn_proj_out = FusedFFNProjOut(block.ff, layer.proj_out, operations)
+        self.ffn_proj_out: Any = FusedFFNProjOut(block.ff, layer.proj_out, operations)
         weights = [layer.weight for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)]
-        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
+        self.qkv: Any = FusedLinear(torch.cat(weights), operations, weights[0].dtype)
 
     def embed_image(self, embedding: Tensor) -> Tensor:
         """Image embedding [n, 1, e] → the constant [n, 1, c] that both attentions' ends add."""
@@ -89,7 +125,7 @@ class FusedSpatialTransformer(nn.Module):
     def project_bank(self, bank: Tensor) -> tuple[Tensor, Tensor]:
         """A bank of the reference UNet [n, l, c] → keys and values, [n, l, c] each."""
         channels = bank.shape[-1]
-        key, value = self.operations.linear(bank, self.qkv[channels:]).split(channels, dim=-1)
+        key, value = self.operations.linear(bank, self.qkv.weight[channels:]).split(channels, dim=-1)
         return key.contiguous(), value.contiguous()
 
     def read(self, x: Tensor, context: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -100,7 +136,7 @@ class FusedSpatialTransformer(nn.Module):
             keys: of the portrait and its keyframes, [1, m, c], and their values.
         """
         tokens, normed = self._enter(x)
-        qkv = self.operations.linear(normed, self.qkv)
+        qkv = self.qkv(normed)
         del normed  # attention is where most memory is used
         frames = _frames_at_once(len(qkv), qkv.shape[1] + keys.shape[1], keys.shape[2])
         attended = [self._attend(part, keys, values, frames) for part in qkv.split(frames)]
@@ -116,15 +152,15 @@ class FusedSpatialTransformer(nn.Module):
         banks.append(normed)
         if last:
             return x
-        qkv = self.operations.linear(normed, self.qkv)
+        qkv = self.qkv(normed)
         query, key, value = (self._heads(part) for part in qkv.chunk(3, dim=-1))
         attended = self.operations.attention(query, key, value).transpose(1, 2).flatten(2)
         return self._finish(x, tokens, attended, self.embed_image(embedding))
 
     def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each."""
-        tokens, norm = self.proj_in(to_tokens(self.norm(x))), self.norm1
-        return tokens, self.operations.layer_norm(tokens, norm.weight, norm.bias, norm.eps)
+        tokens = self.proj_in(to_tokens(self.norm(x)))
+        return tokens, self.norm1(tokens)
 
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
         """Frames of a portrait, [frames, l, 3c], look at themselves and the portrait's [1, m, c]."""
@@ -135,10 +171,8 @@ class FusedSpatialTransformer(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
     def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
-        branch, norm = self.operations.linear(attended, self.attn_out.weight), self.norm3
-        tokens, normed = self.operations.add_layer_norm(
-            tokens, branch, norm.weight, norm.bias, norm.eps, add=context[:, 0], dtype=self.normed_dtype
-        )
+        branch = self.operations.linear(attended, self.attn_out.weight)
+        tokens, normed = self.norm3.after_sum(tokens, branch, context[:, 0])
         out: Tensor = self.ffn_proj_out(x, tokens, normed)
         return out
 
@@ -157,30 +191,29 @@ class FusedTokenTransformer(nn.Module):
     """What fused motion and temporal modules share."""
 
     attention_blocks: Any
-    normed_dtype: torch.dtype | None = None
-    """The feed-forward's input dtype, if that is not the model's."""
+    norms: Any
 
-    def __init__(self, layer: TokenTransformer, operations: Operations) -> None:
+    def __init__(
+        self, layer: TokenTransformer, operations: Operations, biases: Sequence[Tensor | None] = (None, None)
+    ) -> None:
+        """Consume the layers of a plain one; `biases`, where there are any, take the place of the two norms'."""
         super().__init__()
         block: Any = layer.transformer_blocks[0]
-        self.operations = operations
-        self.norm = FusedGroupNorm(layer.norm, operations)
-        self.proj_in = layer.proj_in
-        self.norms, self.ff_norm = block.norms, block.ff_norm
-        self.ffn_proj_out = FusedFFNProjOut(block.ff, layer.proj_out, operations)
-
-    def run(self, x: Tensor, biases: Sequence[Tensor], condition: Tensor | int) -> Tensor:
-        """Image [n, c, h, w] → the same; `biases` are those of the two norms."""
-        operations, (first, second), last = self.operations, self.norms, self.ff_norm
-        attend = self.attention_blocks
-        tokens = self.proj_in(to_tokens(self.norm(x)))
-        normed = operations.layer_norm(tokens, first.weight, biases[0], first.eps)
-        branch = attend[0](normed, condition)
-        tokens, normed = operations.add_layer_norm(tokens, branch, second.weight, biases[1], second.eps)
-        branch = attend[1](normed, condition)
-        tokens, normed = operations.add_layer_norm(
-            tokens, branch, last.weight, last.bias, last.eps, dtype=self.normed_dtype
+        self.norm, self.proj_in = FusedGroupNorm(layer.norm, operations), layer.proj_in
+        self.norms = nn.ModuleList(
+            FusedLayerNorm(norm, operations, bias) for norm, bias in zip(block.norms, biases, strict=True)
         )
+        self.ff_norm = FusedLayerNorm(block.ff_norm, operations)
+        self.ffn_proj_out: Any = FusedFFNProjOut(block.ff, layer.proj_out, operations)
+
+    def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
+        """Image [n, c, h, w] → the same; see the attention for its condition."""
+        (first, second), last, attend = self.norms, self.ff_norm, self.attention_blocks
+        tokens = self.proj_in(to_tokens(self.norm(x)))
+        branch = attend[0](first(tokens), condition)
+        tokens, normed = second.after_sum(tokens, branch)
+        branch = attend[1](normed, condition)
+        tokens, normed = last.after_sum(tokens, branch)
         out: Tensor = self.ffn_proj_out(x, tokens, normed)
         return out
 
@@ -188,7 +221,6 @@ class FusedTokenTransformer(nn.Module):
 class TokenAttention(nn.Module):
     """Cross-attention to motion tokens with merged projections."""
 
-    query: Tensor
     output: Tensor
 
     def __init__(self, layer: Any, operations: Operations) -> None:
@@ -201,12 +233,13 @@ class TokenAttention(nn.Module):
         output = layer.to_out[0].weight.float().unflatten(1, (layer.heads, -1))  # [channels, heads, width]
         scale = query.shape[1] ** -0.5
         dtype = layer.to_q.weight.dtype
-        constant(self, "query", torch.einsum("hwt,hwc->htc", key, query).flatten(0, 1) * scale, dtype)
+        queries = torch.einsum("hwt,hwc->htc", key, query).flatten(0, 1) * scale
+        self.project = FusedLinear(queries, operations, dtype)
         constant(self, "output", torch.einsum("chw,hwt->cht", output, value).flatten(1), dtype)
 
     def forward(self, x: Tensor, motion: Tensor) -> Tensor:
-        """Tokens [n, l, c] and motion tokens [n, t, w] → [n, l, c]."""
-        query = self.operations.linear(x, self.query)  # [n, l, heads·w]
+        """Normalised tokens [n, l, c] and motion tokens [n, t, w] → [n, l, c]."""
+        query = self.project(x)  # [n, l, heads·w]
         rows = query.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # every head has the same keys: [n, l·heads, w]
         attended = self.operations.token_attention(rows, motion).view_as(query)
         return self.operations.linear(attended, self.output, self.bias)
@@ -220,48 +253,42 @@ class FusedMotionTransformer(FusedTokenTransformer):
         block: Any = layer.transformer_blocks[0]
         self.attention_blocks = nn.ModuleList(TokenAttention(item, operations) for item in block.attention_blocks)
 
-    def forward(self, x: Tensor, motion: Tensor) -> Tensor:
-        return self.run(x, [norm.bias for norm in self.norms], motion)
 
+class FrameAttention(nn.Module):
+    """Self-attention over frames with one product for queries, keys and values."""
 
-class FusedFrameAttention(nn.Module):
-    """Self-attention over frames with one product for queries, keys and values. Positions are in the norm's bias."""
-
-    qkv: Tensor
-    bias: Tensor
-
-    def __init__(self, layer: Any, norm: nn.LayerNorm, frames: int, operations: Operations) -> None:
+    def __init__(self, layer: Any, operations: Operations) -> None:
         super().__init__()
         self.operations, self.heads, self.to_out = operations, layer.heads, layer.to_out[0]
         weights = [projection.weight for projection in (layer.to_q, layer.to_k, layer.to_v)]
-        constant(self, "qkv", torch.cat(weights), weights[0].dtype)
-        constant(self, "bias", norm.bias.float() + layer.pos_encoder.pe[0, :frames].float(), weights[0].dtype)
+        self.project = FusedLinear(torch.cat(weights), operations, weights[0].dtype)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        """Tokens with positions [b·frames, l, c] → [b·frames, l, c]."""
-        qkv = self.operations.linear(x, self.qkv)
-        out: Tensor = self.to_out(self.operations.frame_attention(qkv, self.heads, frames))
+        """Normalised tokens with positions [b·frames, l, c] → [b·frames, l, c]."""
+        out: Tensor = self.to_out(self.operations.frame_attention(self.project(x), self.heads, frames))
         return out
 
 
 class FusedTemporalTransformer(FusedTokenTransformer):
-    """Self-attention over a fixed number of frames."""
+    """Self-attention over a fixed number of frames, whose positions are in the norms' biases."""
 
     def __init__(self, layer: TokenTransformer, frames: int, operations: Operations) -> None:
-        super().__init__(layer, operations)
-        self.frames = frames
         block: Any = layer.transformer_blocks[0]
-        self.attention_blocks = nn.ModuleList(
-            FusedFrameAttention(attention, norm, frames, operations)
-            for attention, norm in zip(block.attention_blocks, block.norms, strict=True)
+        positions = [attention.pos_encoder.pe[0, :frames].float() for attention in block.attention_blocks]
+        super().__init__(
+            layer,
+            operations,
+            [norm.bias.float() + each for norm, each in zip(block.norms, positions, strict=True)],
         )
+        self.frames = frames
+        self.attention_blocks = nn.ModuleList(FrameAttention(item, operations) for item in block.attention_blocks)
 
-    def forward(self, x: Tensor, frames: int) -> Tensor:
-        """Image [b·frames, c, h, w], oldest frame first → the same shape.
+    def forward(self, x: Tensor, condition: Tensor | int) -> Tensor:
+        """Image [b·frames, c, h, w], oldest frame first, and the number of frames → the same shape.
 
         Raises:
-            ValueError: `frames` is not the number that the positions were merged for.
+            ValueError: it is not the number that the positions were merged for.
         """
-        if frames != self.frames:
-            raise ValueError(f"this network was fused for {self.frames} frames per window, not {frames}")
-        return self.run(x, [block.bias for block in self.attention_blocks], frames)
+        if condition != self.frames:
+            raise ValueError(f"this network was fused for {self.frames} frames per window, not {condition}")
+        return super().forward(x, condition)

@@ -4,6 +4,7 @@ What is the same in every step is computed once: what the timesteps and the imag
 the portrait and its keyframes. Images are channels-last in memory, so tokens are a view of them.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,40 +56,71 @@ class ProjectedReference:
         return cls(tuple(tensors[:places]), tuple(tuple(tensors[start : start + 2 * places]) for start in starts))
 
 
+class FusedReferenceUnit(nn.Module):
+    """A resnet block of the reference UNet, and the spatial transformer after it where there is one.
+
+    It runs as one call, so its weights may be elsewhere until then.
+    """
+
+    is_last = False
+    """Whether what follows the transformer's self-attention is not needed."""
+
+    def __init__(self, resnet: FusedResnetBlock, attention: FusedSpatialTransformer | None) -> None:
+        super().__init__()
+        self.resnet, self.attention = resnet, attention
+
+    def forward(self, x: Tensor, t_emb: Tensor, embedding: Tensor, banks: list[Tensor]) -> Tensor:
+        """Image [n, c, h, w] → image; appends to `banks`."""
+        x = self.resnet(x, self.resnet.embed_time(t_emb))
+        return x if self.attention is None else self.attention.write(x, embedding, banks, last=self.is_last)
+
+
+class FusedDenoisingUnit(nn.Module):
+    """A resnet block of the denoising UNet, and the transformers after it where there are any."""
+
+    def __init__(
+        self,
+        resnet: FusedResnetBlock,
+        attention: FusedSpatialTransformer | None,
+        motion: FusedMotionTransformer | None,
+        temporal: FusedTemporalTransformer | None,
+        places: tuple[int, int],
+    ) -> None:
+        """`places`: the resnet block's among those of the UNet, and the spatial transformer's."""
+        super().__init__()
+        self.resnet, self.attention, self.motion, self.temporal = resnet, attention, motion, temporal
+        self.places = places
+
+    def forward(self, x: Tensor, time: Sequence[Tensor], motion: Tensor, reference: ProjectedReference) -> Tensor:
+        """Image [f, c, h, w] → image; `time` has what the timesteps add to every resnet block."""
+        resnet, attention = self.places
+        x = self.resnet(x, time[resnet])
+        if self.attention is not None:
+            x = self.attention.read(x, *reference.at(attention))
+        if self.motion is not None:
+            x = self.motion(x, motion)
+        if self.temporal is not None:
+            x = self.temporal(x, len(x))
+        return x
+
+
 class FusedStage(nn.Module):
-    """The layers of one resolution. It runs as one call, so its weights may be elsewhere until then."""
+    """The layers of one resolution: units, then what leads to the next."""
 
-    first_resnet = first_attention = 0
-    """Indices of its first layers among all of the UNet's."""
-
-    def __init__(self, stage: Any, operations: Operations, frames: int) -> None:
-        """Consume the layers of a plain stage.
-
-        Args:
-            frames: frames per window.
-        """
+    def __init__(self, stage: Any, units: Sequence[nn.Module]) -> None:
+        """Take the samplers of a plain stage, and units made of its other layers."""
         super().__init__()
         self.pushes, self.pops = hasattr(stage, "downsamplers"), hasattr(stage, "upsamplers")
-        self.resnets = nn.ModuleList(FusedResnetBlock(block, operations) for block in _taken(stage.resnets))
-        self.attentions = nn.ModuleList(
-            FusedSpatialTransformer(layer, operations) for layer in _taken(stage.attentions)
-        )
-        motion, temporal = (getattr(stage, name, ()) for name in ("motion_modules", "temporal_modules"))
-        self.motion_modules = nn.ModuleList(
-            FusedMotionTransformer(layer.temporal_transformer, operations) for layer in _taken(motion)
-        )
-        self.temporal_modules = nn.ModuleList(
-            FusedTemporalTransformer(layer.temporal_transformer, frames, operations) for layer in _taken(temporal)
-        )
+        self.units = nn.ModuleList(units)
         self.downsamplers = nn.ModuleList(getattr(stage, "downsamplers", ()))
         self.upsamplers = nn.ModuleList(FusedUpsample(layer) for layer in getattr(stage, "upsamplers", ()))
 
-    def run(self, x: Tensor, skips: list[Tensor], *conditions: Any) -> Tensor:
-        """Units, each with the skips that it takes or leaves, then what leads to the next resolution."""
-        for j in range(len(self.resnets)):
+    def forward(self, x: Tensor, skips: list[Tensor], *conditions: Any) -> Tensor:
+        """Image [n, c, h, w] → image of the next resolution. Units take or leave skips, and all get the conditions."""
+        for unit in self.units:
             if self.pops:
                 x = torch.cat((x, skips.pop()), dim=1)
-            x = self.unit(j, x, *conditions)
+            x = unit(x, *conditions)
             if self.pushes:
                 skips.append(x)
         for downsample in self.downsamplers:
@@ -96,51 +128,6 @@ class FusedStage(nn.Module):
             skips.append(x)
         for upsample in self.upsamplers:
             x = upsample(x, skips[-1].shape[2:])
-        return x
-
-    def unit(self, j: int, x: Tensor, *conditions: Any) -> Tensor:
-        """The layers of unit j."""
-        raise NotImplementedError
-
-
-class FusedReferenceStage(FusedStage):
-    """A stage of the reference UNet."""
-
-    wanted = 0
-    """Spatial transformers of the whole UNet: what follows the last one is not needed."""
-
-    def forward(self, x: Tensor, skips: list[Tensor], t_emb: Tensor, embedding: Tensor, banks: list[Tensor]) -> Tensor:
-        """Image [n, c, h, w] → image of the next resolution; appends to `banks`."""
-        return self.run(x, skips, t_emb, embedding, banks)
-
-    def unit(self, j: int, x: Tensor, *conditions: Any) -> Tensor:
-        t_emb, embedding, banks = conditions
-        resnet: Any = self.resnets[j]
-        x = resnet(x, resnet.embed_time(t_emb))
-        if j < len(self.attentions):
-            attention: Any = self.attentions[j]
-            x = attention.write(x, embedding, banks, last=len(banks) + 1 == self.wanted)
-        return x
-
-
-class FusedDenoisingStage(FusedStage):
-    """A stage of the denoising UNet."""
-
-    def forward(
-        self, x: Tensor, skips: list[Tensor], time: Sequence[Tensor], motion: Tensor, reference: ProjectedReference
-    ) -> Tensor:
-        """Image [n, c, h, w] → image of the next resolution; `time` has what the timesteps add to every resnet."""
-        return self.run(x, skips, time, motion, reference)
-
-    def unit(self, j: int, x: Tensor, *conditions: Any) -> Tensor:
-        time, motion, reference = conditions
-        x = self.resnets[j](x, time[self.first_resnet + j])
-        if j < len(self.attentions):
-            attention: Any = self.attentions[j]
-            x = attention.read(x, *reference.at(self.first_attention + j))
-        if j < len(self.motion_modules):
-            x = self.motion_modules[j](x, motion)
-            x = self.temporal_modules[j](x, len(x))
         return x
 
 
@@ -151,10 +138,27 @@ class FusedReferenceUNet(nn.Module):
         """Consume a plain one."""
         super().__init__()
         self.conv_in, self.time_embedding = unet.conv_in, unet.time_embedding
-        self.stages = _stages(unet, FusedReferenceStage, operations, frames)
-        wanted = sum(len(stage.attentions) for stage in self.stages)
-        for stage in self.stages:
-            stage.wanted = wanted
+        self.stages: Any = nn.ModuleList(
+            FusedStage(
+                stage,
+                [
+                    FusedReferenceUnit(
+                        FusedResnetBlock(resnet, operations),
+                        None if attention is None else FusedSpatialTransformer(attention, operations),
+                    )
+                    for resnet, attention in _units(stage, "resnets", "attentions")
+                ],
+            )
+            for stage in _plain_stages(unet)
+        )
+        stages: Any = self.stages
+        [*_, last] = [unit for stage in stages for unit in stage.units if unit.attention is not None]
+        last.is_last = True
+
+    @property
+    def parts(self) -> list[nn.Module]:
+        """Modules that run one after another, each as one call; they have nearly all weights."""
+        return [part for stage in self.stages for part in (*stage.units, *stage.downsamplers, *stage.upsamplers)]
 
     def forward(self, latents: Tensor, embedding: Tensor) -> tuple[Tensor, ...]:
         """Latents [n, 4, h, w] and image embedding [n, 1, e] → one bank [n, tokens, c] per spatial transformer."""
@@ -176,17 +180,42 @@ class FusedDenoisingUNet(nn.Module):
         super().__init__()
         self.conv_in, self.time_embedding, self.conv_out = unet.conv_in, unet.time_embedding, unet.conv_out
         self.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, operations, silu=True)
-        self.stages = _stages(unet, FusedDenoisingStage, operations, frames)
+        counts = itertools.count(), itertools.count()
+        self.stages: Any = nn.ModuleList(
+            FusedStage(
+                stage,
+                [
+                    FusedDenoisingUnit(
+                        FusedResnetBlock(resnet, operations),
+                        None if attention is None else FusedSpatialTransformer(attention, operations),
+                        None if motion is None else FusedMotionTransformer(motion.temporal_transformer, operations),
+                        None
+                        if temporal is None
+                        else FusedTemporalTransformer(temporal.temporal_transformer, frames, operations),
+                        (next(counts[0]), -1 if attention is None else next(counts[1])),
+                    )
+                    for resnet, attention, motion, temporal in _units(
+                        stage, "resnets", "attentions", "motion_modules", "temporal_modules"
+                    )
+                ],
+            )
+            for stage in _plain_stages(unet)
+        )
+
+    @property
+    def resnets(self) -> list[FusedResnetBlock]:
+        """All resnet blocks, in the order in which an image passes them."""
+        return [unit.resnet for stage in self.stages for unit in stage.units]
 
     @property
     def attentions(self) -> list[FusedSpatialTransformer]:
-        """All spatial transformers, in the order in which an image passes them."""
-        return [layer for stage in self.stages for layer in stage.attentions]
+        """All spatial transformers, likewise."""
+        return [unit.attention for stage in self.stages for unit in stage.units if unit.attention is not None]
 
     def embed_time(self, timesteps: Tensor) -> tuple[Tensor, ...]:
         """Timesteps [frames], 0 to 999 → what each resnet block adds, in their order: [frames, channels]."""
         t_emb = self.time_embedding(timesteps)
-        return tuple(resnet.embed_time(t_emb) for stage in self.stages for resnet in stage.resnets)
+        return tuple(resnet.embed_time(t_emb) for resnet in self.resnets)
 
     def project_reference(self, banks: Sequence[Tensor], embedding: Tensor) -> ProjectedReference:
         """Banks of the reference UNet and image embedding [1, 1, e] → features for any number of steps."""
@@ -214,24 +243,24 @@ def fold_decoder_path(unet: FusedReferenceUNet | FusedDenoisingUNet) -> None:
 
 def decoder_path(unet: Any) -> list[nn.Module]:
     """Resnet blocks and upsamplers of a UNet's second half, in the order in which an image passes them."""
-    return [layer for stage in unet.stages if stage.pops for layer in (*stage.resnets, *stage.upsamplers)]
+    half = [stage for stage in unet.stages if stage.pops]
+    return [layer for stage in half for layer in (*(unit.resnet for unit in stage.units), *stage.upsamplers)]
 
 
-def _stages(unet: Any, kind: type[FusedStage], operations: Operations, frames: int) -> Any:
-    """Fused stages in the order in which an image passes them, as a `ModuleList`."""
-    stages = nn.ModuleList()
-    resnets = attentions = 0
-    for plain in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        stage = kind(plain, operations, frames)
-        stage.first_resnet, stage.first_attention = resnets, attentions
-        resnets += len(stage.resnets)
-        attentions += len(stage.attentions)
-        stages.append(stage)
-    return stages
+def _plain_stages(unet: Any) -> Any:
+    """Stages of a plain UNet, in the order in which an image passes them."""
+    return (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+
+
+def _units(stage: Any, *kinds: str) -> Any:
+    """Layers of a plain stage that belong together, unit by unit; None where a kind has no more.
+
+    None is kept, so each one's weights are freed before the next one is processed.
+    """
+    return itertools.zip_longest(*(_taken(getattr(stage, kind, ())) for kind in kinds))
 
 
 def _taken(layers: Any) -> Any:
-    """Layers one by one. None is kept, so each one's weights are freed before the next one is processed."""
     for index in range(len(layers)):
         layer, layers[index] = layers[index], nn.Identity()
         yield layer

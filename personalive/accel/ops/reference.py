@@ -50,6 +50,14 @@ class AddLayerNorm(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
+class LayerNorm(Protocol):
+    """See `layer_norm`."""
+
+    def __call__(
+        self, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, dtype: torch.dtype | None = None
+    ) -> Tensor: ...
+
+
 class GroupNormFloat8(Protocol):
     """See `group_norm_float8`."""
 
@@ -64,6 +72,12 @@ class GroupNormFloat8(Protocol):
         *,
         shift: Tensor | None = None,
     ) -> Tensor: ...
+
+
+class LinearFloat8(Protocol):
+    """See `linear_float8`."""
+
+    def __call__(self, x: Tensor, weight: Tensor, scale: Tensor, x_scale: float, dtype: torch.dtype) -> Tensor: ...
 
 
 class ConvFloat8(Protocol):
@@ -104,11 +118,14 @@ def group_norm(
     return F.silu(x) if silu else x
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of tokens [n, l, c]; `bias` is [c], or [f, c] with a row per frame: image i takes row i % f.
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, dtype: torch.dtype | None = None) -> Tensor:
+    """LayerNorm of tokens [n, l, c], in `dtype` if given.
 
-    Weight and bias may be float32 where the tokens are not.
+    `bias` is [c], or [f, c] with a row per frame: image i takes row i % f. Weight and bias may be float32 where the
+    tokens are not.
     """
+    if dtype is not None:
+        return layer_norm(x.float(), weight.float(), bias.float(), eps).to(dtype)
     if weight.dtype != x.dtype:
         return layer_norm(x.to(weight.dtype), weight, bias, eps).to(x.dtype)
     if bias.dim() == 1:
@@ -128,16 +145,14 @@ def add_layer_norm(
     add: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of tokens `x + branch + add` [n, l, c], and its `layer_norm`, in `dtype` if given.
+    """The sum of tokens `x + branch + add` [n, l, c], and its `layer_norm`.
 
     `add` is [k, c]: the first n/k images take row 0, and so on.
     """
     total = x + branch
     if add is not None:
         total = (total.unflatten(0, (len(add), -1)) + add[:, None, None]).flatten(0, 1)
-    if dtype is not None:
-        return total, layer_norm(total.float(), weight.float(), bias.float(), eps).to(dtype)
-    return total, layer_norm(total, weight, bias, eps)
+    return total, layer_norm(total, weight, bias, eps, dtype=dtype)
 
 
 def geglu(x: Tensor) -> Tensor:
@@ -161,6 +176,17 @@ def group_norm_float8(
 ) -> Tensor:
     """`group_norm` with SiLU, divided by `scale`, in fp8."""
     return to_float8(group_norm(x.float(), groups, weight.float(), bias.float(), eps, silu=True, shift=shift) / scale)
+
+
+def linear_float8(x: Tensor, weight: Tensor, scale: Tensor, x_scale: float, dtype: torch.dtype) -> Tensor:
+    """A linear layer of fp8 tokens.
+
+    Args:
+        x: [..., i] in fp8, to be multiplied by `x_scale`.
+        weight: [o, i] in fp8, to be multiplied by `scale`, fp32 [o].
+        dtype: of the result [..., o].
+    """
+    return (F.linear(x.float(), weight.float()) * (scale * x_scale)).to(dtype)
 
 
 def conv_float8(
@@ -273,13 +299,14 @@ class Operations:
 
     linear: Linear = F.linear
     group_norm: GroupNorm = group_norm
-    layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = layer_norm
+    layer_norm: LayerNorm = layer_norm
     add_layer_norm: AddLayerNorm = add_layer_norm
     geglu: Callable[[Tensor], Tensor] = geglu
     gated_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = gated_linear
     linear_add: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = linear_add
     group_norm_float8: GroupNormFloat8 = group_norm_float8
     conv_float8: ConvFloat8 = conv_float8
+    linear_float8: LinearFloat8 = linear_float8
     gated_linear_float8: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = gated_linear_float8
     linears_add_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = linears_add_float8
     grn_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = grn_mlp

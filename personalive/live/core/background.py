@@ -21,6 +21,8 @@ MOVED = 0.25
 """...except where it has changed by this much, which is movement."""
 BLUR = 0.04
 """Radius of the blur, in units of the picture's height."""
+SMALLER = 4
+"""What is blurred has no details: it is done this many times smaller."""
 SLOWNESS = 0.1
 """Share of the newest picture in the time that is reported."""
 
@@ -36,29 +38,29 @@ class BackgroundPainter:
         self.seconds = 0.0
         """What a picture costs; 0: nothing was painted yet."""
 
-    def paint(self, images: RGBArray, kind: Background, colour: str, picture: RGBArray | None = None) -> RGBArray:
-        """Pictures with another background, uint8 [n,h,w,3]; [n,h,w,4], with opacity, if it is transparent.
+    def paint(self, image: RGBArray, kind: Background, colour: str, picture: RGBArray | None = None) -> RGBArray:
+        """The next picture with another background, uint8 [h,w,3]; [h,w,4], with opacity, if it is transparent.
 
         Args:
-            images: what the model made, one after the other.
+            image: what the model made.
             kind: what is to be seen behind the person.
             colour: as #rrggbb, for `kind` "colour", and for "picture" where there is none.
             picture: for `kind` "picture", uint8 [h,w,3].
         """
         if kind == "as_is":
             self._mask = None
-            return images
-        painted = np.empty((*images.shape[:3], 4 if kind == "transparent" else 3), np.uint8)
-        for index, image in enumerate(images):
-            began = time.perf_counter()
-            share = np.clip((self._calm(self._found(image)) - LOW) / (HIGH - LOW), 0.0, 1.0)[..., None]
-            if kind == "transparent":
-                painted[index] = np.concatenate([image, np.rint(255 * share).astype(np.uint8)], axis=-1)
-            else:
-                behind = _behind(image, kind, colour, picture)
-                painted[index] = (share * image + (1 - share) * behind + 0.5).astype(np.uint8)
-            took = time.perf_counter() - began
-            self.seconds += (took - self.seconds) * (SLOWNESS if self.seconds else 1.0)
+            return image
+        began = time.perf_counter()
+        share = np.clip((self._calm(self._found(image)) - LOW) / (HIGH - LOW), 0.0, 1.0)
+        opacity = np.rint(255 * share).astype(np.uint8)
+        if kind == "transparent":
+            painted = np.dstack([image, opacity])
+        else:
+            shown = Image.fromarray(image)
+            behind = _behind(shown, kind, colour, picture)
+            painted = np.asarray(Image.composite(shown, behind, Image.fromarray(opacity)))
+        took = time.perf_counter() - began
+        self.seconds += (took - self.seconds) * (SLOWNESS if self.seconds else 1.0)
         return painted
 
     def close(self) -> None:
@@ -81,16 +83,14 @@ class BackgroundPainter:
         return mask
 
 
-def _behind(image: RGBArray, kind: Background, colour: str, picture: RGBArray | None) -> npt.NDArray[Any]:
+def _behind(image: Image.Image, kind: Background, colour: str, picture: RGBArray | None) -> Image.Image:
     if kind == "blur":
         return _blurred(image)
-    return picture if kind == "picture" and picture is not None else _rgb(colour)
+    if kind == "picture" and picture is not None:
+        return Image.fromarray(picture)
+    return Image.new("RGB", image.size, colour)
 
 
-def _blurred(image: RGBArray) -> npt.NDArray[np.float32]:
-    picture = Image.fromarray(image).filter(ImageFilter.GaussianBlur(BLUR * image.shape[0]))
-    return np.asarray(picture, np.float32)
-
-
-def _rgb(colour: str) -> npt.NDArray[np.float32]:
-    return np.array([int(colour[index : index + 2], 16) for index in (1, 3, 5)], np.float32)
+def _blurred(image: Image.Image) -> Image.Image:
+    small = image.reduce(SMALLER)
+    return small.filter(ImageFilter.GaussianBlur(BLUR * small.height)).resize(image.size, Image.Resampling.BILINEAR)

@@ -20,6 +20,7 @@ from personalive.extras import require
 from personalive.live.core.animation import Animation
 from personalive.live.core.background import BackgroundPainter
 from personalive.live.core.commands import Commands
+from personalive.live.core.dissolve import Dissolve
 from personalive.live.core.engine import Engine, LiveStream
 from personalive.live.core.faces import FaceFinder
 from personalive.live.core.frames import CameraFrame, FrameRing, Message, Picture
@@ -35,7 +36,7 @@ from personalive.types import FractionBox, RGBArray
 PATIENCE = 0.3
 """Seconds that a chunk waits for a slow camera before it is made from fewer frames."""
 MAX_UNPAINTED = 2
-"""Calls whose pictures wait for another background; the oldest are dropped when the processor does not keep up."""
+"""Calls whose pictures wait to be painted over; the oldest are dropped when the processor does not keep up."""
 MARGIN = 0.003
 """Seconds by which frames are ready before the device is."""
 
@@ -82,7 +83,10 @@ class Session:
         self._stamps = Stamps(engine.chunk_frames, engine.delay_frames)
         self._closed = False
         self._painter = BackgroundPainter()
-        self._unpainted: deque[tuple[int, list[Picture]]] = deque(maxlen=MAX_UNPAINTED)
+        self._dissolve = Dissolve()
+        self._replaced = False
+        """Whether the next call's pictures are the first ones of another portrait."""
+        self._unpainted: deque[tuple[int, bool, list[Picture]]] = deque(maxlen=MAX_UNPAINTED)
         self._painting = threading.Lock()
         self._backdrop: RGBArray | None = None
         self._blank: RGBArray = np.zeros((engine.height, engine.width, 3), np.uint8)
@@ -186,6 +190,7 @@ class Session:
         """
 
         def apply() -> None:
+            self._replaced = self.has_portrait
             self._animation.set_portrait(reference, self.parameters.seed)
             self._still = self._blank if still is None else resized(still, self._engine.width, self._engine.height)
 
@@ -339,27 +344,35 @@ class Session:
         with self._lock:
             pictures = self._stamps.leave(images)
             self.statistics.made(len(pictures))
-            if self.parameters.background != "as_is" or self._unpainted or self._painting.locked():
-                self._unpainted.append((self._epoch, pictures))
+            replaced, self._replaced = self._replaced, False
+            changed = replaced or self._dissolve.running or self.parameters.background != "as_is"
+            if changed or self._unpainted or self._painting.locked():
+                self._unpainted.append((self._epoch, replaced, pictures))
                 return True
+            self._dissolve.last = pictures[-1] if pictures else self._dissolve.last
         self._subscriptions.push(pictures, now)
         return False
 
     def paint(self) -> None:
-        """Change the background of the oldest call's pictures and show them, in the order of the calls."""
+        """Change the background of the oldest call's pictures, and lead over from another portrait's.
+
+        Each is shown when it is ready; calls come in their order.
+        """
         with self._painting:
             with self._lock:
                 if not self._unpainted:  # those of a processor that does not keep up were dropped
                     return
-                epoch, pictures = self._unpainted.popleft()
+                epoch, replaced, pictures = self._unpainted.popleft()
                 kind, colour = self.parameters.background, self.parameters.background_colour
-            if pictures and not self._closed:
-                images = self._painter.paint(np.stack([each.image for each in pictures]), kind, colour, self._backdrop)
-                pictures = [replace(each, image=image) for each, image in zip(pictures, images, strict=True)]
+            if replaced:
+                self._dissolve.begin()
+            for each in pictures:
+                if self._closed or epoch != self._epoch:
+                    break
+                image = self._painter.paint(each.image, kind, colour, self._backdrop)
+                self._subscriptions.push([self._dissolve.mix(replace(each, image=image))], self._clock())
             if self._closed:
                 self._painter.close()
-            if not self._closed and epoch == self._epoch:
-                self._subscriptions.push(pictures, self._clock())
 
     @property
     def background_seconds(self) -> float:

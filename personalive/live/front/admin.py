@@ -33,7 +33,7 @@ def router(pool: Pool) -> APIRouter:
 
     def seats(which: DrainRequest) -> list[int]:
         if which.worker is None:
-            return list(range(len(pool.seats)))
+            return list(pool.seats)
         if which.worker >= len(pool.seats):
             raise HTTPException(404, f"there is no worker {which.worker}: they are 0 to {len(pool.seats) - 1}")
         return [which.worker]

@@ -16,7 +16,7 @@ from personalive.live.front.metrics import Sums, front_registry
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.sessions import Sessions, instead_of, parsed
 from personalive.live.front.sockets import SocketProxy
-from personalive.live.http import answers, api, presets, schemas
+from personalive.live.http import answers, callers, presets, schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import Gate
 from personalive.live.http.server import PRESETS, add_pages, add_socket, tls_context
@@ -90,7 +90,7 @@ async def _answer_ended(request: Request, error: Exception) -> Response:
 
 def _client(request: Request) -> Client:
     # A worker gives the cookie to a client that has none.
-    return api.sender_of(request, new_cookie)
+    return callers.sender_of(request, new_cookie)
 
 
 class _Front:

@@ -54,12 +54,12 @@ async def send(
     """
     outgoing = httpx.Request(
         method,
-        httpx.URL("http://localhost", raw_path=target),
+        httpx.URL(worker.process.url, raw_path=target),
         headers=list(headers),
         content=body,
         extensions={"timeout": TIMEOUT},
     )
-    answer = await worker.transport.handle_async_request(outgoing)
+    answer = await worker.process.transport.handle_async_request(outgoing)
     try:
         content = await answer.aread()
     finally:

@@ -82,7 +82,7 @@ class Placed:
     worker: str
     client: Client
     since: float
-    """As in `Entry`."""
+    """As in `Entry`, by the front's clock."""
     placed: float
     """When the front heard of it."""
     state: SessionState = SessionState.OPENING
@@ -134,18 +134,17 @@ class Ledger:
         placed = self.sessions.setdefault(identifier, Placed(identifier, worker, client, now, now))
         placed.portrait = portrait
 
-    def reported(self, worker: str, sessions: Iterable[SessionReport]) -> None:
-        """A worker has reported all of its sessions."""
+    def reported(self, worker: str, sessions: Iterable[SessionReport], ahead: float = 0.0) -> None:
+        """A worker has reported all of its sessions, by a clock that is so many seconds ahead of this one."""
         now = self._clock()
         there = set()
         for each in sessions:
             there.add(each.identifier)
             if each.identifier not in self.sessions:  # by WHIP, whose answer does not say its id in a form of ours
                 self._settle(each.client, worker)
-            placed = self.sessions.setdefault(
-                each.identifier, Placed(each.identifier, worker, each.client, each.since, now)
-            )
-            placed.client, placed.state, placed.since = each.client, each.state, each.since
+            since = each.since - ahead
+            placed = self.sessions.setdefault(each.identifier, Placed(each.identifier, worker, each.client, since, now))
+            placed.client, placed.state, placed.since = each.client, each.state, since
             placed.parameters, placed.reported = each.parameters, True
         for placed in self.on(worker):
             overdue = placed.reported or now - placed.placed > UNREPORTED_SECONDS

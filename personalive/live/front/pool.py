@@ -8,24 +8,16 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
-
-import httpx
 
 from personalive.live.core.parameters import LoadParameters
 from personalive.live.front.ledger import Ledger
 from personalive.live.front.placement import Load as Busy
 from personalive.live.front.placement import order
-from personalive.live.front.reports import Load, Order, Report
-from personalive.live.front.worker import Duty, MakeFactory, work
+from personalive.live.front.process import Process, Workplace
+from personalive.live.front.reports import Load, Report
 from personalive.live.hub.clients import Client
 from personalive.live.hub.entries import FullError, SessionState
-from personalive.live.options import ServeOptions
-from personalive.net.waiting import MAX_WAITING
-from personalive.processes import Seat, how_ended, spawn
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +25,18 @@ STOP_SECONDS = 10.0
 """Time for workers to end their sessions."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
 """Seconds before a worker is started again that died before it could answer; each time twice as many."""
-CONNECTIONS = httpx.Limits(max_connections=MAX_WAITING // 2, max_keepalive_connections=16)
-"""To one worker: fewer than may wait there."""
 RANKS = ("not_loaded", "error", "loading", "loaded")
 
 
 @dataclass(eq=False)
 class Worker:
-    """One process."""
+    """One of them."""
 
     seat: int
     """Its number, which a process that replaces it has too."""
     name: str
     """Which no other process has."""
-    process: SpawnProcess
-    connection: "Connection[Order, Report]"
-    socket: Path
-    transport: httpx.AsyncHTTPTransport
+    process: Process
     report: Report | None = None
     """The last one; None: it does not answer requests yet."""
     pending: int = 0
@@ -65,29 +52,19 @@ class Worker:
         """Whether it can animate."""
         return self.report is not None and self.report.loading.status == "loaded"
 
-    def send(self, message: Order) -> None:
-        """Give it an order, which is lost if it has just died."""
-        with contextlib.suppress(OSError):
-            self.connection.send(message)
-
 
 class Pool:
     """A worker for each seat. Belongs to the event loop."""
 
-    def __init__(
-        self, options: ServeOptions, seats: Sequence[Seat], make_factory: MakeFactory, folder: Path, ledger: Ledger
-    ) -> None:
+    def __init__(self, workplace: Workplace, *, load_at_start: bool) -> None:
         """Nothing is started yet.
 
         Args:
-            options: of the front.
-            seats: what each worker may use.
-            make_factory: see `worker.MakeFactory`; must be importable by name.
-            folder: for the workers' sockets, of this user only.
-            ledger: is told what becomes of sessions.
+            workplace: starts their processes.
+            load_at_start: whether they load the model before a client asks.
         """
-        self.ledger = ledger
-        self.seats = list(seats)
+        self.seats = range(workplace.size)
+        self.ledger = Ledger(len(self.seats))
         self.draining: set[int] = set()
         """Seats whose workers take no new sessions, and end when they have none."""
         self.deaths = 0
@@ -95,12 +72,12 @@ class Pool:
         """Is called for each worker that has died and is replaced."""
         self.on_drained: Callable[[], None] = lambda: None
         """Is called when all have been drained."""
-        self.parameters = LoadParameters() if options.load_at_start else None
+        self.parameters = LoadParameters() if load_at_start else None
         """With which the model is loaded; None: not until a client asks."""
-        self._options, self._make_factory, self._folder = options, make_factory, folder
+        self._workplace = workplace
         self._workers: dict[int, Worker] = {}
         self._names = itertools.count()
-        self._false_starts = dict.fromkeys(range(len(seats)), 0)
+        self._false_starts = dict.fromkeys(self.seats, 0)
         self._call_seconds: float | None = None
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,7 +88,7 @@ class Pool:
     def start(self) -> None:
         """Start all workers."""
         self._loop = asyncio.get_running_loop()
-        for seat in range(len(self.seats)):
+        for seat in self.seats:
             self._start(seat)
 
     async def stop(self) -> None:
@@ -119,59 +96,52 @@ class Pool:
         self._stopping = True
         for task in self._tasks:
             task.cancel()
-        ending = list(self._workers.values())
-        for worker in ending:
-            worker.process.terminate()
-        await asyncio.to_thread(_join, [worker.process for worker in ending], STOP_SECONDS)
-        for worker in ending:
-            await worker.transport.aclose()
+        ending = [worker.process for worker in self._workers.values()]
+        for process in ending:
+            process.terminate()
+        await asyncio.to_thread(_end, ending, STOP_SECONDS)
+        for process in ending:
+            await process.close()
 
     def _start(self, seat: int) -> None:
         name = f"{seat}.{next(self._names)}"
-        socket = self._folder / f"{name}.sock"
-        duty = Duty(self.seats[seat], self._options, self._make_factory, socket, self._call_seconds)
-        process, connection = spawn(work, duty, name=f"live {seat}")
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=CONNECTIONS)
-        worker = self._workers[seat] = Worker(seat, name, process, connection, socket, transport)
-        threading.Thread(target=self._listen, args=(worker,), name=f"worker {name}", daemon=True).start()
+        process = self._workplace.start(seat, name, self._call_seconds)
+        worker = self._workers[seat] = Worker(seat, name, process)
+        threading.Thread(target=self._follow, args=(worker,), name=f"worker {name}", daemon=True).start()
 
-    def _listen(self, worker: Worker) -> None:
+    def _follow(self, worker: Worker) -> None:
         """Pass on what a worker says, and that it has ended (a thread of its own)."""
-        assert self._loop is not None
+        loop = self._loop
+        assert loop is not None
+
+        def hear(report: Report) -> None:
+            loop.call_soon_threadsafe(self._hear, worker, report)
+
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            try:
-                while True:
-                    self._loop.call_soon_threadsafe(self._hear, worker, worker.connection.recv())
-            except (EOFError, OSError):
-                worker.process.kill()  # it may have closed its end only
-                worker.process.join()
-                worker.connection.close()
-                self._loop.call_soon_threadsafe(self._ended, worker)
+            loop.call_soon_threadsafe(self._ended, worker, worker.process.follow(hear))
 
     def _hear(self, worker: Worker, report: Report) -> None:
         if worker.report is None:
             self._false_starts[worker.seat] = 0
             if self.parameters is not None:
-                worker.send(Load(self.parameters))
+                worker.process.send(Load(self.parameters))
         worker.report = report
         self._call_seconds = report.call_seconds or self._call_seconds
-        self.ledger.reported(worker.name, report.sessions)
+        self.ledger.reported(worker.name, report.sessions, report.now - time.monotonic())
         self._end_if_drained(worker)
 
-    def _ended(self, worker: Worker) -> None:
+    def _ended(self, worker: Worker, how: str) -> None:
         """A process is gone: its sessions are too, and another one takes its seat."""
         if self._stopping:
             return
         del self._workers[worker.seat]
-        self._spawn_task(worker.transport.aclose())
-        worker.socket.unlink(missing_ok=True)
+        self._spawn_task(worker.process.close())
         lost = self.ledger.lose(worker.name)
         if worker.seat in self.draining:
             if len(self.draining) == len(self.seats) and not self._workers:
                 self.on_drained()
             return
         self.deaths += 1
-        how = how_ended(worker.process.exitcode)
         logger.warning("worker %d %s, with %d sessions; another one takes its place", worker.seat, how, len(lost))
         self.on_death(worker)
         self._spawn_task(self._start_again(worker.seat, at_once=worker.is_up))
@@ -284,7 +254,7 @@ class Pool:
 
     def described(self) -> list[dict[str, object]]:
         """Each worker's state, for its operator."""
-        return [self._described(seat) for seat in range(len(self.seats))]
+        return [self._described(seat) for seat in self.seats]
 
     def _described(self, seat: int) -> dict[str, object]:
         worker, drains = self._workers.get(seat), seat in self.draining
@@ -294,7 +264,7 @@ class Pool:
         state = "draining" if drains else _status(worker) if report else "starting"
         described = {"worker": seat, "state": state, "sessions": len(self.ledger.on(worker.name))}
         if report is not None:
-            described |= {"max_sessions": report.limit, "pid": worker.process.pid or 0}
+            described |= {"max_sessions": report.limit, **worker.process.described}
             if report.call_seconds is not None:
                 described["call_ms"] = round(report.call_seconds * 1e3)
         return described
@@ -304,9 +274,7 @@ def _status(worker: Worker) -> str:
     return worker.report.loading.status if worker.report else RANKS[0]
 
 
-def _join(processes: Sequence[SpawnProcess], seconds: float) -> None:
+def _end(processes: Sequence[Process], seconds: float) -> None:
     until = time.monotonic() + seconds
     for process in processes:
-        process.join(max(0.0, until - time.monotonic()))
-        process.kill()
-        process.join()
+        process.kill(max(0.0, until - time.monotonic()))

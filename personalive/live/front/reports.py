@@ -1,6 +1,7 @@
 """What a worker tells the front, and the front a worker, over the connection between the two processes."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from personalive.live.core.frames import Message
 from personalive.live.core.parameters import LoadParameters, Parameters
@@ -37,6 +38,8 @@ class Report:
     """The most sessions that it takes."""
     call_seconds: float | None
     """See `placement.call_seconds`."""
+    now: float = field(default_factory=time.monotonic, compare=False)
+    """When that was, by the worker's clock, which on another machine says something else than the front's."""
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 import contextlib
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import uvicorn
 
 from personalive import weights
+from personalive.cluster import Cluster
 from personalive.live.front.app import create_front
-from personalive.live.front.ledger import Ledger
+from personalive.live.front.on_ray import RayWorkplace
 from personalive.live.front.pool import Pool
+from personalive.live.front.process import LocalWorkplace, Workplace
 from personalive.live.front.worker import MakeFactory
 from personalive.live.http.server import UVICORN, allow_many_files, model_factory, usable
 from personalive.live.http.server import serve as serve_alone
 from personalive.live.options import ServeOptions
+from personalive.loading import ModelChoice
 from personalive.media.held_folder import HeldFolder
 from personalive.net.server import Server
 from personalive.processes import Seat, seats
@@ -23,25 +25,38 @@ logger = logging.getLogger(__name__)
 
 
 def serve(options: ServeOptions) -> None:
-    """Run until it is told to stop, with as many workers as the operator chose.
+    """Run until it is told to stop, with as many workers as the operator chose, here or on a Ray cluster.
 
     Raises:
-        PersonaLiveError: there is no such device, or the weights are missing.
+        MissingExtraError: Ray is to be used and is not installed.
+        PersonaLiveError: there is no such device or cluster, or the weights are missing.
     """
-    places = seats(options.model, options.workers)
+    choice = options.model
+    if options.ray is not None:
+        cluster = Cluster.join(options.ray, choice, options.workers)
+        device = "cuda" if cluster.on_gpus else "cpu"
+        chosen = choice.elsewhere(_source(choice, device)).replace(device=device)
+        options = usable(options).replace(model=chosen)
+        _run(options, RayWorkplace(options, cluster, model_factory))
+        return
+    places = seats(choice, options.workers)
     if len(places) == 1:
         serve_alone(options)
         return
-    choice = options.model
-    source, remark = choice.source_on("cuda" if places[0].gpu is not None else "cpu")
-    if remark:
-        logger.warning("%s", remark)
+    source = _source(choice, "cuda" if places[0].gpu is not None else "cpu")
     weights.resolve(source, dtype=choice.resolved_dtype())  # downloaded and checked once, not in each process
     serve_with(usable(options).replace(model=choice.replace(model=source)), places, model_factory)
 
 
+def _source(choice: ModelChoice, device: str) -> str:
+    source, remark = choice.source_on(device)
+    if remark:
+        logger.warning("%s", remark)
+    return source
+
+
 def serve_with(options: ServeOptions, places: Sequence[Seat], make_factory: MakeFactory) -> None:
-    """Run a front over a worker for each seat.
+    """Run a front over a worker for each seat of this machine.
 
     Args:
         options: what the operator chose.
@@ -49,23 +64,25 @@ def serve_with(options: ServeOptions, places: Sequence[Seat], make_factory: Make
         make_factory: see `worker.MakeFactory`; must be importable by name.
     """
     with HeldFolder("personalive-live-") as folder:
-        server = front_server(options, places, make_factory, folder.path)
-        allow_many_files()
-        logger.info("the page is at %s, over %d workers", options.page_url, len(places))
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run()
+        _run(options, LocalWorkplace(options, places, make_factory, folder.path))
 
 
-def front_server(options: ServeOptions, places: Sequence[Seat], make_factory: MakeFactory, folder: Path) -> Server:
+def _run(options: ServeOptions, workplace: Workplace) -> None:
+    server = front_server(options, workplace)
+    allow_many_files()
+    logger.info("the page is at %s, over %d workers", options.page_url, workplace.size)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+
+
+def front_server(options: ServeOptions, workplace: Workplace) -> Server:
     """A server that ends when all of its workers are drained.
 
     Args:
         options: what the operator chose.
-        places: what each worker may use.
-        make_factory: as for `serve_with`.
-        folder: for sockets, of this user only.
+        workplace: starts the workers' processes.
     """
-    pool = Pool(options, places, make_factory, folder, Ledger(len(places)))
+    pool = Pool(workplace, load_at_start=options.load_at_start)
     config = uvicorn.Config(
         create_front(options, pool),
         host=options.host,

@@ -15,7 +15,7 @@ from personalive.live.front.forward import forward, headers_for, recognised, sen
 from personalive.live.front.ledger import Known, Placed, Portrait
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.reports import Tell
-from personalive.live.http.api import CURRENT
+from personalive.live.http.callers import CURRENT
 from personalive.live.hub.clients import Client
 from personalive.live.hub.connections import latest
 from personalive.live.hub.entries import FullError, NotYoursError, UnknownSessionError
@@ -156,7 +156,7 @@ class Sessions:
         self._ledger.opened(identifier, worker.name, client, portrait)
         if lost is not None:
             self._ledger.found_again(lost.identifier)
-            worker.send(Tell(identifier, {"type": "message", "code": "moved", "text": MOVED}))
+            worker.process.send(Tell(identifier, {"type": "message", "code": "moved", "text": MOVED}))
 
     async def _as_before(self, worker: Worker, request: Request, response: Response, lost: Placed | None) -> Response:
         """Show the portrait that a lost session had, if it was not that of its client's next session."""

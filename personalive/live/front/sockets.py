@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import httpx
 from fastapi import WebSocket, WebSocketDisconnect
-from websockets.asyncio.client import ClientConnection, unix_connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
@@ -17,7 +17,7 @@ from personalive.live.front.forward import headers_for
 from personalive.live.front.ledger import Placed
 from personalive.live.front.pool import Pool, Worker
 from personalive.live.front.sessions import Sessions, session_id, settings
-from personalive.live.http import api
+from personalive.live.http import callers
 from personalive.live.http.security import given_token
 from personalive.live.hub.clients import Client, new_cookie
 from personalive.live.hub.entries import FullError
@@ -49,7 +49,7 @@ class SocketProxy:
             picture_format: of the pictures that go to the client.
         """
         try:
-            client = api.sender_of(self._socket, new_cookie)
+            client = callers.sender_of(self._socket, new_cookie)
             lost = self._sessions.lost(identifier, client) if identifier else None
             if identifier is None or lost is not None:
                 upstream = await self._open(client, urlencode({"format": picture_format}), lost)
@@ -103,9 +103,8 @@ class SocketProxy:
         headers = [(name.decode(), value.decode("latin1")) for name, value in headers_for(self._socket)]
         kept = [each for each in headers if each[0].encode() in PASSED_ON]
         token = given_token(self._socket.headers)
-        return await unix_connect(
-            worker.socket,
-            f"ws://localhost/api/v1/ws?{query}",
+        return await worker.process.connect(
+            f"/api/v1/ws?{query}",
             additional_headers=[*kept, ("authorization", f"Bearer {token}")] if token else kept,
             user_agent_header=None,
             compression=None,

@@ -1,19 +1,20 @@
-"""A worker: a live server in a process of its own, which only its front can reach."""
+"""A worker: a live server in a process of its own, which only its front can call."""
 
 import asyncio
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from personalive.errors import PersonaLiveError
+from personalive.live.front.identity import Identity
 from personalive.live.front.placement import call_seconds, carries
 from personalive.live.front.reports import Load, Order, Report, SessionReport, Tell
 from personalive.live.http.server import UVICORN, allow_many_files, create_app, faces_of
@@ -35,17 +36,33 @@ MakeFactory = Callable[[ServeOptions], EngineFactory]
 
 
 @dataclass(frozen=True)
+class Secured:
+    """How a worker makes sure that its front calls it."""
+
+    own: Identity
+    front: str
+    """Its certificate."""
+
+
+@dataclass(frozen=True)
 class Duty:
     """What a worker is started with."""
 
     seat: Seat
     options: ServeOptions
-    """Of the front; those for the address where it listens are not used."""
+    """See `for_worker`."""
     make_factory: MakeFactory
-    socket: Path
-    """Unix socket, in a folder of this user only. So there is nothing that others on the machine could call."""
+    listening: socket.socket
+    """Where the front calls it."""
     call_seconds: float | None
     """What a session's chunk takes on workers like this, as long as it has not measured that itself."""
+    secured: Secured | None = None
+    """None: nobody else can reach the socket."""
+
+
+def for_worker(options: ServeOptions) -> ServeOptions:
+    """A front's options, without what it does itself and files that it alone has."""
+    return options.replace(tls_cert=None, tls_key=None, presets=None, load_at_start=False)
 
 
 def work(connection: "Connection[Report, Order]", duty: Duty) -> None:
@@ -53,25 +70,21 @@ def work(connection: "Connection[Report, Order]", duty: Duty) -> None:
     os.setsid()  # Ctrl-C is for the front only, which then ends this process
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     duty.seat.take()
-    options = duty.options.replace(
-        model=duty.seat.choice(duty.options.model), tls_cert=None, tls_key=None, load_at_start=False
-    )
-    app = create_app(options, duty.make_factory(options), faces_of(options))
+    options = duty.options.replace(model=duty.seat.choice(duty.options.model))
+    secured = duty.secured
+    tls = None if secured is None else secured.own.serving(secured.front)
+    app = create_app(options, duty.make_factory(options), faces_of(options), tls)
     allow_many_files()
     # Every request comes from the front, which has replaced what its client may have sent as these headers.
-    config = uvicorn.Config(
-        app,
-        uds=str(duty.socket),
-        timeout_graceful_shutdown=5,
-        **UVICORN | {"proxy_headers": True, "forwarded_allow_ips": "*"},
-    )
+    proxied = {"proxy_headers": True, "forwarded_allow_ips": "*"}
+    config = uvicorn.Config(app, timeout_graceful_shutdown=5, **UVICORN | proxied)
     asyncio.run(_serve(Server(config), app.state.hub, connection, duty))
 
 
 async def _serve(server: Server, hub: Hub, connection: "Connection[Report, Order]", duty: Duty) -> None:
     async with asyncio.TaskGroup() as tasks:
         reporting = tasks.create_task(_report(server, hub, connection, duty.call_seconds))
-        await server.serve()
+        await server.serve(sockets=[duty.listening])
         reporting.cancel()
 
 

@@ -21,7 +21,7 @@ from personalive.errors import PersonaLiveError
 from personalive.extras import missing
 from personalive.live.core.faces import Faces, MeshFaces
 from personalive.live.core.model import ModelFactory
-from personalive.live.http import answers, api, metrics, presets, whip
+from personalive.live.http import answers, api, callers, metrics, presets, sessions, watch, whip
 from personalive.live.http.connection import LiveConnection, SocketConnection
 from personalive.live.http.security import SOCKET_TOKEN, Gate
 from personalive.live.hub.clients import COOKIE, new_cookie
@@ -62,13 +62,16 @@ UVICORN: dict[str, Any] = {
 """How uvicorn is run. It logs only defects: a line for each request would be one more thing to flood."""
 
 
-def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | None) -> FastAPI:
+def create_app(
+    options: ServeOptions, factory: EngineFactory, faces: Faces | None, tls: ssl.SSLContext | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         options: what the operator chose.
         factory: makes the model when it is loaded.
         faces: finds faces; None leaves that to the model.
+        tls: for https; None: as the options say.
     """
     aiortc_fixes.apply()
     hub = Hub(options, factory, faces)
@@ -80,7 +83,7 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
         await hub.start()
         device = options.virtual_camera
         camera = asyncio.create_task(VirtualCamera(hub, device).run()) if device else None
-        yield {ROOM: waiting_room, TLS: tls_context(options)}
+        yield {ROOM: waiting_room, TLS: tls or tls_context(options)}
         if camera is not None:
             camera.cancel()
             await asyncio.wait([camera])
@@ -92,7 +95,8 @@ def create_app(options: ServeOptions, factory: EngineFactory, faces: Faces | Non
     app.state.ice = IceLimits(options.media_host or options.host)
     app.state.metrics = metrics.registry(hub, waiting_room)
     answers.add_handlers(app)
-    app.include_router(api.router)
+    for calls in (api, watch, sessions):
+        app.include_router(calls.router)
     app.include_router(whip.router)
     app.include_router(presets.router(options.presets or PRESETS))
     add_pages(app)
@@ -107,7 +111,7 @@ def add_pages(app: FastAPI) -> None:
     def page(request: Request, name: str) -> Response:
         response = FileResponse(STATIC / name)
         if COOKIE not in request.cookies:
-            api.give_cookie(request, response)
+            callers.give_cookie(request, response)
         return response
 
     @app.get("/", include_in_schema=False)
@@ -137,7 +141,7 @@ def add_socket(app: FastAPI, serve: ServeSocket) -> None:
 
 async def _serve_socket(hub: Hub, socket: WebSocket, session_id: str | None, picture_format: PictureFormat) -> None:
     try:
-        client = api.sender_of(socket, new_cookie)
+        client = callers.sender_of(socket, new_cookie)
         entry = hub.find(session_id, client) if session_id else await hub.open(client, {})
     except PersonaLiveError as error:
         await socket.send_json({"type": "stream_stopped", "error_message": str(error)})

@@ -5,7 +5,8 @@ from typing import Any
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 
 from personalive.errors import InputError
-from personalive.live.http.api import ClientOf, HubOf, IceOf, OwnEntry, WatchId, admit_offer, watching
+from personalive.live.http.callers import ClientOf, HubOf, IceOf, OwnEntry, admit_offer
+from personalive.live.http.watch import WatchId, watching
 from personalive.live.hub.entries import UnknownSessionError
 from personalive.live.hub.hub import Hub
 from personalive.live.transport.offer import Candidates, checked

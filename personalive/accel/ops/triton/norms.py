@@ -241,8 +241,8 @@ def _layer_norm(
     tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """LayerNorm of tokens.
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, dtype: torch.dtype | None = None) -> Tensor:
+    """LayerNorm of tokens, in `dtype` if given.
 
     Args:
         x: `[n, l, c]`, contiguous (else it is copied).
@@ -252,7 +252,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     Returns:
         `[n, l, c]`.
     """
-    return _launch_layer_norm(x, None, None, weight, bias, eps)[1]
+    return _launch_layer_norm(x, None, None, weight, bias, eps, dtype)[1]
 
 
 def add_layer_norm(

@@ -91,6 +91,7 @@ def _trials(random: Callable[..., Tensor], *, float8: bool) -> Iterator[Trial]:
         ones, rows = torch.ones(2560, device=image.device), random(256, 320)
         projections = to_float8(random(320, 1280)), ones[:320], rows, random(320, 320)
         yield Trial("conv_float8", (to_float8(image), taps, ones[:320], 1.0, image.dtype))
+        yield Trial("linear_float8", (narrow, wide, ones, 1.0, image.dtype))
         yield Trial("gated_linear_float8", (narrow, wide, ones / 400, ones))
         yield Trial("linears_add_float8", (hidden, *projections, bias, rows))
 
@@ -120,10 +121,13 @@ def _layer_norms(random: Callable[..., Tensor], channels: int, *, float8: bool) 
     yield Trial("layer_norm", (tokens, weight, by_frame, 1e-5))
     yield Trial("add_layer_norm", (tokens, tokens, weight, bias, 1e-5))
     yield Trial("add_layer_norm", (tokens, tokens, weight, by_frame, 1e-5))
-    last = (tokens, tokens, weight.float(), bias.float()) if float8 else (tokens, tokens, weight, bias)
-    options: dict[str, Any] = {"dtype": FLOAT8} if float8 else {}
-    yield Trial("add_layer_norm", (*last, 1e-5), options)
-    yield Trial("add_layer_norm", (*last, 1e-5), {"add": random(1, channels), **options})
+    yield Trial("add_layer_norm", (tokens, tokens, weight, bias, 1e-5), {"add": random(1, channels)})
+    if float8:
+        options: dict[str, Any] = {"dtype": FLOAT8}
+        wide = weight.float(), bias.float(), 1e-5
+        yield Trial("layer_norm", (tokens, *wide), options)
+        yield Trial("add_layer_norm", (tokens, tokens, *wide), options)
+        yield Trial("add_layer_norm", (tokens, tokens, *wide), {"add": random(1, channels), **options})
 
 
 def _products(device: torch.device, random: Callable[..., Tensor]) -> Iterator[Callable[[], Any]]:

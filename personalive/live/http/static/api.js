@@ -45,7 +45,6 @@ function reason(status, detail) {
 }
 
 export const status = () => request("GET", "/api/v1/pipeline/status");
-export const health = () => request("GET", "/health");
 export const presets = () => request("GET", "/api/v1/presets");
 /** A preset's picture: with a token, which an address in the page could not have. */
 export const picture = async (url) => (await send("GET", url)).blob();

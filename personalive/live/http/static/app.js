@@ -147,9 +147,14 @@ function showPortrait() {
 
 async function takePhoto() {
   const wasOn = driver.active;
-  await openCamera();
-  const photo = await driver.photo();
-  if (!wasOn) closeCamera();
+  let photo;
+  try {
+    await openCamera();
+    await checks.frames();
+    photo = await driver.photo();
+  } finally {
+    if (!wasOn) closeCamera();
+  }
   await portraits.add(photo);
 }
 
@@ -218,6 +223,7 @@ async function setBackdrop(picture) {
 }
 
 async function makeControls() {
+  await showModes();
   const { pipelines } = await api.schemas();
   controls.make(pipelines.personalive.parameters_schema);
   controls.choose((await store.load("settings"))?.parameters ?? {});
@@ -564,5 +570,4 @@ window.addEventListener("pagehide", () => stop());
 await restore();
 showMirror();
 showRunning();
-showModes().catch(() => {});
 followLoading();

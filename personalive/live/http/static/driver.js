@@ -79,7 +79,7 @@ export class Driver {
       throw new Error(CAMERA_PROBLEMS[error.name] ?? `The camera cannot be used: ${error.message}`);
     }
     this.view.srcObject = stream;
-    await this.view.play();
+    this.view.play().catch(() => {}); // comes back with the first picture, and never from a camera that gives none
     return stream;
   }
 

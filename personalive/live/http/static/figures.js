@@ -26,7 +26,8 @@ export class Figures {
     this.points = this.points.filter(([at]) => at > now - SECONDS);
     this.places.smoothness.textContent = `${stats.fps_out.toFixed(1)} pictures/s`;
     this.places.delay.textContent = stats.delay_ms ? `${(stats.delay_ms / 1000).toFixed(2)} s` : "–";
-    this.places.dropped.textContent = `${stats.dropped_in + stats.dropped_out} pictures`;
+    const dropped = stats.dropped_in + stats.dropped_out;
+    this.places.dropped.textContent = `${dropped} ${dropped === 1 ? "picture" : "pictures"}`;
     this.places.connection.textContent = connection;
     this.places.background.hidden = !stats.background_ms;
     this.places.background.textContent = `The server takes ${Math.round(stats.background_ms)} ms for it, each picture.`;

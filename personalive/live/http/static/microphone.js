@@ -16,10 +16,6 @@ export class Microphone {
     this.meter = meter;
   }
 
-  get on() {
-    return this.track !== undefined;
-  }
-
   /** Switch it on; returns its track. */
   async open(device) {
     this.close();

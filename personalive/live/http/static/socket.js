@@ -21,7 +21,7 @@ export class SocketConnection {
   }
 
   async open({ sessionId, initialParameters }) {
-    await this.source.play();
+    this.source.play().catch(() => {}); // comes back with the first picture only
     const [address, protocols] = api.socketAddress(sessionId ? { sessionId } : {});
     this.socket = new WebSocket(address, protocols);
     this.socket.binaryType = "arraybuffer";
@@ -44,7 +44,7 @@ export class SocketConnection {
 
   async replaceDriver(stream) {
     this.source.srcObject = stream;
-    await this.source.play();
+    this.source.play().catch(() => {});
   }
 
   close() {
