@@ -75,7 +75,8 @@ def measure(results: Results, graph: Graph, precision: Any, rounds: int) -> None
                 if graph.network == "denoising_unet":
                     label += f" and {FREE_EXAMPLES[index].keyframes} keyframes"
                 found[f"ms, {label}, ONNX Runtime"] = milliseconds(partial(run, given), rounds)
-                found[f"ms, {label}, PyTorch"] = milliseconds(partial(graph.module, *given.values()), rounds)
+                if precision == "fp32":  # PyTorch is slow in fp16 on most CPUs
+                    found[f"ms, {label}, PyTorch"] = milliseconds(partial(graph.module, *given.values()), rounds)
         results.add(f"{graph.name}, {precision}", found)
 
 

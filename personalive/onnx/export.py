@@ -105,13 +105,15 @@ def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
         graph.module.half()
     path = folder / f"{graph.name}.onnx"
     first = graph.cases[0].inputs
+    # PyTorch is slow in fp16 on most CPUs.
+    device = torch.device("cuda" if halved and torch.cuda.is_available() else "cpu")
     with warnings.catch_warnings():
         # They are about the exporter's deprecation, and about shapes that are meant to be fixed.
         warnings.simplefilter("ignore")
         # By tracing: with free sizes, what replaces it (dynamo=True) took far longer (docs/onnx.md).
         torch.onnx.export(
-            graph.module.eval(),
-            tuple(_halved(first, halved).values()),
+            graph.module.eval().to(device),
+            tuple(tensor.to(device) for tensor in _halved(first, halved).values()),
             path,
             input_names=list(first),
             output_names=list(graph.outputs),
@@ -119,6 +121,7 @@ def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
             opset_version=OPSET,
             dynamo=False,
         )
+    graph.module.cpu()
     _tidy(path, graph)
     inputs, outputs = _ports(path)
     run = OnnxRuntime(torch.device("cpu"), torch.get_num_threads()).load(path)
