@@ -265,6 +265,7 @@ def test_viewers_see_the_background_that_was_chosen(portrayed, presets):
         file = {"name": "sky.png", "mimeType": "image/png", "buffer": picture(BLUE, (640, 200))}
         page.set_input_files("#backdrop-file", file)
         seen(near(BLUE))
+        expect(page.get_by_alt_text("The picture behind the portrait")).to_be_visible()
         page.reload()
         expect(page.get_by_alt_text("The picture behind the portrait")).to_be_visible()
         button(page, "Start").click()

@@ -27,8 +27,8 @@ export class Backdrop {
 
   /** Keep a picture. */
   async keep(picture) {
-    this.#take(picture);
     await store.save("backdrop", picture);
+    this.#take(picture); // what is seen is still there after a reload
   }
 
   /** Ask for a picture while it is wanted. */
