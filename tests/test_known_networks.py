@@ -33,6 +33,7 @@ def autoencoders():
 
 @torch.inference_mode()
 @pytest.mark.parametrize("height", [32, 40])
+@pytest.mark.slow
 def test_the_autoencoder_is_diffusers(autoencoders, height):
     ours, known = autoencoders
     images, latents = normal_input("images", (2, 3, height, 32)), normal_input("latents", (2, 4, height // 4, 8))

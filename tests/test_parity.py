@@ -43,11 +43,12 @@ sys.exit(status)
     ("names", "value"),
     [
         ("unets/reduced_12x16_reference", "reference_banks.npz"),
-        pytest.param("unets/", "denoising.npz", marks=pytest.mark.slow),
-        pytest.param("e2e/", "frames_u16", marks=pytest.mark.slow),
+        ("unets/", "denoising.npz"),
+        ("e2e/", "frames_u16"),
     ],
     ids=["a network", "networks", "whole animations"],
 )
+@pytest.mark.slow
 def test_parity_where_acceleration_is_left_out(names, value):
     """The same classes give the same pictures; nothing of `personalive.accel` can be imported."""
     command = [sys.executable, "-c", WITHOUT_ACCELERATION, str(GOLDENS), "--only", names]

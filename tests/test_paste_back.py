@@ -207,6 +207,7 @@ def whole_mask(path):
     return crop_mask(PasteBack(portrait, as_small(portrait)))
 
 
+@pytest.mark.slow
 def test_numbered_pictures_are_equal_outside_and_animated_inside(small_model, scene, driver, tmp_path):
     path, picture = scene
     mask = whole_mask(path)

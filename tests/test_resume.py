@@ -68,23 +68,14 @@ def content(path):
     ("name", "options"),
     [
         ("out.mp4", {}),
-        pytest.param("out.gif", {"max_frames": 16}, marks=pytest.mark.slow),
-        pytest.param(
-            "frames/%05d.png", {"max_frames": 16, "motion": "relative", "smooth": 0.5}, marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "out.mp4",
-            {"max_frames": 10, "loop": 2, "ping_pong": True, "side_by_side": True},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "out.webm",
-            {"max_frames": 10, "loop": 2, "face_boxes": "keypoints", "crop": "none"},
-            marks=pytest.mark.slow,
-        ),
+        ("out.gif", {"max_frames": 16}),
+        ("frames/%05d.png", {"max_frames": 16, "motion": "relative", "smooth": 0.5}),
+        ("out.mp4", {"max_frames": 10, "loop": 2, "ping_pong": True, "side_by_side": True}),
+        ("out.webm", {"max_frames": 10, "loop": 2, "face_boxes": "keypoints", "crop": "none"}),
     ],
 )
 @pytest.mark.usefixtures("always")
+@pytest.mark.slow
 def test_the_result_is_that_of_an_unbroken_run(small_model, portrait, driver, tmp_path, name, options):
     expected, output = tmp_path / "expected" / name, tmp_path / "resumed" / name
     run(small_model, portrait, driver, expected, **options)

@@ -85,6 +85,7 @@ def quickly(values, *quick):
 
 @settings(max_examples=2)
 @given(st.integers(1, 80), st.lists(st.integers(1, 79), max_size=6))
+@pytest.mark.slow
 def test_any_split_of_any_length_gives_the_same_frames_as_one_push(model, count, splits):
     once = animate(model, count)
     assert once.shape == (count, 32, 32, 3) and once.dtype == np.uint8

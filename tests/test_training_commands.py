@@ -66,6 +66,7 @@ def test_a_folder_without_usable_videos_is_refused(tmp_path):
         VideoFolder(tmp_path, SMALL.size, CPU)
 
 
+@pytest.mark.slow
 def test_examples_from_videos_repeat_by_seed_and_the_driver_is_the_target_in_other_colours(source):
     reference, driving, target = source.stills(2, 3, seed=5)
     again = source.stills(2, 3, seed=5)[2]

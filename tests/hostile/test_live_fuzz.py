@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.hostile.fuzz import EVERY, QUICK, fuzz
-from tests.hostile.live_process import LiveProcess, served
+from tests.hostile.fuzz import fuzz
+from tests.hostile.live_process import served
 from tests.live_support import RED, picture, until
 
 TOKEN = "told-to-friends-only"
@@ -19,23 +19,15 @@ def server(tmp_path_factory):
         yield running
 
 
-def fuzz_live(server: LiveProcess, folder, phases, examples):
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_many_random_requests_are_answered_as_described(server, tmp_path):
     """As one client, whom the token names: otherwise no session that one request opens would be the next one's."""
     with server.client(headers=HEADERS) as client:
         client.post("/api/v1/pipeline/load", json={"load_params": {"width": 256, "height": 256}})
         until(lambda: client.get("/health").json()["pipeline"] == "loaded", 60)
-        fuzz(server.url, folder, phases, examples, *FLAGS)
+        fuzz(server.url, tmp_path, 100, *FLAGS)
         assert not server.defects()
         until(lambda: client.get("/health").json()["pipeline"] == "loaded", 60)
         assert client.post("/api/v1/personalive/reference", content=picture(RED)).status_code == 200
         assert client.post("/api/v1/sessions", json={}).status_code == 201
-
-
-def test_random_requests_are_answered_as_described(server, tmp_path):
-    fuzz_live(server, tmp_path, QUICK, 1)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_many_random_requests_are_answered_as_described(server, tmp_path):
-    fuzz_live(server, tmp_path, EVERY, 100)
