@@ -5,7 +5,7 @@ the portrait and its keyframes. Images are channels-last in memory, so tokens ar
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,21 +138,13 @@ class FusedReferenceUNet(nn.Module):
         """Consume a plain one."""
         super().__init__()
         self.conv_in, self.time_embedding = unet.conv_in, unet.time_embedding
-        self.stages: Any = nn.ModuleList(
-            FusedStage(
-                stage,
-                [
-                    FusedReferenceUnit(
-                        FusedResnetBlock(resnet, operations),
-                        None if attention is None else FusedSpatialTransformer(attention, operations),
-                    )
-                    for resnet, attention in _units(stage, "resnets", "attentions")
-                ],
-            )
-            for stage in _plain_stages(unet)
-        )
-        stages: Any = self.stages
-        [*_, last] = [unit for stage in stages for unit in stage.units if unit.attention is not None]
+
+        def unit(resnet: Any, attention: Any) -> nn.Module:
+            fused = None if attention is None else FusedSpatialTransformer(attention, operations)
+            return FusedReferenceUnit(FusedResnetBlock(resnet, operations), fused)
+
+        self.stages = _stages(unet, unit, "resnets", "attentions")
+        [*_, last] = [each for stage in self.stages for each in stage.units if each.attention is not None]
         last.is_last = True
 
     @property
@@ -180,27 +172,20 @@ class FusedDenoisingUNet(nn.Module):
         super().__init__()
         self.conv_in, self.time_embedding, self.conv_out = unet.conv_in, unet.time_embedding, unet.conv_out
         self.conv_norm_out = FusedGroupNorm(unet.conv_norm_out, operations, silu=True)
-        counts = itertools.count(), itertools.count()
-        self.stages: Any = nn.ModuleList(
-            FusedStage(
-                stage,
-                [
-                    FusedDenoisingUnit(
-                        FusedResnetBlock(resnet, operations),
-                        None if attention is None else FusedSpatialTransformer(attention, operations),
-                        None if motion is None else FusedMotionTransformer(motion.temporal_transformer, operations),
-                        None
-                        if temporal is None
-                        else FusedTemporalTransformer(temporal.temporal_transformer, frames, operations),
-                        (next(counts[0]), -1 if attention is None else next(counts[1])),
-                    )
-                    for resnet, attention, motion, temporal in _units(
-                        stage, "resnets", "attentions", "motion_modules", "temporal_modules"
-                    )
-                ],
+        places, attended = itertools.count(), itertools.count()
+
+        def unit(resnet: Any, attention: Any, motion: Any, temporal: Any) -> nn.Module:
+            return FusedDenoisingUnit(
+                FusedResnetBlock(resnet, operations),
+                None if attention is None else FusedSpatialTransformer(attention, operations),
+                None if motion is None else FusedMotionTransformer(motion.temporal_transformer, operations),
+                None
+                if temporal is None
+                else FusedTemporalTransformer(temporal.temporal_transformer, frames, operations),
+                (next(places), -1 if attention is None else next(attended)),
             )
-            for stage in _plain_stages(unet)
-        )
+
+        self.stages = _stages(unet, unit, "resnets", "attentions", "motion_modules", "temporal_modules")
 
     @property
     def resnets(self) -> list[FusedResnetBlock]:
@@ -247,9 +232,10 @@ def decoder_path(unet: Any) -> list[nn.Module]:
     return [layer for stage in half for layer in (*(unit.resnet for unit in stage.units), *stage.upsamplers)]
 
 
-def _plain_stages(unet: Any) -> Any:
-    """Stages of a plain UNet, in the order in which an image passes them."""
-    return (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+def _stages(unet: Any, unit: Callable[..., nn.Module], *kinds: str) -> Any:
+    """Fused stages of a plain UNet, in the order in which an image passes them; `unit` makes a unit of layers."""
+    stages = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    return nn.ModuleList(FusedStage(stage, [unit(*layers) for layers in _units(stage, *kinds)]) for stage in stages)
 
 
 def _units(stage: Any, *kinds: str) -> Any:
