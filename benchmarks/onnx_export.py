@@ -5,7 +5,7 @@
 
 Every network is written with free sizes as `personalive export` does it, so ONNX's checker has seen the file, and ONNX
 Runtime has computed what PyTorch does, for the UNet with 0, 1 and 3 keyframes. One network is in memory at a time, and
-one file on the disk. The denoising UNet takes 16 GB of memory and 11 GB of disk in fp32.
+one file on the disk. The denoising UNet takes 20 GiB of memory and 12 GB of disk in fp32.
 """
 
 import argparse

@@ -114,7 +114,7 @@ def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
         torch.onnx.export(
             graph.module.eval().to(device),
             tuple(tensor.to(device) for tensor in _halved(first, halved).values()),
-            path,
+            str(path),  # a Path would hold 2 GiB at most
             input_names=list(first),
             output_names=list(graph.outputs),
             dynamic_axes=dict(graph.free),
