@@ -28,7 +28,7 @@ from personalive.accel.accelerator import Accelerator  # noqa: E402
 from personalive.config import CHUNK, WINDOW, ModelConfig  # noqa: E402
 from personalive.engine.schedule import inner_steps  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
-from personalive.types import AccelerationName, QuantizeName  # noqa: E402
+from personalive.types import AccelerationName, AccumulateName, QuantizeName  # noqa: E402
 
 IMPORTED = time.perf_counter()
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,
@@ -45,6 +45,7 @@ class Benchmark:
         self.config = ModelConfig()
         self.name = f"{options.accelerate}, {options.dtype}"
         self.name += "" if options.quantize == "none" else f", {options.quantize}"
+        self.name += "" if options.accumulate == "fp32" else f", {options.accumulate} sums"
         self.name += ", tiny VAE" if options.tiny_vae else ""
 
     def start(self) -> PersonaLive:
@@ -57,6 +58,7 @@ class Benchmark:
             self.options.accelerate,
             low_memory=self.options.low_memory,
             quantize=self.options.quantize,
+            accumulate=self.options.accumulate,
         )
         times["choose_s"] = time.perf_counter() - began
         began = time.perf_counter()
@@ -247,6 +249,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--low_memory", action="store_true")
     parser.add_argument("--quantize", choices=get_args(QuantizeName), default="none")
+    parser.add_argument("--accumulate", choices=get_args(AccumulateName), default="fp32")
     parser.add_argument("--tiny_vae", action="store_true", help="a tiny decoder with random weights")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--keyframes", type=int, nargs="*", default=[0, 1, 2, 3])

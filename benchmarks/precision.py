@@ -12,6 +12,8 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from personalive.accel.accelerator import Accelerator
 from personalive.errors import InputError
 from personalive.testing.parity.end_to_end import EndToEnd
 from personalive.testing.parity.networks import case_list
 from personalive.testing.parity.run import END_TO_END
-from personalive.types import AccelerationName, QuantizeName
+from personalive.types import AccelerationName
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FP8 = "fp8"
@@ -62,11 +65,11 @@ def errors(frames: Rows, expected: Rows) -> dict[str, Any]:
     return {"mean": mean, "median": median, "largest": largest, "frames": [round(float(value), 6) for value in each]}
 
 
-def choices(names: list[str]) -> list[tuple[str, AccelerationName | None, QuantizeName]]:
-    """Name, acceleration and quantisation of each run; plain first, as others are compared with it."""
-    runs: list[tuple[str, AccelerationName | None, QuantizeName]] = [("plain", None, "none")]
-    runs += [(item, item, "none") for item in get_args(AccelerationName) if item in names]
-    return [*runs, ("graphs, fp8", "graphs", "fp8")] if FP8 in names else runs
+def choices(names: list[str]) -> dict[str, Callable[..., Accelerator] | None]:
+    """What accelerates each run, by its name; plain first, as others are compared with it."""
+    runs: dict[str, Callable[..., Accelerator] | None] = {"plain": None}
+    runs |= {item: partial(Accelerator, name=item) for item in get_args(AccelerationName) if item in names}
+    return runs | ({"graphs, fp8": partial(Accelerator, quantize="fp8")} if FP8 in names else {})
 
 
 class Comparison:
@@ -79,17 +82,17 @@ class Comparison:
         machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor()
         self.results: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "cases": {}}
 
-    def run(self, dtype: str, runs: list[tuple[str, AccelerationName | None, QuantizeName]]) -> None:
+    def run(self, dtype: str, runs: Mapping[str, Callable[..., Accelerator] | None]) -> None:
         """All runs of a dtype."""
         plain: dict[str, Rows] = {}
-        for title, accelerate, quantize in runs:
+        for title, accelerator in runs.items():
             began = time.perf_counter()
             try:
-                whole = EndToEnd(self.device, DTYPES[dtype], accelerate, quantize)
+                whole = EndToEnd(self.device, DTYPES[dtype], accelerator)
                 for name in self.names:
                     frames, moved = frames_of(whole, name, self.folder)
                     found: dict[str, Any] = {"golden": errors(frames, golden_rows(self.folder, name))}
-                    if accelerate is None:
+                    if accelerator is None:
                         plain[name] = frames
                     else:
                         found["plain"] = errors(frames, plain[name])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.extras import missing
 from personalive.settings import Settings, Surface, setting
-from personalive.types import AccelerationName, AttentionName, DtypeName, QuantizeName
+from personalive.types import AccelerationName, AccumulateName, AttentionName, DtypeName, QuantizeName
 from personalive.user_cache import can_be_kept
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class ModelChoice(Settings):
     )
     quantize: QuantizeName = _model(
         "none", "fp8: on GPUs from RTX 40 on, compute with 8 bits where it pays: faster, and less exact"
+    )
+    accumulate: AccumulateName = _model(
+        "fp32", "fp16: add products in fp16 where that is faster, as on GeForce GPUs; less exact"
     )
     tiny_vae: Path | None = _model(
         None,
@@ -150,6 +153,7 @@ class ModelChoice(Settings):
                 low_memory=self.low_memory,
                 tiny_vae=self.tiny_vae,
                 quantize=self.quantize,
+                accumulate=self.accumulate,
             )
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(

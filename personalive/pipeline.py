@@ -20,7 +20,7 @@ from personalive.errors import InputError
 from personalive.media.photograph import is_photograph
 from personalive.models.fingerprint import fingerprint
 from personalive.models.vae import VAE
-from personalive.types import AccelerationName, AttentionName, Box, QuantizeName, RGBArray
+from personalive.types import AccelerationName, AccumulateName, AttentionName, Box, QuantizeName, RGBArray
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ class PersonaLive:
         low_memory: bool = False,
         tiny_vae: str | Path | None = None,
         quantize: QuantizeName = "none",
+        accumulate: AccumulateName = "fp32",
         onnx: str | Path | None = None,
     ) -> "PersonaLive":
         """Load a model, downloading the published weights if they are not in the cache.
@@ -84,11 +85,13 @@ class PersonaLive:
             tiny_vae: a tiny decoder (TAESD) to decode with: a folder or safetensors file of diffusers' AutoencoderTiny.
                 Faster, and less exact.
             quantize: "fp8": convolutions and large linear layers with 8 bits. Faster, and less exact.
+            accumulate: "fp16": sums of products in fp16, wherever that is faster, which it is on GeForce GPUs; less
+                exact. For fp16 only.
             onnx: with "onnx", a folder that `personalive export` wrote; default: in the cache, written the first time.
 
         Raises:
             MissingExtraError: the extra [onnx] is not installed, but asked for.
-            InputError: an unknown attention, acceleration or quantisation, or a device that cannot do it.
+            InputError: an unknown attention, acceleration, quantisation or accumulation, or a device that cannot do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
         rounded_decoder = dtype is None
@@ -98,9 +101,11 @@ class PersonaLive:
                 f"onnx names a folder of ONNX files, but accelerate is {accelerate}: choose accelerate onnx"
             )
         if accelerate == "onnx":
-            if attention != "auto" or quantize != "none" or low_memory or tiny_vae is not None:
+            chosen = attention != "auto" or quantize != "none" or accumulate != "fp32"
+            if chosen or low_memory or tiny_vae is not None:
                 raise InputError(
-                    "accelerate onnx runs what is in the files: leave out attention, quantize, low_memory and tiny_vae"
+                    "accelerate onnx runs what is in the files: leave out attention, quantize, accumulate, low_memory "
+                    "and tiny_vae"
                 )
             from personalive.onnx.networks import open_networks
 
@@ -112,6 +117,7 @@ class PersonaLive:
             attention=attention,
             low_memory=low_memory,
             quantize=quantize,
+            accumulate=accumulate,
             rounded_decoder=rounded_decoder,
         )
         found = weights.resolve(source, dtype=dtype)
@@ -182,8 +188,9 @@ def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "A
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("personalive.accel"):
             raise
-        if choices["quantize"] != "none":
-            raise InputError(f"quantize {choices['quantize']} needs personalive.accel, which is not here") from error
+        for name, plain in (("quantize", "none"), ("accumulate", "fp32")):
+            if choices[name] != plain:
+                raise InputError(f"{name} {choices[name]} needs personalive.accel, which is not here") from error
         return None
     return Accelerator(device, dtype, **choices)
 

@@ -32,6 +32,8 @@ AttentionName = Literal["auto", "sdpa", "xformers"]
 AccelerationName = Literal["none", "graphs", "onnx"]
 """Merged layers, kernel by kernel; CUDA graphs of them; or ONNX files, by a runtime for these."""
 QuantizeName = Literal["none", "fp8"]
+AccumulateName = Literal["fp32", "fp16"]
+"""What sums of products are computed in."""
 Background = Literal["as_is", "blur", "colour", "picture", "transparent"]
 """What is seen behind a portrait."""
 Latency = Literal["low", "balanced"]

@@ -8,7 +8,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 
 from personalive.accel.ops import reference as operations  # noqa: E402
-from personalive.accel.ops.triton import attention, float8, grn, norms, pointwise, products  # noqa: E402
+from personalive.accel.ops.triton import attention, convolution, float8, grn, norms, pointwise, products  # noqa: E402
 
 TYPES = [torch.float16, torch.bfloat16]
 DOT_TYPES = TYPES if DEVICE == "cuda" else TYPES[:1]  # the interpreter has no matrix product in bfloat16
@@ -111,6 +111,40 @@ def test_linear_add(tile, dtype):
         products.linear_add(x[..., :96], weight[:, :96], bias, other, tile)
 
 
+def assert_sums_are_rounded(actual: torch.Tensor, exact: torch.Tensor) -> None:
+    """`actual` is worse than `exact` rounded once, but only as much as sums of 64 products in fp16 are."""
+    assert actual.dtype == torch.float16 and actual.shape == exact.shape
+    error, least = ((each.float() - exact).norm() / exact.norm() for each in (actual, exact.half()))
+    assert 1.1 * least < error < 3e-3, f"relative errors {least:.2e} and {error:.2e}"
+
+
+@pytest.mark.parametrize("tile", products.HALF_SUM_TILES.values(), ids=products.HALF_SUM_TILES)
+def test_products_with_sums_in_fp16(tile):
+    if tile.use_tma:
+        skip_without_descriptors()
+    x, weight, bias = draw(2, 75, 192), draw(256, 192) * 192**-0.5, draw(256)
+    other = draw(2, 75, 256)
+    exact = F.linear(x.float(), weight.float())
+    assert_sums_are_rounded(products.linear(x, weight, tile=tile), exact)
+    assert_sums_are_rounded(products.linear(x, weight, bias, tile=tile), exact + bias.float())
+    assert_near(products.linear_add(x, weight, bias, other, tile), exact + bias.float() + other.float())
+    assert_near(products.linear_add(x, weight, None, other, tile), exact + other.float())
+    value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
+    assert_near(products.gated_linear(x, weight, bias, tile), value * F.gelu(gate))
+
+
+@pytest.mark.parametrize("tile", convolution.HALF_SUM_TILES.values(), ids=convolution.HALF_SUM_TILES)
+@pytest.mark.parametrize(("channels", "outs", "height", "width"), [(96, 40, 11, 18), (64, 128, 8, 8)], ids=str)
+def test_convolution_with_sums_in_fp16(channels, outs, height, width, tile):
+    if tile.use_tma:
+        skip_without_descriptors()
+    x = draw(2, channels, height, width).contiguous(memory_format=torch.channels_last)
+    weight = (draw(outs, channels, 3, 3) * (9 * channels) ** -0.5).contiguous(memory_format=torch.channels_last)
+    actual = convolution.conv_half_sums(x, weight, tile=tile)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    assert_sums_are_rounded(actual, F.conv2d(x.float(), weight.float(), padding=1))
+
+
 def test_without_descriptors_these_tiles_are_refused(monkeypatch):
     monkeypatch.setattr(products, "TensorDescriptor", None)
     x, weight, bias = draw(64, 64), draw(128, 64), draw(128)
@@ -148,7 +182,8 @@ def loads(request, monkeypatch):
     """Both ways of loading, as far as this Triton and GPU have them."""
     if request.param:
         skip_without_descriptors()
-    monkeypatch.setattr(float8, "has_tma", lambda x: request.param)
+    for module in (convolution, float8):
+        monkeypatch.setattr(module, "has_tma", lambda x: request.param)
 
 
 def eighths(*shape: int) -> torch.Tensor:
@@ -169,7 +204,7 @@ def test_convolution_in_fp8(channels, outs, height, width, summed, dtype):
     scale, bias = draw(outs).float().abs() + 0.1, draw(outs, dtype=dtype)
     other = draw(2, outs, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
     sums = {"bias": bias, "other": other} if summed else {}
-    actual = float8.conv_float8(x, weight, scale, 0.03, dtype, **sums)
+    actual = convolution.conv_float8(x, weight, scale, 0.03, dtype, **sums)
     assert actual.is_contiguous(memory_format=torch.channels_last) and actual.dtype == dtype
     assert_near(actual, operations.conv_float8(x, weight, scale, 0.03, torch.float32, **sums))
 

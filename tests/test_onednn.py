@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from personalive.accel.fuse.linears import LinearBy
 from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.fuse.unet import FusedDenoisingUNet
 from personalive.accel.ops import onednn
@@ -61,7 +62,7 @@ def test_every_layer_of_tokens_is_replaced():
     network = FusedDenoisingUNet(filled("denoising_unet"), onednn.OPERATIONS, 16)
     onednn.replace_layers(network)
     kinds = {type(module) for module in network.modules()}
-    assert {onednn.FastFFNProjOut, onednn.FastLinear} <= kinds
+    assert {onednn.FastFFNProjOut, LinearBy} <= kinds
     assert not kinds & {FusedFFNProjOut, PointwiseConv}
 
 

@@ -19,6 +19,7 @@ from personalive.accel.findings import Findings, findings_for
 from personalive.accel.fuse.encoders import fuse_encoder
 from personalive.accel.fuse.float8 import decoder_to_float8, to_float8
 from personalive.accel.fuse.images import fold_upsample_biases, fuse_group_norms
+from personalive.accel.fuse.linears import replace_linears
 from personalive.accel.fuse.unet import (
     FusedDenoisingUNet,
     FusedReferenceUNet,
@@ -26,7 +27,7 @@ from personalive.accel.fuse.unet import (
     fold_decoder_path,
 )
 from personalive.accel.fuse.vae import FusedDecoder
-from personalive.accel.kernels import choose_operations
+from personalive.accel.kernels import choose_operations, with_half_sums
 from personalive.accel.offload import HostMemory, pack
 from personalive.accel.ops import onednn
 from personalive.accel.ops.attention import autotuned_attention
@@ -37,7 +38,7 @@ from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.raster import draw
 from personalive.errors import InputError
 from personalive.models.tiny_vae import TinyDecoder
-from personalive.types import AccelerationName, AttentionName, QuantizeName
+from personalive.types import AccelerationName, AccumulateName, AttentionName, QuantizeName
 from personalive.user_cache import cache_folder
 
 FLOAT8_CAPABILITY = (8, 9)
@@ -63,6 +64,7 @@ class Accelerator:
         attention: AttentionName = "auto",
         low_memory: bool = False,
         quantize: QuantizeName = "none",
+        accumulate: AccumulateName = "fp32",
         rounded_decoder: bool = False,
     ) -> None:
         """Choose.
@@ -70,22 +72,27 @@ class Accelerator:
         Args:
             name: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them, on a GPU.
             low_memory: keep the reference UNet in the host's memory while it is idle.
-            quantize: "fp8": the denoising UNet's feed-forwards with 8 bits.
+            quantize: "fp8": convolutions and large linear layers of the denoising UNet and the decoder with 8 bits.
+            accumulate: "fp16": sums of convolutions and linear layers of the UNets and the decoder in fp16, wherever
+                that is faster.
             rounded_decoder: decode in bf16 on CPUs that multiply it twice as fast, unless `name` is "none". Pictures
                 change by 0.2 of 255 on average.
 
         Raises:
-            InputError: an unknown acceleration, attention or quantisation, or one that this device cannot do.
+            InputError: an unknown acceleration, attention, quantisation or accumulation, or one that this device cannot
+                do.
         """
         if name not in get_args(AccelerationName):
             raise InputError(f"accelerate is {name!r}: choose one of {', '.join(get_args(AccelerationName))}")
         _check_quantize(quantize, device, dtype)
+        _check_accumulate(accumulate, device, dtype)
         self.device, self.dtype = device, dtype
         self.on_gpu = device.type == "cuda"
-        self.float8, self.low_memory = quantize == "fp8", low_memory and self.on_gpu
+        self.float8, self.half_sums = quantize == "fp8", accumulate == "fp16"
+        self.low_memory = low_memory and self.on_gpu
         findings = findings_for(device, cache_folder("kernels")) if self.on_gpu else Findings(None)
         self.attention = autotuned_attention(attention, findings)
-        self._choosing: Future[Operations] = Future()
+        self._choosing: Future[tuple[Operations, Operations]] = Future()
         if self.on_gpu:
             threads = ThreadPoolExecutor(2, thread_name_prefix="kernels")
             self._choosing = threads.submit(self._choose, findings)
@@ -101,11 +108,21 @@ class Accelerator:
     @property
     def operations(self) -> Operations:
         """The implementation of each operation, once it is known."""
-        return self._choosing.result()
+        return self._choosing.result()[0]
 
-    def _choose(self, findings: Findings) -> Operations:
+    @property
+    def image_operations(self) -> Operations:
+        """The same for the UNets and the autoencoder, whose sums may be in fp16."""
+        return self._choosing.result()[1]
+
+    def _choose(self, findings: Findings) -> tuple[Operations, Operations]:
         with current(self.device):
-            return choose_operations(self.device, self.dtype, self.attention, findings, float8=self.float8)
+            operations = choose_operations(
+                self.device, self.dtype, self.attention, findings, float8=self.float8, half_sums=self.half_sums
+            )
+            if not self.half_sums:
+                return operations, operations
+            return operations, with_half_sums(operations, self.device, findings)
 
     @property
     def idle_networks(self) -> tuple[str, ...]:
@@ -174,11 +191,13 @@ class AcceleratedNetworks:
         network.to(memory_format=torch.channels_last)
         if name in ("denoising_unet", "reference_unet"):
             fused = FusedDenoisingUNet if name == "denoising_unet" else FusedReferenceUNet
-            network = fused(network, operations, WINDOW)
+            network = fused(network, accelerator.image_operations, WINDOW)
             if accelerator.on_gpu:
                 fold_decoder_path(network)
             if name == "denoising_unet" and accelerator.float8:
                 to_float8(network)
+            if accelerator.half_sums:
+                replace_linears(network, accelerator.image_operations.linear)
         elif name in ("motion_encoder", "motion_extractor"):
             fuse_encoder(network, operations)
         elif name == "vae":
@@ -198,7 +217,7 @@ class AcceleratedNetworks:
         decoder = vae.decoder
         assert isinstance(decoder, nn.Module)
         if not isinstance(decoder, TinyDecoder):
-            decoder = FusedDecoder(vae, accelerator.operations)
+            decoder = FusedDecoder(vae, accelerator.image_operations)
             if accelerator.on_gpu:
                 fold_upsample_biases([*decoder.layers])
             if accelerator.float8:
@@ -337,3 +356,17 @@ def _check_quantize(quantize: str, device: torch.device, dtype: torch.dtype) -> 
         )
     if dtype not in (torch.float16, torch.bfloat16):
         raise InputError(f"quantize fp8 needs fp16 or bf16, not {dtype}")
+
+
+def _check_accumulate(accumulate: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse an accumulation that does not exist or that cannot run as asked.
+
+    Raises:
+        InputError: the message says what is needed.
+    """
+    if accumulate not in get_args(AccumulateName):
+        raise InputError(f"accumulate is {accumulate!r}: choose one of {', '.join(get_args(AccumulateName))}")
+    if accumulate == "fp16" and device.type != "cuda":
+        raise InputError(f"accumulate fp16 needs an NVIDIA GPU, not {device}: leave it out")
+    if accumulate == "fp16" and dtype != torch.float16:
+        raise InputError(f"accumulate fp16 needs a model in fp16, not in {dtype}: leave it out, or choose fp16")

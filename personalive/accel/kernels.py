@@ -4,6 +4,7 @@ log: the result is the same, only slower."""
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,16 +23,69 @@ _log = logging.getLogger(__name__)
 
 
 def choose_operations(
-    device: torch.device, dtype: torch.dtype, attention: Attention, findings: Findings, *, float8: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: Attention,
+    findings: Findings,
+    *,
+    float8: bool = False,
+    half_sums: bool = False,
 ) -> Operations:
-    """The fastest that work on the device; `attention` counts on a GPU."""
+    """The fastest that work on the device; `attention` counts on a GPU.
+
+    Args:
+        float8: the kernels for fp8 will be used.
+        half_sums: those of `with_half_sums` will be.
+
+    Raises:
+        InputError: kernels that were asked for do not work here.
+    """
     if device.type == "cuda":
-        return _on_gpu(device, dtype, attention, findings, float8=float8)
+        return _on_gpu(device, dtype, attention, findings, float8=float8, half_sums=half_sums)
     return onednn.OPERATIONS if onednn.works(device, dtype) else Operations()
 
 
+def with_half_sums(operations: Operations, device: torch.device, findings: Findings) -> Operations:
+    """The same on a GPU, with sums of convolutions and linear layers in fp16 wherever that is measured to be faster."""
+    from personalive.accel.ops.triton import convolution, products
+
+    def autotuned(name: str, plain: Callable[..., Tensor], kernel: Callable[..., Tensor], tiles: Any) -> Autotuned:
+        kernels = {key: functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
+        return Autotuned(f"{name}, fp16 sums", {"fp32 sums": plain, **kernels}, findings=findings)
+
+    def sum_of(x: Tensor, weight: Tensor, total: Tensor, tile: products.Tile | None = None) -> Tensor:
+        return total.addmm(x, weight.t()) if tile is None else products.linear_add(x, weight, None, total, tile)
+
+    capability = torch.cuda.get_device_capability(device)
+    tiles = products.worth_trying(products.HALF_SUM_TILES, capability)
+    blocks = products.worth_trying(convolution.HALF_SUM_TILES, capability)
+    added = autotuned("a sum", sum_of, sum_of, tiles)
+    chosen = autotuned("a linear layer", operations.linear, products.linear, tiles)
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return chosen(x, weight) if bias is None else chosen(x, weight, bias)
+
+    def add_linear_(total: Tensor, x: Tensor, weight: Tensor) -> None:
+        total.copy_(added(x, weight, total))  # candidates are run several times, so they must not change the total
+
+    return replace(
+        operations,
+        linear=linear,
+        gated_linear=autotuned("a feed-forward's gate", operations.gated_linear, products.gated_linear, tiles),
+        linear_add=autotuned("a transformer's end", operations.linear_add, products.linear_add, tiles),
+        add_linear_=add_linear_,
+        conv3x3=autotuned("a convolution", operations.conv3x3, convolution.conv_half_sums, blocks),
+    )
+
+
 def _on_gpu(
-    device: torch.device, dtype: torch.dtype, attention: Attention, findings: Findings, *, float8: bool
+    device: torch.device,
+    dtype: torch.dtype,
+    attention: Attention,
+    findings: Findings,
+    *,
+    float8: bool,
+    half_sums: bool,
 ) -> Operations:
     plain = Operations(attention=attention)
     if dtype not in (torch.float16, torch.bfloat16):
@@ -42,15 +96,16 @@ def _on_gpu(
 
         operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
         fast = Operations(**operations, **_products(device, findings), attention=attention)
-        question = f"{dtype}{', fp8' if float8 else ''}"
+        question = f"{dtype}{', fp8' if float8 else ''}{', fp16 sums' if half_sums else ''}"
         known = findings.get(TRIED, question) == WORKS
-        trial.run(fast, device, dtype, float8=float8, briefly=known)
+        trial.run(fast, device, dtype, float8=float8, half_sums=half_sums, briefly=known)
         if not known:
             findings.keep(TRIED, question, WORKS)
     except Exception as error:  # no Triton, no C compiler, an unsupported GPU: this fails in many ways
-        if float8:
+        if float8 or half_sums:
             raise InputError(
-                f"quantize fp8 needs Triton's kernels, which do not work here ({first_line(error)}): leave it out"
+                f"{'quantize fp8' if float8 else 'accumulate fp16'} needs Triton's kernels, which do not work here "
+                f"({first_line(error)}): leave it out"
             ) from error
         _log.warning("the GPU kernels do not work here, PyTorch's are used instead: %s", first_line(error))
         return plain
@@ -68,7 +123,8 @@ def _products(device: torch.device, findings: Findings) -> dict[str, Any]:
     def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return geglu(nn.functional.linear(x, weight, bias))
 
-    gates, sums = products.tiles(torch.cuda.get_device_capability(device))
+    capability = torch.cuda.get_device_capability(device)
+    gates, sums = (products.worth_trying(tiles, capability) for tiles in (products.TILES, products.SUM_TILES))
     return {
         "gated_linear": autotuned("a feed-forward's gate", gated, products.gated_linear, gates),
         "linear_add": autotuned("a transformer's end", linear_add, products.linear_add, sums),

@@ -40,4 +40,4 @@ def model_text(model: str, choice: ModelChoice) -> str:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         found = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         model = f"{folder.resolve()} {found}"
-    return f"{model} {choice.dtype} {choice.quantize} {choice.tiny_vae}"
+    return f"{model} {choice.dtype} {choice.quantize} {choice.accumulate} {choice.tiny_vae}"

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "--accelerate none": {"name": "none"},
     "--low_memory": {"low_memory": True},
     "--quantize fp8": {"quantize": "fp8"},
+    "--accumulate fp16": {"accumulate": "fp16"},
 }
 """What is measured on a GPU, by the option that chooses it."""
 CALLS, CALLS_CPU = 20, 3

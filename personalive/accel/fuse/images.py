@@ -45,7 +45,7 @@ class FusedNormConv(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
         """Image [n, in, h, w], plus `shift` [n, in] if given → [n, out, h, w]."""
-        return F.conv2d(self.norm(x, shift), self.weight, padding=1)
+        return self.operations.conv3x3(self.norm(x, shift), self.weight)
 
     def add_to(self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor) -> Tensor:
         """This layer's result plus an image [n, out, h, w], asked for late, as both take memory, plus `bias` [out]."""

@@ -96,9 +96,7 @@ class FusedFFNProjOut(nn.Module):
         rows = tokens.flatten(0, 1).split(ROWS_AT_ONCE)
         for total, part in zip(rows, normed.flatten(0, 1).split(ROWS_AT_ONCE), strict=True):
             gated = self.operations.gated_linear(part, self.fc1.weight, self.fc1.bias)
-            # The product adds to the tokens itself, which saves two passes over memory. Its bias is merged into
-            # proj_out's.
-            total.addmm_(gated, self.fc2.weight.t())
+            self.operations.add_linear_(total, gated, self.fc2.weight)  # its bias is merged into proj_out's
         return to_image(self.operations.linear_add(tokens, self.proj_out.weight.flatten(1), self.bias, to_tokens(x)), x)
 
 

@@ -5,15 +5,14 @@ writes the bias in a separate pass. Wide layers are computed in blocks of rows t
 array of many megabytes from the system costs more than filling it.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from personalive.accel.fuse.linears import replace_linears
 from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.ops import reference as operations
-from personalive.models.blocks import PointwiseConv, to_image, to_tokens
+from personalive.models.blocks import to_image, to_tokens
 
 ROWS = 2048
 """Rows of a feed-forward that are computed at once."""
@@ -95,19 +94,6 @@ def feed_forward(tokens: Tensor, normed: Tensor, fc1: nn.Linear, fc2: nn.Linear)
         total.add_(linear(gated, fc2.weight))
 
 
-class FastLinear(nn.Linear):
-    """A linear layer, or a 1×1 convolution of tokens."""
-
-    def __init__(self, layer: nn.Linear | PointwiseConv) -> None:
-        with torch.device("meta"):  # the weights are the layer's
-            super().__init__(layer.weight.shape[1], layer.weight.shape[0], bias=layer.bias is not None)
-        self.weight = nn.Parameter(layer.weight.flatten(1), requires_grad=False)
-        self.bias: Any = layer.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
-
-
 class FastFFNProjOut(nn.Module):
     """See `FusedFFNProjOut`."""
 
@@ -128,13 +114,16 @@ class FastFFNProjOut(nn.Module):
 
 def replace_layers(network: nn.Module) -> None:
     """Replace those merged layers of `network` that have a faster form here, in place."""
+    _replace_ends(network)
+    replace_linears(network, linear)
+
+
+def _replace_ends(network: nn.Module) -> None:
     for name, child in list(network.named_children()):
         if isinstance(child, FusedFFNProjOut):
             setattr(network, name, FastFFNProjOut(child))
-        elif isinstance(child, nn.Linear | PointwiseConv):
-            setattr(network, name, FastLinear(child))
         else:
-            replace_layers(child)
+            _replace_ends(child)
 
 
 OPERATIONS = operations.Operations(

@@ -171,6 +171,17 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor) -> Tensor
     return other + F.linear(x, weight, bias)
 
 
+def add_linear_(total: Tensor, x: Tensor, weight: Tensor) -> None:
+    """Add a linear layer's result to `total` in place: rows [r, o], [r, i] and [o, i]."""
+    # The product adds by itself, which saves two passes over memory.
+    total.addmm_(x, weight.t())
+
+
+def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    """A 3×3 convolution without bias: [n, i, h, w] and [o, i, 3, 3] → [n, o, h, w]."""
+    return F.conv2d(x, weight, padding=1)
+
+
 def group_norm_float8(
     x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: float, *, shift: Tensor | None = None
 ) -> Tensor:
@@ -304,6 +315,8 @@ class Operations:
     geglu: Callable[[Tensor], Tensor] = geglu
     gated_linear: Callable[[Tensor, Tensor, Tensor], Tensor] = gated_linear
     linear_add: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = linear_add
+    add_linear_: Callable[[Tensor, Tensor, Tensor], None] = add_linear_
+    conv3x3: Callable[[Tensor, Tensor], Tensor] = conv3x3
     group_norm_float8: GroupNormFloat8 = group_norm_float8
     conv_float8: ConvFloat8 = conv_float8
     linear_float8: LinearFloat8 = linear_float8

@@ -5,9 +5,10 @@ policy, a noise source, or how frames are pushed; the engine is the same.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,10 @@ from personalive.testing import weight_rule as rule
 from personalive.testing.parity import report as tolerances
 from personalive.testing.parity.components import Computed, Golden
 from personalive.testing.parity.networks import SIZES, latents_as_published, network
-from personalive.types import AccelerationName, Box, QuantizeName
+from personalive.types import Box
+
+if TYPE_CHECKING:
+    from personalive.accel.accelerator import Accelerator
 
 REFERENCE_BANK_SIZE = 4
 """Entries of the motion bank at which the published offline mode stops testing."""
@@ -184,11 +188,10 @@ class EndToEnd:
         self,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
-        accelerate: AccelerationName | None = None,
-        quantize: QuantizeName = "none",
+        accelerator: Callable[[torch.device, torch.dtype], "Accelerator"] | None = None,
     ) -> None:
-        """Run on a device, in a dtype; without `accelerate`, the networks run as they are."""
-        self.device, self.dtype, self.accelerate, self.quantize = torch.device(device), dtype, accelerate, quantize
+        """Run on a device, in a dtype; without a maker of accelerators, the networks run as they are."""
+        self.device, self.dtype, self._accelerator = torch.device(device), dtype, accelerator
         self._models: dict[tuple[str, int], LoggedNetworks] = {}
 
     def model(self, size: str, seed: int) -> LoggedNetworks:
@@ -197,11 +200,7 @@ class EndToEnd:
             config = SIZES[size]
             networks = {name: network(name, config, seed) for name in models.NETWORKS}
             ready = {name: models.cast(net, self.dtype).to(self.device) for name, net in networks.items()}
-            accelerator = None
-            if self.accelerate is not None:
-                from personalive.accel.accelerator import Accelerator
-
-                accelerator = Accelerator(self.device, self.dtype, self.accelerate, quantize=self.quantize)
+            accelerator = None if self._accelerator is None else self._accelerator(self.device, self.dtype)
             model = PersonaLive.from_modules(config, ready, self.dtype, accelerator)
             self._models[size, seed] = LoggedNetworks(model.networks)
         return self._models[size, seed]

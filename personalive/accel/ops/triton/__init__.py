@@ -5,7 +5,8 @@ The same functions as in `personalive.accel.ops.reference`. Importing this packa
 """
 
 from personalive.accel.ops.triton.attention import frame_attention, token_attention
-from personalive.accel.ops.triton.float8 import conv_float8, gated_linear_float8, linear_float8, linears_add_float8
+from personalive.accel.ops.triton.convolution import conv_float8
+from personalive.accel.ops.triton.float8 import gated_linear_float8, linear_float8, linears_add_float8
 from personalive.accel.ops.triton.grn import grn_mlp
 from personalive.accel.ops.triton.norms import add_layer_norm, group_norm, group_norm_float8, layer_norm
 from personalive.accel.ops.triton.pointwise import (

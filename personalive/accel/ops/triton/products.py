@@ -1,9 +1,13 @@
-"""Products whose result is processed before it reaches memory, for GPUs.
+"""Products whose result is processed before it reaches memory, or whose sums may be in fp16, for GPUs.
 
 They can load by TMA, which GPUs from Hopper on have. It takes addresses from a descriptor, which frees registers, so
 that two programs fit on a multiprocessor: one multiplies while the other finishes.
+
+GeForce GPUs multiply fp16 twice as fast if the sums are in fp16 too. So that this costs little precision, only as many
+products as are multiplied at a time are added in fp16, and those sums in fp32.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -29,35 +33,54 @@ class Tile(NamedTuple):
 
     rows: int
     columns: int
+    depth: int
+    """Inputs that are multiplied at a time."""
     warps: int
     stages: int
     """How many steps ahead it loads."""
     use_tma: bool = False
-    """Whether `gated_linear` loads by TMA."""
+    """Whether it loads by TMA."""
+    half_sums: bool = False
+    """Whether what is multiplied at a time is added in fp16, and only those sums in fp32."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """For the compiler."""
+        return {"num_warps": self.warps, "num_stages": self.stages}
 
 
 TILES = {
-    "wide": Tile(128, 128, 8, 3),
-    "narrow": Tile(128, 64, 8, 3),
-    "TMA": Tile(128, 64, 4, 2, use_tma=True),
-    "TMA, ahead": Tile(128, 64, 4, 3, use_tma=True),
+    "wide": Tile(128, 128, DEPTH, 8, 3),
+    "narrow": Tile(128, 64, DEPTH, 8, 3),
+    "TMA": Tile(128, 64, DEPTH, 4, 2, use_tma=True),
+    "TMA, ahead": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
 }
 """For `gated_linear`: which is the fastest depends on the layer."""
 SUM_TILES = {
-    "narrow": Tile(128, 64, 4, 3),
-    "wide": Tile(128, 128, 4, 3),
-    "small": Tile(64, 64, 4, 4),
+    "narrow": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
+    "wide": Tile(128, 128, DEPTH, 4, 3, use_tma=True),
+    "small": Tile(64, 64, DEPTH, 4, 4, use_tma=True),
 }
-"""For `linear_add`, likewise; it always loads by TMA."""
+"""For `linear_add`, likewise."""
+HALF_SUM_TILES = {
+    f"fp16 sums, {name}": tile._replace(half_sums=True)
+    for name, tile in {
+        "wide": Tile(128, 128, DEPTH, 8, 3),
+        "narrow": Tile(128, 64, DEPTH, 4, 3),
+        "TMA, wide": Tile(128, 128, DEPTH, 8, 3, use_tma=True),
+        "TMA, narrow": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
+    }.items()
+}
+"""For all of them, where sums may be in fp16."""
 
 
-def tiles(capability: tuple[int, int]) -> tuple[dict[str, Tile], dict[str, Tile]]:
-    """The tiles worth trying on a GPU of this compute capability, of `gated_linear` and of `linear_add`.
+def worth_trying(tiles: Mapping[str, Tile], capability: tuple[int, int]) -> dict[str, Tile]:
+    """Those of some tiles that load by TMA where a GPU of this compute capability has it, and the others elsewhere.
 
     Where there is TMA it was never slower, and every tile takes a second to compile.
     """
     has_tma = TensorDescriptor is not None and capability >= TMA_CAPABILITY
-    return {name: tile for name, tile in TILES.items() if tile.use_tma == has_tma}, SUM_TILES if has_tma else {}
+    return {name: tile for name, tile in tiles.items() if tile.use_tma == has_tma}
 
 
 @triton.jit
@@ -68,47 +91,60 @@ def tile_of_program(width, BLOCK_C: tl.constexpr):
 
 
 @triton.jit
-def _gated_product(
-    x, weight, bias, y, rows, width, depth,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """One tile of (x·value weights + bias) * gelu(x·gate weights + bias); the values' weights come first."""
-    row, column = tile_of_program(width, BLOCK_C)
-    r = row.to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
-    c = column * BLOCK_C + tl.arange(0, BLOCK_C)
-    k = tl.arange(0, BLOCK_K)
-    left = x + (r % rows)[:, None] * depth + k[None, :]
-    right = weight + c[None, :] * depth + k[:, None]
-    value = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
-    gate = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
-    for start in range(0, depth, BLOCK_K):
-        part = tl.load(left + start)
-        value = tl.dot(part, tl.load(right + start), value)
-        gate = tl.dot(part, tl.load(right + width * depth + start), gate)
-    value += tl.load(bias + c).to(tl.float32)[None, :]
-    gate += tl.load(bias + width + c).to(tl.float32)[None, :]
-    result = (value * gelu(gate)).to(y.dtype.element_ty)
-    tl.store(y + r[:, None] * width + c[None, :], result, mask=(r < rows)[:, None])
+def load_rows(matrix, first, start, rows, depth, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr):
+    """A block of a matrix [rows, depth]. What is outside is 0, or, in rows, anything."""
+    if TMA:
+        block = matrix.load([first, start])
+    else:
+        r = (first + tl.arange(0, BLOCK_R)) % rows
+        k = start + tl.arange(0, BLOCK_K)
+        block = tl.load(matrix + r.to(tl.int64)[:, None] * depth + k[None, :], mask=(k < depth)[None, :], other=0.0)
+    return block
 
 
 @triton.jit
-def _gated_product_tma(
-    x, weight, bias, y, width, depth,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+def store_rows(
+    matrix, first, start, block, rows, depth, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr, TMA: tl.constexpr
+):
+    """The inverse of `load_rows`. What is outside is not written."""
+    if TMA:
+        matrix.store([first, start], block.to(matrix.dtype))
+    else:
+        r, k = first + tl.arange(0, BLOCK_R), start + tl.arange(0, BLOCK_K)
+        place = matrix + r.to(tl.int64)[:, None] * depth + k[None, :]
+        tl.store(place, block.to(matrix.dtype.element_ty), mask=(r < rows)[:, None] & (k < depth)[None, :])
+
+
+@triton.jit
+def add_product(left, right, total, HALF: tl.constexpr):
+    """`total + left·right`, the product's own sums in fp16 if HALF."""
+    if HALF:
+        total += tl.dot(left, right, out_dtype=tl.float16).to(tl.float32)
+    else:
+        total = tl.dot(left, right, total)
+    return total
+
+
+@triton.jit
+def _gated_product(
+    x, weight, bias, y, rows, width, depth,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, HALF: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """`_gated_product` with descriptors of x, weight and y. What is outside is read as 0 and not written."""
+    """One tile of (x·value weights + bias) * gelu(x·gate weights + bias); the values' weights come first."""
     row, column = tile_of_program(width, BLOCK_C)
     r, c = row * BLOCK_R, column * BLOCK_C
     value = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     gate = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for start in range(0, depth, BLOCK_K):
-        part = x.load([r, start])
-        value = tl.dot(part, weight.load([c, start]).T, value)
-        gate = tl.dot(part, weight.load([width + c, start]).T, gate)
+        part = load_rows(x, r, start, rows, depth, BLOCK_R, BLOCK_K, TMA)
+        right = load_rows(weight, c, start, 2 * width, depth, BLOCK_C, BLOCK_K, TMA)
+        value = add_product(part, right.T, value, HALF)
+        right = load_rows(weight, width + c, start, 2 * width, depth, BLOCK_C, BLOCK_K, TMA)
+        gate = add_product(part, right.T, gate, HALF)
     columns = c + tl.arange(0, BLOCK_C)
     value += tl.load(bias + columns).to(tl.float32)[None, :]
     gate += tl.load(bias + width + columns).to(tl.float32)[None, :]
-    y.store([r, c], (value * gelu(gate)).to(y.dtype))
+    store_rows(y, r, c, value * gelu(gate), rows, width, BLOCK_R, BLOCK_C, TMA)
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wide"]) -> Tensor:
@@ -117,7 +153,7 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
     Args:
         x: `[..., c]`.
         weight: `[2w, c]`, and bias `[2w]`: of the values, then of the gates.
-        tile: one of `TILES`.
+        tile: one of `TILES`, or of `HALF_SUM_TILES` for fp16.
 
     Returns:
         `[..., w]`.
@@ -127,66 +163,88 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
         RuntimeError: the tile is for TMA, which the GPU or Triton lacks.
     """
     width, depth = weight.shape[0] // 2, weight.shape[1]
-    if depth % DEPTH or width % tile.columns:
+    if depth % tile.depth or width % tile.columns:
         raise ValueError(f"a layer of {depth} to {2 * width} is not a whole number of tiles")
     x, weight = x.contiguous(), weight.contiguous()
     rows = x.numel() // depth
     y = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
-    grid = (triton.cdiv(rows, tile.rows) * (width // tile.columns),)
-    sizes = {"BLOCK_R": tile.rows, "BLOCK_C": tile.columns, "BLOCK_K": DEPTH}
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    if tile.use_tma:
-        inputs = _descriptor(x.view(rows, depth), tile.rows), _descriptor(weight, tile.columns)
-        output = _descriptor(y.view(rows, width), tile.rows, tile.columns)
-        _gated_product_tma[grid](*inputs, bias, output, width, depth, **sizes, **options)
-    else:
-        _gated_product[grid](x, weight, bias, y, rows, width, depth, **sizes, **options)
+    _gated_product[(triton.cdiv(rows, tile.rows) * (width // tile.columns),)](
+        _blocks(x.view(rows, depth), tile.rows, tile.depth, tile), _blocks(weight, tile.columns, tile.depth, tile),
+        bias, _blocks(y.view(rows, width), tile.rows, tile.columns, tile), rows, width, depth,
+        BLOCK_R=tile.rows, BLOCK_C=tile.columns, BLOCK_K=tile.depth, HALF=tile.half_sums, TMA=tile.use_tma,
+        **tile.options,
+    )  # fmt: skip
     return y
 
 
 @triton.jit
-def _product_and_sum(
-    x, weight, bias, other, y, width, depth,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
+def _product(
+    x, weight, bias, other, y, rows, width, depth, BIAS: tl.constexpr, SUM: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, HALF: tl.constexpr, TMA: tl.constexpr,
 ):  # fmt: skip
-    """One tile of x·weights + bias + other; descriptors of all but the bias."""
+    """One tile of x·weights, plus bias if BIAS, plus other if SUM."""
     row, column = tile_of_program(width, BLOCK_C)
     r, c = row * BLOCK_R, column * BLOCK_C
     total = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for start in range(0, depth, BLOCK_K):
-        total = tl.dot(x.load([r, start]), weight.load([c, start]).T, total)
-    columns = c + tl.arange(0, BLOCK_C)
-    total += tl.load(bias + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]
-    total += other.load([r, c]).to(tl.float32)
-    y.store([r, c], total.to(y.dtype))
+        part = load_rows(x, r, start, rows, depth, BLOCK_R, BLOCK_K, TMA)
+        right = load_rows(weight, c, start, width, depth, BLOCK_C, BLOCK_K, TMA)
+        total = add_product(part, right.T, total, HALF)
+    if BIAS:
+        columns = c + tl.arange(0, BLOCK_C)
+        total += tl.load(bias + columns, mask=columns < width, other=0.0).to(tl.float32)[None, :]
+    if SUM:
+        total += load_rows(other, r, c, rows, width, BLOCK_R, BLOCK_C, TMA).to(tl.float32)
+    store_rows(y, r, c, total, rows, width, BLOCK_R, BLOCK_C, TMA)
 
 
-def linear_add(x: Tensor, weight: Tensor, bias: Tensor, other: Tensor, tile: Tile = SUM_TILES["narrow"]) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, tile: Tile) -> Tensor:
+    """A linear layer of `x` `[..., i]` with weight `[o, i]` and bias `[o]`, to `[..., o]`.
+
+    Raises:
+        ValueError: the layer is not a whole number of steps.
+        RuntimeError: the tile is for TMA, which the GPU or Triton lacks.
+    """
+    y = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device)
+    return _multiply(x, weight, bias, None, y, tile)
+
+
+def linear_add(
+    x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor, tile: Tile = SUM_TILES["narrow"]
+) -> Tensor:
     """`other + linear(x, weight, bias)` in one pass.
 
     Args:
         x: `[..., i]`.
-        weight: `[o, i]`, and bias `[o]`.
+        weight: `[o, i]`, and bias `[o]` if there is one.
         other: `[..., o]`.
-        tile: one of `SUM_TILES`.
+        tile: one of `SUM_TILES`, or of `HALF_SUM_TILES` for fp16.
 
     Returns:
         `[..., o]`.
 
     Raises:
         ValueError: the layer is not a whole number of steps.
-        RuntimeError: the GPU or Triton has no TMA.
+        RuntimeError: the tile is for TMA, which the GPU or Triton lacks.
     """
+    other = other.contiguous()
+    return _multiply(x, weight, bias, other, torch.empty_like(other), tile)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, y: Tensor, tile: Tile) -> Tensor:
+    """Write `x·weightᵀ + bias + other` into `y`."""
     width, depth = weight.shape
-    if depth % DEPTH or width % 8:
+    if depth % tile.depth or width % 8:
         raise ValueError(f"a layer of {depth} to {width} is not a whole number of steps")
-    x, weight, other = x.contiguous(), weight.contiguous(), other.contiguous()
+    x, weight = x.contiguous(), weight.contiguous()
     rows = x.numel() // depth
-    y = torch.empty_like(other)
-    ends = [_descriptor(tensor.view(rows, width), tile.rows, tile.columns) for tensor in (other, y)]
-    _product_and_sum[(triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)](
-        _descriptor(x.view(rows, depth), tile.rows), _descriptor(weight, tile.columns), bias, *ends, width, depth,
-        BLOCK_R=tile.rows, BLOCK_C=tile.columns, BLOCK_K=DEPTH, num_warps=tile.warps, num_stages=tile.stages,
+    result = _blocks(y.view(rows, width), tile.rows, tile.columns, tile)
+    addend = result if other is None else _blocks(other.view(rows, width), tile.rows, tile.columns, tile)
+    _product[(triton.cdiv(rows, tile.rows) * triton.cdiv(width, tile.columns),)](
+        _blocks(x.view(rows, depth), tile.rows, tile.depth, tile), _blocks(weight, tile.columns, tile.depth, tile),
+        weight if bias is None else bias, addend, result, rows, width, depth,
+        BIAS=bias is not None, SUM=other is not None, BLOCK_R=tile.rows, BLOCK_C=tile.columns, BLOCK_K=tile.depth,
+        HALF=tile.half_sums, TMA=tile.use_tma, **tile.options,
     )  # fmt: skip
     return y
 
@@ -202,10 +260,10 @@ def described(tensor: Tensor, block: list[int], use_tma: bool) -> Any:
     return TensorDescriptor.from_tensor(tensor, block) if use_tma else tensor
 
 
-def _descriptor(matrix: Tensor, rows: int, columns: int = DEPTH) -> Any:
-    """A descriptor of a matrix, which is read or written in blocks of that size."""
-    if TensorDescriptor is None:
+def _blocks(matrix: Tensor, rows: int, columns: int, tile: Tile) -> Any:
+    """A matrix as a kernel takes it that reads or writes it in blocks of that size."""
+    if tile.use_tma and TensorDescriptor is None:
         raise RuntimeError(f"Triton {triton.__version__} has no descriptors")
-    if not has_tma(matrix):
+    if tile.use_tma and not has_tma(matrix):
         raise RuntimeError("this GPU has no TMA")
-    return described(matrix, [rows, columns], use_tma=True)
+    return described(matrix, [rows, columns], tile.use_tma)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from personalive.accel.ops.reference import FLOAT8, Operations, to_float8
-from personalive.accel.ops.triton import products
+from personalive.accel.ops.triton import convolution, products
 
 EXACT = 1e-5
 """The largest relative error in fp32: products with fewer bits have a hundred times as much."""
@@ -34,7 +34,15 @@ class Trial(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012  nobody writes to it
 
 
-def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: bool, briefly: bool = False) -> None:
+def run(
+    fast: Operations,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    float8: bool,
+    half_sums: bool = False,
+    briefly: bool = False,
+) -> None:
     """Run every kernel at the model's sizes, and compare.
 
     Products are only compiled, as they are measured before use. Compiling takes most of the time, so several are
@@ -61,7 +69,7 @@ def run(fast: Operations, device: torch.device, dtype: torch.dtype, *, float8: b
         functools.partial(getattr(fast, name), *arguments, **options) for name, arguments, options in others
     ]
     with ThreadPoolExecutor(AT_ONCE if device.type == "cuda" else 1, thread_name_prefix="trials") as threads:
-        for call in (*calls, *_products(device, random)):
+        for call in (*calls, *_products(device, random, half_sums=half_sums)):
             threads.submit(_compile, device, call)
     # In this thread: every thread that multiplies with PyTorch keeps memory for that.
     for trial in others:
@@ -130,18 +138,32 @@ def _layer_norms(random: Callable[..., Tensor], channels: int, *, float8: bool) 
         yield Trial("add_layer_norm", (tokens, tokens, *wide), {"add": random(1, channels), **options})
 
 
-def _products(device: torch.device, random: Callable[..., Tensor]) -> Iterator[Callable[[], Any]]:
-    """A small product by each tile that is worth trying."""
-    rows, depth = 256, products.DEPTH
-    gates, sums = products.tiles(torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0))
-    for tile in gates.values():
+def _products(device: torch.device, random: Callable[..., Tensor], *, half_sums: bool) -> Iterator[Callable[[], Any]]:
+    """A small product, and with `half_sums` a small convolution, by each tile that is worth trying."""
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+    gates, sums, halves, blocks = (
+        products.worth_trying(tiles, capability).values()
+        for tiles in (products.TILES, products.SUM_TILES, products.HALF_SUM_TILES, convolution.HALF_SUM_TILES)
+    )
+    x = random(256, products.DEPTH)
+
+    def with_weight(product: Callable[..., Tensor], width: int, *rest: Any, tile: products.Tile) -> Callable[[], Any]:
+        return functools.partial(product, x, random(width, products.DEPTH), *rest, tile=tile)
+
+    for tile in (*gates, *(halves if half_sums else ())):
         width = 2 * tile.columns
-        arguments = random(rows, depth), random(width, depth), random(width)
-        yield functools.partial(products.gated_linear, *arguments, tile=tile)
-    for tile in sums.values():
+        yield with_weight(products.gated_linear, width, random(width), tile=tile)
+    for tile in (*sums, *(halves if half_sums else ())):
         width = tile.columns
-        addends = random(width), random(rows, width)
-        yield functools.partial(products.linear_add, random(rows, depth), random(width, depth), *addends, tile=tile)
+        yield with_weight(products.linear_add, width, random(width), random(256, width), tile=tile)
+    for tile in halves if half_sums else ():
+        width = tile.columns
+        yield with_weight(products.linear_add, width, None, random(256, width), tile=tile)
+        yield with_weight(products.linear, width, tile=tile)
+        yield with_weight(products.linear, width, random(width), tile=tile)
+    for tile in blocks if half_sums else ():
+        taps = random(320, 320, 3, 3).contiguous(memory_format=torch.channels_last)
+        yield functools.partial(convolution.conv_half_sums, _image(random, 320, 32), taps, tile=tile)
 
 
 def _compile(device: torch.device, call: Callable[[], Any]) -> None:
