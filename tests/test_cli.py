@@ -285,7 +285,8 @@ def a_torch(folder, version):
 
 
 def test_doctor_knows_gpus_without_pytorch_and_finds_a_broken_one_when_it_tries(tmp_path):
-    rows = "echo 'NVIDIA H100 80GB HBM3, 80000, 81559'; echo 'NVIDIA GB10, [N/A], [N/A]'"
+    gpus = ("H100 80GB HBM3, 80000, 81559", "GB10, [N/A], [N/A]", "GeForce RTX 4070, 900, 12282")
+    rows = "; ".join(f"echo 'NVIDIA {gpu}'" for gpu in gpus)
     here = environment() | {"PATH": f"{stand_in(tmp_path / 'bin', 'nvidia-smi', rows)}:{os.environ['PATH']}"}
     here["PYTHONPATH"] = a_torch(tmp_path / "lib", "__version__, cuda = '9.9', '12.4'") + ":" + here["PYTHONPATH"]
 
@@ -300,8 +301,10 @@ def test_doctor_knows_gpus_without_pytorch_and_finds_a_broken_one_when_it_tries(
         "PyTorch      9.9 (CUDA 12.4)",
         "0: NVIDIA H100 80GB HBM3, 78.1 of 79.6 GiB free",
         "1: NVIDIA GB10, ?",
+        "2: NVIDIA GeForce RTX 4070, 0.9 of 12.0 GiB free; --accumulate fp16 may be faster on it",
     ):
         assert line in quick.stdout
+    assert quick.stdout.count("--accumulate") == 1
     assert "model personalive on cuda in fp16" in quick.stdout and "not tried" in quick.stdout
     hidden = doctor(CUDA_VISIBLE_DEVICES="").stdout
     assert "hidden by CUDA_VISIBLE_DEVICES" in hidden and "model demo on cpu in fp32" in hidden
