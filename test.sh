@@ -20,12 +20,15 @@ case ${1:-} in
     ;;
 esac
 
-make_venv requirements-dev.txt
-make_libraries
-# The browser tests skip, and say so, where there is no Chromium.
+# The browser tests skip, and say so, where there is no Chromium. apt mostly waits for the network, as pip does.
+browser=
 if [ "$tier" != --quick ] && ! command -v chromium >/dev/null; then
-    install_packages chromium || say "no Chromium: the browser tests will be skipped"
+    { install_packages chromium || say "no Chromium: the browser tests will be skipped"; } &
+    browser=$!
 fi
+make_venv requirements-dev.txt
+wait $browser
+make_libraries
 export PATH="$root/.venv/bin:$PATH"
 export HF_HUB_DISABLE_TELEMETRY=1
 

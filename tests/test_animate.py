@@ -68,6 +68,7 @@ def test_result_has_the_drivers_frames_rate_and_sound(small_model, portrait, dri
     assert os.listdir(tmp_path) == ["out.mp4"]
 
 
+@pytest.mark.slow
 def test_same_seed_same_file_other_seed_other_pictures(small_model, portrait, short, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(small_model, portrait, short, tmp_path / f"{name}.mp4", seed=seed)

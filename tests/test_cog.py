@@ -104,6 +104,7 @@ def test_every_option_arrives(server, inputs, tmp_path):
     assert "3 of 10 frames used" in answer["logs"]
 
 
+@pytest.mark.slow
 def test_a_picture_and_a_motion_file_drive_too(server, inputs, small_model, portrait, driver, tmp_path):
     asked = AnimateOptions(max_frames=5, save_motion=tmp_path / "kept.motion")
     list(animate(small_model, portrait, driver, tmp_path / "kept.mp4", asked))

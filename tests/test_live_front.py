@@ -294,6 +294,7 @@ def test_a_worker_that_is_drained_keeps_its_sessions_takes_no_others_and_ends(se
         assert server.workers()[0]["state"] == "starting"
 
 
+@pytest.mark.slow
 async def test_a_worker_that_dies_ends_its_own_sessions_only_and_they_go_on_elsewhere(server):
     server.until_loaded()
     async with LiveClient(server.url) as other, LiveClient(server.url) as owner, LiveClient(server.url) as viewer:

@@ -23,8 +23,8 @@ def whole() -> EndToEnd:
 
 
 CASES = case_list(GOLDENS)
-LARGEST = "components/motion_encoder.npz"
-"""It takes as long as all others together."""
+LARGEST = {"components/motion_encoder.npz", "components/motion_extractor.npz"}
+"""They take longer than all others together."""
 WITHOUT_ACCELERATION = """
 import sys
 sys.modules["personalive.accel"] = None
@@ -61,7 +61,7 @@ def test_parity_where_acceleration_is_left_out(names, value):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if name == LARGEST else name
+        pytest.param(name, marks=pytest.mark.slow) if name in LARGEST else name
         for name, case in CASES.items()
         if case["kind"] not in END_TO_END
     ],

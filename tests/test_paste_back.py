@@ -235,6 +235,7 @@ def test_videos_have_even_sides_and_are_equal_outside_as_far_as_encoders_are(
         assert grey.mean() < 6 and np.abs(frame.astype(int) - picture)[mask == 1].mean() > grey.mean() + 5
 
 
+@pytest.mark.slow
 def test_keypoints_and_a_turned_driver_do_not_matter(small_model, scene, driver, tmp_path):
     options = PASTED.replace(face_boxes="keypoints", crop="center", max_frames=4)
     list(animate(small_model, scene[0], driver, tmp_path / "%05d.png", options))

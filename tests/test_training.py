@@ -102,6 +102,7 @@ def finished(tmp_path_factory):
     return folder, run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local.pt", "weights-0.safetensors"])
 def test_a_corrupt_checkpoint_is_refused(finished, tmp_path, name):
     folder, _ = finished

@@ -213,6 +213,7 @@ def test_nothing_of_a_prediction_is_left(trusting, inputs, long):
     assert left() == []
 
 
+@pytest.mark.slow
 def test_sigterm_while_busy_tells_the_webhook_and_leaves_nothing(trusting, long):
     processes = trusting.processes()
     with receiver() as web:
