@@ -28,7 +28,7 @@ from personalive.accel.accelerator import Accelerator  # noqa: E402
 from personalive.config import CHUNK, WINDOW, ModelConfig  # noqa: E402
 from personalive.engine.schedule import inner_steps  # noqa: E402
 from personalive.pipeline import PersonaLive  # noqa: E402
-from personalive.types import AccelerationName, AccumulateName, QuantizeName  # noqa: E402
+from personalive.types import AcceleratorName, AccumulateName, QuantizeName  # noqa: E402
 
 IMPORTED = time.perf_counter()
 TFLOP = {"denoise": 24.052, "denoise per keyframe": 2.369, "decode": 10.058, "encode_motion": 0.397, "guide": 0.059,
@@ -245,7 +245,7 @@ def model_free(model: PersonaLive) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.json"))
-    parser.add_argument("--accelerate", choices=get_args(AccelerationName), default="graphs")
+    parser.add_argument("--accelerate", choices=get_args(AcceleratorName), default="graphs")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--low_memory", action="store_true")
     parser.add_argument("--quantize", choices=get_args(QuantizeName), default="none")

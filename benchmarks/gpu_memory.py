@@ -18,7 +18,7 @@ from benchmarks.measuring import Results
 from personalive.accel.accelerator import AcceleratedNetworks, Accelerator
 from personalive.config import ModelConfig
 from personalive.pipeline import PersonaLive
-from personalive.types import AccelerationName
+from personalive.types import AcceleratorName
 
 
 def gib(size: float) -> float:
@@ -91,7 +91,7 @@ def run(results: Results, options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_memory.json"))
-    parser.add_argument("--accelerate", choices=get_args(AccelerationName), default="graphs")
+    parser.add_argument("--accelerate", choices=get_args(AcceleratorName), default="graphs")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--low_memory", action="store_true")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")

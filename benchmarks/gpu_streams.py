@@ -19,7 +19,7 @@ from personalive.accel.accelerator import AcceleratedNetworks, Accelerator
 from personalive.accel.fuse import transformers as fused
 from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine.schedule import inner_steps
-from personalive.types import AccelerationName
+from personalive.types import AcceleratorName
 
 ROWS = (4096, 8192, 16384, 32768, 1 << 30)
 KEYS = (2**24, 2**25, 2**26, 1 << 40)
@@ -136,7 +136,7 @@ class Streams:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu_streams.json"))
-    parser.add_argument("--accelerate", choices=get_args(AccelerationName), default="graphs")
+    parser.add_argument("--accelerate", choices=get_args(AcceleratorName), default="graphs")
     parser.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16")
     parser.add_argument("--size", type=int, default=512, help="width and height in pixels")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 2, 4], help="streams per call")

@@ -37,7 +37,7 @@ from personalive.live.core.model import ModelFactory, PersonaLiveEngine
 from personalive.live.core.parameters import LoadParameters
 from personalive.loading import ModelChoice
 from personalive.testing.echo import EchoEngine
-from personalive.types import Background, Latency
+from personalive.types import AcceleratorName, Background, Latency
 
 FPS = 25
 MEMORY_SECONDS = 0.5
@@ -56,8 +56,9 @@ def make_engine(options: argparse.Namespace) -> Engine:
         from benchmarks.gpu_model import build
 
         device, dtype = choice.resolved_device(), choice.resolved_dtype() or torch.float16
+        name: AcceleratorName = "none" if choice.accelerate == "none" else "graphs"
         accelerator = Accelerator(
-            device, dtype, choice.accelerate or "graphs", choice.attention, quantize=choice.quantize
+            device, dtype, name, choice.attention, quantize=choice.quantize, accumulate=choice.accumulate
         )
         model = build(ModelConfig(), dtype, accelerator, device, tiny_vae=choice.tiny_vae is not None)
     else:

@@ -26,7 +26,7 @@ from personalive.errors import InputError
 from personalive.testing.parity.end_to_end import EndToEnd
 from personalive.testing.parity.networks import case_list
 from personalive.testing.parity.run import END_TO_END
-from personalive.types import AccelerationName
+from personalive.types import AcceleratorName
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 FP8 = "fp8"
@@ -68,7 +68,7 @@ def errors(frames: Rows, expected: Rows) -> dict[str, Any]:
 def choices(names: list[str]) -> dict[str, Callable[..., Accelerator] | None]:
     """What accelerates each run, by its name; plain first, as others are compared with it."""
     runs: dict[str, Callable[..., Accelerator] | None] = {"plain": None}
-    runs |= {item: partial(Accelerator, name=item) for item in get_args(AccelerationName) if item in names}
+    runs |= {item: partial(Accelerator, name=item) for item in get_args(AcceleratorName) if item in names}
     return runs | ({"graphs, fp8": partial(Accelerator, quantize="fp8")} if FP8 in names else {})
 
 
@@ -79,7 +79,7 @@ class Comparison:
         self.folder, self.device, self.output = options.folder, options.device, options.output
         cases = case_list(self.folder)
         self.names = [n for n, c in cases.items() if c["kind"] in END_TO_END and (self.folder / n).exists()]
-        machine = torch.cuda.get_device_name() if self.device == "cuda" else platform.processor()
+        machine = torch.cuda.get_device_name() if torch.device(self.device).type == "cuda" else platform.processor()
         self.results: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "cases": {}}
 
     def run(self, dtype: str, runs: Mapping[str, Callable[..., Accelerator] | None]) -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["float16", "bfloat16"])
-    parser.add_argument("--accelerate", nargs="*", choices=(*get_args(AccelerationName), FP8), default=["graphs", FP8])
+    parser.add_argument("--accelerate", nargs="*", choices=(*get_args(AcceleratorName), FP8), default=["graphs", FP8])
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/precision.json"))
     options = parser.parse_args()
     comparison = Comparison(options)

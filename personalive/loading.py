@@ -24,6 +24,10 @@ NO_GPU = (
 _model = partial(setting, group="model", on=Surface.CLI)
 
 
+NAMES = ("personalive", "demo")
+"""Models that are known by name; others are folders."""
+
+
 class ModelChoice(Settings):
     """What a user said about the model; None leaves it to the machine.
 
@@ -42,7 +46,7 @@ class ModelChoice(Settings):
         "Precision",
         default_text="fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster",
     )
-    attention: AttentionName = _model("auto", "Kernels for attention; auto measures which are fastest")
+    attention: AttentionName = _model("auto", "On a GPU, kernels for attention; auto measures which are fastest")
     accelerate: AccelerationName | None = _model(
         None,
         "On a GPU: graphs replays whole steps, none runs kernel by kernel; onnx: run the model as ONNX files",
@@ -86,8 +90,10 @@ class ModelChoice(Settings):
         unsaid = self == type(self)(model=self.model, device=self.device)
         if not unsaid or missing("openvino") or missing("onnx") or self.resolved_device().type != "cpu":
             return self
-        from personalive.accel.ops import onednn
-
+        try:
+            from personalive.accel.ops import onednn
+        except ModuleNotFoundError:  # left out of this installation, and what ONNX files need of it too
+            return self
         measured = platform.machine() in ("x86_64", "AMD64") and not onednn.multiplies_bf16()
         if self.resolved_source()[0] != "demo" or not measured or not can_be_kept("onnx"):
             return self
@@ -97,9 +103,8 @@ class ModelChoice(Settings):
         """The same choice, with this model, for processes that start in other folders."""
         tiny_vae = None if self.tiny_vae is None else self.tiny_vae.expanduser().absolute()
         onnx = None if self.onnx is None else self.onnx.expanduser().absolute()
-        known = source in ("personalive", "demo")
         return self.replace(
-            model=source if known else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae, onnx=onnx
+            model=source if source in NAMES else str(Path(source).expanduser().absolute()), tiny_vae=tiny_vae, onnx=onnx
         )
 
     def resolved_device(self) -> "torch.device":
@@ -144,7 +149,7 @@ class ModelChoice(Settings):
         source, _ = self.resolved_source()
         try:
             return PersonaLive.from_pretrained(
-                Path(source).expanduser() if source not in ("personalive", "demo") else source,
+                Path(source).expanduser() if source not in NAMES else source,
                 device=device,
                 dtype=self.resolved_dtype(),
                 attention=self.attention,

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
@@ -77,8 +77,8 @@ class PersonaLive:
             source: "personalive" (published weights), "demo" (in this package's repository), or a folder.
             device: default: the GPU if there is one.
             dtype: default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster.
-            attention: "auto" measures which implementation is fastest; "sdpa" does without xformers, "xformers"
-                requires it.
+            attention: on a GPU, "auto" measures which implementation is fastest; "sdpa" does without xformers,
+                "xformers" takes it wherever it is faster, and warns where it is missing.
             accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them; "onnx": ONNX files by a
                 runtime for these (extra [onnx]; [openvino] is faster on a CPU), in fp32 on a CPU.
             low_memory: keep the reference UNet in the host's memory while it is idle.
@@ -94,6 +94,8 @@ class PersonaLive:
             InputError: an unknown attention, acceleration, quantisation or accumulation, or a device that cannot do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
+        if accelerate not in get_args(AccelerationName):
+            raise InputError(f"accelerate is {accelerate!r}: choose one of {', '.join(get_args(AccelerationName))}")
         rounded_decoder = dtype is None
         device, dtype = _defaults(device, dtype)
         if onnx is not None and accelerate != "onnx":
@@ -188,7 +190,7 @@ def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "A
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("personalive.accel"):
             raise
-        for name, plain in (("quantize", "none"), ("accumulate", "fp32")):
+        for name, plain in (("attention", "auto"), ("quantize", "none"), ("accumulate", "fp32"), ("low_memory", False)):
             if choices[name] != plain:
                 raise InputError(f"{name} {choices[name]} needs personalive.accel, which is not here") from error
         return None

@@ -29,8 +29,10 @@ VideoCodec = Literal["h264", "h265", "vp9", "av1"]
 OutputFormat = Literal["mp4", "webm", "gif", "webp"]
 DtypeName = Literal["fp16", "bf16", "fp32"]
 AttentionName = Literal["auto", "sdpa", "xformers"]
-AccelerationName = Literal["none", "graphs", "onnx"]
-"""Merged layers, kernel by kernel; CUDA graphs of them; or ONNX files, by a runtime for these."""
+AcceleratorName = Literal["none", "graphs"]
+"""Merged layers, kernel by kernel; or CUDA graphs of them."""
+AccelerationName = Literal[AcceleratorName, "onnx"]
+"""These, or ONNX files, by a runtime for them."""
 QuantizeName = Literal["none", "fp8"]
 AccumulateName = Literal["fp32", "fp16"]
 """What sums of products are computed in."""

@@ -140,10 +140,8 @@ def test_the_decoder_keeps_its_first_levels():
 @torch.inference_mode()
 def test_a_whole_unet():
     config = SMALL.unet
-    denoising, reference = (
-        kind(filled(name), Operations(), 16)
-        for kind, name in ((FusedDenoisingUNet, "denoising_unet"), (FusedReferenceUNet, "reference_unet"))
-    )
+    denoising = FusedDenoisingUNet(filled("denoising_unet"), Operations(), 16)
+    reference = FusedReferenceUNet(filled("reference_unet"), Operations())
     embedding = normal_input("image_embeds", (1, 1, config.cross_attention_dim))
     latents, pose = (
         normal_input("latents", (16, 4, 16, 16)),

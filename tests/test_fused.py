@@ -69,8 +69,9 @@ def plain_prediction(height, width, keyframes):
 
 
 def fused_unets(operations=None):
-    kinds = ((FusedReferenceUNet, "reference_unet"), (FusedDenoisingUNet, "denoising_unet"))
-    return [kind(filled(name), operations or Operations(), 16) for kind, name in kinds]
+    operations = operations or Operations()
+    reference = FusedReferenceUNet(filled("reference_unet"), operations)
+    return reference, FusedDenoisingUNet(filled("denoising_unet"), operations, 16)
 
 
 def fused_prediction(reference, unet, height, width, keyframes):

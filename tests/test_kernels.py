@@ -129,6 +129,9 @@ def test_products_with_sums_in_fp16(tile):
     assert_sums_are_rounded(products.linear(x, weight, bias, tile=tile), exact + bias.float())
     assert_near(products.linear_add(x, weight, bias, other, tile), exact + bias.float() + other.float())
     assert_near(products.linear_add(x, weight, None, other, tile), exact + other.float())
+    total = other.flatten(0, 1).clone()
+    products.add_linear_(total, x.flatten(0, 1), weight, tile)
+    assert_near(total, (exact + other.float()).flatten(0, 1))
     value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
     assert_near(products.gated_linear(x, weight, bias, tile), value * F.gelu(gate))
 

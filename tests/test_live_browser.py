@@ -210,8 +210,8 @@ def test_two_people_see_only_their_own_portrait_and_one_may_vanish(playwright, c
 def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwright, camera, presets):
     """By arrival at a client in a process of its own: two Chromiums that share two cores skip pictures at any time.
 
-    A gap that the server makes comes with every kill. One that other work on the machine makes does not: so the better
-    of two kills counts.
+    A gap that the server makes comes with every kill, and only then. One that other work on the machine makes comes at
+    any time: so the better of two kills counts, beside the longest gap while nobody was killed.
     """
     engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
     with live_server(engine, presets=presets, max_sessions=4, linger_seconds=1) as server:
@@ -224,12 +224,10 @@ def test_a_browser_that_is_killed_leaves_no_gap_in_the_other_s_pictures(playwrig
     assert recorded["own"]
     times = np.array(recorded["times"])
     gaps, ends = np.diff(times), times[1:]
-    longest = []
-    for kill in kills:
-        after = gaps[(ends > kill) & (ends < kill + SECONDS)]
-        assert len(after) > 10
-        longest.append(after.max())
-    assert min(longest) <= 2 * np.median(gaps)
+    after = [(ends > kill) & (ends < kill + SECONDS) for kill in kills]
+    usual = gaps[~np.any(after, axis=0)]
+    assert min(each.sum() for each in after) > 10 and len(usual) > 10
+    assert min(gaps[each].max() for each in after) <= 2 * usual.max()
 
 
 def start_and_kill(playwright, camera: Path, url: str) -> float:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from personalive.accel.fuse.linears import LinearBy
+from personalive.accel.fuse.onednn import FastFFNProjOut, replace_layers
 from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.fuse.unet import FusedDenoisingUNet
 from personalive.accel.ops import onednn
@@ -55,14 +56,14 @@ def test_the_end_of_a_transformer(kind, monkeypatch):
     end = FusedFFNProjOut(FeedForward(32), kind(32, 32), Operations())
     tokens, normed = normal_input("tokens", (4, 36, 32)), normal_input("normed", (4, 36, 32))
     expected = end(IMAGE, tokens.clone(), normed)
-    assert_near(onednn.FastFFNProjOut(end)(IMAGE, tokens.clone(), normed), expected)
+    assert_near(FastFFNProjOut(end)(IMAGE, tokens.clone(), normed), expected)
 
 
 def test_every_layer_of_tokens_is_replaced():
     network = FusedDenoisingUNet(filled("denoising_unet"), onednn.OPERATIONS, 16)
-    onednn.replace_layers(network)
+    replace_layers(network)
     kinds = {type(module) for module in network.modules()}
-    assert {onednn.FastFFNProjOut, LinearBy} <= kinds
+    assert {FastFFNProjOut, LinearBy} <= kinds
     assert not kinds & {FusedFFNProjOut, PointwiseConv}
 
 

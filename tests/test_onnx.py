@@ -22,7 +22,7 @@ from personalive.onnx.export import export, write_file
 from personalive.onnx.graphs import Case, Graph, GraphMaker
 from personalive.onnx.manifest import NAME, Manifest, Port
 from personalive.onnx.networks import OnnxNetworks, open_networks
-from personalive.onnx.runtimes import OnnxRuntime, OpenVino, Runtime
+from personalive.onnx.runtimes import CUDA, OnnxRuntime, OpenVino, Runtime
 from personalive.pipeline import PersonaLive
 from personalive.testing import weight_rule
 from personalive.testing.pictures import moving_face, photograph
@@ -91,6 +91,10 @@ def test_a_manifest_says_what_a_file_takes_and_notices_damage(one_file: Path, tm
     (tmp_path / NAME).write_text(json.dumps({**values, "format": 99}))
     with pytest.raises(InputError, match="format 99"):
         Manifest.read(tmp_path)
+    for name in ("../pose_guider.onnx", "another.onnx"):  # elsewhere; without a digest
+        (tmp_path / NAME).write_text(json.dumps({**values, "files": [{**values["files"][0], "file": name}]}))
+        with pytest.raises(InputError, match="no folder with a model in ONNX"):
+            Manifest.read(tmp_path)
     (tmp_path / NAME).unlink()
     with pytest.raises(InputError, match="no folder with a model in ONNX"):
         Manifest.read(tmp_path)
@@ -113,6 +117,19 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypa
     with torch.no_grad(), pytest.raises(PersonaLiveError, match=r"pose_guider\.onnx computes something else"):
         (graph,) = GraphMaker(SMALL, load, (256, 256)).pose_guider()
         write_file(graph, tmp_path, "fp32")
+
+
+def test_a_file_whose_results_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    """Also where only the last result of the last example is none."""
+
+    class Root(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return x + 1, x.sqrt()
+
+    one, less = torch.ones(1), -torch.ones(1)
+    cases = Case({"x": one}, (2 * one, one)), Case({"x": less}, (0 * one, one))
+    with torch.no_grad(), pytest.raises(PersonaLiveError, match="its relative error is nan, and at most"):
+        write_file(Graph("root", "root", Root(), ("y", "z"), cases, {}), tmp_path, "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +224,14 @@ def test_a_gpu_that_the_runtime_cannot_use_is_refused(monkeypatch: pytest.Monkey
         OnnxRuntime(torch.device("cuda", 0), 1)
 
 
+def test_a_gpu_whose_libraries_are_missing_is_refused(one_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime would warn and take the processor, as it does here."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
+    runtime = OnnxRuntime(torch.device("cuda", 0), 1)
+    with pytest.raises(InputError, match="cannot load CUDA's libraries"):
+        runtime.load(one_file / "pose_guider.onnx")
+
+
 @pytest.mark.slow
 def test_weights_of_more_than_two_gibibytes_lie_in_one_file_beside_it(tmp_path: Path) -> None:
     """As those of both published UNets do. Takes 9 GB of memory."""
@@ -238,13 +263,17 @@ def test_a_model_runs_from_files(exported: Path, small_model_folder: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_model_is_written_into_the_cache_once(
-    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_model_is_written_into_the_cache_once_and_again_if_damaged(
+    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx")
     (folder,) = (tmp_path / "personalive" / "onnx").iterdir()
     assert {path.stem for path in folder.glob("*.onnx")} == FILES
+    damaged = folder / "pose_guider.onnx"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx")
+    assert "pose_guider.onnx is damaged" in caplog.text and "written again" in caplog.text
     monkeypatch.setattr(exporting, "write_file", None)
     PersonaLive.from_pretrained(small_model_folder, device="cpu", accelerate="onnx")
 

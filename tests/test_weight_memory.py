@@ -24,7 +24,7 @@ def filled(name):
 
 
 def fused():
-    return FusedReferenceUNet(filled("reference_unet"), Operations(), 16)
+    return FusedReferenceUNet(filled("reference_unet"), Operations())
 
 
 def look(network):

@@ -20,6 +20,7 @@ from personalive.accel.fuse.encoders import fuse_encoder
 from personalive.accel.fuse.float8 import decoder_to_float8, to_float8
 from personalive.accel.fuse.images import fold_upsample_biases, fuse_group_norms
 from personalive.accel.fuse.linears import replace_linears
+from personalive.accel.fuse.onednn import replace_layers
 from personalive.accel.fuse.unet import (
     FusedDenoisingUNet,
     FusedReferenceUNet,
@@ -38,7 +39,7 @@ from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.raster import draw
 from personalive.errors import InputError
 from personalive.models.tiny_vae import TinyDecoder
-from personalive.types import AccelerationName, AccumulateName, AttentionName, QuantizeName
+from personalive.types import AcceleratorName, AccumulateName, AttentionName, QuantizeName
 from personalive.user_cache import cache_folder
 
 FLOAT8_CAPABILITY = (8, 9)
@@ -60,7 +61,7 @@ class Accelerator:
         self,
         device: torch.device,
         dtype: torch.dtype,
-        name: AccelerationName = "graphs",
+        name: AcceleratorName = "graphs",
         attention: AttentionName = "auto",
         low_memory: bool = False,
         quantize: QuantizeName = "none",
@@ -82,8 +83,8 @@ class Accelerator:
             InputError: an unknown acceleration, attention, quantisation or accumulation, or one that this device cannot
                 do.
         """
-        if name not in get_args(AccelerationName):
-            raise InputError(f"accelerate is {name!r}: choose one of {', '.join(get_args(AccelerationName))}")
+        if name not in get_args(AcceleratorName):
+            raise InputError(f"accelerate is {name!r}: choose one of {', '.join(get_args(AcceleratorName))}")
         _check_quantize(quantize, device, dtype)
         _check_accumulate(accumulate, device, dtype)
         self.device, self.dtype = device, dtype
@@ -190,8 +191,10 @@ class AcceleratedNetworks:
         accelerator, operations = self._accelerator, self._accelerator.operations
         network.to(memory_format=torch.channels_last)
         if name in ("denoising_unet", "reference_unet"):
-            fused = FusedDenoisingUNet if name == "denoising_unet" else FusedReferenceUNet
-            network = fused(network, accelerator.image_operations, WINDOW)
+            if name == "denoising_unet":
+                network = FusedDenoisingUNet(network, accelerator.image_operations, WINDOW)
+            else:
+                network = FusedReferenceUNet(network, accelerator.image_operations)
             if accelerator.on_gpu:
                 fold_decoder_path(network)
             if name == "denoising_unet" and accelerator.float8:
@@ -206,7 +209,7 @@ class AcceleratedNetworks:
             for layer in network.vision_model.encoder.layers:
                 layer.self_attn.attend = operations.attention
         if accelerator.on_onednn:
-            onednn.replace_layers(network)
+            replace_layers(network)
         self._tidy()
         merged: nn.Module = network
         return merged
@@ -222,8 +225,10 @@ class AcceleratedNetworks:
                 fold_upsample_biases([*decoder.layers])
             if accelerator.float8:
                 decoder_to_float8(decoder)
+            if accelerator.half_sums:
+                replace_linears(decoder, accelerator.image_operations.linear)
             if accelerator.on_onednn:
-                onednn.replace_layers(decoder)
+                replace_layers(decoder)
                 decoder.to(accelerator.decoder_dtype)
         vae.decoder = vae.post_quant_conv = nn.Identity()
         self._tidy()

@@ -45,12 +45,16 @@ class Autotuned:
         self._choices: dict[Any, str] = {}
 
     def __call__(self, *arguments: Tensor) -> Tensor:
+        return self._candidates[self.chosen(*arguments)](*arguments)
+
+    def chosen(self, *arguments: Tensor) -> str:
+        """Name of the candidate for arguments of these shapes, measured with these if it is not known yet."""
         key = tuple((argument.shape, argument.dtype) for argument in arguments)
         if key not in self._choices:
             if torch.cuda.is_current_stream_capturing():  # nothing can be timed meanwhile
-                return next(iter(self._candidates.values()))(*arguments)
+                return next(iter(self._candidates))
             self._choices[key] = self._choose(arguments)
-        return self._candidates[self._choices[key]](*arguments)
+        return self._choices[key]
 
     @property
     def choices(self) -> dict[str, str]:

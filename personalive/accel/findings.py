@@ -42,9 +42,10 @@ class Findings:
             for other, answers in _read(self._path).items():  # another process may have been faster
                 self._found[other] = answers | self._found.get(other, {})
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, suffix=".new", delete=False) as file:
-                json.dump(self._found, file, indent=1, sort_keys=True)
-            Path(file.name).replace(self._path)
+            with tempfile.TemporaryDirectory(dir=self._path.parent) as folder:  # nothing is left if the disk is full
+                written = Path(folder) / self._path.name
+                written.write_text(json.dumps(self._found, indent=1, sort_keys=True), "utf-8")
+                written.replace(self._path)
 
 
 def findings_for(device: torch.device, folder: Path) -> Findings:

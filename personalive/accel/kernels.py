@@ -53,20 +53,27 @@ def with_half_sums(operations: Operations, device: torch.device, findings: Findi
         kernels = {key: functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
         return Autotuned(f"{name}, fp16 sums", {"fp32 sums": plain, **kernels}, findings=findings)
 
-    def sum_of(x: Tensor, weight: Tensor, total: Tensor, tile: products.Tile | None = None) -> Tensor:
-        return total.addmm(x, weight.t()) if tile is None else products.linear_add(x, weight, None, total, tile)
+    def new_sum(total: Tensor, x: Tensor, weight: Tensor, tile: products.Tile | None = None) -> Tensor:
+        if tile is None:
+            return total.addmm(x, weight.t())
+        return products.linear_add(x, weight, None, total, tile)
 
     capability = torch.cuda.get_device_capability(device)
     tiles = products.worth_trying(products.HALF_SUM_TILES, capability)
     blocks = products.worth_trying(convolution.HALF_SUM_TILES, capability)
-    added = autotuned("a sum", sum_of, sum_of, tiles)
+    sums = autotuned("a sum", new_sum, new_sum, tiles)
     chosen = autotuned("a linear layer", operations.linear, products.linear, tiles)
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return chosen(x, weight) if bias is None else chosen(x, weight, bias)
 
     def add_linear_(total: Tensor, x: Tensor, weight: Tensor) -> None:
-        total.copy_(added(x, weight, total))  # candidates are run several times, so they must not change the total
+        # Measured are sums in new tensors, as candidates run several times.
+        tile = tiles.get(sums.chosen(total, x, weight))
+        if tile is None:
+            operations.add_linear_(total, x, weight)
+        else:
+            products.add_linear_(total, x, weight, tile)
 
     return replace(
         operations,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalive.batch.worker import MakeJob
-from personalive.loading import ModelChoice
+from personalive.loading import NAMES, ModelChoice
 from personalive.processes import Seat
 
 
@@ -36,7 +36,7 @@ def model_text(model: str, choice: ModelChoice) -> str:
         choice: the rest.
     """
     folder = Path(model).expanduser()
-    if model not in ("personalive", "demo") and folder.is_dir():
+    if model not in NAMES and folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         found = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         model = f"{folder.resolve()} {found}"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import personalive
 from personalive.errors import PersonaLiveError, first_line
-from personalive.loading import ModelChoice
+from personalive.loading import NAMES, ModelChoice
 from personalive.media.ffmpeg import find_ffmpeg
 
 GIGABYTE = 1 << 30
@@ -189,7 +189,7 @@ def _checked_weights(choice: ModelChoice) -> Iterator[Finding]:
 
     hub = weights.Hub()
     yield Finding("cache", f"{hub.cache} ({_free(hub.cache)})")
-    for source in ("personalive", "demo"):
+    for source in NAMES:
         try:
             weights.resolve(source, download=False, dtype=choice.resolved_dtype())
         except PersonaLiveError as error:

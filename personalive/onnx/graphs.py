@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine import schedule
+from personalive.engine.keyframes import MAX_KEYFRAMES
 from personalive.engine.motion import head_pose
 from personalive.engine.raster import draw
 from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.onnx.layers import BankProjection, KeyedReference, key_transformers, pool_group_norms, replace_layers
 
-MAX_KEYFRAMES = 3
-"""Keyframes that a stream has at most."""
 POSE_OUTPUTS = ("angles", "translation", "scale", "canonical")
 """The fields of `HeadPose`."""
 
@@ -156,12 +155,12 @@ class GraphMaker:
     def reference_unet(self) -> Iterator[Graph]:
         """Needs the projections of the denoising UNet, which comes before."""
         unet: Any = self.load("reference_unet")
-        names, cases, free = tuple(reference_names(len(self._projections))), [], {}
+        names, cases = tuple(reference_names(len(self._projections))), []
         for example in self.examples:
             latents, embedding = self._latents(1, example), self._normal(1, 1, self.config.unet.cross_attention_dim)
             reference = _project_bank(self._projections, unet(latents, embedding), embedding)
             cases.append(Case({"latents": latents, "embedding": embedding}, reference.tensors))
-            free = {"latents": LATENT_AXES, **_token_axes(reference)}
+        free = {"latents": LATENT_AXES, **_token_axes(reference)}
         replace_layers(unet)
         yield self._graph("reference_unet", _Reference(unet, self._projections), names, cases, free)
 

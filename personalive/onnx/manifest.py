@@ -80,6 +80,10 @@ class Manifest:
             if found != FORMAT:
                 raise InputError(f"{folder} has ONNX files of format {found}, not {FORMAT}: export them again")
             manifest = _manifest(values)
+            if any(name != Path(name).name for record in manifest.files for name in (record.file, *record.sha256)):
+                raise ValueError("a file is elsewhere")
+            if any(record.file not in record.sha256 for record in manifest.files):
+                raise ValueError("a file without a digest")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"{folder} is no folder with a model in ONNX ({NAME} is missing or damaged): "
@@ -87,7 +91,7 @@ class Manifest:
             ) from error
         for record in manifest.files:
             for name, digest in record.sha256.items():
-                _check(folder / Path(name).name, digest)
+                _check(folder / name, digest)
         return manifest
 
 

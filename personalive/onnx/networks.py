@@ -1,6 +1,7 @@
 """The networks of a model as ONNX files, behind the engine's protocol."""
 
 import logging
+import shutil
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from personalive.accel.transfer import HostCopy, cat, upload
 from personalive.config import CHUNK
 from personalive.engine.motion import HeadPose
 from personalive.engine.raster import draw
-from personalive.errors import InputError, OutputError
+from personalive.errors import InputError, OutputError, WeightsError
 from personalive.extras import missing
 from personalive.onnx.export import export
 from personalive.onnx.graphs import reference_names
@@ -114,15 +115,9 @@ def open_networks(
     weights_digest = digest_of_weights(source)
     if folder is None:
         folder = cache_folder("onnx") / f"{FORMAT}_{weights_digest}_{precision}"
-        if not folder.exists():
-            logger.info("writing the model as ONNX files, once: %s", folder)
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                deque(export(source, folder, precision), maxlen=0)
-            except OutputError:
-                if not folder.exists():  # else another process was faster
-                    raise
-    manifest = Manifest.read(folder)
+        manifest = _kept(source, folder, precision)
+    else:
+        manifest = Manifest.read(folder)
     if manifest.weights != weights_digest:
         raise InputError(f"{folder} holds another model than {source.name}: export this one with `personalive export`")
     if manifest.size is not None:
@@ -131,6 +126,24 @@ def open_networks(
     if manifest.precision != precision:
         raise InputError(f"the files in {folder} are in {manifest.precision}, not {precision}: give --dtype")
     return OnnxNetworks(folder, manifest, device, runtime), manifest.motion_fingerprint
+
+
+def _kept(source: WeightsSource, folder: Path, precision: Precision) -> Manifest:
+    """The files of a model in the cache, written now if they are not there, or not as they were written."""
+    if folder.exists():
+        try:
+            return Manifest.read(folder)
+        except (InputError, WeightsError) as error:
+            logger.warning("%s; they are in the cache, so they are written again", error)
+            shutil.rmtree(folder)
+    logger.info("writing the model as ONNX files, once: %s", folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        deque(export(source, folder, precision), maxlen=0)
+    except OutputError:
+        if not folder.exists():  # else another process was faster
+            raise
+    return Manifest.read(folder)
 
 
 def best_runtime(device: torch.device) -> Runtime:

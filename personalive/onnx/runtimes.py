@@ -16,6 +16,8 @@ from personalive.user_cache import cache_folder, can_be_kept
 SHAPES_AT_ONCE = 8
 """Compiled forms of a file that are kept, one for each shape of its inputs."""
 
+CUDA = "CUDAExecutionProvider"
+
 Function = Callable[[Mapping[str, Tensor]], list[Tensor]]
 """Inputs by name → outputs in order, all on the host."""
 
@@ -44,18 +46,23 @@ class OnnxRuntime:
         self.threads = threads
         self.providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
-            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            if CUDA not in onnxruntime.get_available_providers():
                 raise InputError(
                     f"the installed ONNX Runtime cannot use {device}: install onnxruntime-gpu in the place of "
                     "onnxruntime, or give --device cpu"
                 )
-            self.providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
+            self.providers.insert(0, (CUDA, {"device_id": device.index or 0}))
 
     def load(self, path: Path) -> Function:
         options = self._module.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3  # it warns of every constant that it folds
         session = self._module.InferenceSession(str(path), options, providers=self.providers)
+        if len(self.providers) > 1 and session.get_providers()[0] != CUDA:  # its libraries are loaded only now
+            raise InputError(
+                "ONNX Runtime cannot load CUDA's libraries, and would use the CPU: install the CUDA and cuDNN that "
+                "onnxruntime-gpu was built for, or give --device cpu"
+            )
 
         def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
             found = session.run(None, {name: _array(tensor) for name, tensor in inputs.items()})

@@ -134,7 +134,7 @@ class FusedStage(nn.Module):
 class FusedReferenceUNet(nn.Module):
     """See `ReferenceUNet`."""
 
-    def __init__(self, unet: Any, operations: Operations, frames: int) -> None:
+    def __init__(self, unet: Any, operations: Operations) -> None:
         """Consume a plain one."""
         super().__init__()
         self.conv_in, self.time_embedding = unet.conv_in, unet.time_embedding

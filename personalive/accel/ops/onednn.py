@@ -1,4 +1,4 @@
-"""Operations and layers for CPUs, by oneDNN's kernels where PyTorch's own choice is slower.
+"""Operations for CPUs, by oneDNN's kernels where PyTorch's own choice is slower.
 
 PyTorch multiplies fp32 matrices with another library, which reaches half of oneDNN's speed for narrow matrices, and
 writes the bias in a separate pass. Wide layers are computed in blocks of rows that stay in the cache: getting a new
@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from personalive.accel.fuse.linears import replace_linears
-from personalive.accel.fuse.transformers import FusedFFNProjOut
 from personalive.accel.ops import reference as operations
 from personalive.models.blocks import to_image, to_tokens
 
@@ -92,38 +90,6 @@ def feed_forward(tokens: Tensor, normed: Tensor, fc1: nn.Linear, fc2: nn.Linear)
     for part, total in zip(normed.split(ROWS), tokens.split(ROWS), strict=True):
         gated = _product(part, gate_weight, gate_bias, "gelu").mul_(linear(part, value_weight, value_bias))
         total.add_(linear(gated, fc2.weight))
-
-
-class FastFFNProjOut(nn.Module):
-    """See `FusedFFNProjOut`."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, end: FusedFFNProjOut) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = end.fc1, end.fc2
-        self.register_buffer("weight", end.proj_out.weight.detach().flatten(1).contiguous(), persistent=False)
-        self.register_buffer("bias", end.bias, persistent=False)
-
-    def forward(self, x: Tensor, tokens: Tensor, normed: Tensor) -> Tensor:
-        """Image [n, c, h, w] that entered, its tokens [n, h·w, c] (overwritten), and those normalised → image."""
-        feed_forward(tokens.flatten(0, 1), normed.flatten(0, 1), self.fc1, self.fc2)
-        return to_image(linear(tokens, self.weight, self.bias), like=x).add_(x)
-
-
-def replace_layers(network: nn.Module) -> None:
-    """Replace those merged layers of `network` that have a faster form here, in place."""
-    _replace_ends(network)
-    replace_linears(network, linear)
-
-
-def _replace_ends(network: nn.Module) -> None:
-    for name, child in list(network.named_children()):
-        if isinstance(child, FusedFFNProjOut):
-            setattr(network, name, FastFFNProjOut(child))
-        else:
-            _replace_ends(child)
 
 
 OPERATIONS = operations.Operations(

@@ -144,7 +144,6 @@ def conv_half_sums(x: Tensor, weight: Tensor, *, tile: Tile) -> Tensor:
     if tile.use_tma and not _fits_tma(x, outs):
         raise RuntimeError(f"TMA cannot load this convolution of {x.shape[1]} to {outs} channels")
     y = torch.empty((n, outs, height, width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    x, weight = (image.contiguous(memory_format=torch.channels_last) for image in (x, weight))
     _launch(x, weight, None, None, None, y, tile)
     return y
 
@@ -166,7 +165,9 @@ def _launch(
     """Write a convolution, times both scales, plus bias and `other` if these are given, into `y`."""
     n, channels, height, width = x.shape
     outs = weight.shape[0]
-    added = y if other is None else other.contiguous(memory_format=torch.channels_last)
+    x, weight, added = (
+        image.contiguous(memory_format=torch.channels_last) for image in (x, weight, y if other is None else other)
+    )
     images = [image.permute(0, 2, 3, 1) for image in (x, added, y)]
     wide = 16 if width > 8 else 8
     tall = tile.rows // wide

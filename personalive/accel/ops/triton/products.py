@@ -231,8 +231,13 @@ def linear_add(
     return _multiply(x, weight, bias, other, torch.empty_like(other), tile)
 
 
+def add_linear_(total: Tensor, x: Tensor, weight: Tensor, tile: Tile) -> None:
+    """Add `linear(x, weight)` of rows `[r, i]` to `total` `[r, o]`, in place; errors as of `linear_add`."""
+    _multiply(x, weight, None, total, total, tile)
+
+
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None, other: Tensor | None, y: Tensor, tile: Tile) -> Tensor:
-    """Write `x·weightᵀ + bias + other` into `y`."""
+    """Write `x·weightᵀ + bias + other` into `y`, which may be `other`: every tile reads no more than what it writes."""
     width, depth = weight.shape
     if depth % tile.depth or width % 8:
         raise ValueError(f"a layer of {depth} to {width} is not a whole number of steps")
