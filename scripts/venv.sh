@@ -28,10 +28,13 @@ install_packages() {
         as_root=(sudo -n env)
     fi
     say "installing $* with apt"
-    local apt=(apt-get -o DPkg::Lock::Timeout=300 -qq)  # another one may be at work
-    "${as_root[@]}" "${apt[@]}" update </dev/null >/dev/null || say "apt-get update failed; trying with the lists as they are"
-    "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
-        "${apt[@]}" install -y --no-install-recommends "$@" </dev/null >/dev/null || {
+    (
+        if command -v flock >/dev/null; then flock 8; fi # test.sh installs Chromium while .venv is made
+        "${as_root[@]}" apt-get update -qq </dev/null >/dev/null ||
+            say "apt-get update failed; trying with the lists as they are"
+        "${as_root[@]}" DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 8>&-
+    ) 8>"$root/.apt.lock" || {
         say "apt-get install $* failed"
         return 1
     }
