@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import struct
+import weakref
 
 import httpx
 import pytest
@@ -111,6 +112,18 @@ def test_sessions_are_forgotten_when_their_worker_no_longer_has_them_and_kept_wh
     assert not ledger.sessions and ledger.lost("new").parameters.mirror
     now[0] = 1000.0
     assert ledger.lost("new") is None
+
+
+def test_lost_sessions_for_which_nobody_comes_back_are_forgotten():
+    now = [0.0]
+    ledger = Ledger(1, lambda: now[0])
+    for name in ("0.0", "0.1"):
+        ledger.opened(f"on {name}", name, Client.known("cookie", "127.0.0.1"), None)
+    lost = weakref.ref(ledger.lose("0.0")[0])
+    assert lost() is ledger.lost("on 0.0")
+    now[0] = 1000.0
+    ledger.lose("0.1")
+    assert lost() is None and ledger.lost("on 0.1")
 
 
 def test_the_latest_session_is_known_although_machines_have_clocks_of_their_own():
