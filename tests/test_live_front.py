@@ -297,7 +297,7 @@ def test_a_worker_that_is_drained_keeps_its_sessions_takes_no_others_and_ends(se
         assert state["state"] == "draining" and state["sessions"] == 1
         for name in ("second", "first"):  # also not the one that was there before; its portrait comes along
             with socket_session(server, name) as (_, elsewhere), server.client(name) as other:
-                assert server.busy() == [1, 1]
+                until(lambda: server.busy() == [1, 1])  # the front has been told that the one before has ended
                 shown = other.get(f"/api/v1/sessions/{elsewhere}").json()["stats"]["has_portrait"]
                 assert shown == (name == "first")
         assert client.get(f"/api/v1/sessions/{session}").json()["connected"]
