@@ -1,0 +1,161 @@
+"""A front over workers that do what a test says: what it does when they do not start, do not answer or end."""
+
+import asyncio
+import contextlib
+import logging
+import queue
+
+import pytest
+
+from personalive.live.front.pool import FIRST_WAIT, LONGEST_WAIT, Pool
+from personalive.live.front.reports import Report
+from personalive.live.hub.clients import Client
+from personalive.live.hub.entries import FullError
+from personalive.live.hub.loader import LoadState
+from tests.live_support import WAIT
+
+KILLED = "was killed by SIGKILL"
+CLIENT = Client.known("cookie", "127.0.0.1")
+
+
+def report(status="loaded"):
+    return Report(LoadState(status), (), 1, None)
+
+
+class ToldProcess:
+    """A process, of which a test says what it reports and how it ends."""
+
+    url = "http://worker"
+
+    def __init__(self, seat, *says):
+        self.seat, self.described = seat, {}
+        self.told_to_end = self.killed = False
+        self._said = queue.SimpleQueue()
+        for each in says:
+            self.say(each)
+
+    def say(self, what):
+        """Report something, fail with an error, or end in some way."""
+        self._said.put(what)
+
+    def follow(self, hear):
+        while True:
+            said = self._said.get()
+            if isinstance(said, Exception):
+                raise said
+            if isinstance(said, str):
+                return said
+            hear(said)
+
+    def send(self, order):
+        pass
+
+    def terminate(self):
+        self.told_to_end = True
+
+    def kill(self, seconds):
+        self.killed = True
+        self.say(KILLED)
+
+    async def close(self):
+        pass
+
+
+class ToldWorkplace:
+    """Starts processes that have loaded the model, unless a test says otherwise."""
+
+    def __init__(self, size=1):
+        self.size = size
+        self.started = []
+        self.says = lambda seat: [report()]
+
+    def start(self, seat, name, call_seconds):
+        self.started.append(ToldProcess(seat, *self.says(seat)))
+        return self.started[-1]
+
+
+@contextlib.asynccontextmanager
+async def running(workplace, **options):
+    """A pool, whose workers are ended after the block."""
+    pool = Pool(workplace, load_at_start=False, **options)
+    pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.stop()
+
+
+async def until(condition):
+    async with asyncio.timeout(WAIT):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def loaded(pool):
+    return [worker for worker in pool.up if worker.is_loaded]
+
+
+# ---- starting ----
+
+
+@pytest.mark.parametrize("how", ["is not started", "does not answer", "dies while it loads"])
+async def test_a_worker_that_does_not_load_is_tried_again_ever_more_seldom_while_others_serve(how, caplog):
+    workplace, waits, attempts = ToldWorkplace(2), [], 1100  # 2 to the power of 1,024 is more than a float holds
+
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    def says(seat):
+        if seat == 1 or len(waits) == attempts:
+            return [report()]
+        if how == "is not started":
+            raise BlockingIOError("no more processes\nof this user")
+        return [KILLED] if how == "does not answer" else [report("loading"), KILLED]
+
+    workplace.says = says
+    async with running(workplace, sleep=sleep) as pool:
+        assert workplace.started[-1].seat == 1
+        await until(lambda: len(loaded(pool)) == 2)
+        assert waits == [FIRST_WAIT * 2**each for each in range(5)] + [LONGEST_WAIT] * (attempts - 5)
+        assert len(caplog.messages) == attempts
+        if how == "is not started":
+            assert caplog.messages[0] == "worker 0 cannot be started, and is tried again: no more processes"
+        (loads,) = [each for each in loaded(pool) if each.seat == 0]
+        loads.process.say(KILLED)  # which replaces it at once, as it had loaded
+        await until(lambda: loads not in pool.up and len(loaded(pool)) == 2)
+        assert len(waits) == attempts
+        (loads,) = [each for each in loaded(pool) if each.seat == 0]
+        attempts += 1
+        loads.process.say(KILLED)
+        await until(lambda: len(waits) == attempts)
+        assert waits[-1] == FIRST_WAIT
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no thread"), ValueError("no report")])
+async def test_a_worker_that_can_no_longer_be_followed_is_replaced(error, caplog):
+    workplace = ToldWorkplace()
+    async with running(workplace) as pool:
+        await until(lambda: loaded(pool))
+        workplace.started[0].say(error)
+        await until(lambda: len(workplace.started) == 2 and loaded(pool))
+        assert workplace.started[0].killed and pool.deaths == 1
+        assert str(error) in caplog.text and "worker 0 was lost" in caplog.text
+
+
+# ---- draining ----
+
+
+async def test_a_worker_that_was_told_to_end_gets_no_sessions_although_its_seat_is_open_again(caplog):
+    workplace = ToldWorkplace()
+    async with running(workplace) as pool:
+        await until(lambda: loaded(pool))
+        pool.drain([0])
+        assert workplace.started[0].told_to_end
+        pool.reopen([0])
+        with pytest.raises(FullError, match="try again in a moment"):
+            pool.ordered(CLIENT)
+        assert pool.limit == 0 and pool.described()[0]["state"] == "draining"
+        workplace.started[0].say("ended with status 0")
+        await until(lambda: len(workplace.started) == 2 and loaded(pool))
+        assert pool.ordered(CLIENT) == pool.up
+        assert pool.deaths == 0 and not [each for each in caplog.records if each.levelno >= logging.WARNING]
