@@ -5,13 +5,18 @@ import contextlib
 import logging
 import queue
 
+import httpx
 import pytest
 
+from personalive.live.front.app import create_front
+from personalive.live.front.metrics import Sums, front_registry
 from personalive.live.front.pool import FIRST_WAIT, LONGEST_WAIT, Pool
 from personalive.live.front.reports import Report
 from personalive.live.hub.clients import Client
 from personalive.live.hub.entries import FullError
 from personalive.live.hub.loader import LoadState
+from personalive.live.options import ServeOptions
+from personalive.net.waiting import WaitingRoom
 from tests.live_support import WAIT
 
 KILLED = "was killed by SIGKILL"
@@ -159,3 +164,39 @@ async def test_a_worker_that_was_told_to_end_gets_no_sessions_although_its_seat_
         await until(lambda: len(workplace.started) == 2 and loaded(pool))
         assert pool.ordered(CLIENT) == pool.up
         assert pool.deaths == 0 and not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+# ---- figures ----
+
+
+def frames(count):
+    return f"# TYPE frames_total counter\nframes_total {count}\n"
+
+
+async def test_figures_of_a_worker_that_does_not_answer_are_neither_missed_nor_added_twice():
+    workplace, answers = ToldWorkplace(2), {}
+    async with running(workplace) as pool:
+        await until(lambda: len(loaded(pool)) == 2)
+        transport = httpx.ASGITransport(create_front(ServeOptions(workers=2), pool), client=("127.0.0.1", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+            async def total(*counts):
+                for process, count in zip(workplace.started, counts, strict=True):
+                    answer = httpx.Response(200, text=frames(count)) if count else httpx.Response(503)
+                    answers[process] = process.transport = httpx.MockTransport(lambda request, answer=answer: answer)
+                (line,) = [each for each in (await client.get("/metrics")).text.splitlines() if each[:7] == "frames_"]
+                return float(line.split()[1])
+
+            assert await total(5, 7) == 12
+            assert await total(None, 7) == 12
+            assert await total(6, 7) == 13
+            workplace.started[0].say(KILLED)
+            await until(lambda: len(workplace.started) == 3 and len(loaded(pool)) == 2)
+            assert await total(None, 7, 1) == 6 + 7 + 1
+
+
+def test_what_a_worker_said_before_it_died_is_added_once():
+    sums = Sums(front_registry(Pool(ToldWorkplace(), load_at_start=False), WaitingRoom()))
+    for texts, living in (({"0.0": frames(5)}, {"0.0"}), ({}, set()), ({"0.0": frames(5)}, set())):
+        sums.update(texts, living)
+        assert sums.registry.get_sample_value("frames_total") == 5
