@@ -2,16 +2,22 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import queue
 
 import httpx
 import pytest
+import websockets.asyncio.client
+import websockets.asyncio.server
+from fastapi import WebSocket
 
+from personalive.live.front import sockets
 from personalive.live.front.app import create_front
 from personalive.live.front.metrics import Sums, front_registry
 from personalive.live.front.pool import FIRST_WAIT, LONGEST_WAIT, Pool
 from personalive.live.front.reports import Report
+from personalive.live.front.sessions import Sessions
 from personalive.live.hub.clients import Client
 from personalive.live.hub.entries import FullError
 from personalive.live.hub.loader import LoadState
@@ -200,3 +206,54 @@ def test_what_a_worker_said_before_it_died_is_added_once():
     for texts, living in (({"0.0": frames(5)}, {"0.0"}), ({}, set()), ({"0.0": frames(5)}, set())):
         sums.update(texts, living)
         assert sums.registry.get_sample_value("frames_total") == 5
+
+
+# ---- connections ----
+
+
+OPENED, REFUSED = {"sessionId": "a"}, {"type": "stream_stopped"}
+
+
+@pytest.mark.parametrize(
+    ("first", "client"),
+    [(OPENED, "leaves"), (OPENED, "reads nothing"), (REFUSED, "leaves"), (REFUSED, "reads nothing"), (None, "waits")],
+)
+async def test_a_connection_to_a_worker_ends_with_its_client_s_however_that_ends(first, client, monkeypatch):
+    """`first`: the worker's message; None: it says nothing until the front gives up."""
+    monkeypatch.setattr(sockets, "SEND_SECONDS", 0.0)
+    taken, ended = asyncio.Event(), asyncio.Event()
+
+    async def serve(connection):
+        if first is not None:
+            await connection.send(json.dumps(first))
+        await connection.wait_closed()
+        ended.set()
+
+    async def connect(target, **options):
+        connection = await websockets.asyncio.client.connect(f"ws://127.0.0.1:{port}{target}", **options)
+        taken.set()
+        return connection
+
+    async def receive():
+        return {"type": "websocket.connect"}
+
+    async def send(message):
+        if message["type"] != "websocket.accept":
+            if client == "leaves":
+                raise OSError
+            await asyncio.Event().wait()
+
+    workplace = ToldWorkplace()
+    async with websockets.asyncio.server.serve(serve, "127.0.0.1", 0) as server, running(workplace) as pool:
+        await until(lambda: loaded(pool))
+        port = server.sockets[0].getsockname()[1]
+        workplace.started[0].connect = connect
+        scope = {"type": "websocket", "headers": [], "query_string": b"", "path": "/", "client": ("127.0.0.1", 1)}
+        socket = WebSocket(scope, receive, send)
+        await socket.accept()
+        proxy = asyncio.create_task(sockets.SocketProxy(pool, Sessions(pool), socket).run(None, "jpeg"))
+        async with asyncio.timeout(WAIT):
+            await taken.wait()
+            if first is None:
+                proxy.cancel()
+            await ended.wait()
