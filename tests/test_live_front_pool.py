@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import queue
+import tempfile
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from fastapi import WebSocket
 
 from personalive.live.front import sockets
 from personalive.live.front.app import create_front
+from personalive.live.front.identity import Identity
 from personalive.live.front.metrics import Sums, front_registry
 from personalive.live.front.pool import FIRST_WAIT, LONGEST_WAIT, Pool
 from personalive.live.front.reports import Report
@@ -257,3 +259,23 @@ async def test_a_connection_to_a_worker_ends_with_its_client_s_however_that_ends
             if first is None:
                 proxy.cancel()
             await ended.wait()
+
+
+# ---- certificates ----
+
+
+async def test_keys_are_written_to_no_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    front, worker = Identity.new(), Identity.new()
+
+    async def answer(reader, writer):
+        writer.write(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=worker.serving(front.certificate))
+    async with server, asyncio.timeout(WAIT):
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=front.calling(worker.certificate))
+        writer.write(b"are you there?\n")
+        assert await reader.readline() == b"are you there?\n"
+        writer.close()
