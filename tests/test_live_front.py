@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import struct
+import weakref
 
 import httpx
 import pytest
@@ -111,6 +112,18 @@ def test_sessions_are_forgotten_when_their_worker_no_longer_has_them_and_kept_wh
     assert not ledger.sessions and ledger.lost("new").parameters.mirror
     now[0] = 1000.0
     assert ledger.lost("new") is None
+
+
+def test_lost_sessions_for_which_nobody_comes_back_are_forgotten():
+    now = [0.0]
+    ledger = Ledger(1, lambda: now[0])
+    for name in ("0.0", "0.1"):
+        ledger.opened(f"on {name}", name, Client.known("cookie", "127.0.0.1"), None)
+    lost = weakref.ref(ledger.lose("0.0")[0])
+    assert lost() is ledger.lost("on 0.0")
+    now[0] = 1000.0
+    ledger.lose("0.1")
+    assert lost() is None and ledger.lost("on 0.1")
 
 
 def test_the_latest_session_is_known_although_machines_have_clocks_of_their_own():
@@ -284,7 +297,7 @@ def test_a_worker_that_is_drained_keeps_its_sessions_takes_no_others_and_ends(se
         assert state["state"] == "draining" and state["sessions"] == 1
         for name in ("second", "first"):  # also not the one that was there before; its portrait comes along
             with socket_session(server, name) as (_, elsewhere), server.client(name) as other:
-                assert server.busy() == [1, 1]
+                until(lambda: server.busy() == [1, 1])  # the front has been told that the one before has ended
                 shown = other.get(f"/api/v1/sessions/{elsewhere}").json()["stats"]["has_portrait"]
                 assert shown == (name == "first")
         assert client.get(f"/api/v1/sessions/{session}").json()["connected"]

@@ -117,13 +117,12 @@ class _Front:
     async def metrics(self, request: Request) -> Response:
         workers = self._pool.up
         told = await asyncio.gather(*(forward(each, request, b"") for each in workers), return_exceptions=True)
-        self._sums.update(
-            {
-                worker.name: bytes(answer.body).decode()
-                for worker, answer in zip(workers, told, strict=True)
-                if isinstance(answer, Response) and answer.status_code == 200
-            }
-        )
+        texts = {
+            worker.name: bytes(answer.body).decode()
+            for worker, answer in zip(workers, told, strict=True)
+            if isinstance(answer, Response) and answer.status_code == 200
+        }
+        self._sums.update(texts, {worker.name for worker in self._pool.up})
         return Response(render(self._sums.registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def load(self, request: Request, wanted: schemas.LoadRequest) -> Response:

@@ -163,15 +163,18 @@ class Ledger:
         for placed in ended:
             del self.sessions[placed.identifier]
             self._lost[placed.identifier] = (now, placed)
+        self._forget_lost(now)
         return ended
 
     def lost(self, identifier: str) -> Placed | None:
         """A session whose worker has died."""
-        limit = self._clock() - LOST_SECONDS
-        while self._lost and next(iter(self._lost.values()))[0] < limit:
-            self._lost.popitem(last=False)
+        self._forget_lost(self._clock())
         _, placed = self._lost.get(identifier, (0.0, None))
         return placed
+
+    def _forget_lost(self, now: float) -> None:
+        while self._lost and next(iter(self._lost.values()))[0] < now - LOST_SECONDS:
+            self._lost.popitem(last=False)
 
     def found_again(self, identifier: str) -> None:
         """Its client has another session in its place."""

@@ -1,6 +1,6 @@
 """Figures of all workers together, for Prometheus."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -63,12 +63,19 @@ class Sums(Collector):
         """Has the sums of the last `update`."""
         self.registry.register(self)
 
-    def update(self, texts: Mapping[str, str]) -> None:
-        """Take what each worker, by name, has said in Prometheus' text format."""
-        gone = [self._last[name] for name in self._last.keys() - texts.keys()]
+    def update(self, texts: Mapping[str, str], living: Set[str]) -> None:
+        """Take what workers have said.
+
+        Args:
+            texts: in Prometheus' text format, by worker. Of a living worker that is not here, the last one counts.
+            living: names of the workers that live now. What another one has said is not looked at: it may be in the
+                sum of the dead already.
+        """
+        gone = [self._last.pop(name) for name in self._last.keys() - living]
         growing = [each for metrics in gone for each in metrics if each.type in GROWING]
         self._ended = added([*self._ended, *growing])
-        self._last = {name: list(text_string_to_metric_families(text)) for name, text in texts.items()}
+        for name in texts.keys() & living:
+            self._last[name] = list(text_string_to_metric_families(texts[name]))
 
     def collect(self) -> Iterable[Metric]:
         """The sums."""

@@ -6,10 +6,11 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from personalive.errors import first_line
 from personalive.live.core.parameters import LoadParameters
 from personalive.live.front.ledger import Ledger
 from personalive.live.front.placement import Load as Busy
@@ -24,7 +25,7 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
 """Time for workers to end their sessions."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-"""Seconds before a worker is started again that died before it could answer; each time twice as many."""
+"""Seconds before a worker is started again that ended before it had loaded the model; each time twice as many."""
 RANKS = ("not_loaded", "error", "loading", "loaded")
 
 
@@ -41,11 +42,8 @@ class Worker:
     """The last one; None: it does not answer requests yet."""
     pending: int = 0
     """Sessions that are on their way to it."""
-
-    @property
-    def is_up(self) -> bool:
-        """Whether it answers requests."""
-        return self.report is not None
+    is_ending: bool = False
+    """Whether it was told to end: it takes no new sessions, even if its seat does again."""
 
     @property
     def is_loaded(self) -> bool:
@@ -56,20 +54,25 @@ class Worker:
 class Pool:
     """A worker for each seat. Belongs to the event loop."""
 
-    def __init__(self, workplace: Workplace, *, load_at_start: bool) -> None:
+    def __init__(
+        self,
+        workplace: Workplace,
+        *,
+        load_at_start: bool,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         """Nothing is started yet.
 
         Args:
             workplace: starts their processes.
             load_at_start: whether they load the model before a client asks.
+            sleep: waits for so many seconds.
         """
         self.seats = range(workplace.size)
         self.ledger = Ledger(len(self.seats))
         self.draining: set[int] = set()
         """Seats whose workers take no new sessions, and end when they have none."""
         self.deaths = 0
-        self.on_death: Callable[[Worker], None] = lambda worker: None
-        """Is called for each worker that has died and is replaced."""
         self.on_drained: Callable[[], None] = lambda: None
         """Is called when all have been drained."""
         self.parameters = LoadParameters() if load_at_start else None
@@ -77,7 +80,9 @@ class Pool:
         self._workplace = workplace
         self._workers: dict[int, Worker] = {}
         self._names = itertools.count()
-        self._false_starts = dict.fromkeys(self.seats, 0)
+        self._waits = dict.fromkeys(self.seats, FIRST_WAIT)
+        """For each seat, how long it stays empty the next time that it has to."""
+        self._sleep = sleep
         self._call_seconds: float | None = None
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +110,12 @@ class Pool:
 
     def _start(self, seat: int) -> None:
         name = f"{seat}.{next(self._names)}"
-        process = self._workplace.start(seat, name, self._call_seconds)
+        try:
+            process = self._workplace.start(seat, name, self._call_seconds)
+        except Exception as error:  # the system and Ray have many kinds; whichever it is, the others serve on
+            logger.warning("worker %d cannot be started, and is tried again: %s", seat, first_line(error))
+            self._spawn_task(self._start_later(seat))
+            return
         worker = self._workers[seat] = Worker(seat, name, process)
         threading.Thread(target=self._follow, args=(worker,), name=f"worker {name}", daemon=True).start()
 
@@ -114,18 +124,25 @@ class Pool:
         loop = self._loop
         assert loop is not None
 
-        def hear(report: Report) -> None:
-            loop.call_soon_threadsafe(self._hear, worker, report)
+        def call(method: Callable[[Worker, Any], None], said: Report | str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(method, worker, said)
 
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(self._ended, worker, worker.process.follow(hear))
+        how = "was lost"
+        try:
+            how = worker.process.follow(lambda report: call(self._hear, report))
+        except Exception:
+            logger.exception("worker %d can no longer be followed", worker.seat)
+            worker.process.kill(0.0)  # another one takes its seat, and its GPU
+        finally:
+            call(self._ended, how)
 
     def _hear(self, worker: Worker, report: Report) -> None:
-        if worker.report is None:
-            self._false_starts[worker.seat] = 0
-            if self.parameters is not None:
-                worker.process.send(Load(self.parameters))
+        if worker.report is None and self.parameters is not None:
+            worker.process.send(Load(self.parameters))
         worker.report = report
+        if worker.is_loaded:
+            self._waits[worker.seat] = FIRST_WAIT
         self._call_seconds = report.call_seconds or self._call_seconds
         self.ledger.reported(worker.name, report.sessions, report.now - time.monotonic())
         self._end_if_drained(worker)
@@ -141,15 +158,18 @@ class Pool:
             if len(self.draining) == len(self.seats) and not self._workers:
                 self.on_drained()
             return
-        self.deaths += 1
-        logger.warning("worker %d %s, with %d sessions; another one takes its place", worker.seat, how, len(lost))
-        self.on_death(worker)
-        self._spawn_task(self._start_again(worker.seat, at_once=worker.is_up))
+        if not worker.is_ending:
+            self.deaths += 1
+            logger.warning("worker %d %s, with %d sessions; another one takes its place", worker.seat, how, len(lost))
+        if worker.is_ending or worker.is_loaded:
+            self._start(worker.seat)
+        else:  # what it died of, such as too little memory for the model, is likely to be there still
+            self._spawn_task(self._start_later(worker.seat))
 
-    async def _start_again(self, seat: int, *, at_once: bool) -> None:
-        if not at_once:
-            await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** self._false_starts[seat]))
-            self._false_starts[seat] += 1
+    async def _start_later(self, seat: int) -> None:
+        wait = self._waits[seat]
+        self._waits[seat] = min(LONGEST_WAIT, 2 * wait)
+        await self._sleep(wait)
         if seat not in self._workers and seat not in self.draining:
             self._start(seat)
 
@@ -195,13 +215,17 @@ class Pool:
             raise FullError(self._full())
         return chosen
 
+    def takes_sessions(self, worker: Worker) -> bool:
+        """Whether a worker may be given new ones."""
+        return worker.seat not in self.draining and not worker.is_ending
+
     def _busy(self, worker: Worker, client: Client) -> Busy:
         assert worker.report is not None
         sessions, known = self.ledger.on(worker.name), self.ledger.known(client)
         waiting = [each for each in sessions if each.state is not SessionState.CONNECTED]
         return Busy(
             len(sessions) + worker.pending,
-            0 if worker.seat in self.draining else worker.report.limit,
+            worker.report.limit if self.takes_sessions(worker) else 0,
             len(waiting),
             has_own=any(each.client.is_same(client) for each in waiting),
             is_home=worker.name == known.home,
@@ -214,7 +238,7 @@ class Pool:
         Raises:
             FullError: nowhere.
         """
-        takers = [each for each in self.up if each.seat not in self.draining]
+        takers = [each for each in self.up if self.takes_sessions(each)]
         if len(takers) == 0 or sum(len(self.ledger.on(each.name)) for each in takers) >= self.limit > 0:
             raise FullError(self._full())
 
@@ -229,7 +253,7 @@ class Pool:
     @property
     def limit(self) -> int:
         """The most sessions of all workers that take new ones."""
-        return sum(each.report.limit for each in self.up if each.report and each.seat not in self.draining)
+        return sum(each.report.limit for each in self.up if each.report and self.takes_sessions(each))
 
     # ---- draining ----
 
@@ -242,7 +266,7 @@ class Pool:
             self.on_drained()
 
     def reopen(self, seats: Sequence[int]) -> None:
-        """Let these take sessions again; those that have ended are started again."""
+        """Let these take sessions again; those that have ended, or were told to, are started again."""
         drained = self.draining.intersection(seats)
         self.draining -= drained
         for seat in drained - self._workers.keys():
@@ -250,6 +274,7 @@ class Pool:
 
     def _end_if_drained(self, worker: Worker) -> None:
         if worker.seat in self.draining and not worker.pending and not self.ledger.on(worker.name):
+            worker.is_ending = True
             worker.process.terminate()
 
     def described(self) -> list[dict[str, object]]:
@@ -257,11 +282,11 @@ class Pool:
         return [self._described(seat) for seat in self.seats]
 
     def _described(self, seat: int) -> dict[str, object]:
-        worker, drains = self._workers.get(seat), seat in self.draining
+        worker = self._workers.get(seat)
         if worker is None:
-            return {"worker": seat, "state": "drained" if drains else "starting", "sessions": 0}
+            return {"worker": seat, "state": "drained" if seat in self.draining else "starting", "sessions": 0}
         report = worker.report
-        state = "draining" if drains else _status(worker) if report else "starting"
+        state = "draining" if not self.takes_sessions(worker) else _status(worker) if report else "starting"
         described = {"worker": seat, "state": state, "sessions": len(self.ledger.on(worker.name))}
         if report is not None:
             described |= {"max_sessions": report.limit, **worker.process.described}

@@ -70,7 +70,7 @@ class Sessions:
         home = self._pool.named(self._ledger.known(client).home)
         if found:
             return found
-        if home is not None and home.seat not in self._pool.draining:
+        if home is not None and self._pool.takes_sessions(home):
             return [home]
         try:
             return self._pool.ordered(client)[:1]

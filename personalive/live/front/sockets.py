@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.frames import CloseCode
 
 from personalive.errors import PersonaLiveError
+from personalive.live.core.frames import Message
 from personalive.live.front.forward import headers_for
 from personalive.live.front.ledger import Placed
 from personalive.live.front.pool import Pool, Worker
@@ -40,6 +41,8 @@ class SocketProxy:
 
     def __init__(self, pool: Pool, sessions: Sessions, socket: WebSocket) -> None:
         self._pool, self._sessions, self._socket = pool, sessions, socket
+        self._connected = contextlib.AsyncExitStack()
+        """Closes every connection to a worker."""
 
     async def run(self, identifier: str | None, picture_format: str) -> None:
         """Serve until either side ends it.
@@ -48,23 +51,26 @@ class SocketProxy:
             identifier: of the session to continue; None: open one.
             picture_format: of the pictures that go to the client.
         """
+        async with self._connected:
+            upstream = await self._upstream(identifier, picture_format)
+            if upstream is not None:
+                await self._relay(upstream)
+
+    async def _upstream(self, identifier: str | None, picture_format: str) -> ClientConnection | None:
+        """A connection to the session's worker; None: there is none, which the client has been told."""
         try:
             client = callers.sender_of(self._socket, new_cookie)
             lost = self._sessions.lost(identifier, client) if identifier else None
             if identifier is None or lost is not None:
-                upstream = await self._open(client, urlencode({"format": picture_format}), lost)
-            else:
-                query = urlencode({"sessionId": identifier, "format": picture_format})
-                upstream = await self._connect(self._sessions.worker_of(identifier, client), query)
+                return await self._open(client, urlencode({"format": picture_format}), lost)
+            query = urlencode({"sessionId": identifier, "format": picture_format})
+            return await self._connect(self._sessions.worker_of(identifier, client), query)
         except (PersonaLiveError, OSError, WebSocketException, httpx.TransportError) as error:
             reason = str(error) if isinstance(error, PersonaLiveError) else "its worker has ended: try again"
-            await self._socket.send_json({"type": "stream_stopped", "error_message": reason})
-            await self._socket.close(CloseCode.TRY_AGAIN_LATER, reason[:120])
-            return
-        try:
-            await self._relay(upstream)
-        finally:
-            await upstream.close()
+            await self._hang_up(CloseCode.TRY_AGAIN_LATER, reason, {"type": "stream_stopped", "error_message": reason})
+        except WebSocketDisconnect:
+            pass  # the client has left
+        return None
 
     async def _open(self, client: Client, query: str, lost: Placed | None) -> ClientConnection:
         """A connection to a session that has just been opened, or else to the last worker that refused one."""
@@ -103,7 +109,7 @@ class SocketProxy:
         headers = [(name.decode(), value.decode("latin1")) for name, value in headers_for(self._socket)]
         kept = [each for each in headers if each[0].encode() in PASSED_ON]
         token = given_token(self._socket.headers)
-        return await worker.process.connect(
+        upstream = await worker.process.connect(
             f"/api/v1/ws?{query}",
             additional_headers=[*kept, ("authorization", f"Bearer {token}")] if token else kept,
             user_agent_header=None,
@@ -114,6 +120,8 @@ class SocketProxy:
             max_queue=QUEUE,
             close_timeout=1.0,
         )
+        self._connected.push_async_callback(upstream.close)
+        return upstream
 
     # ---- relaying ----
 
@@ -128,14 +136,15 @@ class SocketProxy:
         for result in results:
             if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect | TimeoutError | OSError):
                 logger.error("a WebSocket broke", exc_info=result)
-        if upstream.close_code is not None:
+        if upstream.close_code == CloseCode.ABNORMAL_CLOSURE:
+            await self._hang_up(CloseCode.SERVICE_RESTART, GONE["text"], GONE)
+        elif upstream.close_code is not None:
             await self._hang_up(upstream.close_code, upstream.close_reason or "")
 
-    async def _hang_up(self, code: int, reason: str) -> None:
+    async def _hang_up(self, code: int, reason: str, message: Message | None = None) -> None:
         with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError, OSError):  # it may be gone
-            if code == CloseCode.ABNORMAL_CLOSURE:
-                await self._send(json.dumps(GONE))
-                code, reason = CloseCode.SERVICE_RESTART, GONE["text"]
+            if message is not None:
+                await self._send(json.dumps(message))
             await self._socket.close(code, reason[:120])
 
     async def _up(self, upstream: ClientConnection) -> None:
