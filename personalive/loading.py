@@ -44,7 +44,7 @@ class ModelChoice(Settings):
     dtype: DtypeName | None = _model(
         None,
         "Precision",
-        default_text="fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster",
+        default_text="fp16 on a GPU; on a CPU fp32, with the decoder, and in OpenVINO the UNet, in bf16 where faster",
     )
     attention: AttentionName = _model("auto", "On a GPU, kernels for attention; auto measures which are fastest")
     accelerate: AccelerationName | None = _model(
@@ -84,18 +84,15 @@ class ModelChoice(Settings):
     def for_files(self) -> Self:
         """The same choice for work on files: onnx, if nothing was said and the demo model is faster that way here.
 
-        It is in OpenVINO, on processors like those on which that was measured (docs/cpu.md). Live sessions do without,
+        It is in OpenVINO, on processors of the kind on which that was measured (docs/cpu.md). Live sessions do without,
         as they would wait while it compiles.
         """
         unsaid = self == type(self)(model=self.model, device=self.device)
         if not unsaid or missing("openvino") or missing("onnx") or self.resolved_device().type != "cpu":
             return self
-        try:
-            from personalive.accel.ops import onednn
-        except ModuleNotFoundError:  # left out of this installation, and what ONNX files need of it too
+        if self.resolved_source()[0] != "demo" or platform.machine() not in ("x86_64", "AMD64"):
             return self
-        measured = platform.machine() in ("x86_64", "AMD64") and not onednn.multiplies_bf16()
-        if self.resolved_source()[0] != "demo" or not measured or not can_be_kept("onnx"):
+        if not can_be_kept("onnx"):
             return self
         return self.replace(accelerate="onnx")
 

@@ -76,7 +76,8 @@ class PersonaLive:
         Args:
             source: "personalive" (published weights), "demo" (in this package's repository), or a folder.
             device: default: the GPU if there is one.
-            dtype: default: fp16 on a GPU; on a CPU fp32, with a decoder in bf16 where that is faster.
+            dtype: default: fp16 on a GPU; on a CPU fp32, with the decoder, and in OpenVINO the UNet, in bf16 where that
+                is faster.
             attention: on a GPU, "auto" measures which implementation is fastest; "sdpa" does without xformers,
                 "xformers" takes it wherever it is faster, and warns where it is missing.
             accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them; "onnx": ONNX files by a
@@ -96,7 +97,7 @@ class PersonaLive:
         """
         if accelerate not in get_args(AccelerationName):
             raise InputError(f"accelerate is {accelerate!r}: choose one of {', '.join(get_args(AccelerationName))}")
-        rounded_decoder = dtype is None
+        rounded = dtype is None
         device, dtype = _defaults(device, dtype)
         if onnx is not None and accelerate != "onnx":
             raise InputError(
@@ -111,7 +112,8 @@ class PersonaLive:
                 )
             from personalive.onnx.networks import open_networks
 
-            return cls(*open_networks(weights.resolve(source), None if onnx is None else Path(onnx), device, dtype))
+            folder, found = None if onnx is None else Path(onnx), weights.resolve(source)
+            return cls(*open_networks(found, folder, device, dtype, rounded=rounded))
         accelerator = _accelerator(
             device,
             dtype,
@@ -120,7 +122,7 @@ class PersonaLive:
             low_memory=low_memory,
             quantize=quantize,
             accumulate=accumulate,
-            rounded_decoder=rounded_decoder,
+            rounded_decoder=rounded,
         )
         found = weights.resolve(source, dtype=dtype)
         tiny = None

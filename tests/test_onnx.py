@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from personalive import weights
+from personalive.accel.ops import onednn
 from personalive.errors import InputError, MissingExtraError, OutputError, PersonaLiveError, WeightsError
 from personalive.extras import missing
 from personalive.loading import ModelChoice
@@ -263,6 +264,35 @@ def test_a_model_runs_from_files(exported: Path, small_model_folder: Path) -> No
 
 
 @pytest.mark.slow
+@WITHOUT_OPENVINO
+@pytest.mark.parametrize(
+    ("dtype", "multiplies", "rounds"), [(None, True, True), (None, False, False), (torch.float32, True, False)]
+)
+def test_openvino_rounds_where_nothing_was_said_and_the_processor_is_made_for_it(
+    exported: Path,
+    small_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype | None,
+    multiplies: bool,
+    rounds: bool,
+) -> None:
+    """Only what computes pictures: poses that are rounded move keypoints by whole pixels."""
+    rounds &= onednn.multiplies_bf16()  # where it does not, OpenVINO computes in fp32 all the same
+    monkeypatch.setattr("personalive.onnx.networks.multiplies_bf16", lambda: multiplies)
+    files, plain = (
+        PersonaLive.from_pretrained(small_model_folder, device="cpu", dtype=each, **choice).networks
+        for each, choice in ((dtype, {"accelerate": "onnx", "onnx": exported}), (torch.float32, {}))
+    )
+    images, latents = torch.rand(1, 3, 256, 256), torch.randn(1, 4, 32, 32)
+    with torch.inference_mode():
+        poses = [networks.extract_pose(images).canonical for networks in (files, plain)]
+        pictures = [networks.decode(latents) for networks in (files, plain)]
+    torch.testing.assert_close(*poses, rtol=1e-4, atol=1e-5)
+    error = float((pictures[0] - pictures[1]).norm() / pictures[1].norm())
+    assert error < 3e-2 and (error > 1e-4) == rounds
+
+
+@pytest.mark.slow
 def test_a_model_is_written_into_the_cache_once_and_again_if_damaged(
     small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -294,29 +324,28 @@ def test_the_folder_of_a_choice_is_the_same_for_processes_that_start_elsewhere()
 
 
 @pytest.mark.parametrize(
-    ("choice", "installed", "bf16", "expected"),
+    ("choice", "installed", "machine", "expected"),
     [
-        ({}, True, False, "onnx"),
-        ({"model": "demo", "device": "cpu"}, True, False, "onnx"),
-        ({}, False, False, None),
-        ({}, True, True, None),
-        ({"model": "personalive"}, True, False, None),
-        ({"accelerate": "graphs"}, True, False, "graphs"),
-        ({"dtype": "fp32"}, True, False, None),
+        ({}, True, "x86_64", "onnx"),
+        ({"model": "demo", "device": "cpu"}, True, "AMD64", "onnx"),
+        ({}, False, "x86_64", None),
+        ({}, True, "aarch64", None),
+        ({"model": "personalive"}, True, "x86_64", None),
+        ({"accelerate": "graphs"}, True, "x86_64", "graphs"),
+        ({"dtype": "fp32"}, True, "x86_64", None),
     ],
 )
 def test_files_run_in_openvino_where_that_was_measured_to_be_faster(
     choice: dict[str, Any],
     installed: bool,
-    bf16: bool,
+    machine: str,
     expected: str | None,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("personalive.loading.missing", lambda extra: [] if installed else ["openvino"])
-    monkeypatch.setattr("personalive.accel.ops.onednn.multiplies_bf16", lambda: bf16)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert ModelChoice(**choice).for_files().accelerate == expected
     monkeypatch.setenv("HF_HOME", str(Path(__file__) / "no folder"))

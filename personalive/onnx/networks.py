@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from personalive.accel.ops.onednn import multiplies_bf16
 from personalive.accel.transfer import HostCopy, cat, upload
 from personalive.config import CHUNK
 from personalive.engine.motion import HeadPose
@@ -94,13 +95,14 @@ DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "INT64": torch.int64
 
 
 def open_networks(
-    source: WeightsSource, folder: Path | None, device: torch.device, dtype: torch.dtype
+    source: WeightsSource, folder: Path | None, device: torch.device, dtype: torch.dtype, *, rounded: bool = False
 ) -> tuple[OnnxNetworks, tuple[float, ...]]:
     """The networks of a model from ONNX files, and the fingerprint of those that read motion.
 
     Args:
         source: the model that was asked for.
         folder: what `export` wrote; None: in the cache, where they are written the first time.
+        rounded: compute files in fp32 with bf16 where that is faster: in OpenVINO, on processors that multiply it.
 
     Raises:
         MissingExtraError: the extra [onnx] is not installed.
@@ -111,7 +113,7 @@ def open_networks(
     if dtype not in (torch.float32, torch.float16):
         raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
     precision: Precision = "fp16" if dtype == torch.float16 else "fp32"
-    runtime = best_runtime(device)
+    runtime = best_runtime(device, rounded=rounded and multiplies_bf16())
     weights_digest = digest_of_weights(source)
     if folder is None:
         folder = cache_folder("onnx") / f"{FORMAT}_{weights_digest}_{precision}"
@@ -146,7 +148,9 @@ def _kept(source: WeightsSource, folder: Path, precision: Precision) -> Manifest
     return Manifest.read(folder)
 
 
-def best_runtime(device: torch.device) -> Runtime:
+def best_runtime(device: torch.device, *, rounded: bool = False) -> Runtime:
     """On a CPU OpenVINO if it is installed, which was measured to be faster (docs/cpu.md), else ONNX Runtime."""
     threads = torch.get_num_threads()
-    return OpenVino(threads) if device.type == "cpu" and not missing("openvino") else OnnxRuntime(device, threads)
+    if device.type == "cpu" and not missing("openvino"):
+        return OpenVino(threads, rounded=rounded)
+    return OnnxRuntime(device, threads)

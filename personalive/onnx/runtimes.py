@@ -16,6 +16,8 @@ from personalive.user_cache import cache_folder, can_be_kept
 SHAPES_AT_ONCE = 8
 """Compiled forms of a file that are kept, one for each shape of its inputs."""
 
+ROUNDED = ("denoising_unet", "vae_decoder")
+"""Files that may be computed in bf16: nearly all of the work. What the others read, poses above all, is not rounded."""
 CUDA = "CUDAExecutionProvider"
 
 Function = Callable[[Mapping[str, Tensor]], list[Tensor]]
@@ -74,8 +76,11 @@ class OnnxRuntime:
 class OpenVino:
     """OpenVINO, on the CPU. A file is compiled for each shape that it is used with, which makes it faster."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *, rounded: bool = False) -> None:
         """Choose the number of threads.
+
+        Args:
+            rounded: compute `ROUNDED` in bf16; for processors that have instructions for it.
 
         Raises:
             MissingExtraError: it is not installed.
@@ -84,21 +89,24 @@ class OpenVino:
         import openvino
 
         self._core: Any = openvino.Core()
+        self._rounded = rounded
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,  # other threads of this process, and other processes, need the cores too
             # The UNet takes it seconds to compile for each number of keyframes.
             **({"CACHE_DIR": str(cache_folder("openvino"))} if can_be_kept("openvino") else {}),
         }
 
     def load(self, path: Path) -> Function:
+        rounded = self._rounded and path.stem in ROUNDED
+        options = {**self._options, "INFERENCE_PRECISION_HINT": "bf16" if rounded else "f32"}
+
         @lru_cache(maxsize=SHAPES_AT_ONCE)
         def compiled(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Any:
             model = self._core.read_model(path)
             model.reshape({name: list(shape) for name, shape in shapes})
-            return self._core.compile_model(model, "CPU", self._options).create_infer_request()
+            return self._core.compile_model(model, "CPU", options).create_infer_request()
 
         def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
             arrays = {name: _array(tensor) for name, tensor in inputs.items()}
