@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from personalive.cluster import Cluster, actor_options
+from personalive.cluster import Cluster, actor_options, stay_alone
 from personalive.errors import InputError, first_line
 from personalive.extras import require
 from personalive.gateway.listening import ServiceError
@@ -23,12 +23,6 @@ logger = logging.getLogger(__name__)
 
 APPLICATION, DEPLOYMENT = "personalive", "Replica"
 """What Ray calls them."""
-ALONE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: Ray's processes use the loopback address
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Variables by which Ray, started for this machine alone, is to be reached by nobody else, and reports to nobody."""
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 START_ATTEMPTS = 3
 """Ray gives itself 30 seconds, which is not enough on a machine that has much else to do."""
@@ -90,8 +84,7 @@ def join(options: JobsOptions, choice: ModelChoice) -> Scale:
     if on_gpus and len(gpus) < len(places):
         raise InputError(f"replicas is {len(places)}: each needs a GPU of its own, and there are {len(gpus)}")
     fewest, most = options.range_of(len(places))
-    for name, value in ALONE.items():
-        os.environ.setdefault(name, value)
+    stay_alone()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     _start(cpus=max(os.cpu_count() or 1, most), gpus=len(gpus))
