@@ -1,12 +1,14 @@
 """The processes of a service, on this machine or on a Ray cluster: Ray Serve starts, watches, adds and ends them."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from personalive.cluster import Cluster, actor_options, stay_alone
 from personalive.errors import InputError, first_line
@@ -20,6 +22,8 @@ from personalive.loading import ModelChoice
 from personalive.processes import seats
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 APPLICATION, DEPLOYMENT = "personalive", "Replica"
 """What Ray calls them."""
@@ -176,11 +180,11 @@ class Processes:
 
     async def watch(self) -> None:
         """Follow how many there are, for ever. They are DEFUNCT while Ray does not say."""
-        asking: asyncio.Task[int] | None = None
+        asking: asyncio.Future[int] | None = None
         try:
             while True:
                 # One question at a time: it is never answered if Ray has died, and keeps its thread.
-                asking = asking or asyncio.create_task(asyncio.to_thread(count_running))
+                asking = asking or in_thread(count_running)
                 try:
                     self._hear(await asyncio.wait_for(asyncio.shield(asking), ANSWER_SECONDS))
                 except Exception as error:
@@ -240,6 +244,21 @@ class Processes:
                 raise LostError(first_line(error)) from error
 
 
+def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """What a call of Ray's returns that may never return: unlike one of `to_thread`, it cannot keep a process alive."""
+    future = concurrent.futures.Future[T]()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
 def count_running() -> int:
     """How many processes Ray Serve says can make jobs.
 
@@ -266,7 +285,7 @@ async def leave(*, local: bool) -> None:
     from ray import serve
 
     try:  # Ray may have died, and then may never answer
-        await asyncio.wait_for(asyncio.to_thread(serve.delete, APPLICATION), LEAVE_SECONDS)
+        await asyncio.wait_for(in_thread(lambda: serve.delete(APPLICATION)), LEAVE_SECONDS)
     except Exception as error:
         logger.warning("Ray Serve does not say that the processes have ended: %s", first_line(error))
     if local:
