@@ -12,6 +12,12 @@ from personalive.net.addresses import ALLOW_PRIVATE
 
 PASSED_ON = (ALLOW_PRIVATE, "PERSONALIVE_HUB", "PERSONALIVE_REVISION")
 """Variables of the operator's environment that hold for the processes of all machines."""
+ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: Ray's processes use the loopback address
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Variables by which Ray, started for this machine alone, is to be reached by nobody else, and reports to nobody."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +48,30 @@ class Cluster:
             raise InputError(f"ray is {address!r}: run this on one of the cluster's machines, with auto")
         check_device(choice)
         require("scale")
+        if address == "local":
+            stay_alone()
         import ray
+        from ray.exceptions import RayError
 
         if not ray.is_initialized():
             try:
                 ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
-            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            except (ConnectionError, ValueError, RuntimeError, OSError, RayError) as error:
                 raise InputError(
                     f"ray is {address!r}: that cluster cannot be joined ({first_line(error)}); start one with "
                     "`ray start --head`, or give local to use this machine alone"
                 ) from error
         gpus = int(ray.cluster_resources().get("GPU", 0))
         if choice.device == "cuda" and not gpus:
-            raise InputError("the device is 'cuda': the cluster has no GPU")
+            raise InputError("the device is 'cuda': the cluster has no GPU; give --device cpu, or add a node with one")
         on_gpus = bool(gpus) and choice.device != "cpu"
         return cls(workers or (gpus if on_gpus else 1), on_gpus)
+
+
+def stay_alone() -> None:
+    """Let a Ray that is started here have `ALONE`. Call it before Ray is imported, which reads some of them then."""
+    for name, value in ALONE.items():
+        os.environ.setdefault(name, value)
 
 
 def check_device(choice: ModelChoice) -> None:

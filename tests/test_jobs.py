@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from personalive.gateway.app import create_app
 from personalive.gateway.deliveries import Deliveries
 from personalive.gateway.openapi import describe, inputs_of, own_schema
 from personalive.gateway.prediction import NotReadyError
-from personalive.jobs.cluster import Scale
+from personalive.jobs import cluster
+from personalive.jobs.cluster import Processes, Scale
 from personalive.jobs.ended import Ended
 from personalive.jobs.options import JobsOptions
 from personalive.jobs.queue import JobQueue, LostError
@@ -243,6 +245,55 @@ async def test_until_the_model_is_loaded_jobs_are_refused(served):
         assert (await it.client.get("/health-check")).json()["status"] == "STARTING"
         refused = await it.put("job")
         assert refused.status_code == 503 and refused.headers["retry-after"]
+
+
+@pytest.mark.parametrize("dead", ["raises", "hangs"])
+async def test_while_ray_is_dead_the_service_says_so_and_takes_no_jobs(served, monkeypatch, caplog, dead):
+    """A call to a Ray that has died may raise an error, or never return."""
+    alive, asked = threading.Event(), []
+
+    def count_running():
+        asked.append(dead)
+        if not alive.is_set():
+            if dead == "raises":
+                raise ConnectionError("no such actor")
+            alive.wait()
+        return 2
+
+    monkeypatch.setattr(cluster, "count_running", count_running)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.01)
+    processes = Processes(2)
+    watching = asyncio.create_task(processes.watch())
+    try:
+        async with served() as it:
+            it.queue._makers = processes
+
+            async def health(status):
+                while (found := (await it.client.get("/health-check")).json())["status"] != status:
+                    await asyncio.sleep(0.001)
+                return found
+
+            while len(asked) < (5 if dead == "raises" else 1):
+                await asyncio.sleep(0.001)
+            assert processes.status == "STARTING", "Ray Serve may not have been started yet"
+            processes.status, processes.running = "READY", 2
+            assert (await health("DEFUNCT"))["replicas"] == 0
+            refused = await it.put("job")
+            assert refused.status_code == 503 and "Ray does not answer" in refused.json()["error"]
+            if dead == "hangs":
+                assert len(asked) == 1, "a question that is never answered keeps its thread"
+            alive.set()
+            assert (await health("READY"))["replicas"] == 2
+    finally:
+        alive.set()
+        watching.cancel()
+    why = {"raises": "no such actor", "hangs": "TimeoutError"}[dead]
+    assert [record.message for record in caplog.records] == [
+        f"Ray does not say how many processes there are: {why}",
+        "Ray has not answered 3 times in a row: no jobs are taken until it does",
+        "Ray answers again, and jobs are taken",
+    ]
 
 
 async def test_the_disk_is_bounded_too(tmp_path):

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from personalive.jobs.application import application, build
-from personalive.jobs.cluster import Scale
+from personalive.jobs.cluster import Processes, Scale
 from personalive.jobs.options import JobsOptions
+from personalive.jobs.queue import LostError
+from personalive.jobs.work import Began
 from personalive.testing.quick_requests import QuickRequests
 from tests.endpoint_support import WAIT, Endpoint, receiver, short_inputs, wait_for
 
@@ -81,6 +83,12 @@ def until(server, name, *statuses, seconds=WAIT):
     return state(server, name)
 
 
+def command_of(pid):
+    with suppress(OSError):
+        return (Path("/proc") / str(pid) / "cmdline").read_text().replace("\0", " ")
+    return ""
+
+
 def marks(server, seed):
     return len(list((server.folder / "marks").glob(f"{seed}.*")))
 
@@ -113,6 +121,68 @@ def test_a_client_that_goes_away_cancels_its_job(two):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{two.url}/predictions", json={"input": inputs("ok:600"), "id": "gone"}, timeout=3)
     assert until(two, "gone", "canceled", "succeeded", "failed")["status"] == "canceled"
+
+
+def test_while_ray_serve_does_not_answer_the_service_is_defunct(two):
+    (controller,) = (pid for pid in two.processes() if "ServeController" in command_of(pid))
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        wait_for(lambda: two.status() == "DEFUNCT", START)
+        assert two.put("refused", inputs("ok")).status_code == 503
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    wait_for(lambda: two.status() == "READY", START)
+    assert two.post(inputs("ok", 12)).json()["status"] == "succeeded"
+
+
+def test_when_ray_has_died_the_service_says_so_and_can_be_ended(tmp_path):
+    with quick(tmp_path, "--replicas", "1") as server:
+        server.put("long", inputs("ok:600"))
+        until(server, "long", "processing")
+        (raylet,) = (pid for pid in server.processes() if command_of(pid).partition(" ")[0].endswith("/raylet"))
+        os.kill(raylet, signal.SIGKILL)
+        wait_for(lambda: server.status() == "DEFUNCT", START)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: httpx.get(f"{server.url}/health-check", timeout=WAIT).json()["draining"])
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(START) == 0
+
+
+class Handle:
+    """Stands in for Ray Serve's, with one process: raises an error where it is told to."""
+
+    def __init__(self, **errors):
+        self.errors, self.sent = errors, []
+
+    def options(self, **_options):
+        return self
+
+    @asynccontextmanager
+    async def choose_replica(self):
+        if "choose" in self.errors:
+            raise self.errors["choose"]
+        yield "process"
+
+    def dispatch(self, process, inputs):
+        if "dispatch" in self.errors:
+            raise self.errors["dispatch"]
+        self.sent.append(inputs)
+        return self
+
+
+@pytest.mark.parametrize("where", ["choose", "dispatch"])
+async def test_a_process_that_is_lost_before_it_has_the_job_is_told_as_lost(where):
+    """So the queue has the job made again, by another one."""
+    from ray.exceptions import ActorUnavailableError, RayActorError
+    from ray.serve.exceptions import RayServeException
+
+    processes = Processes(1)
+    for error in (RayActorError(), ActorUnavailableError("away", None), RayServeException("no deployment")):
+        handle = processes._handle = Handle(**{where: error})
+        with pytest.raises(LostError):
+            async for event in processes.run(inputs("ok")):
+                assert isinstance(event, Began) and where == "dispatch"
+        assert not handle.sent
 
 
 def test_a_job_whose_process_died_is_made_again_once(two):

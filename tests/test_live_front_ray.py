@@ -194,3 +194,10 @@ def test_media_that_nobody_could_reach_are_refused(monkeypatch):
     with pytest.raises(InputError, match=r"media_host is 127\.0\.0\.1"):
         RayWorkplace(ServeOptions(), cluster, EchoWorkers())
     RayWorkplace(ServeOptions(media_host="0.0.0.0"), cluster, EchoWorkers())
+
+
+@pytest.mark.parametrize(("address", "media_host"), [("local", "192.0.2.1"), ("auto", None)])
+def test_on_this_machine_alone_media_use_the_address_that_was_chosen(address, media_host):
+    """Ray knows this machine by its loopback address then, which nobody else could send media to."""
+    options = ServeOptions(ray=address, media_host="192.0.2.1")
+    assert RayWorkplace(options, Cluster(2, on_gpus=True), EchoWorkers())._options.media_host == media_host

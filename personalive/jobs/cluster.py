@@ -1,14 +1,16 @@
 """The processes of a service, on this machine or on a Ray cluster: Ray Serve starts, watches, adds and ends them."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
-from collections.abc import AsyncGenerator, Mapping
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from personalive.cluster import Cluster, actor_options
+from personalive.cluster import Cluster, actor_options, stay_alone
 from personalive.errors import InputError, first_line
 from personalive.extras import require
 from personalive.gateway.listening import ServiceError
@@ -21,18 +23,20 @@ from personalive.processes import seats
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 APPLICATION, DEPLOYMENT = "personalive", "Replica"
 """What Ray calls them."""
-ALONE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # in spite of its name: Ray's processes use the loopback address
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Variables by which Ray, started for this machine alone, is to be reached by nobody else, and reports to nobody."""
 QUIET = {"log_level": "WARNING", "enable_access_log": False}
 START_ATTEMPTS = 3
 """Ray gives itself 30 seconds, which is not enough on a machine that has much else to do."""
 POLL_SECONDS = 2.0
+ANSWER_SECONDS = 10.0
+"""Time within which Ray says how many processes there are, unless it is busy."""
+MISSED_ANSWERS = 3
+"""After so many in a row it is taken to be dead."""
+LEAVE_SECONDS = 70.0
+"""Ray Serve itself gives up after 60, if it lives."""
 LONGEST_START_SECONDS = 3600.0
 """A model may have to be downloaded first."""
 IDLE_SECONDS = 300.0
@@ -90,8 +94,7 @@ def join(options: JobsOptions, choice: ModelChoice) -> Scale:
     if on_gpus and len(gpus) < len(places):
         raise InputError(f"replicas is {len(places)}: each needs a GPU of its own, and there are {len(gpus)}")
     fewest, most = options.range_of(len(places))
-    for name, value in ALONE.items():
-        os.environ.setdefault(name, value)
+    stay_alone()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     _start(cpus=max(os.cpu_count() or 1, most), gpus=len(gpus))
@@ -133,6 +136,7 @@ class Processes:
         self.running = 0
         self.limit = limit
         self._handle: Any = None
+        self._missed = 0
 
     async def start(self, prepare: Prepare, scale: Scale) -> None:
         """Start them, and wait until the first can make jobs.
@@ -141,6 +145,8 @@ class Processes:
             ServiceError: none can.
         """
         from ray import serve
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
 
         application = serve.deployment(Replica).options(**scale.options()).bind(prepare)
 
@@ -150,7 +156,7 @@ class Processes:
 
         try:
             handle = await asyncio.to_thread(run)
-        except RuntimeError as error:
+        except (RuntimeError, RayError, RayServeException) as error:
             raise ServiceError(f"no process can be started: {first_line(error)}; see Ray's log") from error
         await self.use(handle)
 
@@ -160,27 +166,51 @@ class Processes:
         Raises:
             ServiceError: it cannot.
         """
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
         self._handle = handle
-        error = await handle.setup_error.remote()
+        try:
+            error = await handle.setup_error.remote()
+        except (RayError, RayServeException) as lost:
+            raise ServiceError(f"the first process is lost: {first_line(lost)}; see Ray's log") from lost
         if error:
             raise ServiceError(error)
         self.status = "READY"
 
     async def watch(self) -> None:
-        """Follow how many there are, for ever."""
-        from ray import serve
+        """Follow how many there are, for ever. They are DEFUNCT while Ray does not say."""
+        asking: asyncio.Future[int] | None = None
+        try:
+            while True:
+                # One question at a time: it is never answered if Ray has died, and keeps its thread.
+                asking = asking or in_thread(count_running)
+                try:
+                    self._hear(await asyncio.wait_for(asyncio.shield(asking), ANSWER_SECONDS))
+                except Exception as error:
+                    self._miss(error)
+                if asking.done():
+                    asking = None
+                await asyncio.sleep(POLL_SECONDS)
+        finally:
+            if asking is not None:
+                asking.cancel()
 
-        while True:
-            with contextlib.suppress(Exception):  # Ray may be busy
-                status = await asyncio.to_thread(serve.status)
-                states = (
-                    deployment.replica_states
-                    for application in status.applications.values()
-                    for name, deployment in application.deployments.items()
-                    if name == DEPLOYMENT
-                )
-                self.running = sum(int(each.get("RUNNING", 0)) for each in states)
-            await asyncio.sleep(POLL_SECONDS)
+    def _hear(self, running: int) -> None:
+        self.running, self._missed = running, 0
+        if self.status == "DEFUNCT":
+            logger.warning("Ray answers again, and jobs are taken")
+            self.status = "READY"
+
+    def _miss(self, error: Exception) -> None:
+        if self.status == "STARTING":
+            return  # Ray Serve may not have been started yet
+        self._missed += 1
+        if self._missed == 1:
+            logger.warning("Ray does not say how many processes there are: %s", first_line(error))
+        elif self._missed == MISSED_ANSWERS:
+            logger.error("Ray has not answered %d times in a row: no jobs are taken until it does", MISSED_ANSWERS)
+            self.status, self.running = "DEFUNCT", 0
 
     async def run(self, inputs: Mapping[str, Any]) -> AsyncGenerator[Event, None]:
         """Let one make a job as soon as one is free; closing the generator stops it.
@@ -197,20 +227,56 @@ class Processes:
 
         handle = self._handle.options(method_name="run", stream=True)
         while True:
-            async with handle.choose_replica() as process:
-                yield Began()
-                response = handle.dispatch(process, inputs)
-                try:
-                    async for event in response:
-                        yield event
-                    return
-                except ReplicaUnavailableError:  # it was ended in between, and has not been sent the job
-                    continue
-                except (RayError, RayServeException) as error:
-                    logger.warning("a process is lost: %s", first_line(error))
-                    raise LostError(first_line(error)) from error
-                finally:
-                    response.cancel()
+            try:
+                async with handle.choose_replica() as process:
+                    yield Began()
+                    response = handle.dispatch(process, inputs)
+                    try:
+                        async for event in response:
+                            yield event
+                        return
+                    finally:
+                        response.cancel()
+            except ReplicaUnavailableError:  # it was ended in between, and has not been sent the job
+                continue
+            except (RayError, RayServeException) as error:
+                logger.warning("a process is lost: %s", first_line(error))
+                raise LostError(first_line(error)) from error
+
+
+def in_thread(call: Callable[[], T]) -> asyncio.Future[T]:
+    """What a call of Ray's returns that may never return: unlike one of `to_thread`, it cannot keep a process alive."""
+    future = concurrent.futures.Future[T]()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return asyncio.wrap_future(future)
+
+
+def count_running() -> int:
+    """How many processes Ray Serve says can make jobs.
+
+    Raises:
+        ServiceError: it does not know of them.
+        RayError: it cannot be asked.
+    """
+    from ray import serve
+
+    states = [
+        deployment.replica_states
+        for application in serve.status().applications.values()
+        for name, deployment in application.deployments.items()
+        if name == DEPLOYMENT
+    ]
+    if not states:  # what Ray Serve says when it is gone, too
+        raise ServiceError("Ray Serve does not know of them")
+    return sum(int(each.get("RUNNING", 0)) for each in states)
 
 
 async def leave(*, local: bool) -> None:
@@ -218,8 +284,10 @@ async def leave(*, local: bool) -> None:
     import ray
     from ray import serve
 
-    with contextlib.suppress(Exception):  # Ray may have died
-        await asyncio.to_thread(serve.delete, APPLICATION)
+    try:  # Ray may have died, and then may never answer
+        await asyncio.wait_for(in_thread(lambda: serve.delete(APPLICATION)), LEAVE_SECONDS)
+    except Exception as error:
+        logger.warning("Ray Serve does not say that the processes have ended: %s", first_line(error))
     if local:
         with contextlib.suppress(Exception):
             await asyncio.to_thread(serve.shutdown)

@@ -142,7 +142,8 @@ class JobQueue:
             if self.is_draining:
                 raise NotReadyError("the service takes no more jobs, as it is about to end", retry_after=30)
             if self._makers.status != "READY":
-                raise NotReadyError("the model is not loaded; see GET /health-check")
+                reason = "Ray does not answer" if self._makers.status == "DEFUNCT" else "the model is not loaded"
+                raise NotReadyError(f"{reason}; see GET /health-check")
             if self.waiting >= self.limit:
                 raise NotReadyError(
                     f"{self.limit} jobs are waiting, which is the most: try again later",

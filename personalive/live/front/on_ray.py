@@ -185,7 +185,8 @@ def _media_host(options: ServeOptions) -> str | None:
     chosen = options.media_host or options.host
     limits = IceLimits(chosen)
     if not limits.local_only:
-        return chosen if limits.addresses is None else None
+        # "local" is this machine, which Ray knows by its loopback address only.
+        return chosen if limits.addresses is None or options.ray == "local" else None
     if sum(node["Alive"] for node in ray.nodes()) > 1:
         raise InputError(
             f"media_host is {chosen}: nobody could reach media of workers on other machines there; give 0.0.0.0"
