@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.cpu import processor
 from benchmarks.measuring import Results
 from personalive import weights
+from personalive.accel.ops.onednn import multiplies_bf16
 from personalive.animate.job import animate
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.config import CHUNK, WINDOW
@@ -35,15 +36,19 @@ from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
 
 CPU = torch.device("cpu")
+FUSED = "fused"
 
 
 def models(files: Path) -> dict[str, PersonaLive]:
-    """The demo model by what runs it."""
+    """The demo model by what runs it; in bf16 too, as far as each does that, where the processor multiplies it."""
     manifest, threads = Manifest.read(files), torch.get_num_threads()
     runtimes: dict[str, Runtime] = {"ONNX Runtime": OnnxRuntime(CPU, threads), "OpenVINO": OpenVino(threads)}
-    return {
-        "fused": PersonaLive.from_pretrained("demo", device="cpu", dtype=torch.float32),
-        **{name: PersonaLive(OnnxNetworks(files, manifest, CPU, runtime)) for name, runtime in runtimes.items()},
+    loaded = {FUSED: PersonaLive.from_pretrained("demo", device="cpu", dtype=torch.float32)}
+    if multiplies_bf16():
+        loaded["fused, bf16"] = PersonaLive.from_pretrained("demo", device="cpu")
+        runtimes["OpenVINO, bf16"] = OpenVino(threads, rounded=True)
+    return loaded | {
+        name: PersonaLive(OnnxNetworks(files, manifest, CPU, runtime)) for name, runtime in runtimes.items()
     }
 
 
@@ -77,8 +82,8 @@ def calls(networks: Networks, size: tuple[int, int]) -> dict[str, Callable[[], T
 def measure_networks(results: Results, loaded: Mapping[str, PersonaLive], size: tuple[int, int], rounds: int) -> None:
     """Processor and clock time of each call of each model, the least of some rounds, and the error."""
     runs = {name: calls(model.networks, size) for name, model in loaded.items()}
-    for network in runs["fused"]:
-        expected = runs["fused"][network]()
+    for network in runs[FUSED]:
+        expected = runs[FUSED][network]()
         errors = {name: float((run[network]() - expected).norm() / expected.norm()) for name, run in runs.items()}
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
         for _ in range(rounds):

@@ -4,7 +4,8 @@
 
 ONNX Runtime's tools quantise the files: linear layers (not the products within attention) and convolutions, weights by
 channel, and activations either by ranges that the demo's frames show, or by those of each call ("dynamic"). bf16 is
-PyTorch's, in every network. Every variant animates the same drawn people, whom training never saw.
+PyTorch's, in every network, and OpenVINO's, in these two. Every variant animates the same drawn people, whom training
+never saw.
 """
 
 import argparse
@@ -41,7 +42,7 @@ VARIANTS: dict[str, Mapping[str, str]] = {
     "UNet in int8, dynamic": {UNET: "dynamic"},
 }
 """By name: which files are quantised, and how."""
-BF16 = "bf16"
+BF16, OPENVINO_BF16 = "bf16", "OpenVINO, bf16"
 SAMPLES = 4
 """Calls that give the ranges."""
 
@@ -110,7 +111,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/cpu_quantised.json"))
     parser.add_argument("--files", type=Path, help="of the demo model, in fp32 and free sizes; default: exported now")
-    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, BF16], default=[*VARIANTS, BF16])
+    variants = [*VARIANTS, BF16, OPENVINO_BF16]
+    parser.add_argument("--variants", nargs="+", choices=variants, default=variants)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--frames", type=int, default=24)
     options = parser.parse_args()
@@ -120,11 +122,16 @@ def main() -> None:
         files = options.files or Path(name) / "files"
         if options.files is None:
             list(export(weights.resolve("demo"), files))
-        inputs = recorded_inputs(files) if set(options.variants) - {"fp32", BF16} else {}
+        inputs = recorded_inputs(files) if set(options.variants) - {"fp32", BF16, OPENVINO_BF16} else {}
         for variant in options.variants:
             if variant == BF16:
                 model = PersonaLive.from_pretrained("demo", device=CPU, dtype=torch.bfloat16)
                 measure(results, BF16, model, options.pairs, options.frames)
+                continue
+            if variant == OPENVINO_BF16:
+                rounded = OpenVino(threads, rounded=True)
+                model = PersonaLive(OnnxNetworks(files, Manifest.read(files), CPU, rounded))
+                measure(results, variant, model, options.pairs, options.frames)
                 continue
             folder = Path(name) / "variant"
             shutil.copytree(files, folder, dirs_exist_ok=True)
