@@ -136,7 +136,8 @@ def _kept(source: WeightsSource, folder: Path, precision: Precision) -> Manifest
         try:
             return Manifest.read(folder)
         except (InputError, WeightsError) as error:
-            logger.warning("%s; they are in the cache, so they are written again", error)
+            logger.warning("the ONNX files in the cache are written again, as they were damaged or removed: %s", folder)
+            logger.debug("%s", error)
             shutil.rmtree(folder)
     logger.info("writing the model as ONNX files, once: %s", folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

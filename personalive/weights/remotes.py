@@ -11,16 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
-from requests import JSONDecodeError
 
 from personalive.errors import InputError, WeightsError
 from personalive.weights.manifest import FileDigest, Repository, is_digest
-from personalive.weights.transfer import persist
+from personalive.weights.transfer import NETWORK_ERRORS, persist
 
 MODELSCOPE = "modelscope"
 """What `--hub` calls ModelScope; anything else is `HUGGING_FACE` or an address."""
@@ -82,7 +82,7 @@ class HuggingFace:
             )
         except RevisionNotFoundError as error:
             raise RevisionGoneError(f"{self.name} does not have revision {revision} of {repository}") from error
-        except (OSError, HFValidationError) as error:
+        except (*NETWORK_ERRORS, ValueError) as error:
             if self._endpoint is not None and _is_no_hub(error):
                 return FileServer(self._endpoint).listing(repository, revision, paths)
             raise _unreadable(self.name, repository, revision, error) from error
@@ -136,17 +136,19 @@ class FileServer:
         upstream, files = _upstream(revision), {}
         for path in paths:
             try:
-                response = get_session().head(
+                session: Any = get_session()  # of requests, or from version 1 of the hub's client on, of httpx
+                follow = "follow_redirects" if hasattr(session, "follow_redirects") else "allow_redirects"
+                response = session.head(
                     self._url(repository, upstream, path),
                     headers=_PLAIN,
-                    allow_redirects=True,
                     timeout=_TIMEOUT_SECONDS,
+                    **{follow: True},
                 )
                 if response.status_code != 404:
                     response.raise_for_status()
                     size = response.headers.get("Content-Length", "")
                     files[path] = FileDigest(int(size) if size.isdecimal() else None, None)
-            except OSError as error:
+            except NETWORK_ERRORS as error:
                 raise _unreadable(self.name, repository, upstream, error) from error
         if not files:
             raise RevisionGoneError(f"{self.name} has nothing of {repository} at revision {upstream}")
@@ -205,7 +207,7 @@ class ModelScope(FileServer):
             response.raise_for_status()
             entries = response.json()["Data"]["Files"] or []  # None for an unknown revision
             listed = {entry["Path"]: FileDigest(int(entry["Size"]), entry["Sha256"]) for entry in entries}
-        except (OSError, LookupError, TypeError, ValueError) as error:
+        except (*NETWORK_ERRORS, LookupError, TypeError, ValueError) as error:
             raise _unreadable(self.name, repository, upstream, error) from error
         files = {path: listed[path] for path in paths if path in listed}
         for path, file in files.items():
@@ -273,4 +275,4 @@ def _is_no_hub(error: Exception) -> bool:
     unknown = (
         response is not None and response.status_code in (404, 405, 501) and "X-Error-Code" not in response.headers
     )
-    return unknown or isinstance(error, JSONDecodeError)
+    return unknown or (isinstance(error, ValueError) and not isinstance(error, HFValidationError))

@@ -13,6 +13,13 @@ from huggingface_hub.errors import HFValidationError
 from personalive.errors import WeightsError
 from personalive.weights.source import format_size
 
+try:
+    from httpx import HTTPError
+except ImportError:  # from version 1 on, the hub's client uses it; before, its errors were all OSError
+    NETWORK_ERRORS: tuple[type[Exception], ...] = (OSError,)
+else:
+    NETWORK_ERRORS = (OSError, HTTPError)
+
 logger = logging.getLogger(__name__)
 
 _FAILURES = 3
@@ -42,7 +49,7 @@ def persist(download: Callable[[], Path], partial: Path, label: str, size: int |
         try:
             with _log_progress(partial, label, size):
                 return download()
-        except (OSError, RuntimeError, HFValidationError) as error:  # RuntimeError: of the hub's Xet transfer
+        except (*NETWORK_ERRORS, RuntimeError, HFValidationError) as error:  # RuntimeError: of the hub's Xet transfer
             failures = 1 if _size(partial) > before else failures + 1
             refused = getattr(getattr(error, "response", None), "status_code", 500) < 500
             if failures == _FAILURES or refused:
