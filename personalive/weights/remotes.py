@@ -30,6 +30,9 @@ OTHER_HUB = (
     "hub cache (HF_HOME) from a machine that has it."
 )
 _TIMEOUT_SECONDS = 10.0
+_NO_LISTING: tuple[type[Exception], ...] = (*NETWORK_ERRORS, ValueError)
+_NO_FILES: tuple[type[Exception], ...] = (*_NO_LISTING, LookupError, TypeError)
+"""ModelScope's answer may be anything."""
 _PLAIN = {"Accept-Encoding": "identity"}
 """Headers: sizes and ranges count the bytes of the file itself."""
 
@@ -82,7 +85,7 @@ class HuggingFace:
             )
         except RevisionNotFoundError as error:
             raise RevisionGoneError(f"{self.name} does not have revision {revision} of {repository}") from error
-        except (*NETWORK_ERRORS, ValueError) as error:
+        except _NO_LISTING as error:
             if self._endpoint is not None and _is_no_hub(error):
                 return FileServer(self._endpoint).listing(repository, revision, paths)
             raise _unreadable(self.name, repository, revision, error) from error
@@ -207,7 +210,7 @@ class ModelScope(FileServer):
             response.raise_for_status()
             entries = response.json()["Data"]["Files"] or []  # None for an unknown revision
             listed = {entry["Path"]: FileDigest(int(entry["Size"]), entry["Sha256"]) for entry in entries}
-        except (*NETWORK_ERRORS, LookupError, TypeError, ValueError) as error:
+        except _NO_FILES as error:
             raise _unreadable(self.name, repository, upstream, error) from error
         files = {path: listed[path] for path in paths if path in listed}
         for path, file in files.items():

@@ -19,6 +19,8 @@ except ImportError:  # from version 1 on, the hub's client uses it; before, its 
     NETWORK_ERRORS: tuple[type[Exception], ...] = (OSError,)
 else:
     NETWORK_ERRORS = (OSError, HTTPError)
+_BROKEN: tuple[type[Exception], ...] = (*NETWORK_ERRORS, RuntimeError, HFValidationError)
+"""RuntimeError: of the hub's Xet transfer."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def persist(download: Callable[[], Path], partial: Path, label: str, size: int |
         try:
             with _log_progress(partial, label, size):
                 return download()
-        except (*NETWORK_ERRORS, RuntimeError, HFValidationError) as error:  # RuntimeError: of the hub's Xet transfer
+        except _BROKEN as error:
             failures = 1 if _size(partial) > before else failures + 1
             refused = getattr(getattr(error, "response", None), "status_code", 500) < 500
             if failures == _FAILURES or refused:
