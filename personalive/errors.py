@@ -4,6 +4,8 @@ Every message says what was wrong, with which value, and what to do about it. An
 server) may show the message to its user as it is. Any other error that escapes is a defect.
 """
 
+from collections.abc import Sequence
+
 
 class PersonaLiveError(Exception):
     """Base of every error that a user can cause or fix."""
@@ -40,3 +42,13 @@ class MissingExtraError(PersonaLiveError):
 def first_line(error: BaseException) -> str:
     """An error's text for a message of ours: one line of at most 200 characters, or its name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is none of some.
+
+    Raises:
+        InputError: it names them.
+    """
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))}")

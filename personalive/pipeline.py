@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,7 +16,7 @@ from personalive.engine.networks import Networks, PlainNetworks
 from personalive.engine.preprocess import Preprocessor
 from personalive.engine.state import Driving
 from personalive.engine.stream import Stream
-from personalive.errors import InputError
+from personalive.errors import InputError, check_choice
 from personalive.media.photograph import is_photograph
 from personalive.models.fingerprint import fingerprint
 from personalive.models.vae import VAE
@@ -95,17 +95,16 @@ class PersonaLive:
             InputError: an unknown attention, acceleration, quantisation or accumulation, or a device that cannot do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
         """
-        if accelerate not in get_args(AccelerationName):
-            raise InputError(f"accelerate is {accelerate!r}: choose one of {', '.join(get_args(AccelerationName))}")
+        check_choice("accelerate", accelerate, get_args(AccelerationName))
         rounded = dtype is None
+        choices = {"attention": attention, "low_memory": low_memory, "quantize": quantize, "accumulate": accumulate}
         device, dtype = _defaults(device, dtype)
         if onnx is not None and accelerate != "onnx":
             raise InputError(
                 f"onnx names a folder of ONNX files, but accelerate is {accelerate}: choose accelerate onnx"
             )
         if accelerate == "onnx":
-            chosen = attention != "auto" or quantize != "none" or accumulate != "fp32"
-            if chosen or low_memory or tiny_vae is not None:
+            if _of_accel(choices) or tiny_vae is not None:
                 raise InputError(
                     "accelerate onnx runs what is in the files: leave out attention, quantize, accumulate, low_memory "
                     "and tiny_vae"
@@ -114,16 +113,7 @@ class PersonaLive:
 
             folder, found = None if onnx is None else Path(onnx), weights.resolve(source)
             return cls(*open_networks(found, folder, device, dtype, rounded=rounded))
-        accelerator = _accelerator(
-            device,
-            dtype,
-            name=accelerate,
-            attention=attention,
-            low_memory=low_memory,
-            quantize=quantize,
-            accumulate=accumulate,
-            rounded_decoder=rounded,
-        )
+        accelerator = _accelerator(device, dtype, name=accelerate, rounded_decoder=rounded, **choices)
         found = weights.resolve(source, dtype=dtype)
         tiny = None
         if tiny_vae is not None:  # before the large files, as this may be refused
@@ -185,6 +175,12 @@ class PersonaLive:
         return advance(streams, driving, stretch=stretch)
 
 
+def _of_accel(choices: Mapping[str, Any]) -> list[str]:
+    """Names of the choices that only the accelerated networks have."""
+    plain = {"attention": "auto", "quantize": "none", "accumulate": "fp32", "low_memory": False}
+    return [name for name, value in plain.items() if choices[name] != value]
+
+
 def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "Accelerator | None":
     """What runs the networks faster; None if that part of the package is missing."""
     try:
@@ -192,9 +188,9 @@ def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "A
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("personalive.accel"):
             raise
-        for name, plain in (("attention", "auto"), ("quantize", "none"), ("accumulate", "fp32"), ("low_memory", False)):
-            if choices[name] != plain:
-                raise InputError(f"{name} {choices[name]} needs personalive.accel, which is not here") from error
+        if needing := _of_accel(choices):
+            name = needing[0]
+            raise InputError(f"{name} {choices[name]} needs personalive.accel, which is not here") from error
         return None
     return Accelerator(device, dtype, **choices)
 

@@ -124,13 +124,13 @@ def main() -> None:
             list(export(weights.resolve("demo"), files))
         inputs = recorded_inputs(files) if set(options.variants) - {"fp32", BF16, OPENVINO_BF16} else {}
         for variant in options.variants:
-            if variant == BF16:
-                model = PersonaLive.from_pretrained("demo", device=CPU, dtype=torch.bfloat16)
-                measure(results, BF16, model, options.pairs, options.frames)
-                continue
-            if variant == OPENVINO_BF16:
+            if variant not in VARIANTS:
                 rounded = OpenVino(threads, rounded=True)
-                model = PersonaLive(OnnxNetworks(files, Manifest.read(files), CPU, rounded))
+                model = (
+                    PersonaLive.from_pretrained("demo", device=CPU, dtype=torch.bfloat16)
+                    if variant == BF16
+                    else PersonaLive(OnnxNetworks(files, Manifest.read(files), CPU, rounded))
+                )
                 measure(results, variant, model, options.pairs, options.frames)
                 continue
             folder = Path(name) / "variant"

@@ -37,7 +37,7 @@ from personalive.accel.transfer import HostCopy, cat, pin, upload
 from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.raster import draw
-from personalive.errors import InputError
+from personalive.errors import InputError, check_choice
 from personalive.models.tiny_vae import TinyDecoder
 from personalive.types import AcceleratorName, AccumulateName, AttentionName, QuantizeName
 from personalive.user_cache import cache_folder
@@ -83,8 +83,7 @@ class Accelerator:
             InputError: an unknown acceleration, attention, quantisation or accumulation, or one that this device cannot
                 do.
         """
-        if name not in get_args(AcceleratorName):
-            raise InputError(f"accelerate is {name!r}: choose one of {', '.join(get_args(AcceleratorName))}")
+        check_choice("accelerate", name, get_args(AcceleratorName))
         _check_quantize(quantize, device, dtype)
         _check_accumulate(accumulate, device, dtype)
         self.device, self.dtype = device, dtype
@@ -346,8 +345,7 @@ def _check_quantize(quantize: str, device: torch.device, dtype: torch.dtype) -> 
     Raises:
         InputError: the message says what is needed.
     """
-    if quantize not in get_args(QuantizeName):
-        raise InputError(f"quantize is {quantize!r}: choose one of {', '.join(get_args(QuantizeName))}")
+    check_choice("quantize", quantize, get_args(QuantizeName))
     if quantize == "none":
         return
     needed = ".".join(map(str, FLOAT8_CAPABILITY))
@@ -369,8 +367,7 @@ def _check_accumulate(accumulate: str, device: torch.device, dtype: torch.dtype)
     Raises:
         InputError: the message says what is needed.
     """
-    if accumulate not in get_args(AccumulateName):
-        raise InputError(f"accumulate is {accumulate!r}: choose one of {', '.join(get_args(AccumulateName))}")
+    check_choice("accumulate", accumulate, get_args(AccumulateName))
     if accumulate == "fp16" and device.type != "cuda":
         raise InputError(f"accumulate fp16 needs an NVIDIA GPU, not {device}: leave it out")
     if accumulate == "fp16" and dtype != torch.float16:

@@ -3,7 +3,7 @@ log: the result is the same, only slower."""
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -49,9 +49,7 @@ def with_half_sums(operations: Operations, device: torch.device, findings: Findi
     """The same on a GPU, with sums of convolutions and linear layers in fp16 wherever that is measured to be faster."""
     from personalive.accel.ops.triton import convolution, products
 
-    def autotuned(name: str, plain: Callable[..., Tensor], kernel: Callable[..., Tensor], tiles: Any) -> Autotuned:
-        kernels = {key: functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
-        return Autotuned(f"{name}, fp16 sums", {"fp32 sums": plain, **kernels}, findings=findings)
+    autotuned = functools.partial(_autotuned, findings, "fp32 sums")
 
     def new_sum(total: Tensor, x: Tensor, weight: Tensor, tile: products.Tile | None = None) -> Tensor:
         if tile is None:
@@ -61,8 +59,8 @@ def with_half_sums(operations: Operations, device: torch.device, findings: Findi
     capability = torch.cuda.get_device_capability(device)
     tiles = products.worth_trying(products.HALF_SUM_TILES, capability)
     blocks = products.worth_trying(convolution.HALF_SUM_TILES, capability)
-    sums = autotuned("a sum", new_sum, new_sum, tiles)
-    chosen = autotuned("a linear layer", operations.linear, products.linear, tiles)
+    sums = autotuned("a sum, fp16 sums", new_sum, new_sum, tiles)
+    chosen = autotuned("a linear layer, fp16 sums", operations.linear, products.linear, tiles)
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return chosen(x, weight) if bias is None else chosen(x, weight, bias)
@@ -75,13 +73,14 @@ def with_half_sums(operations: Operations, device: torch.device, findings: Findi
         else:
             products.add_linear_(total, x, weight, tile)
 
+    gated, added = operations.gated_linear, operations.linear_add
     return replace(
         operations,
         linear=linear,
-        gated_linear=autotuned("a feed-forward's gate", operations.gated_linear, products.gated_linear, tiles),
-        linear_add=autotuned("a transformer's end", operations.linear_add, products.linear_add, tiles),
+        gated_linear=autotuned("a feed-forward's gate, fp16 sums", gated, products.gated_linear, tiles),
+        linear_add=autotuned("a transformer's end, fp16 sums", added, products.linear_add, tiles),
         add_linear_=add_linear_,
-        conv3x3=autotuned("a convolution", operations.conv3x3, convolution.conv_half_sums, blocks),
+        conv3x3=autotuned("a convolution, fp16 sums", operations.conv3x3, convolution.conv_half_sums, blocks),
     )
 
 
@@ -123,9 +122,7 @@ def _products(device: torch.device, findings: Findings) -> dict[str, Any]:
     """Products and what follows them: one kernel for both, or PyTorch's product and a second kernel, as measured."""
     from personalive.accel.ops.triton import geglu, products
 
-    def autotuned(name: str, plain: Callable[..., Tensor], kernel: Callable[..., Tensor], tiles: Any) -> Autotuned:
-        one = {f"one kernel, {key}": functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
-        return Autotuned(name, {"two kernels": plain, **one}, findings=findings)
+    autotuned = functools.partial(_autotuned, findings, "two kernels")
 
     def gated(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return geglu(nn.functional.linear(x, weight, bias))
@@ -136,3 +133,16 @@ def _products(device: torch.device, findings: Findings) -> dict[str, Any]:
         "gated_linear": autotuned("a feed-forward's gate", gated, products.gated_linear, gates),
         "linear_add": autotuned("a transformer's end", linear_add, products.linear_add, sums),
     }
+
+
+def _autotuned(
+    findings: Findings,
+    plain_name: str,
+    name: str,
+    plain: Callable[..., Tensor],
+    kernel: Callable[..., Tensor],
+    tiles: Mapping[str, Any],
+) -> Autotuned:
+    """A choice between a plain way and a kernel with each of some tiles."""
+    kernels = {key: functools.partial(kernel, tile=tile) for key, tile in tiles.items()}
+    return Autotuned(name, {plain_name: plain, **kernels}, findings=findings)

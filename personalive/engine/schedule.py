@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from personalive.config import CHUNK, SLOTS, STEP_CHOICES, PredictionType
-from personalive.errors import InputError
+from personalive.errors import check_choice
 
 TRAIN_TIMESTEPS = 1000
 BETA_START, BETA_END = 0.00085, 0.02
@@ -30,8 +30,7 @@ def check_steps(steps: int) -> None:
     Raises:
         InputError: `steps` is not one of 4, 8, 12 and 16.
     """
-    if steps not in STEP_CHOICES:
-        raise InputError(f"steps is {steps}: choose one of {', '.join(map(str, STEP_CHOICES))}")
+    check_choice("steps", steps, STEP_CHOICES)
 
 
 def timesteps(steps: int) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from personalive.accel.autotune import Autotuned
 from personalive.accel.findings import Findings
-from personalive.errors import InputError
+from personalive.errors import check_choice
 from personalive.types import AttentionName
 
 Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -83,8 +83,7 @@ def autotuned_attention(name: AttentionName = "auto", findings: Findings | None 
     Raises:
         InputError: an unknown name.
     """
-    if name not in get_args(AttentionName):
-        raise InputError(f"attention is {name!r}: choose one of {', '.join(get_args(AttentionName))}")
+    check_choice("attention", name, get_args(AttentionName))
     xformers = None if name == "sdpa" else _xformers()
     candidates: dict[str, Backend] = {"cudnn": _cudnn, "flash": _flash, "efficient": _efficient, "products": _products}
     if xformers is not None:
