@@ -92,6 +92,7 @@ class Accelerator:
         self.low_memory = low_memory and self.on_gpu
         findings = findings_for(device, cache_folder("kernels")) if self.on_gpu else Findings(None)
         self.attention = autotuned_attention(attention, findings)
+        self.own_attention = attention == "auto"
         self._choosing: Future[tuple[Operations, Operations]] = Future()
         if self.on_gpu:
             threads = ThreadPoolExecutor(2, thread_name_prefix="kernels")
@@ -118,7 +119,13 @@ class Accelerator:
     def _choose(self, findings: Findings) -> tuple[Operations, Operations]:
         with current(self.device):
             operations = choose_operations(
-                self.device, self.dtype, self.attention, findings, float8=self.float8, half_sums=self.half_sums
+                self.device,
+                self.dtype,
+                self.attention,
+                findings,
+                own_attention=self.own_attention,
+                float8=self.float8,
+                half_sums=self.half_sums,
             )
             if not self.half_sums:
                 return operations, operations

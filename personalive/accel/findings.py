@@ -62,7 +62,8 @@ def describe(device: torch.device) -> list[str]:
     properties = torch.cuda.get_device_properties(device)
     driver = _DRIVER.read_text() if _DRIVER.exists() else ""
     gpu = f"{properties.name} {properties.major}.{properties.minor} {properties.multi_processor_count}"
-    sources = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_SOURCES.rglob("*.py")))).hexdigest()
+    files = sorted(path for path in _SOURCES.rglob("*") if path.suffix in (".py", ".cu"))
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     return [str(_VERSION), gpu, driver, str(torch.__version__), str(torch.version.cuda), compiler, sources]
 
 

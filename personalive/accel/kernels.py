@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from personalive.accel.autotune import Autotuned
 from personalive.accel.findings import Findings
-from personalive.accel.ops import onednn
+from personalive.accel.ops import onednn, reference
 from personalive.accel.ops.reference import Attention, Operations, linear_add
 from personalive.errors import InputError, first_line
 
@@ -28,12 +28,14 @@ def choose_operations(
     attention: Attention,
     findings: Findings,
     *,
+    own_attention: bool = False,
     float8: bool = False,
     half_sums: bool = False,
 ) -> Operations:
     """The fastest that work on the device; `attention` counts on a GPU.
 
     Args:
+        own_attention: attention to the portrait may be computed by a kernel of this package instead.
         float8: the kernels for fp8 will be used.
         half_sums: those of `with_half_sums` will be.
 
@@ -41,7 +43,9 @@ def choose_operations(
         InputError: kernels that were asked for do not work here.
     """
     if device.type == "cuda":
-        return _on_gpu(device, dtype, attention, findings, float8=float8, half_sums=half_sums)
+        return _on_gpu(
+            device, dtype, attention, findings, own_attention=own_attention, float8=float8, half_sums=half_sums
+        )
     return onednn.OPERATIONS if onednn.works(device, dtype) else Operations()
 
 
@@ -90,18 +94,24 @@ def _on_gpu(
     attention: Attention,
     findings: Findings,
     *,
+    own_attention: bool,
     float8: bool,
     half_sums: bool,
 ) -> Operations:
-    plain = Operations(attention=attention)
+    attend_bank: Callable[..., Tensor] = functools.partial(reference.attend_bank, attention=attention)
+    plain = Operations(attention=attention, attend_bank=attend_bank)
     if dtype not in (torch.float16, torch.bfloat16):
         return plain  # the kernels are for half precision
     try:
         from personalive.accel.ops import triton as kernels
-        from personalive.accel.ops.triton import trial
+        from personalive.accel.ops.triton import pointwise, trial
 
         operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
-        fast = Operations(**operations, **_products(device, findings), attention=attention)
+        attend_bank = functools.partial(attend_bank, append=pointwise.append_bank)
+        if own_attention:
+            attend_bank = _attention_to_bank(device, attend_bank, findings)
+        operations |= {"attention": attention, "attend_bank": attend_bank}
+        fast = Operations(**operations, **_products(device, findings))
         question = f"{dtype}{', fp8' if float8 else ''}{', fp16 sums' if half_sums else ''}"
         known = findings.get(TRIED, question) == WORKS
         trial.run(fast, device, dtype, float8=float8, half_sums=half_sums, briefly=known)
@@ -133,6 +143,22 @@ def _products(device: torch.device, findings: Findings) -> dict[str, Any]:
         "gated_linear": autotuned("a feed-forward's gate", gated, products.gated_linear, gates),
         "linear_add": autotuned("a transformer's end", linear_add, products.linear_add, sums),
     }
+
+
+def _attention_to_bank(device: torch.device, plain: Callable[..., Tensor], findings: Findings) -> Callable[..., Tensor]:
+    """Attention to a portrait: PyTorch's after its keys have been joined to each frame's, or a kernel for both."""
+    try:
+        from personalive.accel.ops.cuda import bank_attention
+    except ImportError:  # PyTorch has brought cuda-bindings since 2.10 only
+        return plain
+    if torch.cuda.get_device_capability(device) != bank_attention.CAPABILITY:
+        return plain
+    kernel = bank_attention.BankAttention()
+
+    def suits(candidate: str, qkv: Tensor, keys: Tensor, values: Tensor) -> bool:
+        return bank_attention.suits(qkv, keys)
+
+    return Autotuned("attention to a portrait", {"joined": plain, "CUDA C++": kernel}, suits, findings)
 
 
 def _autotuned(

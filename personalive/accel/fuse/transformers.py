@@ -137,7 +137,10 @@ class FusedSpatialTransformer(nn.Module):
         qkv = self.qkv(normed)
         del normed  # attention is where most memory is used
         frames = _frames_at_once(len(qkv), qkv.shape[1] + keys.shape[1], keys.shape[2])
-        attended = [self._attend(part, keys, values, frames) for part in qkv.split(frames)]
+        bank = [part.unflatten(-1, (self.heads, -1)) for part in (keys, values)]
+        attended = [
+            self.operations.attend_bank(part.unflatten(-1, (3, self.heads, -1)), *bank) for part in qkv.split(frames)
+        ]
         return self._finish(x, tokens, attended[0] if len(attended) == 1 else torch.cat(attended), context)
 
     def write(self, x: Tensor, embedding: Tensor, banks: list[Tensor], last: bool) -> Tensor:
@@ -159,14 +162,6 @@ class FusedSpatialTransformer(nn.Module):
         """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each."""
         tokens = self.proj_in(to_tokens(self.norm(x)))
         return tokens, self.norm1(tokens)
-
-    def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, frames: int) -> Tensor:
-        """Frames of a portrait, [frames, l, 3c], look at themselves and the portrait's [1, m, c]."""
-        query, key, value = qkv.chunk(3, dim=-1)
-        key = self.operations.append_bank(key, keys, frames)
-        value = self.operations.append_bank(value, values, frames)
-        out = self.operations.attention(self._heads(query), self._heads(key), self._heads(value))
-        return out.transpose(1, 2).flatten(2)
 
     def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:
         branch = self.operations.linear(attended, self.attn_out.weight)

@@ -304,6 +304,34 @@ def append_bank(own: Tensor, bank: Tensor, frames: int) -> Tensor:
     return torch.cat(tokens, dim=2).flatten(0, 1)
 
 
+def attend_bank(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attention: Attention = F.scaled_dot_product_attention,
+    append: Callable[[Tensor, Tensor, int], Tensor] = append_bank,
+) -> Tensor:
+    """Tokens of a portrait's frames attend to those of their frame and to the portrait's.
+
+    Args:
+        qkv: queries, keys and values of the frames, [f, l, 3, heads, width].
+        keys: of the portrait and its keyframes, [1, m, heads, width].
+        values: likewise.
+        attention: what computes it, with keys and values joined.
+        append: what joins them.
+
+    Returns:
+        [f, l, heads · width].
+    """
+    query, own_keys, own_values = qkv.unbind(2)
+    joined = (
+        append(own.flatten(2), bank.flatten(2), len(qkv)).unflatten(2, qkv.shape[3:])
+        for own, bank in ((own_keys, keys), (own_values, values))
+    )
+    heads_first = (x.transpose(1, 2) for x in (query, *joined))
+    return attention(*heads_first).transpose(1, 2).flatten(2)
+
+
 @dataclass(frozen=True)
 class Operations:
     """One implementation of each operation."""
@@ -327,5 +355,5 @@ class Operations:
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu
     frame_attention: Callable[[Tensor, int, int], Tensor] = frame_attention
     token_attention: Callable[[Tensor, Tensor], Tensor] = token_attention
-    append_bank: Callable[[Tensor, Tensor, int], Tensor] = append_bank
+    attend_bank: Callable[[Tensor, Tensor, Tensor], Tensor] = attend_bank
     attention: Attention = F.scaled_dot_product_attention

@@ -88,7 +88,7 @@ def _trials(random: Callable[..., Tensor], *, float8: bool) -> Iterator[Trial]:
     yield Trial("frame_attention", (random(16, 4, 960), 8, 16))
     yield Trial("token_attention", (random(2, 256, 16), random(2, 32, 16)))
     yield Trial("grn_mlp", tuple(exact))
-    yield Trial("append_bank", (random(4, 32, 960)[..., :320], random(2, 48, 320), 2))
+    yield Trial("attend_bank", (random(2, 64, 3, 8, 40), random(1, 128, 8, 40), random(1, 128, 8, 40)))
     for channels, side in (*LARGE_IMAGES, *SMALL_IMAGES):
         yield from _group_norms(random, channels, side, float8=float8)
     for channels in CHANNELS:
