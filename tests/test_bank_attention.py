@@ -146,7 +146,7 @@ def test_scores_far_from_zero(width, shift):
 @on_hopper
 def test_a_first_block_that_outweighs_all_others():
     qkv, keys, values = inputs(1, 256, 256, 40, torch.float16)
-    qkv[:, :64, 1] *= 20
+    qkv[:, :64, 1] *= 8
     assert_near(bank_attention.BankAttention()(qkv, keys, values), exact(qkv, keys, values))
 
 

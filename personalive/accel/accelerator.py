@@ -186,9 +186,11 @@ class AcceleratedNetworks:
         # One frame at a time fits a CPU's cache; for two, a GPU needs no more memory than the UNet uses anyway, and for
         # four no more than fp8 weights save.
         self.decoded_at_once = (CHUNK if accelerator.float8 else 2) if accelerator.on_gpu else 1
+        self._beside = None if accelerator.graphs is None else torch.cuda.Stream(self.device)
         captured = accelerator.captured
         self._extract = captured("the motion extractor", self._run_extractor)
         self._encode = captured("the motion encoder", lambda faces: (self.modules["motion_encoder"](faces),))
+        self._encode_driver = captured("the motion extractor and encoder", self._run_side_by_side)
         self._guide = captured("the pose guider", self._run_guider)
         self._denoise = captured("the denoising UNet", self._run_denoiser, allocates_persistent=False)
         self._decode = captured("the VAE's decoder", self._run_decoder, allocates_persistent=False)
@@ -294,6 +296,11 @@ class AcceleratedNetworks:
         return self._encode(self._take(faces))[0]
 
     @on_its_device
+    def encode_driver(self, images: Tensor, faces: Tensor) -> tuple[HeadPose, Tensor]:
+        *pose, tokens = self._encode_driver(upload([images], self.device).float(), self._take(faces))
+        return HeadPose(*pose), tokens
+
+    @on_its_device
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         # Always one chunk: the 16 frames of a first step would need their own capture, and its memory.
         return cat([self._guide(chunk, width=width, height=height)[0] for chunk in keypoints.split(CHUNK)])
@@ -330,6 +337,18 @@ class AcceleratedNetworks:
     def _run_extractor(self, images: Tensor) -> tuple[Tensor, ...]:
         pose = head_pose(self.modules["motion_extractor"](images))
         return pose.angles, pose.translation, pose.scale, pose.canonical
+
+    def _run_side_by_side(self, images: Tensor, faces: Tensor) -> tuple[Tensor, ...]:
+        """Extractor and encoder: neither fills a GPU, so in a graph they run at the same time."""
+        if self._beside is None:
+            return (*self._run_extractor(images), self.modules["motion_encoder"](faces))
+        stream = torch.cuda.current_stream(self.device)
+        self._beside.wait_stream(stream)
+        with torch.cuda.stream(self._beside):
+            tokens = self.modules["motion_encoder"](faces)
+        pose = self._run_extractor(images)
+        stream.wait_stream(self._beside)
+        return (*pose, tokens)
 
     def _run_guider(self, keypoints: Tensor, width: int, height: int) -> tuple[Tensor, ...]:
         return (self.modules["pose_guider"](draw(keypoints, width, height).to(self.dtype)),)

@@ -61,6 +61,9 @@ class Networks(Protocol):
     def encode_motion(self, faces: Tensor) -> Tensor:
         """Motion encoder: face crops [n, 3, s, s] in [-1, 1] → motion tokens [n, tokens, width]."""
 
+    def encode_driver(self, images: Tensor, faces: Tensor) -> tuple[HeadPose, Tensor]:
+        """Both `extract_pose` of images and `encode_motion` of faces, at the same time where that is faster."""
+
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         """Pose guider: keypoints fp32 [n, 21, 3], drawn in that many pixels → pose features [n, c₀, h, w]."""
 
@@ -113,6 +116,9 @@ class PlainNetworks:
     def encode_motion(self, faces: Tensor) -> Tensor:
         tokens: Tensor = self.modules["motion_encoder"](self._take(faces))
         return tokens
+
+    def encode_driver(self, images: Tensor, faces: Tensor) -> tuple[HeadPose, Tensor]:
+        return self.extract_pose(images), self.encode_motion(faces)
 
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         features: Tensor = self.modules["pose_guider"](self._take(draw(keypoints, width, height)))

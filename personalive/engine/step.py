@@ -96,14 +96,16 @@ def encode_driving(
 
 @dataclass(frozen=True)
 class Look:
-    """Driving frames of one stream with their head poses, and boxes by these, on their way to the host, if needed."""
+    """Driving frames of one stream with their head poses, and what is known of their faces so far."""
 
     chunk: DrivingFrames
     pose: HeadPose
+    tokens: Tensor | None
+    """Motion tokens; None: the faces of this stream, or of others beside it, have to be cut out first."""
     frames: Tensor | None
     """The frames on the device and..."""
     boxes: HostCopy | None
-    """...boxes around their faces by keypoints; None: faces were given."""
+    """...boxes around their faces by keypoints, on their way to the host; None: faces were given."""
 
     def __len__(self) -> int:
         return len(self.chunk)
@@ -112,12 +114,19 @@ class Look:
 def look(networks: Networks, chunks: Sequence[DrivingFrames]) -> list[Look]:
     """The first half of `observe`, which waits for nothing."""
     counts = [len(chunk) for chunk in chunks]
-    every_pose = networks.extract_pose(networks.upload([chunk.pose_images for chunk in chunks]))
+    images = networks.upload([chunk.pose_images for chunk in chunks])
+    faces = [chunk.faces for chunk in chunks if chunk.faces is not None]
+    if len(faces) == len(chunks):
+        every_pose, every_token = networks.encode_driver(images, networks.upload(faces))
+        tokens: Sequence[Tensor | None] = every_token.split(counts)
+    else:
+        every_pose, tokens = networks.extract_pose(images), [None] * len(chunks)
     looks = []
-    for chunk, end in zip(chunks, np.cumsum(counts), strict=True):
+    for chunk, end, known in zip(chunks, np.cumsum(counts), tokens, strict=True):
         pose = every_pose[end - len(chunk) : end]
         frames = None if chunk.frames is None else networks.upload([chunk.frames])
-        looks.append(Look(chunk, pose, frames, None if frames is None else _start_boxes(networks, frames, pose)))
+        boxes = None if frames is None else _start_boxes(networks, frames, pose)
+        looks.append(Look(chunk, pose, known, frames, boxes))
     return looks
 
 
@@ -125,19 +134,19 @@ def observe(
     networks: Networks, states: Sequence[StreamState], looks: Sequence[Look]
 ) -> tuple[list[StreamState], list[DriverMotion]]:
     """The driver's own motion in each stream's frames, and the states after finding the faces."""
-    states, faces = _faces(networks, states, looks)
-    tokens = networks.encode_motion(faces).split([len(each) for each in looks])
+    tokens = [each.tokens for each in looks if each.tokens is not None]
+    after = list(states)
+    if len(tokens) < len(looks):
+        after, faces = _faces(networks, states, looks)
+        tokens = [*networks.encode_motion(faces).split([len(each) for each in looks])]
     columns = [each.pose for each in looks], tokens, [each.chunk.cues for each in looks]
-    return states, [DriverMotion(*item) for item in zip(*columns, strict=True)]
+    return after, [DriverMotion(*item) for item in zip(*columns, strict=True)]
 
 
 def _faces(
     networks: Networks, states: Sequence[StreamState], looks: Sequence[Look]
 ) -> tuple[list[StreamState], Tensor]:
     """Face crops of all chunks, cut out by the driver's own keypoints where they were not given."""
-    given = [each.chunk.faces for each in looks if each.chunk.faces is not None]
-    if len(given) == len(looks):
-        return list(states), networks.upload(given)
     after, crops = [], []
     for state, each in zip(states, looks, strict=True):
         if each.frames is None or each.boxes is None:

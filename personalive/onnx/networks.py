@@ -58,6 +58,9 @@ class OnnxNetworks:
     def encode_motion(self, faces: Tensor) -> Tensor:
         return self._run("motion_encoder", faces=faces)[0]
 
+    def encode_driver(self, images: Tensor, faces: Tensor) -> tuple[HeadPose, Tensor]:
+        return self.extract_pose(images), self.encode_motion(faces)
+
     def guide(self, keypoints: Tensor, width: int, height: int) -> Tensor:
         chunks = keypoints.split(CHUNK)
         return cat([self._run("pose_guider", raster=draw(chunk, width, height))[0] for chunk in chunks])

@@ -161,6 +161,9 @@ class LoggedNetworks:
             self.motion_memory[key] = self._networks.encode_motion(faces)
         return self.motion_memory[key]
 
+    def encode_driver(self, images: Tensor, faces: Tensor) -> tuple[kp.HeadPose, Tensor]:
+        return self.extract_pose(images), self.encode_motion(faces)
+
     def encode_reference(self, latents: Tensor, embedding: Tensor) -> Any:
         self.sources.append(latents)
         return self._networks.encode_reference(latents, embedding)
