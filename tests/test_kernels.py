@@ -55,6 +55,34 @@ def test_group_norm(channels, height, width, shift_rows, silu, dtype):
 
 
 @pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "height", "width"), [(64, 5, 7), (320, 8, 8), (128, 96, 48), (96, 96, 64)], ids=str
+)
+def test_group_norm_of_a_sum(channels, height, width, shifted, dtype):
+    """Its sums come from where the image was made, whatever its size."""
+    x, branch = (
+        draw(3, channels, height, width, dtype=dtype, offset=o).to(memory_format=torch.channels_last) for o in (0.5, -2)
+    )
+    weight, bias, added = (
+        draw(channels, dtype=dtype),
+        draw(channels, dtype=dtype, offset=1),
+        draw(channels, dtype=dtype),
+    )
+    shift = draw(3, channels, dtype=dtype) if shifted else None
+    total, sums = norms.add_bias_sums(x, branch, added)
+    assert total.is_contiguous(memory_format=torch.channels_last)
+    assert_near(total, x.float() + branch.float() + added.float()[:, None, None])
+    wide = total.float()
+    torch.testing.assert_close(sums.sum(1)[:, 0], wide.sum((2, 3)), rtol=1e-4, atol=height * width * 1e-4)
+    torch.testing.assert_close(sums.sum(1)[:, 1], wide.square().sum((2, 3)), rtol=1e-4, atol=1e-2)
+    exact = F.group_norm(
+        wide if shift is None else wide + shift.float()[:, :, None, None], 32, weight.float(), bias.float(), 1e-5
+    )
+    assert_near(norms.group_norm(total, 32, weight, bias, 1e-5, silu=True, shift=shift, sums=sums), F.silu(exact))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(("channels", "length"), [(32, 7), (320, 12), (1280, 3)])
 def test_layer_norm_with_a_bias_for_each_frame(channels, length, dtype):
     x, weight = draw(6, length, channels, dtype=dtype, offset=2), draw(channels, dtype=dtype)
@@ -266,11 +294,10 @@ def test_layer_norm_in_fp8(dtype):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("channels", [32, 72, 320])
-def test_add_bias_and_folded_batch_norm(channels, dtype):
-    x, branch = (draw(2, channels, 6, 5, dtype=dtype, offset=o) for o in (0, 1))
+def test_folded_batch_norm(channels, dtype):
+    x = draw(2, channels, 6, 5, dtype=dtype)
     scale, bias = draw(channels, dtype=dtype), draw(channels, dtype=dtype)
     wide = [t.float()[None, :, None, None] for t in (scale, bias)]
-    assert_near(pointwise.add_bias(x, branch, bias), x.float() + branch.float() + wide[1])
     assert_near(pointwise.scale_relu(x, scale, bias), F.relu(x.float() * wide[0] + wide[1]))
 
 

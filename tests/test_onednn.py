@@ -35,7 +35,6 @@ ROW, OTHER = normal_input("row", (32,)), normal_input("other", (32,))
         ("group_norm", (IMAGE, 8, ROW, OTHER, 1e-5), {}),
         ("geglu", (normal_input("x", (2, 5, 64)),), {}),
         ("grn_mlp", tuple(normal_input(f"r{i}", shape) for i, shape in enumerate(GRN_MLP)), {}),
-        ("add_bias", (IMAGE, IMAGE.flip(0), ROW), {}),
         ("frame_attention", (normal_input("x", (16, 6, 96)), 2, 8), {}),
     ],
 )

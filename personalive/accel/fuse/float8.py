@@ -77,24 +77,27 @@ class Float8NormConv(nn.Module):
         norm: FusedGroupNorm = layer.norm
         self._largest = float(norm.weight.detach().abs().max()), float(norm.bias.detach().abs().max())
 
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        normed, scale = self._normed(x, shift)
+    def forward(self, x: Tensor, shift: Tensor | None = None, sums: Tensor | None = None) -> Tensor:
+        normed, scale = self._normed(x, shift, sums)
         return self.operations.conv_float8(normed, self.weight.values, self.weight.scale, scale, x.dtype)
 
-    def add_to(self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+    def add_to(self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor) -> tuple[Tensor, None]:
         dtype = x.dtype
         normed, scale = self._normed(x, shift)
         del x
-        return self.operations.conv_float8(
+        out = self.operations.conv_float8(
             normed, self.weight.values, self.weight.scale, scale, dtype, bias=bias, other=other()
         )
+        return out, None
 
-    def _normed(self, x: Tensor, shift: Tensor | None) -> tuple[Tensor, float]:
+    def _normed(self, x: Tensor, shift: Tensor | None, sums: Tensor | None = None) -> tuple[Tensor, float]:
         norm, (weight, bias) = self.norm, self._largest
         of_a_group = x[0].numel() // norm.groups
         # As in `ScaledNorm`; SiLU makes nothing larger.
         scale = (weight * of_a_group**0.5 + bias) / LARGEST
-        normed = self.operations.group_norm_float8(x, norm.groups, norm.weight, norm.bias, norm.eps, scale, shift=shift)
+        normed = self.operations.group_norm_float8(
+            x, norm.groups, norm.weight, norm.bias, norm.eps, scale, shift=shift, sums=sums
+        )
         return normed, scale
 
 

@@ -28,11 +28,16 @@ class FusedGroupNorm(nn.Module):
         self.silu = silu
         self.operations = operations
 
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Image [n, c, h, w] or tokens [n, c, l], plus `shift` [n, c] if given → the same, normalised."""
+    def forward(self, x: Tensor, shift: Tensor | None = None, sums: Tensor | None = None) -> Tensor:
+        """Image [n, c, h, w] or tokens [n, c, l], plus `shift` [n, c] if given → the same, normalised.
+
+        `sums` is what the block that made the image has returned beside it.
+        """
         if x.dim() == 3:
             return self.forward(x[..., None], shift)[..., 0]
-        return self.operations.group_norm(x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift)
+        return self.operations.group_norm(
+            x, self.groups, self.weight, self.bias, self.eps, silu=self.silu, shift=shift, sums=sums
+        )
 
 
 class FusedNormConv(nn.Module):
@@ -43,13 +48,18 @@ class FusedNormConv(nn.Module):
         self.norm, self.weight = FusedGroupNorm(norm, operations, silu=True), conv.weight
         self.operations = operations
 
-    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Image [n, in, h, w], plus `shift` [n, in] if given → [n, out, h, w]."""
-        return self.operations.conv3x3(self.norm(x, shift), self.weight)
+    def forward(self, x: Tensor, shift: Tensor | None = None, sums: Tensor | None = None) -> Tensor:
+        """Image [n, in, h, w], plus `shift` [n, in] if given → [n, out, h, w]; `sums` as in `FusedGroupNorm`."""
+        return self.operations.conv3x3(self.norm(x, shift, sums), self.weight)
 
-    def add_to(self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor) -> Tensor:
-        """This layer's result plus an image [n, out, h, w], asked for late, as both take memory, plus `bias` [out]."""
-        return self.operations.add_bias(self(x, shift), other(), bias)
+    def add_to(
+        self, other: Callable[[], Tensor], bias: Tensor, x: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """This layer's result plus an image [n, out, h, w], asked for late, as both take memory, plus `bias` [out].
+
+        Beside it, sums for a `FusedGroupNorm` of it, if they are known.
+        """
+        return self.operations.add_bias_sums(self(x, shift), other(), bias)
 
 
 class FusedResnetBlock(nn.Module):
@@ -87,10 +97,17 @@ class FusedResnetBlock(nn.Module):
         projected: Tensor = self.time_emb_proj(F.silu(embedding)).float() + self.first_bias.float()
         return projected.to(embedding.dtype)
 
-    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w]."""
+    def forward(
+        self, x: Tensor, time: Tensor | None = None, sums: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Image [n, in, h, w] and `embed_time`'s result [n, out], if any → image [n, out, h, w].
+
+        `sums` is what another block has returned beside the image; this one returns those of its own.
+        """
         shift = self.first_bias[None] if time is None else time
-        out: Tensor = self.second.add_to(lambda: self._shortcut(x), self.bias, self.first(x, self.entering), shift)
+        out: tuple[Tensor, Tensor | None] = self.second.add_to(
+            lambda: self._shortcut(x), self.bias, self.first(x, self.entering, sums), shift
+        )
         return out
 
     def _shortcut(self, x: Tensor) -> Tensor:

@@ -126,14 +126,15 @@ class FusedSpatialTransformer(nn.Module):
         key, value = self.operations.linear(bank, self.qkv.weight[channels:]).split(channels, dim=-1)
         return key.contiguous(), value.contiguous()
 
-    def read(self, x: Tensor, context: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def read(self, x: Tensor, sums: Tensor | None, context: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Frames of one portrait [f, c, h, w] attend to themselves and to it.
 
         Args:
+            sums: what the resnet block before has returned beside them.
             context: `embed_image` of it, [1, 1, c].
             keys: of the portrait and its keyframes, [1, m, c], and their values.
         """
-        tokens, normed = self._enter(x)
+        tokens, normed = self._enter(x, sums)
         qkv = self.qkv(normed)
         del normed  # attention is where most memory is used
         frames = _frames_at_once(len(qkv), qkv.shape[1] + keys.shape[1], keys.shape[2])
@@ -143,13 +144,14 @@ class FusedSpatialTransformer(nn.Module):
         ]
         return self._finish(x, tokens, attended[0] if len(attended) == 1 else torch.cat(attended), context)
 
-    def write(self, x: Tensor, embedding: Tensor, banks: list[Tensor], last: bool) -> Tensor:
+    def write(self, x: Tensor, sums: Tensor | None, embedding: Tensor, banks: list[Tensor], last: bool) -> Tensor:
         """Images [n, c, h, w] attend to themselves; appends their self-attention's input to `banks`.
 
         Args:
+            sums: as for `read`.
             last: nothing else is needed, so what follows is not computed.
         """
-        tokens, normed = self._enter(x)
+        tokens, normed = self._enter(x, sums)
         banks.append(normed)
         if last:
             return x
@@ -158,9 +160,9 @@ class FusedSpatialTransformer(nn.Module):
         attended = self.operations.attention(query, key, value).transpose(1, 2).flatten(2)
         return self._finish(x, tokens, attended, self.embed_image(embedding))
 
-    def _enter(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _enter(self, x: Tensor, sums: Tensor | None) -> tuple[Tensor, Tensor]:
         """Image [n, c, h, w] → tokens and normalised tokens, [n, h·w, c] each."""
-        tokens = self.proj_in(to_tokens(self.norm(x)))
+        tokens = self.proj_in(to_tokens(self.norm(x, sums=sums)))
         return tokens, self.norm1(tokens)
 
     def _finish(self, x: Tensor, tokens: Tensor, attended: Tensor, context: Tensor) -> Tensor:

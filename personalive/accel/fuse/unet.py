@@ -71,8 +71,8 @@ class FusedReferenceUnit(nn.Module):
 
     def forward(self, x: Tensor, t_emb: Tensor, embedding: Tensor, banks: list[Tensor]) -> Tensor:
         """Image [n, c, h, w] → image; appends to `banks`."""
-        x = self.resnet(x, self.resnet.embed_time(t_emb))
-        return x if self.attention is None else self.attention.write(x, embedding, banks, last=self.is_last)
+        x, sums = self.resnet(x, self.resnet.embed_time(t_emb))
+        return x if self.attention is None else self.attention.write(x, sums, embedding, banks, last=self.is_last)
 
 
 class FusedDenoisingUnit(nn.Module):
@@ -94,9 +94,9 @@ class FusedDenoisingUnit(nn.Module):
     def forward(self, x: Tensor, time: Sequence[Tensor], motion: Tensor, reference: ProjectedReference) -> Tensor:
         """Image [f, c, h, w] → image; `time` has what the timesteps add to every resnet block."""
         resnet, attention = self.places
-        x = self.resnet(x, time[resnet])
+        x, sums = self.resnet(x, time[resnet])
         if self.attention is not None:
-            x = self.attention.read(x, *reference.at(attention))
+            x = self.attention.read(x, sums, *reference.at(attention))
         if self.motion is not None:
             x = self.motion(x, motion)
         if self.temporal is not None:

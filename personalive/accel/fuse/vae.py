@@ -24,8 +24,9 @@ class FusedImageAttention(nn.Module):
         constant(self, "qkv", torch.cat([part.weight for part in parts]), layer.to_q.weight.dtype)
         constant(self, "qkv_bias", torch.cat([part.bias for part in parts]), layer.to_q.weight.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.operations.linear(to_tokens(self.norm(x)), self.qkv, self.qkv_bias)
+    def forward(self, x: Tensor, sums: Tensor | None) -> Tensor:
+        """Image [n, c, h, w] and what the block before has returned beside it → image."""
+        qkv = self.operations.linear(to_tokens(self.norm(x, sums=sums)), self.qkv, self.qkv_bias)
         query, key, value = (part[:, None] for part in qkv.chunk(3, dim=-1))
         return x + to_image(self.to_out(self.operations.attention(query, key, value)[:, 0]), like=x)
 
@@ -46,7 +47,7 @@ class FusedDecoder(nn.Module):
         for block in decoder.up_blocks:
             layers += [FusedResnetBlock(resnet, operations) for resnet in block.resnets]
             layers += [_Doubling(layer) for layer in block.upsamplers or ()]
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.ModuleList(layers)
         self.conv_norm_out = FusedGroupNorm(decoder.conv_norm_out, operations, silu=True)
         self.conv_out = decoder.conv_out
 
@@ -54,12 +55,18 @@ class FusedDecoder(nn.Module):
         """Latents [n, 4, h, w], already divided by the scaling factor → image [n, 3, 8h, 8w], nominally in [-1, 1]."""
         latents = latents.to(self.conv_in.weight.dtype, memory_format=torch.channels_last)
         x = self.conv_in(self.post_quant_conv(latents))
-        out: Tensor = self.conv_out(self.conv_norm_out(self.layers(x)))
+        sums: Tensor | None = None  # for the next norm, if the layer before was a block
+        for layer in self.layers:
+            if isinstance(layer, FusedResnetBlock):
+                x, sums = layer(x, sums=sums)
+            else:
+                x, sums = layer(x, sums), None
+        out: Tensor = self.conv_out(self.conv_norm_out(x, sums=sums))
         return out
 
 
 class _Doubling(FusedUpsample):
-    """An upsampler that always doubles."""
+    """An upsampler that always doubles, and needs no sums."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, sums: Tensor | None) -> Tensor:  # type: ignore[override]
         return super().forward(x, (2 * x.shape[2], 2 * x.shape[3]))

@@ -28,9 +28,17 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, then: str) -> Tenso
 
 
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False, shift: Tensor | None = None
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    silu: bool = False,
+    shift: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
-    """See `operations.group_norm`; the image is channels-last.
+    """See `operations.group_norm`; the image is channels-last. It has no use for `sums`.
 
     PyTorch's kernel for this layout adds up one pixel after another in fp32, which costs one to two digits. Here sums
     are pairwise, and the squares are of differences from the channel's mean.
@@ -67,9 +75,9 @@ def grn_mlp(
     return linear(hidden.mul_(operations.grn_scale(hidden, gamma)), fc2, fc2_bias).add_(other)
 
 
-def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
-    """See `operations.add_bias`."""
-    return (x + branch).add_(bias[:, None, None])
+def add_bias_sums(x: Tensor, branch: Tensor, bias: Tensor) -> tuple[Tensor, None]:
+    """See `operations.add_bias_sums`."""
+    return (x + branch).add_(bias[:, None, None]), None
 
 
 def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
@@ -97,7 +105,7 @@ OPERATIONS = operations.Operations(
     group_norm=group_norm,
     geglu=geglu,
     grn_mlp=grn_mlp,
-    add_bias=add_bias,
+    add_bias_sums=add_bias_sums,
     frame_attention=frame_attention,
 )
 """The operations by these functions, or PyTorch's where there is nothing faster."""

@@ -31,6 +31,7 @@ class GroupNorm(Protocol):
         *,
         silu: bool = False,
         shift: Tensor | None = None,
+        sums: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -71,6 +72,7 @@ class GroupNormFloat8(Protocol):
         scale: float,
         *,
         shift: Tensor | None = None,
+        sums: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -107,9 +109,20 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False, shift: Tensor | None = None
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    silu: bool = False,
+    shift: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
-    """GroupNorm of image `x + shift` [n, c, h, w], then SiLU if asked for; `shift` is [n, c] or [1, c]."""
+    """GroupNorm of image `x + shift` [n, c, h, w], then SiLU if asked for; `shift` is [n, c] or [1, c].
+
+    `sums` is what `add_bias_sums` has returned beside x. It saves a kernel that can use it a pass over the image.
+    """
     if shift is not None:
         x = x + shift[:, :, None, None]
     x = F.group_norm(
@@ -183,7 +196,15 @@ def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def group_norm_float8(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: float, *, shift: Tensor | None = None
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale: float,
+    *,
+    shift: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """`group_norm` with SiLU, divided by `scale`, in fp8."""
     return to_float8(group_norm(x.float(), groups, weight.float(), bias.float(), eps, silu=True, shift=shift) / scale)
@@ -278,6 +299,11 @@ def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
     return x + branch + bias[:, None, None]
 
 
+def add_bias_sums(x: Tensor, branch: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`add_bias`, and sums for a `group_norm` of the result where they come for nothing."""
+    return add_bias(x, branch, bias), None
+
+
 def scale_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """ReLU of image x·scale + bias, [n, c, h, w] and [c]: a batch norm in eval mode with its ReLU."""
     return F.relu(torch.addcmul(bias[:, None, None], x, scale[:, None, None]))
@@ -351,7 +377,7 @@ class Operations:
     gated_linear_float8: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = gated_linear_float8
     linears_add_float8: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = linears_add_float8
     grn_mlp: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor] = grn_mlp
-    add_bias: Callable[[Tensor, Tensor, Tensor], Tensor] = add_bias
+    add_bias_sums: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]] = add_bias_sums
     scale_relu: Callable[[Tensor, Tensor, Tensor], Tensor] = scale_relu
     frame_attention: Callable[[Tensor, int, int], Tensor] = frame_attention
     token_attention: Callable[[Tensor, Tensor], Tensor] = token_attention

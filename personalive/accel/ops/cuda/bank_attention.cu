@@ -98,7 +98,7 @@ __device__ __forceinline__ void fence_writes() { asm volatile("fence.proxy.async
 
 // Descriptors of shared memory: its address, and how far planes and groups of 8 rows are apart, in units of 16 bytes.
 __device__ __forceinline__ u64 descriptor(u32 address, u32 leading, u32 stride) {
-    return (u64)(address | leading << 16) | (u64)stride << 32;
+    return (u64)(address + (leading << 16)) | (u64)stride << 32;  // sums, as the compiler can take constants together
 }
 
 // scores += or = 16 channels of queries · 64 keysᵀ

@@ -8,11 +8,11 @@ from personalive.accel.ops.triton.attention import frame_attention, token_attent
 from personalive.accel.ops.triton.convolution import conv_float8
 from personalive.accel.ops.triton.float8 import gated_linear_float8, linear_float8, linears_add_float8
 from personalive.accel.ops.triton.grn import grn_mlp
-from personalive.accel.ops.triton.norms import add_layer_norm, group_norm, group_norm_float8, layer_norm
-from personalive.accel.ops.triton.pointwise import add_bias, geglu, scale_relu
+from personalive.accel.ops.triton.norms import add_bias_sums, add_layer_norm, group_norm, group_norm_float8, layer_norm
+from personalive.accel.ops.triton.pointwise import geglu, scale_relu
 
 __all__ = [
-    "add_bias",
+    "add_bias_sums",
     "add_layer_norm",
     "conv_float8",
     "frame_attention",

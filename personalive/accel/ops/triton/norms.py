@@ -21,13 +21,20 @@ _SPLITS_AT_ONCE = 32
 
 
 @triton.jit(do_not_specialize=["rows", "split_rows", "splits"])
-def _channel_sums(x, sums, rows, split_rows, splits, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Sum and sum of squares of each channel over one split of an image's pixels."""
+def _channel_sums(
+    x, branch, bias, y, sums, rows, split_rows, splits, channels,
+    BRANCH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Sum and sum of squares of each channel over one split of an image's pixels, or of what is added there first."""
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     split = tl.program_id(1)
     n = tl.program_id(2).to(tl.int64)
     x += n * rows * channels
+    branch += n * rows * channels
+    y += n * rows * channels
     inside = c < channels
+    if BRANCH:
+        added = tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     first = split * split_rows
     last = tl.minimum(first + split_rows, rows)
     total = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
@@ -35,7 +42,13 @@ def _channel_sums(x, sums, rows, split_rows, splits, channels, BLOCK_R: tl.const
     for start in range(first, last, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
         mask = (r < last)[:, None] & inside[None, :]
-        value = tl.load(x + r[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        place = r[:, None] * channels + c[None, :]
+        value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+        if BRANCH:
+            value += tl.load(branch + place, mask=mask, other=0.0).to(tl.float32) + added
+            stored = value.to(y.dtype.element_ty)
+            tl.store(y + place, stored, mask=mask)
+            value = tl.where(mask, stored.to(tl.float32), 0.0)
         total += value
         squares += value * value
     place = sums + (n * splits + split) * 2 * channels + c
@@ -124,7 +137,15 @@ def _small_group_norm(
 
 
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, *, silu: bool = False, shift: Tensor | None = None
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    silu: bool = False,
+    shift: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """GroupNorm of `x + shift`, followed by SiLU if `silu`.
 
@@ -132,18 +153,27 @@ def group_norm(
         x: `[n, c, h, w]`, channels last in memory (else it is copied).
         weight: `[c]`, like `bias`.
         shift: added to every pixel, `[n, c]` or `[1, c]`.
+        sums: what `add_bias_sums` has returned beside x.
 
     Returns:
         `[n, c, h, w]`, channels last.
     """
-    return _launch_group_norm(x, groups, weight, bias, eps, shift, x.dtype, silu=silu)
+    return _launch_group_norm(x, groups, weight, bias, eps, shift, x.dtype, silu=silu, sums=sums)
 
 
 def group_norm_float8(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, scale: float, *, shift: Tensor | None = None
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    scale: float,
+    *,
+    shift: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """`group_norm` with SiLU, divided by `scale`, in fp8; channels last."""
-    return _launch_group_norm(x, groups, weight, bias, eps, shift, FLOAT8, silu=True, gain=1 / scale)
+    return _launch_group_norm(x, groups, weight, bias, eps, shift, FLOAT8, silu=True, gain=1 / scale, sums=sums)
 
 
 def _launch_group_norm(
@@ -157,6 +187,7 @@ def _launch_group_norm(
     *,
     silu: bool,
     gain: float = 1.0,
+    sums: Tensor | None = None,
 ) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     n, channels, height, width = x.shape
@@ -176,7 +207,7 @@ def _launch_group_norm(
             num_warps=max(1, min(16, padded // 1024)),
         )  # fmt: skip
         return y
-    sums = _sums(x)
+    sums = _sums(x) if sums is None else sums
     splits = sums.shape[1]
     factors = torch.empty((n, 2, channels), dtype=torch.float32, device=x.device)
     _channel_factors[(groups, n)](
@@ -190,8 +221,25 @@ def _launch_group_norm(
     return y
 
 
-def _sums(x: Tensor) -> Tensor:
-    """Sum and sum of squares of each channel over parts of each image: fp32 `[n, parts, 2, c]`."""
+def add_bias_sums(x: Tensor, branch: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """`x + branch + bias` of images `[n, c, h, w]`, channels last in memory, and what a `group_norm` of it needs.
+
+    Args:
+        bias: `[c]`.
+
+    Returns:
+        The image, and sums and sums of squares of each channel over parts of it: fp32 `[n, parts, 2, c]`.
+    """
+    x, branch = (each.contiguous(memory_format=torch.channels_last) for each in (x, branch))
+    y = torch.empty_like(x)
+    return y, _sums(x, branch, bias, y)
+
+
+def _sums(x: Tensor, branch: Tensor | None = None, bias: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    """Sum and sum of squares of each channel over parts of each image: fp32 `[n, parts, 2, c]`.
+
+    Of `x + branch + bias`, which is written to y, if they are given.
+    """
     n, channels, height, width = x.shape
     rows = height * width
     tile_r, tile_c = _tile(channels)
@@ -200,9 +248,11 @@ def _sums(x: Tensor) -> Tensor:
     split_rows = triton.cdiv(triton.cdiv(rows, splits), tile_r) * tile_r
     splits = triton.cdiv(rows, split_rows)
     sums = torch.empty((n, splits, 2, channels), dtype=torch.float32, device=x.device)
+    added = (x, x, x) if branch is None or bias is None or y is None else (branch, bias, y)  # not read or written
     _channel_sums[(tiles, splits, n)](
-        x, sums, rows, split_rows, splits, channels, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
-    )
+        x, *added, sums, rows, split_rows, splits, channels, BRANCH=branch is not None,
+        BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4,
+    )  # fmt: skip
     return sums
 
 

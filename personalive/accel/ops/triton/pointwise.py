@@ -47,48 +47,29 @@ def geglu(x: Tensor) -> Tensor:
 
 
 @triton.jit(do_not_specialize=["rows"])
-def _add(
-    x, branch, bias, y, rows, channels,
-    BRANCH: tl.constexpr, RELU: tl.constexpr, SCALE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, scale,
-):  # fmt: skip
+def _scale_relu(x, scale, bias, y, rows, channels, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
     r = tl.program_id(0).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = c < channels
     mask = (r < rows)[:, None] & inside[None, :]
     place = r[:, None] * channels + c[None, :]
     value = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
-    if BRANCH:
-        value += tl.load(branch + place, mask=mask, other=0.0).to(tl.float32)
-    if SCALE:
-        value *= tl.load(scale + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    value *= tl.load(scale + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     value += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
-    if RELU:
-        value = tl.maximum(value, 0.0)
-    tl.store(y + place, value.to(y.dtype.element_ty), mask=mask)
-
-
-def add_bias(x: Tensor, branch: Tensor, bias: Tensor) -> Tensor:
-    """`x + branch + bias` of images `[n, c, h, w]`, channels last in memory, bias `[c]`."""
-    return _launch_add(x, branch, bias, None, relu=False)
+    tl.store(y + place, tl.maximum(value, 0.0).to(y.dtype.element_ty), mask=mask)
 
 
 def scale_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """`relu(x * scale + bias)` of images `[n, c, h, w]`, channels last in memory; scale and bias are `[c]`."""
-    return _launch_add(x, None, bias, scale, relu=True)
-
-
-def _launch_add(x: Tensor, branch: Tensor | None, bias: Tensor, scale: Tensor | None, *, relu: bool) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     n, channels, height, width = x.shape
     rows = n * height * width
     y = torch.empty_like(x)
-    other = x if branch is None else branch.contiguous(memory_format=torch.channels_last)
     tile_c = next((tile for tile in (128, 64, 32) if channels % tile == 0), 64)
     tile_r = 2048 // tile_c
-    _add[(triton.cdiv(rows, tile_r), triton.cdiv(channels, tile_c))](
-        x, other, bias, y, rows, channels, BRANCH=branch is not None, RELU=relu, SCALE=scale is not None,
-        BLOCK_R=tile_r, BLOCK_C=tile_c, scale=bias if scale is None else scale, num_warps=4,
-    )  # fmt: skip
+    _scale_relu[(triton.cdiv(rows, tile_r), triton.cdiv(channels, tile_c))](
+        x, scale, bias, y, rows, channels, BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4
+    )
     return y
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from personalive.accel.ops.reference import FLOAT8, Operations, to_float8
-from personalive.accel.ops.triton import convolution, products
+from personalive.accel.ops.triton import convolution, norms, products
 
 EXACT = 1e-5
 """The largest relative error in fp32: products with fewer bits have a hundred times as much."""
@@ -83,7 +83,6 @@ def _trials(random: Callable[..., Tensor], *, float8: bool) -> Iterator[Trial]:
     image, scale, bias = _image(random, 320, 32), random(320), random(320)
     exact = [random(*shape).float() for shape in GRN_MLP]
     yield Trial("geglu", (random(16, 4, 2560),))
-    yield Trial("add_bias", (image, image, bias))
     yield Trial("scale_relu", (image, scale, bias))
     yield Trial("frame_attention", (random(16, 4, 960), 8, 16))
     yield Trial("token_attention", (random(2, 256, 16), random(2, 32, 16)))
@@ -110,7 +109,9 @@ def _image(random: Callable[..., Tensor], channels: int, side: int) -> Tensor:
 
 def _group_norms(random: Callable[..., Tensor], channels: int, side: int, *, float8: bool) -> Iterator[Trial]:
     """As in a resnet block, first and second, and as in a transformer."""
-    arguments = _image(random, channels, side), 32, random(channels), random(channels), 1e-5
+    image, branch = (_image(random, channels, side) for _ in range(2))
+    image, sums = norms.add_bias_sums(image, branch, random(channels))
+    arguments = image, 32, random(channels), random(channels), 1e-5
     shift = random(1, channels)
     if float8:
         yield Trial("group_norm_float8", (*arguments, 0.02))
@@ -119,6 +120,7 @@ def _group_norms(random: Callable[..., Tensor], channels: int, side: int, *, flo
         yield Trial("group_norm", arguments, {"silu": True})
         yield Trial("group_norm", arguments, {"silu": True, "shift": shift})
     yield Trial("group_norm", arguments)
+    yield Trial("group_norm", arguments, {"sums": sums})
 
 
 def _layer_norms(random: Callable[..., Tensor], channels: int, *, float8: bool) -> Iterator[Trial]:
