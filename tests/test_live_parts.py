@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -316,7 +317,8 @@ def test_the_page_has_portraits_of_its_own():
 def test_each_preset_is_small_and_has_a_face(path):
     data = path.read_bytes()
     assert len(data) < 100_000
-    found = MeshFaces().portrait(decode_all(data), (512, 512), Wanted())
+    with closing(decode_all(data)) as images:
+        found = MeshFaces().portrait(images, (512, 512), Wanted())
     assert found is not None and found[1].box is not None and found[1].remarks == ()
     left, top, right, bottom = found[1].box
     assert 100 < right - left < 400 and 100 < bottom - top < 400

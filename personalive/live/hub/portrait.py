@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,7 +66,12 @@ class Portraits:
         Raises:
             InputError, NoFaceError, DeviceMemoryError
         """
-        return await self._in_thread(lambda: prepare(decode_all(data), wanted, engine, self._faces))
+
+        def first() -> Prepared:
+            with closing(decode_all(data)) as images:
+                return prepare(images, wanted, engine, self._faces)
+
+        return await self._in_thread(first)
 
     def keep(self, client: Client, chosen: Chosen) -> None:
         """Remember what a client chose, in place of its last choice."""
