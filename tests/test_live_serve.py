@@ -91,6 +91,17 @@ def test_serve_loads_answers_over_https_and_ends_when_told(small_model_folder, c
     assert "Traceback" not in output and "Exception ignored" not in output
 
 
+@pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_taken_port_is_said_and_no_page_is_promised(small_model_folder, more):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "personalive.cli.main", "serve", "--port", port, "--device", "cpu", *more]
+        command += ["--model", str(small_model_folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert port in done.stderr and "another --port" in done.stderr and "the page is at" not in done.stderr
+
+
 def test_serve_refuses_what_would_let_strangers_in():
     command = [sys.executable, "-m", "personalive.cli.main", "serve", "--host", "0.0.0.0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
