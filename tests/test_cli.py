@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import PackageNotFoundError
 
 import av
 import pytest
@@ -264,6 +265,48 @@ def test_what_answers_at_once_loads_no_large_library(tmp_path, verb):
         "av",
         "huggingface_hub.file_download",
     }
+
+
+def an_openvino(folder):
+    """A package openvino that is only looked up: it cannot be imported."""
+    (folder / "openvino").mkdir(parents=True)
+    (folder / "openvino" / "__init__.py").write_text("raise ImportError('it takes a second')")
+    (folder / "openvino-2026.4.1.dist-info").mkdir()
+    (folder / "openvino-2026.4.1.dist-info" / "METADATA").write_text("Name: openvino\nVersion: 2026.4.1\n")
+    return folder
+
+
+def not_there(package):
+    raise PackageNotFoundError(package)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "installed", "words"),
+    [
+        ([], False, ["not installed", 'faster here: pip install "personalive[openvino]"']),
+        (["--accelerate", "graphs"], False, ["not installed"]),
+        ([], True, ["2026.4.1", "will be used for files"]),
+        (["--accelerate", "onnx"], True, ["2026.4.1", "will be used"]),
+        (["--accelerate", "graphs"], True, ["2026.4.1", "will not be used"]),
+    ],
+)
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_doctor_says_whether_openvino_is_there_and_will_be_used(
+    tmp_path, monkeypatch, run, arguments, installed, words, full
+):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("personalive.cli.doctor.missing", lambda extra: [])
+    monkeypatch.setattr("personalive.loading.missing", lambda extra: [] if installed else ["openvino"])
+    monkeypatch.syspath_prepend(an_openvino(tmp_path / "lib"))
+    if not installed:
+        monkeypatch.setattr("personalive.cli.doctor.version", not_there)
+    status, out, _, _ = run("doctor", "--device", "cpu", *arguments, *full)
+    (line,) = re.findall(r"^OpenVINO +(.*)$", out, re.MULTILINE)
+    assert status == 0
+    for word in words:
+        assert word in line
+    assert ("faster here" in line) == ("--accelerate" not in arguments)
 
 
 def stand_in(folder, name, text):
