@@ -164,6 +164,15 @@ def test_without_a_gpu_the_demo_model_is_chosen_and_said(monkeypatch):
     assert ModelChoice().resolved_source() == ("personalive", "")
 
 
+@pytest.mark.parametrize(("dtype", "said"), [("fp16", 1), ("fp32", 0)])
+def test_fp16_on_a_cpu_is_said_to_be_slow_once_and_what_to_use_instead(tmp_path, run, inputs, dtype, said):
+    arguments = ["-L", 1, "--dtype", dtype, "--device", "cpu", "-o", tmp_path / "a.mp4", "--face_boxes", "keypoints"]
+    status, _, _, records = run("animate", *inputs, *arguments)
+    warnings = [record.message for record in records if "fp16" in record.message]
+    assert status == 0 and len(warnings) == said
+    assert all("slow" in each and "choose fp32" in each for each in warnings)
+
+
 def long_driver(folder):
     clip = save_video(folder / "clip.mp4", moving_face(50))
     driver = folder / "long.mp4"
