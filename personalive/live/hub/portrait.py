@@ -109,7 +109,9 @@ class Portraits:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def stop(self) -> None:
-        """End the threads."""
+        """Let the threads end what they do, free what finds faces, and end."""
+        if self._faces is not None:
+            self._threads.submit(self._faces.close)
         self._threads.shutdown(wait=False)
 
 
