@@ -122,6 +122,8 @@ class PersonaLive:
         tiny = None
         if tiny_vae is not None:  # before the large files, as this may be refused
             tiny = weights.load_tiny_decoder(Path(tiny_vae), found.config, dtype=dtype, device=device)
+        if accelerator is not None:
+            accelerator.begin()
         modules: dict[str, nn.Module] = {}
         begin = time.monotonic()
         for name in models.NETWORKS:
