@@ -72,6 +72,8 @@ def build(
     times: dict[str, float] | None = None,
 ) -> PersonaLive:
     """A model with random weights; `times` gets the seconds of what a start with files would not do."""
+    if choice is not None:
+        choice.begin()
     networks: dict[str, torch.nn.Module] = {}
     filling = 0.0
     for number, name in enumerate(models.NETWORKS):

@@ -139,7 +139,7 @@ def report(found: dict[str, Any], memory: list[float], options: argparse.Namespa
     if options.model == "echo" and options.background == "as_is":
         rows = np.array([row for row in found["marks"] if row[0] > warm]).reshape(-1, 2)
     else:
-        stamped = [(each["at"], each["delay_ms"]) for each in found["stats"] if each["delay_ms"]]
+        stamped = [(each["at"], each["delay_ms"]) for each in found["stats"] if "delay_ms" in each]
         rows = np.array([row for row in stamped if row[0] > warm]).reshape(-1, 2)
     if len(rows) < 5:
         raise SystemExit("too few pictures came back to measure a delay")

@@ -84,17 +84,28 @@ class ModelChoice(Settings):
     def for_files(self) -> Self:
         """The same choice for work on files: onnx, if nothing was said and the demo model is faster that way here.
 
-        It is in OpenVINO, on processors of the kind on which that was measured (docs/cpu.md). Live sessions do without,
-        as they would wait while it compiles.
+        Live sessions do without, as they would wait while it compiles.
+        """
+        return self.for_files_on(self.resolved_device().type)
+
+    def for_files_on(self, kind: str) -> Self:
+        """The same on a kind of device, cuda or cpu."""
+        here = self.suits_openvino(kind) and not missing("openvino") and not missing("onnx") and can_be_kept("onnx")
+        return self.replace(accelerate="onnx") if here else self
+
+    def suits_openvino(self, kind: str) -> bool:
+        """Whether files are made faster in OpenVINO, if that is installed.
+
+        It is the demo model's on processors of the kind on which that was measured (docs/cpu.md).
         """
         unsaid = self == type(self)(model=self.model, device=self.device)
-        if not unsaid or missing("openvino") or missing("onnx") or self.resolved_device().type != "cpu":
-            return self
-        if self.resolved_source()[0] != "demo" or platform.machine() not in ("x86_64", "AMD64"):
-            return self
-        if not can_be_kept("onnx"):
-            return self
-        return self.replace(accelerate="onnx")
+        measured = kind == "cpu" and platform.machine() in ("x86_64", "AMD64")
+        return unsaid and measured and self.source_on(kind)[0] == "demo"
+
+    @property
+    def runs_onnx(self) -> bool:
+        """Whether the model runs as ONNX files."""
+        return self.accelerate == "onnx" or (self.accelerate is None and self.onnx is not None)
 
     def elsewhere(self, source: str) -> Self:
         """The same choice, with this model, for processes that start in other folders."""
@@ -150,7 +161,7 @@ class ModelChoice(Settings):
                 device=device,
                 dtype=self.resolved_dtype(),
                 attention=self.attention,
-                accelerate=self.accelerate or ("onnx" if self.onnx else "graphs"),
+                accelerate=self.accelerate or ("onnx" if self.runs_onnx else "graphs"),
                 onnx=self.onnx,
                 low_memory=self.low_memory,
                 tiny_vae=self.tiny_vae,

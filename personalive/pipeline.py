@@ -32,6 +32,10 @@ DRAWN_ONLY = (
     "hardly like this person. Photographs need the published weights (model personalive), on a GPU with 8 GB of memory "
     "or more"
 )
+SLOW_FP16 = (
+    "dtype fp16 is slow on most CPUs, which have no instructions for it: leave dtype out, which is fp32 there "
+    "with bf16 where that is faster, or choose fp32"
+)
 
 
 class PersonaLive:
@@ -118,6 +122,8 @@ class PersonaLive:
         tiny = None
         if tiny_vae is not None:  # before the large files, as this may be refused
             tiny = weights.load_tiny_decoder(Path(tiny_vae), found.config, dtype=dtype, device=device)
+        if accelerator is not None:
+            accelerator.begin()
         modules: dict[str, nn.Module] = {}
         begin = time.monotonic()
         for name in models.NETWORKS:
@@ -197,4 +203,6 @@ def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "A
 
 def _defaults(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cpu" and dtype == torch.float16:
+        logger.warning("%s", SLOW_FP16)
     return device, dtype or (torch.float16 if device.type == "cuda" else torch.float32)

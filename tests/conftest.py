@@ -1,4 +1,7 @@
-"""Fixtures that several test modules share: a small model, in memory and as a folder, and inputs for it."""
+"""Fixtures that several test modules share: a small model and inputs for it, and a live server with a browser.
+
+The live page's packages are imported only by its tests.
+"""
 
 import os
 from pathlib import Path
@@ -73,3 +76,51 @@ def portrait(tmp_path_factory) -> Path:
 def driver(tmp_path_factory) -> Path:
     """22 frames of a moving face at 25 fps, with sound."""
     return save_video(tmp_path_factory.mktemp("inputs") / "driver.mp4", moving_face(22), sound=True)
+
+
+@pytest.fixture(scope="module")
+def presets(tmp_path_factory):
+    """A folder with the portraits red, green and blue."""
+    from tests.live_support import BLUE, GREEN, RED, picture
+
+    folder = tmp_path_factory.mktemp("presets")
+    for name, colour in (("red", RED), ("green", GREEN), ("blue", BLUE)):
+        (folder / f"{name}.png").write_bytes(picture(colour))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(presets):
+    """A live server for three people, who choose among `presets`."""
+    from personalive.testing.echo import EchoEngine
+    from tests.live_support import live_server
+
+    engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
+    with live_server(engine, presets=presets, max_sessions=3, linger_seconds=1) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    """What starts browsers."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def camera(tmp_path_factory) -> Path:
+    """A moving bar for a browser's camera, at 25 frames a second."""
+    from personalive.testing.browser import moving_bar, write_camera
+
+    return write_camera(tmp_path_factory.mktemp("camera") / "camera.mjpeg", moving_bar(), 25)
+
+
+@pytest.fixture(scope="module")
+def browser(playwright, camera):
+    """Chromium with that camera."""
+    from personalive.testing.browser import chromium
+
+    with chromium(playwright, camera) as running:
+        yield running

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import dataclasses
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 from personalive.live.front.process import LocalWorkplace, Workplace
 from personalive.live.front.serve import front_server
 from personalive.live.options import ServeOptions
+from personalive.net.server import bound
 from personalive.processes import Seat
 from personalive.testing.echo_worker import EchoWorkers
 from tests.live_support import until
@@ -51,13 +51,12 @@ def front(
     **options: Any,
 ) -> Iterator[FrontServer]:
     """Run a front until the block ends, over workers of this machine if no other place for them is given."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    listening = bound("127.0.0.1", 0)
+    port = listening.getsockname()[1]
     chosen = ServeOptions(**{"port": port, "offer_rate": 1e6, "face_boxes": "keypoints", **options})
     here = LocalWorkplace(chosen, [Seat()] * workers, make or EchoWorkers(), folder)
     server = front_server(chosen, place(chosen) if place else here)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), daemon=True)
     thread.start()
     running = FrontServer(f"http://127.0.0.1:{port}", thread)
     try:

@@ -1,18 +1,20 @@
 """A hub on loopback: enough of its protocol for `huggingface_hub`, with the faults of networks and disks.
 
 It serves repositories out of folders, at one revision each. Files of `LARGE` bytes or more are answered as the hub
-answers for files in git LFS: with a redirect, a sha256 as ETag, and ranges. It can also be a file server with nothing
-but the same paths, or answer as ModelScope's published client expects.
+answers for files in git LFS: with a redirect, a sha256 as ETag, and ranges. The redirect leads to this host again, so
+clients from version 2 on follow it before they read the hub's headers: these come there too. It can also be a server of
+files with the same paths, or answer as ModelScope's published client expects.
 """
 
 import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -90,10 +92,10 @@ class HubStandIn:
         """Requests for the content of the large file whose path ends in `name`."""
         return [request for request in self.requests if request.method == "GET" and request.path.endswith(name)]
 
-    def blobs(self) -> dict[str, tuple[str, Path]]:
-        """Large files: path inside the repository and file, by digest."""
+    def blobs(self) -> dict[str, tuple[str, Path, StoredRepository]]:
+        """Large files: path inside the repository, file and repository, by digest."""
         return {
-            hashlib.sha256(path.read_bytes()).hexdigest(): (name, path)
+            hashlib.sha256(path.read_bytes()).hexdigest(): (name, path, repository)
             for repository in self.repositories.values()
             for name, path in repository.files().items()
             if path.stat().st_size >= LARGE
@@ -146,9 +148,9 @@ class _Handler(BaseHTTPRequestHandler):
             if repository := self._repository(match):
                 self._resolve(repository, match["path"])
         elif (match := _BLOB.fullmatch(path)) and match["digest"] in (blobs := self.hub.blobs()):
-            name, file = blobs[match["digest"]]
+            name, file, repository = blobs[match["digest"]]
             self._remember(f"/blobs/{name}")
-            self._send_blob(name, file)
+            self._send_blob(name, file, self._commit(repository) | _large(match["digest"], file))
         else:
             self._refuse("EntryNotFound")
 
@@ -228,22 +230,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound")
             return
         content = file.read_bytes()
-        headers = {"X-Repo-Commit": self.hub.faults.claim_commit or self._revision(repository)}
+        headers = self._commit(repository)
         if len(content) < LARGE:
             self._send(content, headers | {"ETag": f'"{_git_id(content)}"'})
             return
         digest = hashlib.sha256(content).hexdigest()
-        headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
+        headers |= _large(digest, file)
         self._send(b"", headers | {"Location": f"{self.hub.url}/blobs/{digest}"}, status=302)
 
-    def _send_blob(self, name: str, file: Path) -> None:
+    def _commit(self, repository: StoredRepository) -> dict[str, str]:
+        return {"X-Repo-Commit": self.hub.faults.claim_commit or self._revision(repository)}
+
+    def _send_blob(self, name: str, file: Path, more: Mapping[str, str] = MappingProxyType({})) -> None:
         content, start, faults = file.read_bytes(), self._start(), self.hub.faults
         if start >= len(content):
             self._send(b"", {"Content-Range": f"bytes */{len(content)}"}, status=416)
             return
         if name in faults.corrupt:
             content = content[:-1] + bytes([content[-1] ^ 1])
-        headers = {"Accept-Ranges": "bytes"}
+        headers = {"Accept-Ranges": "bytes", **more}
         if "Range" in self.headers:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         cut = faults.cuts.pop(0) if faults.cuts and (self.command, name) == ("GET", faults.cut_path) else None
@@ -265,6 +270,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, code: str) -> None:
         self._send(b"", {"X-Error-Code": code, "X-Error-Message": code}, status=404)
+
+
+def _large(digest: str, file: Path) -> dict[str, str]:
+    """What the hub says of a file outside git."""
+    return {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(file.stat().st_size)}
 
 
 def _git_id(content: bytes) -> str:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from importlib.metadata import PackageNotFoundError
 
 import av
 import pytest
@@ -163,6 +164,15 @@ def test_without_a_gpu_the_demo_model_is_chosen_and_said(monkeypatch):
     assert ModelChoice().resolved_source() == ("personalive", "")
 
 
+@pytest.mark.parametrize(("dtype", "said"), [("fp16", 1), ("fp32", 0)])
+def test_fp16_on_a_cpu_is_said_to_be_slow_once_and_what_to_use_instead(tmp_path, run, inputs, dtype, said):
+    arguments = ["-L", 1, "--dtype", dtype, "--device", "cpu", "-o", tmp_path / "a.mp4", "--face_boxes", "keypoints"]
+    status, _, _, records = run("animate", *inputs, *arguments)
+    warnings = [record.message for record in records if "fp16" in record.message]
+    assert status == 0 and len(warnings) == said
+    assert all("slow" in each and "choose fp32" in each for each in warnings)
+
+
 def long_driver(folder):
     clip = save_video(folder / "clip.mp4", moving_face(50))
     driver = folder / "long.mp4"
@@ -264,6 +274,48 @@ def test_what_answers_at_once_loads_no_large_library(tmp_path, verb):
         "av",
         "huggingface_hub.file_download",
     }
+
+
+def an_openvino(folder):
+    """A package openvino that is only looked up: it cannot be imported."""
+    (folder / "openvino").mkdir(parents=True)
+    (folder / "openvino" / "__init__.py").write_text("raise ImportError('it takes a second')")
+    (folder / "openvino-2026.4.1.dist-info").mkdir()
+    (folder / "openvino-2026.4.1.dist-info" / "METADATA").write_text("Name: openvino\nVersion: 2026.4.1\n")
+    return folder
+
+
+def not_there(package):
+    raise PackageNotFoundError(package)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "installed", "words"),
+    [
+        ([], False, ["not installed", 'faster here: pip install "personalive[openvino]"']),
+        (["--accelerate", "graphs"], False, ["not installed"]),
+        ([], True, ["2026.4.1", "will be used for files"]),
+        (["--accelerate", "onnx"], True, ["2026.4.1", "will be used"]),
+        (["--accelerate", "graphs"], True, ["2026.4.1", "will not be used"]),
+    ],
+)
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_doctor_says_whether_openvino_is_there_and_will_be_used(
+    tmp_path, monkeypatch, run, arguments, installed, words, full
+):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("personalive.cli.doctor.missing", lambda extra: [])
+    monkeypatch.setattr("personalive.loading.missing", lambda extra: [] if installed else ["openvino"])
+    monkeypatch.syspath_prepend(an_openvino(tmp_path / "lib"))
+    if not installed:
+        monkeypatch.setattr("personalive.cli.doctor.version", not_there)
+    status, out, _, _ = run("doctor", "--device", "cpu", *arguments, *full)
+    (line,) = re.findall(r"^OpenVINO +(.*)$", out, re.MULTILINE)
+    assert status == 0
+    for word in words:
+        assert word in line
+    assert ("faster here" in line) == ("--accelerate" not in arguments)
 
 
 def stand_in(folder, name, text):

@@ -55,6 +55,7 @@ def test_a_signed_file_says_who_made_it_and_a_changed_byte_shows(authority, sign
     assert main(["verify", str(path), "--trust", str(authority.certificate)]) == 0
     said = capsys.readouterr().out
     assert "signed by Studio of Tests" in said and f"An authority in {authority.certificate} vouches" in said
+    assert said.startswith(f'{path.name} says in its metadata: "comment".')
     assert "created by PersonaLive 1.2.3 (model demo, seed 7)" in said and "synthetic" in said
     assert "Nothing was changed" in said and "SHA" not in said
     assert main(["verify", str(path)]) == 0 and "No authority that you trust" in capsys.readouterr().out
@@ -65,12 +66,27 @@ def test_a_signed_file_says_who_made_it_and_a_changed_byte_shows(authority, sign
     assert "It was changed since it was signed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ("made.mp4", "made.webm", "made.gif", "made.webp", "%05d.png"))
+def test_what_a_result_says_of_itself_is_told_without_a_signature_too(tmp_path, name, capsys):
+    comment = "Synthetic video: <model> & seed"
+    with open_result(tmp_path / name, VideoFormat(320, 240, Fraction(25), comment)) as writer:
+        writer.write(np.stack(numbered(2)))
+        writer.finish()
+    (path,) = (each for each in tmp_path.iterdir() if each.stem in ("made", "00001"))
+    assert main(["verify", str(path)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f'{path.name} says in its metadata: "{comment}".',
+        f"{path.name} has no content credentials: nothing proves who made it, or whether it was changed.",
+    ]
+
+
 def test_a_file_that_was_encoded_again_and_others_count_as_unsigned(signer, tmp_path, portrait, capsys):
     again = tmp_path / "again.mp4"
     run_ffmpeg("-i", str(write(tmp_path / "a" / "signed.mp4", signer)), str(again))
     for path in (again, portrait, Path(__file__)):
         assert main(["verify", str(path)]) == 1
-        assert "has no content credentials" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "has no content credentials" in said and ("says in its metadata" in said) == (path == again)
     assert main(["verify", str(tmp_path / "missing.mp4")]) == 1
 
 

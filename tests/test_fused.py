@@ -1,12 +1,14 @@
 """Merged layers and accelerated models against the plain ones, in float32 on the CPU."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 from personalive.accel.accelerator import Accelerator
+from personalive.accel.findings import Findings
 from personalive.accel.fuse import images as fused_images
 from personalive.accel.fuse import transformers
 from personalive.accel.fuse.encoders import fuse_encoder
@@ -20,7 +22,7 @@ from personalive.accel.fuse.unet import (
 from personalive.accel.fuse.vae import FusedDecoder
 from personalive.accel.ops import reference as operations
 from personalive.accel.ops.reference import Operations
-from personalive.errors import InputError
+from personalive.errors import InputError, WeightsError
 from personalive.models import NETWORKS, build_network
 from personalive.models.denoising_unet import ReferenceFeatures
 from personalive.pipeline import PersonaLive
@@ -172,6 +174,22 @@ def test_unknown_names_are_refused():
         Accelerator(CPU, torch.float32, "fast")
     with pytest.raises(InputError, match=r"attention is 'quick'"):
         Accelerator(CPU, torch.float32, attention="quick")
+
+
+def test_no_kernels_are_tried_for_weights_that_are_missing(monkeypatch, tmp_path):
+    """The process would not end before they are, long after the error."""
+    tried = []
+    monkeypatch.setattr("personalive.accel.accelerator.findings_for", lambda device, folder: Findings(None))
+    monkeypatch.setattr("personalive.accel.accelerator.libraries.load", lambda *which: tried.append("libraries"))
+    monkeypatch.setattr(Accelerator, "_choose", lambda *which: tried.append("kernels"))
+    with pytest.raises(WeightsError, match="there is no folder"):
+        PersonaLive.from_pretrained(tmp_path / "missing", device="cuda", accelerate="none")
+    with pytest.raises(InputError, match="accumulate"):  # what cannot work is still refused before 8 GB are fetched
+        PersonaLive.from_pretrained(tmp_path / "missing", device="cuda", dtype=torch.bfloat16, accumulate="fp16")
+    for thread in threading.enumerate():
+        if thread.name.startswith("kernels"):
+            thread.join()
+    assert not tried
 
 
 @torch.inference_mode()

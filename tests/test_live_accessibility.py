@@ -4,9 +4,9 @@ from importlib import metadata, util
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from personalive.testing.browser import CHROMIUM, chromium, moving_bar, write_camera
+from personalive.testing.browser import CHROMIUM
 from personalive.testing.echo import EchoEngine
 from tests.live_support import RED, live_server, picture, until
 from tests.page_support import MIDDLE, Seen, button, choose, look_often, result
@@ -37,13 +37,6 @@ def server(tmp_path_factory, faces):
     engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
     with live_server(engine, faces, presets=presets, linger_seconds=1) as running:
         look_often(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.mjpeg", moving_bar(), 25)
-    with sync_playwright() as playwright, chromium(playwright, camera) as running:
         yield running
 
 

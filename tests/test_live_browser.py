@@ -14,10 +14,10 @@ import numpy as np
 import psutil
 import pytest
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from personalive.live.hub.entries import SessionState
-from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, moving_bar, watch, write_camera
+from personalive.testing.browser import CHROMIUM, WATCH, chromium, followed, grab, watch
 from personalive.testing.echo import EchoEngine
 from personalive.types import RGBArray
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, shows, until
@@ -26,38 +26,6 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 1.5
 """Before and after the end of a browser, in which another's pictures are looked at."""
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed: ./test.sh does that")
-
-
-@pytest.fixture(scope="module")
-def camera(tmp_path_factory):
-    return write_camera(tmp_path_factory.mktemp("camera") / "camera.mjpeg", moving_bar(), 25)
-
-
-@pytest.fixture(scope="module")
-def presets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    for name, colour in (("red", RED), ("green", GREEN), ("blue", BLUE)):
-        (folder / f"{name}.png").write_bytes(picture(colour))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(presets):
-    engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
-    with live_server(engine, presets=presets, max_sessions=3, linger_seconds=1) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def playwright():
-    with sync_playwright() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(playwright, camera):
-    with chromium(playwright, camera) as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-from personalive.testing.browser import CHROMIUM, chromium, moving_bar, write_camera
+from personalive.testing.browser import CHROMIUM
 from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, WAIT, live_server, picture, until
 from tests.page_support import MIDDLE, Seen, button, check, choose, look_often, opened, result, session_of, start
@@ -24,20 +24,10 @@ def faces():
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, faces):
-    presets = tmp_path_factory.mktemp("presets")
-    for name, colour in (("blue", BLUE), ("green", GREEN), ("red", RED)):
-        (presets / f"{name}.png").write_bytes(picture(colour))
+def server(presets, faces):
     engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
     with live_server(engine, faces, presets=presets, max_sessions=3, linger_seconds=1) as running:
         look_often(running)
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.mjpeg", moving_bar(), 25)
-    with sync_playwright() as playwright, chromium(playwright, camera) as running:
         yield running
 
 

@@ -1,8 +1,10 @@
 """The parts of the live server on their own: rings, play-out, sessions, scheduler, clients, options."""
 
+import asyncio
 import io
 import subprocess
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,7 +27,7 @@ from personalive.live.options import IceServer, ServeOptions
 from personalive.media.portrait import Portrait
 from personalive.testing.echo import EchoEngine
 from personalive.types import RGBArray
-from tests.live_support import RED
+from tests.live_support import RED, until
 
 IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
 
@@ -316,10 +318,23 @@ def test_the_page_has_portraits_of_its_own():
 def test_each_preset_is_small_and_has_a_face(path):
     data = path.read_bytes()
     assert len(data) < 100_000
-    found = MeshFaces().portrait(decode_all(data), (512, 512), Wanted())
+    with closing(decode_all(data)) as images:
+        found = MeshFaces().portrait(images, (512, 512), Wanted())
     assert found is not None and found[1].box is not None and found[1].remarks == ()
     left, top, right, bottom = found[1].box
     assert 100 < right - left < 400 and 100 < bottom - top < 400
+
+
+async def test_the_face_mesh_is_freed_when_the_server_ends():
+    faces = MeshFaces()
+    portraits = portrait.Portraits(faces)
+    seen, _ = await portraits.look(PRESET_FILES[0].read_bytes())
+    mesh = faces._mesh
+    assert seen and mesh is not None
+    portraits.stop()
+    await asyncio.to_thread(until, lambda: faces._mesh is None)
+    with pytest.raises(ValueError):
+        mesh.process(np.zeros((64, 64, 3), np.uint8))
 
 
 def test_a_driver_is_followed_from_frame_to_frame():

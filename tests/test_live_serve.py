@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from personalive.assets import DEMO_PORTRAIT
 from tests.live_support import until
 
 TOKEN = {"Authorization": "Bearer a-long-secret"}
@@ -82,10 +83,23 @@ def test_serve_loads_answers_over_https_and_ends_when_told(small_model_folder, c
             assert "secure" in answer("/").headers["set-cookie"].lower()
             opened = client.post("/api/v1/sessions", json={}, headers=TOKEN)
             assert opened.status_code == 201
+            sent = client.post("/api/v1/personalive/reference", content=DEMO_PORTRAIT.read_bytes(), headers=TOKEN)
+            assert sent.status_code == 200, sent.text
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=30)
     assert process.returncode in (0, -signal.SIGTERM, 130, 143), output
-    assert "Traceback" not in output
+    assert "Traceback" not in output and "Exception ignored" not in output
+
+
+@pytest.mark.parametrize("more", [(), ("--workers", "2")], ids=["alone", "workers"])
+def test_a_taken_port_is_said_and_no_page_is_promised(small_model_folder, more):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "personalive.cli.main", "serve", "--port", port, "--device", "cpu", *more]
+        command += ["--model", str(small_model_folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert port in done.stderr and "another --port" in done.stderr and "the page is at" not in done.stderr
 
 
 def test_serve_refuses_what_would_let_strangers_in():

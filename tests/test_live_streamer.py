@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from playwright.sync_api import Error as PlaywrightError
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from personalive.live.core.pictures import filled
-from personalive.testing.browser import CHROMIUM, chromium, moving_bar, watch, write_camera
+from personalive.testing.browser import CHROMIUM, chromium, watch, write_camera
 from personalive.testing.echo import EchoEngine
 from personalive.testing.pictures import photograph
 from tests.live_support import BLUE, GREEN, RED, live_server, picture, until
@@ -19,34 +19,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Chromium is not installed: ./test.sh does that"),
 ]
-
-
-@pytest.fixture(scope="module")
-def presets(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    for name, colour in (("blue", BLUE), ("green", GREEN), ("red", RED)):
-        (folder / f"{name}.png").write_bytes(picture(colour))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(presets):
-    engine = EchoEngine(256, 256, chunk_frames=4, delay_frames=12, seconds=0.02)
-    with live_server(engine, presets=presets, max_sessions=3, linger_seconds=1) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def playwright():
-    with sync_playwright() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(playwright, tmp_path_factory):
-    camera = write_camera(tmp_path_factory.mktemp("camera") / "camera.mjpeg", moving_bar(), 25)
-    with chromium(playwright, camera) as running:
-        yield running
 
 
 @pytest.fixture

@@ -95,9 +95,13 @@ async def test_a_program_drives_a_portrait_and_another_one_watches_it(server):
         whep = f"{server.url}/api/v1/whep/{own['watchId']}"
         async with Exchange(whip, Camera(grey()), Tone(), token="a secret token") as driver:
             await asyncio.to_thread(until, lambda: next(iter(server.hub.entries.values())).is_shown)
+            unseen = (await page.get("/api/v1/sessions/current")).json()["stats"]
+            assert unseen["fps_out"] == 0 and not {"delay_ms", "delay_p95_ms"} & set(unseen)
             async with Exchange(whep) as viewer:
                 await asyncio.to_thread(until, lambda: viewer.pictures and shows(viewer.pictures[-1], RED))
                 await asyncio.to_thread(until, lambda: max(viewer.sounds, default=0) > 3000)
+                seen = (await page.get("/api/v1/sessions/current")).json()["stats"]
+                assert seen["fps_out"] > 0 and 0 < seen["delay_ms"] <= seen["delay_p95_ms"]
                 await page.put("/api/v1/sessions/current/reference", content=picture(BLUE))
                 await asyncio.to_thread(until, lambda: shows(viewer.pictures[-1], BLUE))
             figures = (await page.get("/api/v1/sessions/current")).json()["stats"]

@@ -1,6 +1,7 @@
 """Networks as ONNX files: what is written, what is refused, and the same pictures as without."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +18,12 @@ from personalive.accel.ops import onednn
 from personalive.errors import InputError, MissingExtraError, OutputError, PersonaLiveError, WeightsError
 from personalive.extras import missing
 from personalive.loading import ModelChoice
+from personalive.media.content_digest import content_digest
 from personalive.models import build_network
 from personalive.onnx import export as exporting
 from personalive.onnx.export import export, write_file
 from personalive.onnx.graphs import Case, Graph, GraphMaker
-from personalive.onnx.manifest import NAME, Manifest, Port
+from personalive.onnx.manifest import NAME, Manifest, Port, digest_of_weights
 from personalive.onnx.networks import OnnxNetworks, open_networks
 from personalive.onnx.runtimes import CUDA, OnnxRuntime, OpenVino, Runtime
 from personalive.pipeline import PersonaLive
@@ -99,6 +101,31 @@ def test_a_manifest_says_what_a_file_takes_and_notices_damage(one_file: Path, tm
     (tmp_path / NAME).unlink()
     with pytest.raises(InputError, match="no folder with a model in ONNX"):
         Manifest.read(tmp_path)
+
+
+def test_a_file_is_read_for_its_digest_again_only_if_it_has_changed(
+    one_file: Path, small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    files = shutil.copytree(one_file, tmp_path / "files")
+    source = weights.resolve(small_model_folder)
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return content_digest(path)
+
+    monkeypatch.setattr("personalive.weights.checksum_cache.digest_of", counted)
+    digests = []
+    for _ in range(2):
+        digests.append((Manifest.read(files), digest_of_weights(source)))
+    assert digests[0] == digests[1]
+    weights_files = [file.path for network in source.files.values() for file in network]
+    assert sorted(read) == sorted([files / "pose_guider.onnx", *weights_files])
+    data = (files / "pose_guider.onnx").read_bytes()
+    (files / "pose_guider.onnx").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
+    with pytest.raises(WeightsError, match=r"pose_guider\.onnx is damaged"):
+        Manifest.read(files)
 
 
 def test_files_that_do_not_fit_are_refused(one_file: Path, small_model_folder: Path) -> None:

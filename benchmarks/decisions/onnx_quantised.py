@@ -52,6 +52,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.runtime = OnnxRuntime(CPU, torch.get_num_threads())
+        self.name = self.runtime.name
         self.seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
 
     def load(self, path: Path) -> Function:

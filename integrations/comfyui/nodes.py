@@ -33,7 +33,8 @@ MODELS = "personalive"
 NAMED = ["default", "demo", "personalive"]
 OF_PATHS = ("model", "onnx", "tiny_vae")
 """Settings of the model that may name a path, which a workflow of others should not."""
-LARGEST_FPS = 120.0
+USUAL_FPS, LARGEST_FPS = 25.0, 120.0
+"""Frames a second of a driver that comes as images."""
 
 Model = io.Custom("PERSONALIVE_MODEL")
 Motion = io.Custom("PERSONALIVE_MOTION")
@@ -91,16 +92,7 @@ class PersonaLiveAnimate(io.ComfyNode):
             inputs=[
                 Model.Input("model"),
                 io.Image.Input("reference", tooltip="The portrait; of several images the first."),
-                io.Video.Input("driving_video", optional=True, tooltip="The driver, with its rate and sound."),
-                io.Image.Input("driving_images", optional=True, tooltip="The driver as images, in place of a video."),
-                io.Float.Input(
-                    "driving_fps",
-                    default=25.0,
-                    min=1.0,
-                    max=LARGEST_FPS,
-                    optional=True,
-                    tooltip="Of the images.",
-                ),
+                *_driver_inputs("The driver, with its rate and sound."),
                 io.Audio.Input("audio", optional=True, tooltip="Passed on in place of the video's own sound."),
                 *(widget(each) for each in declared(AnimateOptions, Surface.HTTP)),
             ],
@@ -114,7 +106,7 @@ class PersonaLiveAnimate(io.ComfyNode):
         reference: torch.Tensor,
         driving_video: Any = None,
         driving_images: torch.Tensor | None = None,
-        driving_fps: float = 25.0,
+        driving_fps: float = USUAL_FPS,
         audio: Any = None,
         **values: Any,
     ) -> io.NodeOutput:
@@ -139,9 +131,7 @@ class PersonaLiveExtractMotion(io.ComfyNode):
             description="The motion of a driver. With a name it is also kept, as NAME.motion in the output folder.",
             inputs=[
                 Model.Input("model"),
-                io.Video.Input("driving_video", optional=True),
-                io.Image.Input("driving_images", optional=True),
-                io.Float.Input("driving_fps", default=25.0, min=1.0, max=LARGEST_FPS, optional=True),
+                *_driver_inputs("The driver, with its rate."),
                 io.String.Input("save_as", default="", optional=True, tooltip="A name without folder and ending."),
                 *(widget(each) for each in declared(AnimateOptions, Surface.HTTP) if each.name in used),
             ],
@@ -154,7 +144,7 @@ class PersonaLiveExtractMotion(io.ComfyNode):
         model: PersonaLive,
         driving_video: Any = None,
         driving_images: torch.Tensor | None = None,
-        driving_fps: float = 25.0,
+        driving_fps: float = USUAL_FPS,
         save_as: str = "",
         **values: Any,
     ) -> io.NodeOutput:
@@ -219,6 +209,17 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     PersonaLiveExtractMotion,
     PersonaLiveApplyMotion,
 )
+
+
+def _driver_inputs(tooltip: str) -> list[Any]:
+    """A driver: a VIDEO, of which `tooltip` says what is used, or an IMAGE batch."""
+    return [
+        io.Video.Input("driving_video", optional=True, tooltip=tooltip),
+        io.Image.Input("driving_images", optional=True, tooltip="The driver as images, in place of a video."),
+        io.Float.Input(
+            "driving_fps", default=USUAL_FPS, min=1.0, max=LARGEST_FPS, optional=True, tooltip="Of the images."
+        ),
+    ]
 
 
 def _results() -> list[Any]:

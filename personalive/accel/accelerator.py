@@ -52,10 +52,7 @@ R = TypeVar("R")
 
 
 class Accelerator:
-    """The choices for one model on one device.
-
-    On a GPU, kernels are tried and libraries loaded in threads of their own, while the caller reads weights.
-    """
+    """The choices for one model on one device."""
 
     def __init__(
         self,
@@ -90,46 +87,55 @@ class Accelerator:
         self.on_gpu = device.type == "cuda"
         self.float8, self.half_sums = quantize == "fp8", accumulate == "fp16"
         self.low_memory = low_memory and self.on_gpu
-        findings = findings_for(device, cache_folder("kernels")) if self.on_gpu else Findings(None)
-        self.attention = autotuned_attention(attention, findings)
+        self._findings = findings_for(device, cache_folder("kernels")) if self.on_gpu else Findings(None)
+        self.attention = autotuned_attention(attention, self._findings)
         self.own_attention = attention == "auto"
-        self._choosing: Future[tuple[Operations, Operations]] = Future()
-        if self.on_gpu:
-            threads = ThreadPoolExecutor(2, thread_name_prefix="kernels")
-            self._choosing = threads.submit(self._choose, findings)
-            threads.submit(libraries.load, device, dtype)
-            threads.shutdown(wait=False)
-        else:
-            self._choosing.set_result(self._choose(findings))
+        self._choosing: Future[tuple[Operations, Operations]] | None = None
         self.on_onednn = not self.on_gpu and self.operations is onednn.OPERATIONS
         rounds = rounded_decoder and name != "none" and self.on_onednn and onednn.multiplies_bf16()
         self.decoder_dtype = torch.bfloat16 if rounds else dtype
         self.graphs = GraphMemory(device) if self.on_gpu and name == "graphs" else None
 
+    def begin(self) -> "Future[tuple[Operations, Operations]]":
+        """Choose operations, the first time. On a GPU, kernels are tried and libraries loaded in threads of their own.
+
+        Best called before weights are read, and after what may still be refused: a process does not end before its
+        threads, and the first time these compile kernels.
+        """
+        if self._choosing is None and self.on_gpu:
+            threads = ThreadPoolExecutor(2, thread_name_prefix="kernels")
+            self._choosing = threads.submit(self._choose)
+            threads.submit(libraries.load, self.device, self.dtype)
+            threads.shutdown(wait=False)
+        elif self._choosing is None:
+            self._choosing = Future()
+            self._choosing.set_result(self._choose())
+        return self._choosing
+
     @property
     def operations(self) -> Operations:
         """The implementation of each operation, once it is known."""
-        return self._choosing.result()[0]
+        return self.begin().result()[0]
 
     @property
     def image_operations(self) -> Operations:
         """The same for the UNets and the autoencoder, whose sums may be in fp16."""
-        return self._choosing.result()[1]
+        return self.begin().result()[1]
 
-    def _choose(self, findings: Findings) -> tuple[Operations, Operations]:
+    def _choose(self) -> tuple[Operations, Operations]:
         with current(self.device):
             operations = choose_operations(
                 self.device,
                 self.dtype,
                 self.attention,
-                findings,
+                self._findings,
                 own_attention=self.own_attention,
                 float8=self.float8,
                 half_sums=self.half_sums,
             )
             if not self.half_sums:
                 return operations, operations
-            return operations, with_half_sums(operations, self.device, findings)
+            return operations, with_half_sums(operations, self.device, self._findings)
 
     @property
     def idle_networks(self) -> tuple[str, ...]:

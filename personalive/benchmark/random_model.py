@@ -14,6 +14,7 @@ from personalive.pipeline import PersonaLive
 @torch.no_grad()
 def random_model(config: ModelConfig, accelerator: Accelerator) -> PersonaLive:
     """A model of these sizes; its pictures are noise, the same at each run on one device."""
+    accelerator.begin()
     networks: dict[str, nn.Module] = {}
     for name in models.NETWORKS:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""`personalive benchmark`: how fast this machine is, in a few minutes and without weights."""
+"""`personalive benchmark`: how fast this machine is, in a few minutes and without downloading weights."""
 
 import dataclasses
 import gc
@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,9 +21,11 @@ from personalive.accel.accelerator import Accelerator
 from personalive.benchmark import whole_job
 from personalive.benchmark.lifelike import lifelike
 from personalive.benchmark.random_model import random_model
-from personalive.config import CHUNK, DEMO, WINDOW, ModelConfig
+from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine.schedule import inner_steps
 from personalive.errors import InputError, PersonaLiveError
+from personalive.loading import ModelChoice
+from personalive.onnx.networks import OnnxNetworks
 from personalive.pipeline import PersonaLive
 
 logger = logging.getLogger(__name__)
@@ -46,29 +49,51 @@ Row = tuple[str, dict[str, float | str]]
 def measure(device: torch.device, size: int | None = None) -> Iterator[Row]:
     """Everything, row by row: what was measured, and its figures.
 
-    On a GPU, a model of the published sizes; on a CPU, one of the demo's.
-
     Args:
         size: width and height of the frames; default: the model's.
     """
-    on_gpu = device.type == "cuda"
-    config = ModelConfig() if on_gpu else DEMO
-    size = size or config.size
-    for name, choices in VARIANTS.items() if on_gpu else [("default", {})]:
+    for name, load in variants(device):
         try:
             began = time.perf_counter()
-            model = random_model(config, Accelerator(device, torch.float16 if on_gpu else torch.float32, **choices))
+            model = load()
             started = time.perf_counter() - began
             _release(device)  # making weights up takes more memory than reading them
-            yield f"call, {name}", calls(model, size) | {"model ready, s": round(started, 1)}
+            side = size or model.config.size
+            ready: dict[str, float | str] = {"model ready, s": round(started, 1), "runs in": runs_in(model)}
+            yield f"call, {name}", calls(model, side) | ready
             if name == "default":
-                for part, ms in parts(model, size):
+                for part, ms in parts(model, side):
                     yield f"part, {part}", {"ms": ms}
-                yield "file to file, frames a second", from_file_to_file(model, size)
+                yield "file to file, frames a second", from_file_to_file(model, side)
         except (InputError, torch.OutOfMemoryError) as error:
             yield f"call, {name}", {"not measured": str(error).partition("\n")[0]}
         model = None  # type: ignore[assignment]
         _release(device)
+
+
+def variants(device: torch.device) -> Iterator[tuple[str, Callable[[], PersonaLive]]]:
+    """What is measured: by the option that chooses it, what makes the model.
+
+    On a GPU it has the published sizes and weights by chance; on a CPU it is the demo model, as files are made with it,
+    and once more in PyTorch if that is another way.
+    """
+    if device.type == "cuda":
+        for name, choices in VARIANTS.items():
+            yield name, partial(_random, device, choices)
+        return
+    choice = ModelChoice(model="demo", device=str(device))
+    yield "default", choice.for_files().load
+    if choice.for_files() != choice:
+        yield "--accelerate graphs", choice.replace(accelerate="graphs").load
+
+
+def _random(device: torch.device, choices: dict[str, Any]) -> PersonaLive:
+    return random_model(ModelConfig(), Accelerator(device, torch.float16, **choices))
+
+
+def runs_in(model: PersonaLive) -> str:
+    """What computes a model's networks."""
+    return model.networks.runtime_name if isinstance(model.networks, OnnxNetworks) else "PyTorch"
 
 
 def calls(model: PersonaLive, size: int) -> dict[str, float | str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import personalive
 from personalive.errors import PersonaLiveError, first_line
+from personalive.extras import missing, pip_install
 from personalive.loading import NAMES, ModelChoice
 from personalive.media.ffmpeg import find_ffmpeg
 
@@ -62,8 +63,6 @@ def tried(choice: ModelChoice) -> Iterator[Finding]:
         yield Finding("will use", str(error), wrong=True)
         return
     yield from _used(choice, device.type, str(device))
-    if choice.for_files() != choice:
-        yield Finding("for files", "OpenVINO, which is faster here (--accelerate graphs: PyTorch)")
 
 
 def _programs(mediapipe: Finding) -> Iterator[Finding]:
@@ -210,6 +209,22 @@ def _used(choice: ModelChoice, kind: str, device: str) -> Iterator[Finding]:
     yield Finding("will use", f"model {source} on {device} in {dtype}, attention {choice.attention}")
     if remark:
         yield Finding("because", remark)
+    yield Finding("OpenVINO", _openvino(choice, kind))
+
+
+def _openvino(choice: ModelChoice, kind: str) -> str:
+    """Whether it is there, and whether it will be used; it is not loaded, which takes a second."""
+    installed = _version("openvino")
+    if installed == MISSING:
+        hint = f"; with it, files are made faster here: {pip_install('openvino')}"
+        return f"{MISSING}{hint if choice.suits_openvino(kind) else ''}"
+    if without := missing("onnx"):
+        return f"{installed}, not used without {', '.join(without)}: {pip_install('openvino')}"
+    if kind == "cpu" and choice.runs_onnx:
+        return f"{installed}, will be used"
+    if choice.for_files_on(kind).runs_onnx:
+        return f"{installed}, will be used for files, which is faster here (--accelerate graphs: PyTorch)"
+    return f"{installed}, will not be used: it is for CPUs, where --accelerate onnx uses it"
 
 
 def _version(package: str) -> str:

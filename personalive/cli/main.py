@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = add("doctor", help="show what was found on this machine and what will be used")
     doctor.add_argument("--full", action="store_true", help="Also try whether it works, which takes longer")
     add_settings(doctor, ModelChoice)
-    _add_benchmark(add("benchmark", help="measure how fast this machine is, in a few minutes and without weights"))
+    _add_benchmark(add("benchmark", help="measure how fast this machine is, in a few minutes and without a download"))
     export = add("export", help="write a model's networks as files for other runtimes")
     export.add_argument("folder", type=Path, metavar="FOLDER", help="The folder to make")
     add_settings(export, ExportOptions)
@@ -219,8 +219,11 @@ def _signed(options: AnimateOptions) -> AnimateOptions:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from personalive.media.comments import read_comment
     from personalive.media.credentials import read_credentials
 
+    if comment := read_comment(options.file):
+        print(f'{options.file.name} says in its metadata: "{comment}".')
     found = read_credentials(options.file, options.trust)
     print("\n".join(found.sentences))
     return 0 if found.is_intact else 1

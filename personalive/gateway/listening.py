@@ -1,7 +1,6 @@
 """How the service listens: HTTP for large files and slow lines, without a place for clients that say nothing."""
 
 import contextlib
-import socket
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ from starlette.applications import Starlette
 from personalive.errors import PersonaLiveError
 from personalive.gateway.bodies import SECONDS as BODY_SECONDS
 from personalive.net.connection import HttpConnection, Stage
-from personalive.net.server import Server, bound
+from personalive.net.server import Server
 
 MAX_HEAD = 32 * 1024
 """Bytes of a request's line and headers."""
@@ -61,15 +60,3 @@ def server_of(app: Starlette, goodbye: int = 1) -> Server:
             timeout_graceful_shutdown=goodbye,
         )
     )
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address to listen on.
-
-    Raises:
-        ServiceError: it is taken, or not this machine's.
-    """
-    try:
-        return bound(host, port)
-    except OSError as error:
-        raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

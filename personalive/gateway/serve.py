@@ -12,12 +12,13 @@ from personalive.gateway.app import create_app
 from personalive.gateway.cog_server import CogServer
 from personalive.gateway.deliveries import Deliveries
 from personalive.gateway.events import create_events_app
-from personalive.gateway.listening import ServiceError, bind, server_of
+from personalive.gateway.listening import ServiceError, server_of
 from personalive.gateway.openapi import describe, inputs_of
 from personalive.gateway.options import GatewayOptions
 from personalive.gateway.predictions import Predictions
 from personalive.media.held_folder import HeldFolder
 from personalive.net.addresses import private_addresses_allowed
+from personalive.net.server import bound
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ def serve(options: GatewayOptions) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises:
-        ServiceError: the address is taken, this is not the repository's folder, or Cog's server no longer works.
+        AddressError: the address is taken, or not this machine's.
+        ServiceError: this is not the repository's folder, or Cog's server no longer works.
     """
     if not SCHEMA.exists() or not Path("predict.py").exists():
         raise ServiceError(f"there is no predict.py or no {SCHEMA} here: start the service in the repository's folder")
@@ -43,7 +45,7 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    public, private = bind(options.host, options.resolved_port), bind("127.0.0.1", 0)
+    public, private = bound(options.host, options.resolved_port), bound("127.0.0.1", 0)
     secret = secrets.token_urlsafe(32)
     with HeldFolder("personalive-cog-") as scratch:
         cog = CogServer(Path.cwd(), scratch.path)
@@ -55,8 +57,8 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
             server_of(create_events_app(predictions, secret)),
         ]
         tasks = [
-            asyncio.create_task(each.serve(sockets=[bound]))
-            for each, bound in zip(servers, (public, private), strict=True)
+            asyncio.create_task(each.serve(sockets=[listening]))
+            for each, listening in zip(servers, (public, private), strict=True)
         ]
         logger.info("listening on http://%s:%d", options.host, public.getsockname()[1])
         try:

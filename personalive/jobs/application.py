@@ -12,7 +12,7 @@ from typing import Any
 
 from personalive.cluster import check_device
 from personalive.errors import InputError
-from personalive.gateway.listening import ServiceError, bind
+from personalive.gateway.listening import ServiceError
 from personalive.jobs.cluster import QUIET, Processes, Scale
 from personalive.jobs.options import JobsOptions
 from personalive.jobs.replica import Replica
@@ -21,6 +21,7 @@ from personalive.jobs.spool import Spool
 from personalive.jobs.work import Prepare
 from personalive.loading import ModelChoice
 from personalive.media.held_folder import HeldFolder
+from personalive.net.server import bound
 from personalive.settings import SigningSettings
 
 HEAD = {"node:__internal_head__": 0.001}
@@ -48,10 +49,11 @@ class Front:
         """Begin to listen, the first time; later see that it goes on, or has been drained. Ray Serve calls this.
 
         Raises:
-            ServiceError: the address is taken, or no job can be made.
+            AddressError: the address is taken, or not this machine's.
+            ServiceError: no job can be made.
         """
         if self._running is None:
-            listening = bind(self._options.host, self._options.resolved_port)
+            listening = bound(self._options.host, self._options.resolved_port)
             processes = Processes(self._scale.most)
             self._service = Service(self._options, processes, Spool(self._folder.path))
             self._running = asyncio.create_task(self._service.run(listening, lambda: processes.use(self._replicas)))

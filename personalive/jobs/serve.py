@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from personalive import weights
 from personalive.gateway.app import create_app
 from personalive.gateway.deliveries import MAX_DELIVERIES, Deliveries
-from personalive.gateway.listening import bind, server_of
+from personalive.gateway.listening import server_of
 from personalive.gateway.openapi import describe, inputs_of, own_schema
 from personalive.jobs.cluster import Processes, Scale, join, leave
 from personalive.jobs.options import JobsOptions
@@ -22,6 +22,7 @@ from personalive.jobs.work import ModelPreparation, Prepare
 from personalive.loading import ModelChoice
 from personalive.media.held_folder import HeldFolder
 from personalive.net.addresses import private_addresses_allowed
+from personalive.net.server import bound
 from personalive.settings import SigningSettings
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def serve(options: JobsOptions, choice: ModelChoice, prepare: Prepare | None = N
         MissingExtraError: Ray is not installed.
         PersonaLiveError: the address is taken, the cluster cannot be joined, or the model cannot be loaded.
     """
-    with contextlib.closing(bind(options.host, options.resolved_port)) as listening:
+    with contextlib.closing(bound(options.host, options.resolved_port)) as listening:
         signing = SigningSettings.from_environment(os.environ)
         scale = join(options, choice)
         if prepare is None:

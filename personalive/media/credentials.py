@@ -181,13 +181,13 @@ def read_credentials(path: Path, trusted: Path | None = None) -> Verdict:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except (c2pa.C2paError, ValueError) as error:
-        changed = f"{path.name} has content credentials that are damaged: {_plain(first_line(error))}."
+        changed = f"{path.name} has content credentials that are damaged: {plain(first_line(error))}."
         return Verdict((changed,), is_signed=True)
     return _verdict(path, store, trusted)
 
 
 def _unsigned(path: Path) -> Verdict:
-    said = f"{path.name} has no content credentials: nothing in it says who made it, or whether it was changed since."
+    said = f"{path.name} has no content credentials: nothing proves who made it, or whether it was changed."
     return Verdict((said,))
 
 
@@ -197,8 +197,8 @@ def _verdict(path: Path, store: dict[str, Any], trusted: Path | None) -> Verdict
     is_intact = store.get("validation_state") in ("Valid", "Trusted")
     is_trusted = store.get("validation_state") == "Trusted"
     signature = manifest.get("signature_info", {})
-    names = " of ".join(filter(None, (_plain(signature.get("common_name")), _plain(signature.get("issuer")))))
-    when = _plain(signature.get("time"))
+    names = " of ".join(filter(None, (plain(signature.get("common_name")), plain(signature.get("issuer")))))
+    when = plain(signature.get("time"))
     sentences = [f"{path.name} was signed by {names or 'somebody without a name'}{f' at {when}' if when else ''}."]
     if is_trusted:
         sentences.append(f"An authority in {trusted} vouches for that name.")
@@ -211,7 +211,7 @@ def _verdict(path: Path, store: dict[str, Any], trusted: Path | None) -> Verdict
     if is_intact:
         sentences.append("Nothing was changed since it was signed.")
     else:
-        reasons = {_plain(each.get("explanation")) for each in failures if "untrusted" not in each.get("code", "")}
+        reasons = {plain(each.get("explanation")) for each in failures if "untrusted" not in each.get("code", "")}
         sentences.append(f"It was changed since it was signed, so nothing of this holds: {'; '.join(sorted(reasons))}.")
     return Verdict(tuple(sentences), True, is_intact, is_trusted)
 
@@ -224,22 +224,22 @@ def _said(manifest: dict[str, Any]) -> Iterator[str]:
         for action in assertion.get("data", {}).get("actions", []):
             agent = action.get("softwareAgent", {})
             agent = agent if isinstance(agent, dict) else {"name": agent}
-            program = " ".join(filter(None, (_plain(agent.get("name")), _plain(agent.get("version")))))
+            program = " ".join(filter(None, (plain(agent.get("name")), plain(agent.get("version")))))
             details = ", ".join(
-                f"{_plain(name.removeprefix(PARAMETER))} {_plain(value)}"
+                f"{plain(name.removeprefix(PARAMETER))} {plain(value)}"
                 for name, value in sorted(action.get("parameters", {}).items())
                 if name.startswith(PARAMETER)
             )
-            done = _plain(action.get("action")).removeprefix("c2pa.")
+            done = plain(action.get("action")).removeprefix("c2pa.")
             yield f"It says: {done} by {program or 'an unnamed program'}{f' ({details})' if details else ''}."
             if action.get("digitalSourceType") == TRAINED:
                 yield "It says: this is synthetic, made by a trained model (trainedAlgorithmicMedia)."
     for ingredient in manifest.get("ingredients", []):
-        digest = _plain(ingredient.get("instance_id"))
-        yield f"It says: its {_plain(ingredient.get('title'))} was the file with {digest}."
+        digest = plain(ingredient.get("instance_id"))
+        yield f"It says: its {plain(ingredient.get('title'))} was the file with {digest}."
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Text from a file, which may hold anything, for a terminal."""
     return "".join(character for character in str(value or "") if character.isprintable())[:200]
 

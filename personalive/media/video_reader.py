@@ -233,6 +233,17 @@ class _Clock:
             packet.pts = None if packet.pts is None else packet.pts + ticks
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What a video says about itself, by names in small letters.
+
+    Raises:
+        InputError: it is not a video that can be read.
+    """
+    with _open(path) as container:
+        tags = [container.metadata, *(stream.metadata for stream in container.streams.video)]
+    return {name.lower(): value for each in tags for name, value in each.items()}
+
+
 def _open(path: Path) -> "InputContainer":
     import av
 

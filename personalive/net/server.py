@@ -1,8 +1,11 @@
 """uvicorn's server, for crowds that connect at once."""
 
+import errno
 import socket
 
 import uvicorn
+
+from personalive.errors import PersonaLiveError
 
 QUEUE = 1024
 """Connections that may wait to be accepted."""
@@ -10,20 +13,26 @@ ACCEPTED_AT_ONCE = 4
 """Of these, in one turn of the event loop."""
 
 
+class AddressError(PersonaLiveError):
+    """A server cannot listen where it was told to."""
+
+
 def bound(host: str, port: int) -> socket.socket:
     """A socket at an address, for servers to listen on.
 
     Raises:
-        OSError: it is taken, or not this machine's.
+        AddressError: it is taken, or not this machine's.
     """
     # With its protocol named: otherwise asyncio does not turn Nagle's algorithm off, and waits 40 ms.
     result = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     result.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         result.bind((host, port))
-    except OSError:
+    except OSError as error:
         result.close()
-        raise
+        why = error.strerror or error
+        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        raise AddressError(f"cannot listen on {host}:{port} ({why}): give another {other}") from error
     return result
 
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
-from personalive.media.content_digest import content_digest
+from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
+from personalive.weights.checksum_cache import ChecksumCache
 
 NAME = "onnx.json"
 FORMAT = 1
@@ -117,11 +118,17 @@ def _port(values: dict[str, Any]) -> Port:
 def _check(path: Path, digest: str) -> None:
     if not path.is_file():
         raise WeightsError(f"{path} is missing: export the model again, with `personalive export`")
-    if content_digest(path) != digest:
+    if _checksums().digest(path) != digest:
         raise WeightsError(f"{path} is damaged or was changed: export the model again, with `personalive export`")
 
 
 def digest_of_weights(source: WeightsSource) -> str:
     """One digest of all weights files of a model, by which its ONNX files are told from another model's."""
-    digests = [content_digest(file.path) for network in sorted(source.files) for file in source.files[network]]
+    checksums = _checksums()
+    digests = [checksums.digest(file.path) for network in sorted(source.files) for file in source.files[network]]
     return "-".join(digest[:8] for digest in digests)
+
+
+def _checksums() -> ChecksumCache:
+    """Remembers what was hashed: at published size, that is 20 GB at every start."""
+    return ChecksumCache(cache_folder("checksums") / "onnx.json")

@@ -39,6 +39,7 @@ class OnnxNetworks:
         """
         self.config, self.device = manifest.model, device
         self.dtype = torch.float16 if manifest.precision == "fp16" else torch.float32
+        self.runtime_name = runtime.name
         self._folder, self._runtime = folder, runtime
         self._files = {Path(record.file).stem: record for record in manifest.files}
         self._loaded: dict[str, Function] = {}

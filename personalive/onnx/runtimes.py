@@ -27,12 +27,17 @@ Function = Callable[[Mapping[str, Tensor]], list[Tensor]]
 class Runtime(Protocol):
     """One way to run files."""
 
+    name: str
+    """For people."""
+
     def load(self, path: Path) -> Function:
         """A file as a function."""
 
 
 class OnnxRuntime:
     """ONNX Runtime."""
+
+    name = "ONNX Runtime"
 
     def __init__(self, device: torch.device, threads: int) -> None:
         """Choose the device, and the number of threads on a CPU.
@@ -75,6 +80,8 @@ class OnnxRuntime:
 
 class OpenVino:
     """OpenVINO, on the CPU. A file is compiled for each shape that it is used with, which makes it faster."""
+
+    name = "OpenVINO"
 
     def __init__(self, threads: int, *, rounded: bool = False) -> None:
         """Choose the number of threads.

@@ -51,7 +51,7 @@ def check_file(path: Path, label: str, expected: FileDigest, remedy: str) -> Non
 
 
 class ChecksumCache:
-    """A JSON file beside downloaded or converted files: what they must be, and when they were last found right."""
+    """A JSON file: what files must be and when they were last found right, or what they hold."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,13 +72,22 @@ class ChecksumCache:
         Raises:
             WeightsError: size or digest differ.
         """
-        entry = self._read().get(key)
-        status = path.stat()
-        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        entry, stamp = self._read().get(key), _stamp(path)
         if not thorough and entry and entry["stamp"] == stamp and expected.digest in (None, entry["digest"]):
             return
         check_file(path, label, expected, remedy)
-        self._write(key, {"size": status.st_size, "digest": expected.digest, "stamp": stamp})
+        self._write(key, {"size": stamp[0], "digest": expected.digest, "stamp": stamp}, self._read())
+
+    def digest(self, path: Path) -> str:
+        """The sha256 of any file, whose key is its path. Files that are gone are forgotten."""
+        key, stamp = str(path.resolve()), _stamp(path)
+        entry = self._read().get(key)
+        if entry and entry["stamp"] == stamp:
+            return str(entry["digest"])
+        digest = digest_of(path)
+        there = {name: entry for name, entry in self._read().items() if Path(name).is_file()}
+        self._write(key, {"size": stamp[0], "digest": digest, "stamp": stamp}, there)
+        return digest
 
     def _read(self) -> dict[str, Any]:
         try:
@@ -87,7 +96,14 @@ class ChecksumCache:
             return {}
         return values if isinstance(values, dict) else {}
 
-    def _write(self, key: str, entry: dict[str, Any]) -> None:
+    def _write(self, key: str, entry: dict[str, Any], others: dict[str, Any]) -> None:
         # A cache that cannot be written to is checked in full at every start; that is slow, not wrong.
         with contextlib.suppress(OSError):
-            replace_text(self.path, json.dumps(self._read() | {key: entry}, indent=1, sort_keys=True))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path, json.dumps(others | {key: entry}, indent=1, sort_keys=True))
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes with a file."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]

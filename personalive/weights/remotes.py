@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
-from huggingface_hub import HfApi, get_session, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._runtime import is_xet_available
 
 from personalive.errors import InputError, WeightsError
 from personalive.weights.manifest import FileDigest, Repository, is_digest
@@ -106,8 +108,18 @@ class HuggingFace:
         Raises:
             WeightsError: the connection broke again and again.
         """
+        url = hf_hub_url(repository.name, path, revision=repository.revision, endpoint=self._endpoint)
+        blob = folder / "blobs" / str(expected.digest)
+        partial = blob.with_name(f"{blob.name}.incomplete")
 
         def download() -> Path:
+            # From version 1 on, the client drops what has come when it is interrupted. What is cached it only links.
+            if not blob.is_file():
+                found = get_hf_file_metadata(url, token=self._token, endpoint=self._endpoint)
+                if found.xet_file_data is None or not is_xet_available():  # Xet is faster, but starts again
+                    at_home = urlsplit(found.location).netloc == urlsplit(url).netloc
+                    headers = build_hf_headers(token=self._token) if at_home else {}
+                    _continue(found.location, partial, blob, headers | _PLAIN, expected.size, path)
             return Path(
                 hf_hub_download(
                     repository.name,
@@ -119,7 +131,6 @@ class HuggingFace:
                 )
             )
 
-        partial = folder / "blobs" / f"{expected.digest}.incomplete"
         return persist(download, partial, f"{repository.label}/{path}", expected.size)
 
 
@@ -162,22 +173,10 @@ class FileServer:
         """As `HuggingFace.download`."""
         target = folder / "snapshots" / repository.revision / path
         partial = target.with_name(f"{target.name}.incomplete")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        url = self._url(repository.name, _upstream(repository.revision), path)
 
         def download() -> Path:
-            with partial.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                if target.is_file():  # another process brought it meanwhile
-                    return target
-                http_get(
-                    self._url(repository.name, _upstream(repository.revision), path),
-                    file,
-                    resume_size=file.tell(),
-                    headers=_PLAIN,
-                    expected_size=expected.size,
-                    displayed_filename=path,
-                )
-                return partial.replace(target)
+            return _continue(url, partial, target, _PLAIN, expected.size, path)
 
         return persist(download, partial, f"{repository.label}/{path}", expected.size)
 
@@ -250,6 +249,31 @@ def open_remotes(address: str) -> list[Remote]:
             f"http(s)://HOST, without user, query and fragment"
         )
     return [HuggingFace(address.rstrip("/"))]
+
+
+def _continue(url: str, partial: Path, target: Path, headers: Mapping[str, str], size: int | None, label: str) -> Path:
+    """Bring a file from where an earlier attempt stopped.
+
+    Args:
+        partial: what has come so far.
+        target: the name that it gets when all has come.
+        size: of the whole file, in bytes; None: not known.
+        label: how the bar calls the file.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if target.is_file():  # another process brought it meanwhile
+            return target
+        http_get(
+            url,
+            file,
+            resume_size=file.tell(),
+            headers=dict(headers),
+            expected_size=size,
+            displayed_filename=label,
+        )
+        return partial.replace(target)
 
 
 def _upstream(revision: str) -> str:

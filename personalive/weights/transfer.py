@@ -8,17 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from personalive.errors import WeightsError
 from personalive.weights.source import format_size
 
-try:
-    from httpx import HTTPError
-except ImportError:  # from version 1 on, the hub's client uses it; before, its errors were all OSError
-    NETWORK_ERRORS: tuple[type[Exception], ...] = (OSError,)
-else:
-    NETWORK_ERRORS = (OSError, HTTPError)
+NETWORK_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+"""The second, of which the hub client's own error is one too, is that of the library below it: another one in each of
+its major versions so far."""
 _BROKEN: tuple[type[Exception], ...] = (*NETWORK_ERRORS, RuntimeError, HFValidationError)
 """RuntimeError: of the hub's Xet transfer."""
 

@@ -51,6 +51,9 @@ class Faces(Protocol):
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
 
+    def close(self) -> None:
+        """Free what it holds, but for its trackers; any thread."""
+
 
 class MeshFaces:
     """Faces by mediapipe's face mesh."""
@@ -76,6 +79,13 @@ class MeshFaces:
     def tracker(self) -> Tracker:
         """A tracker for the face of one driver."""
         return MeshTracker()
+
+    def close(self) -> None:
+        """Free mediapipe's graph."""
+        with self._lock:
+            if self._mesh is not None:
+                self._mesh.close()
+                self._mesh = None
 
 
 class MeshTracker:

@@ -141,7 +141,8 @@ class Session:
 
         Args:
             on_ready: called when there is something new, from any thread.
-            counts: whether what it shows and drops counts in the session's figures; a viewer's does not.
+            counts: whether what it shows and drops counts in the session's figures. A viewer's does not, but what the
+                first of them shows does while there is no other reader, as where a program drives by WHIP.
         """
         return self._subscriptions.add(on_ready, counts=counts)
 

@@ -36,8 +36,9 @@ class Delays:
     counts: tuple[int, ...]
     """Counts since the start, for each bucket of `DELAY_BOUNDS` and beyond the last."""
     total: float
-    median: float
-    slow: float
+    median: float | None
+    """None: no picture was shown yet."""
+    slow: float | None
     """The 95th percentile."""
 
 
@@ -88,5 +89,5 @@ class SessionStatistics:
             latest = sorted(delay for when, delay in self._delays if when > since)
             counts, total = tuple(self._delay_counts), self._delay_total
         if not latest:
-            return Delays(counts, total, 0.0, 0.0)
+            return Delays(counts, total, None, None)
         return Delays(counts, total, latest[len(latest) // 2], latest[int(len(latest) * 0.95)])

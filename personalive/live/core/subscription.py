@@ -10,17 +10,15 @@ from personalive.live.core.statistics import SessionStatistics
 class Subscription:
     """A play-out of its own, and a call when something new is there. Any thread may push, pop and clear."""
 
-    def __init__(self, chunk_frames: int, statistics: SessionStatistics | None, on_ready: Callable[[], None]) -> None:
-        """`statistics` counts what is shown; None for a reader that does not count."""
+    def __init__(
+        self, chunk_frames: int, on_ready: Callable[[], None], on_shown: "OnShown", *, counts: bool = True
+    ) -> None:
+        """Args as in `Session.subscribe`; `on_shown` is told of each picture when its turn has come."""
         self.playout = Playout(chunk_frames)
         self.on_ready = on_ready
-        self._statistics = statistics
+        self.counts = counts
+        self._on_shown = on_shown
         self._lock = threading.Lock()
-
-    @property
-    def counts(self) -> bool:
-        """Whether the session's figures are of this reader."""
-        return self._statistics is not None
 
     def push(self, pictures: list[Picture], now: float) -> None:
         """Hand pictures over."""
@@ -32,14 +30,17 @@ class Subscription:
         """The picture whose turn it is, and when the next one is due."""
         with self._lock:
             picture, due = self.playout.pop(now), self.playout.due()
-        if picture is not None and self._statistics is not None:
-            self._statistics.shown(now - picture.captured if picture.driven else None, now)
+        if picture is not None:
+            self._on_shown(self, picture, now)
         return picture, due
 
     def clear(self) -> None:
         """Forget what waits."""
         with self._lock:
             self.playout.clear()
+
+
+OnShown = Callable[[Subscription, Picture, float], None]
 
 
 class Subscriptions:
@@ -54,7 +55,7 @@ class Subscriptions:
 
     def add(self, on_ready: Callable[[], None], *, counts: bool = True) -> Subscription:
         """A new reader of the pictures from now on; `counts` as for `Session.subscribe`."""
-        reader = Subscription(self._chunk_frames, self._statistics if counts else None, on_ready)
+        reader = Subscription(self._chunk_frames, on_ready, self._shown, counts=counts)
         with self._lock:
             self._readers.append(reader)
         return reader
@@ -86,6 +87,12 @@ class Subscriptions:
         """Pictures that were dropped so far."""
         with self._lock:
             return self._dropped + sum(reader.playout.dropped for reader in self._readers if reader.counts)
+
+    def _shown(self, reader: Subscription, picture: Picture, now: float) -> None:
+        """Count it, if the figures are of this reader: of the first viewer, where nobody else sees the pictures."""
+        readers = self._all()
+        if reader is next((each for each in readers if each.counts), next(iter(readers), None)):
+            self._statistics.shown(now - picture.captured if picture.driven else None, now)
 
     def _all(self) -> list[Subscription]:
         with self._lock:

@@ -1,6 +1,5 @@
 """Runs the front and its workers."""
 
-import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -13,7 +12,7 @@ from personalive.live.front.on_ray import RayWorkplace
 from personalive.live.front.pool import Pool
 from personalive.live.front.process import LocalWorkplace, Workplace
 from personalive.live.front.worker import MakeFactory
-from personalive.live.http.server import UVICORN, allow_many_files, model_factory, usable
+from personalive.live.http.server import UVICORN, model_factory, run, usable
 from personalive.live.http.server import serve as serve_alone
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
@@ -29,7 +28,7 @@ def serve(options: ServeOptions) -> None:
 
     Raises:
         MissingExtraError: Ray is to be used and is not installed.
-        PersonaLiveError: there is no such device or cluster, or the weights are missing.
+        PersonaLiveError: there is no such device or cluster, the weights are missing, or the address is taken.
     """
     choice = options.model
     if options.ray is not None:
@@ -68,11 +67,7 @@ def serve_with(options: ServeOptions, places: Sequence[Seat], make_factory: Make
 
 
 def _run(options: ServeOptions, workplace: Workplace) -> None:
-    server = front_server(options, workplace)
-    allow_many_files()
-    logger.info("the page is at %s, over %d workers", options.page_url, workplace.size)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+    run(front_server(options, workplace), options, f", over {workplace.size} workers")
 
 
 def front_server(options: ServeOptions, workplace: Workplace) -> Server:
@@ -83,14 +78,7 @@ def front_server(options: ServeOptions, workplace: Workplace) -> Server:
         workplace: starts the workers' processes.
     """
     pool = Pool(workplace, load_at_start=options.load_at_start)
-    config = uvicorn.Config(
-        create_front(options, pool),
-        host=options.host,
-        port=options.port,
-        timeout_graceful_shutdown=5,
-        **UVICORN,
-    )
-    server = Server(config)
+    server = Server(uvicorn.Config(create_front(options, pool), timeout_graceful_shutdown=5, **UVICORN))
 
     def end() -> None:
         server.should_exit = True

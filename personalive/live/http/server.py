@@ -1,12 +1,11 @@
 """The live server: its FastAPI application, and the command that runs it."""
 
 import asyncio
-import contextlib
 import logging
 import resource
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,7 +33,7 @@ from personalive.live.transport.virtual_camera import VirtualCamera
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
 from personalive.media.faces import NO_FACES
 from personalive.net.connection import ROOM, TLS
-from personalive.net.server import Server
+from personalive.net.server import Server, bound
 from personalive.net.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
@@ -175,16 +174,33 @@ def faces_of(options: ServeOptions) -> Faces | None:
 
 
 def serve(options: ServeOptions) -> None:
-    """Run the server until it is told to stop."""
+    """Run the server until it is told to stop.
+
+    Raises:
+        AddressError: its address is taken, or not this machine's.
+    """
     options = usable(options)
     if options.virtual_camera:
         virtual_camera.check(options.virtual_camera)
     app = create_app(options, model_factory(options), faces_of(options))
-    allow_many_files()
-    logger.info("the page is at %s", options.page_url)
-    config = uvicorn.Config(app, host=options.host, port=options.port, timeout_graceful_shutdown=5, **UVICORN)
-    with contextlib.suppress(KeyboardInterrupt):
-        Server(config).run()
+    run(Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **UVICORN)), options)
+
+
+def run(server: Server, options: ServeOptions, behind: str = "") -> None:
+    """Let a server answer at its address until it is told to stop.
+
+    Args:
+        behind: what answers, for the operator.
+
+    Raises:
+        AddressError: the address is taken, or not this machine's.
+    """
+    with closing(bound(options.host, options.port)) as listening:
+        allow_many_files()
+        url = options.replace(port=listening.getsockname()[1]).page_url  # port 0 has become another
+        logger.info("the page is at %s%s", url, behind)
+        with suppress(KeyboardInterrupt):
+            server.run([listening])
 
 
 def tls_context(options: ServeOptions) -> ssl.SSLContext | None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -65,7 +66,12 @@ class Portraits:
         Raises:
             InputError, NoFaceError, DeviceMemoryError
         """
-        return await self._in_thread(lambda: prepare(decode_all(data), wanted, engine, self._faces))
+
+        def first() -> Prepared:
+            with closing(decode_all(data)) as images:
+                return prepare(images, wanted, engine, self._faces)
+
+        return await self._in_thread(first)
 
     def keep(self, client: Client, chosen: Chosen) -> None:
         """Remember what a client chose, in place of its last choice."""
@@ -103,7 +109,9 @@ class Portraits:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def stop(self) -> None:
-        """End the threads."""
+        """Let the threads end what they do, free what finds faces, and end."""
+        if self._faces is not None:
+            self._threads.submit(self._faces.close)
         self._threads.shutdown(wait=False)
 
 

@@ -32,7 +32,10 @@ def handle(session: Session, text: Any, reply: Callable[[Message], None]) -> Non
 
 
 def session_figures(session: Session) -> dict[str, Any]:
-    """What a client may want to show about its session: rates in frames a second, delays in milliseconds."""
+    """What a client may want to show about its session: rates in frames a second, delays in milliseconds.
+
+    There are no delays as long as nobody has seen a picture.
+    """
     now = time.monotonic()
     fps_in, fps_out = session.statistics.rates(now)
     delays = session.statistics.delays()
@@ -41,8 +44,11 @@ def session_figures(session: Session) -> dict[str, Any]:
     return {
         "fps_in": round(fps_in, 1),
         "fps_out": round(fps_out, 1),
-        "delay_ms": round(delays.median * 1e3),
-        "delay_p95_ms": round(delays.slow * 1e3),
+        **{
+            name: round(seconds * 1e3)
+            for name, seconds in (("delay_ms", delays.median), ("delay_p95_ms", delays.slow))
+            if seconds is not None
+        },
         "dropped_in": session.dropped[0],
         "dropped_out": session.dropped[1],
         "background_ms": round(session.background_seconds * 1e3, 1),
