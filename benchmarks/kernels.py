@@ -24,8 +24,10 @@ from personalive.accel.fuse.transformers import FusedFFNProjOut, FusedLayerNorm
 from personalive.accel.ops import attention
 from personalive.accel.ops import reference as operations
 from personalive.accel.ops import triton as kernels
+from personalive.accel.ops.cuda.bank_attention import BankAttention
 from personalive.accel.ops.reference import Operations
 from personalive.accel.ops.triton import products
+from personalive.accel.ops.triton.pointwise import append_bank
 from personalive.models.blocks import FeedForward
 
 CACHE = 256 * 2**20
@@ -161,9 +163,12 @@ def pointwise(bench: Bench) -> None:
         )
     for n, c, s in ((16, 320, 64), (4, 128, 512), (4, 512, 64)):
         bench.compare(
-            f"add+bias {n}x{c}x{s}x{s}",
+            f"sum of images with a bias, and its sums for a norm {n}x{c}x{s}x{s}",
             lambda n=n, c=c, s=s: (bench.image(n, c, s, s), bench.image(n, c, s, s), bench.tensor(c)),
-            {"kernel": kernels.add_bias, "pytorch": operations.add_bias},
+            {
+                "kernel": lambda *arguments: kernels.add_bias_sums(*arguments)[0],
+                "pytorch": operations.add_bias,
+            },
         )
 
 
@@ -198,6 +203,28 @@ def large_attention(bench: Bench) -> None:
             work,
             {name: (run, sets) for name, run in runs.items()},
         )
+
+
+def attention_to_a_portrait(bench: Bench) -> None:
+    """Of 16 frames, or 8 where three keyframes make more keys than are joined at once."""
+    own = BankAttention()
+    for c, s in LEVELS[:2]:
+        for sources, frames in ((1, 16), (2, 16), (4, 8)):
+            heads = (8, c // 8)
+            sets = [
+                (
+                    bench.tensor(frames, s * s, 3, *heads),
+                    *(bench.tensor(1, sources * s * s, *heads) for _ in range(2)),
+                )
+            ]
+            runs: dict[str, tuple[Run, list[tuple[Any, ...]]]] = {"own": (own, sets)}
+            for name, backend in (("cudnn", attention._cudnn), ("flash", attention._flash)):
+                runs[f"joined, {name}"] = (
+                    partial(operations.attend_bank, attention=backend, append=append_bank),
+                    sets,
+                )
+            work = {"tflop": 4 * frames * s**4 * (1 + sources) * c / 1e12}
+            bench.race(f"attention of {frames} frames, {s}x{s}, to themselves and {sources} more", work, runs)
 
 
 def phase_weight(transposed: Tensor) -> Tensor:
@@ -320,6 +347,7 @@ def main() -> None:
             pointwise,
             small_attention,
             large_attention,
+            attention_to_a_portrait,
             linears,
             feed_forwards,
             convolutions,

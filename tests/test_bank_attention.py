@@ -1,5 +1,6 @@
 """Attention to a portrait: in plain PyTorch, and by CUDA C++ on a GPU with wgmma. It is compiled everywhere."""
 
+import functools
 import itertools
 import threading
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from personalive.accel import autotune, kernels
+from personalive.accel.findings import Findings
 from personalive.accel.ops.reference import attend_bank
 
 bank_attention = pytest.importorskip("personalive.accel.ops.cuda.bank_attention")
@@ -111,6 +114,36 @@ def test_only_what_it_can_do_is_asked_of_it(length, bank, portraits, width, dtyp
     qkv = torch.empty(1, length, 3, HEADS, width, dtype=dtype, device="meta")
     keys = torch.empty(portraits, bank, HEADS, width, dtype=dtype, device="meta")
     assert bank_attention.suits(qkv, keys) is suits
+
+
+@pytest.mark.parametrize(
+    ("capability", "milliseconds", "uses_own"), [((9, 0), 1, True), ((9, 0), 9, False), ((8, 9), 1, False)], ids=str
+)
+def test_it_is_used_where_it_works_and_is_faster(capability, milliseconds, uses_own, monkeypatch):
+    """What it is compared with need not be made first; what is used instead is the best of PyTorch's."""
+    computed = []
+
+    def attention(name):
+        return lambda *arguments: computed.append(name) or F.scaled_dot_product_attention(*arguments)
+
+    def own(_, *arguments):
+        computed.append("own")
+        return attend_bank(*arguments)
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(bank_attention.BankAttention, "__call__", own)
+    monkeypatch.setattr(kernels, "prebuilt", attention("at once"))
+    times = iter([2, milliseconds])
+    monkeypatch.setattr(autotune, "milliseconds", lambda *_: next(times))
+    joined = functools.partial(attend_bank, attention=attention("best"))
+    attend = kernels._attention_to_bank(torch.device("cuda"), joined, Findings(None))
+    qkv, (keys, values) = draw(1, 64, 3, 8, 40).half(), draw(2, 1, 64, 8, 40).half()
+    assert attend(qkv, keys, values).shape == (1, 64, 320)
+    assert computed[-1] == ("own" if uses_own else "best")
+    assert computed.count("best") == (not uses_own)
+    attend(draw(1, 65, 3, 8, 40).half(), keys, values)
+    assert computed[-1] == "best", "65 tokens are not blocks of 64"
 
 
 @on_hopper

@@ -18,8 +18,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 FILES = ("requirements.txt", "requirements-container.txt", "requirements-dev.txt")
 
-# What the container has differently, and why: xformers needs this torch.
-CONTAINER_ONLY = {"torch": "2.5.1", "xformers": "0.0.29.post1"}
+# What the container has differently, and why: xformers needs this torch, which does not bring cuda-bindings yet.
+CONTAINER_ONLY = {"torch": "2.5.1", "xformers": "0.0.29.post1", "cuda-bindings": "12.9.4"}
 
 
 def pins(name: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from personalive.accel.autotune import Autotuned
 from personalive.accel.findings import Findings
 from personalive.accel.ops import onednn, reference
+from personalive.accel.ops.attention import prebuilt
 from personalive.accel.ops.reference import Attention, Operations, linear_add
 from personalive.errors import InputError, first_line
 
@@ -145,20 +146,30 @@ def _products(device: torch.device, findings: Findings) -> dict[str, Any]:
     }
 
 
-def _attention_to_bank(device: torch.device, plain: Callable[..., Tensor], findings: Findings) -> Callable[..., Tensor]:
+def _attention_to_bank(
+    device: torch.device, joined: Callable[..., Tensor], findings: Findings
+) -> Callable[..., Tensor]:
     """Attention to a portrait: PyTorch's after its keys have been joined to each frame's, or a kernel for both."""
     try:
         from personalive.accel.ops.cuda import bank_attention
     except ImportError:  # PyTorch has brought cuda-bindings since 2.10 only
-        return plain
+        return joined
     if torch.cuda.get_device_capability(device) != bank_attention.CAPABILITY:
-        return plain
-    kernel = bank_attention.BankAttention()
+        return joined
+    own = bank_attention.BankAttention()
 
     def suits(candidate: str, qkv: Tensor, keys: Tensor, values: Tensor) -> bool:
         return bank_attention.suits(qkv, keys)
 
-    return Autotuned("attention to a portrait", {"joined": plain, "CUDA C++": kernel}, suits, findings)
+    # Compared with what is there at once: cuDNN's kernel takes seconds to be made, and is slower than the own one.
+    at_once = functools.partial(joined, attention=prebuilt)
+    choice = Autotuned("attention to a portrait", {"joined": at_once, "own": own}, suits, findings)
+
+    def attend_bank(qkv: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        attend = own if choice.chosen(qkv, keys, values) == "own" else joined
+        return attend(qkv, keys, values)
+
+    return attend_bank
 
 
 def _autotuned(

@@ -50,7 +50,7 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return out
 
 
-def _prebuilt(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def prebuilt(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """PyTorch's own choice, unless that is a kernel that has to be made first."""
     ready = query.is_cuda and torch.cuda.get_device_capability(query.device) >= CUDNN_CAPABILITY
     if ready and query.dtype in (torch.float16, torch.bfloat16) and _fits(query, key):
@@ -90,7 +90,7 @@ def autotuned_attention(name: AttentionName = "auto", findings: Findings | None 
         candidates = {"xformers": xformers} if name == "xformers" else {**candidates, "xformers": xformers}
     elif name == "xformers":
         _log.warning("xformers is missing or does not work here: PyTorch's attention is used instead")
-    return Autotuned(f"attention, {name}", {"default": _prebuilt, **candidates}, _suits, findings)
+    return Autotuned(f"attention, {name}", {"default": prebuilt, **candidates}, _suits, findings)
 
 
 def _suits(candidate: str, query: Tensor, key: Tensor, value: Tensor) -> bool:
