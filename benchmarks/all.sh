@@ -29,7 +29,7 @@ for step in "${steps[@]}"; do
     tests)
         # In an environment that has no more than PyTorch and pytest: without the project's settings.
         PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} timeout 150 python3 -X faulthandler -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
-            tests/test_kernels.py tests/test_cuda_graphs.py tests/test_training_parts.py tests/test_transfer.py tests/test_layouts.py >"$folder/tests.log" 2>&1
+            tests/test_kernels.py tests/test_cuda_graphs.py tests/test_training_parts.py tests/test_transfer.py tests/test_layouts.py tests/test_bank_attention.py >"$folder/tests.log" 2>&1
         tail -n 15 "$folder/tests.log" | cut -c1-260
         ;;
     graphs) measure graphs 200 benchmarks.gpu ;;

@@ -24,7 +24,6 @@ from personalive.accel.fuse.transformers import FusedFFNProjOut, FusedLayerNorm
 from personalive.accel.ops import attention
 from personalive.accel.ops import reference as operations
 from personalive.accel.ops import triton as kernels
-from personalive.accel.ops.cuda.bank_attention import BankAttention
 from personalive.accel.ops.reference import Operations
 from personalive.accel.ops.triton import products
 from personalive.accel.ops.triton.pointwise import append_bank
@@ -207,7 +206,9 @@ def large_attention(bench: Bench) -> None:
 
 def attention_to_a_portrait(bench: Bench) -> None:
     """Of 16 frames, or 8 where three keyframes make more keys than are joined at once."""
-    own = BankAttention()
+    from personalive.accel.ops.cuda.bank_attention import BankAttention  # PyTorch before 2.10 has not what it needs
+
+    own = BankAttention(bench.dtype)
     for c, s in LEVELS[:2]:
         for sources, frames in ((1, 16), (2, 16), (4, 8)):
             heads = (8, c // 8)

@@ -46,7 +46,9 @@ class ModelChoice(Settings):
         "Precision",
         default_text="fp16 on a GPU; on a CPU fp32, with the decoder, and in OpenVINO the UNet, in bf16 where faster",
     )
-    attention: AttentionName = _model("auto", "On a GPU, kernels for attention; auto measures which are fastest")
+    attention: AttentionName = _model(
+        "auto", "On a GPU, kernels for attention: auto measures which are fastest, sdpa takes PyTorch's alone"
+    )
     accelerate: AccelerationName | None = _model(
         None,
         "On a GPU: graphs replays whole steps, none runs kernel by kernel; onnx: run the model as ONNX files",

@@ -82,7 +82,7 @@ class PersonaLive:
             device: default: the GPU if there is one.
             dtype: default: fp16 on a GPU; on a CPU fp32, with the decoder, and in OpenVINO the UNet, in bf16 where that
                 is faster.
-            attention: on a GPU, "auto" measures which implementation is fastest; "sdpa" does without xformers,
+            attention: on a GPU, "auto" measures which implementation is fastest; "sdpa" takes PyTorch's alone,
                 "xformers" takes it wherever it is faster, and warns where it is missing.
             accelerate: "none": merged layers, kernel by kernel; "graphs": CUDA graphs of them; "onnx": ONNX files by a
                 runtime for these (extra [onnx]; [openvino] is faster on a CPU), in fp32 on a CPU.

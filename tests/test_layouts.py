@@ -148,6 +148,19 @@ def test_a_result_does_not_depend_on_the_memory_format(networks, device, exact, 
 
 
 @torch.inference_mode()
+def test_motion_extractor_and_encoder_at_the_same_time(networks, device):
+    """On a GPU, in one graph for each number of frames, which is used again with other frames."""
+    for count, seed in ((2, 0), (1, 0), (2, 1)):
+        images = normal_input("heads", (count, 3, POSE, POSE), seed=seed).sigmoid().to(device)
+        faces = normal_input("faces", (count, 3, FACE, FACE), seed=seed).to(device)
+        pose, tokens = networks.encode_driver(images, faces)
+        tolerance = 1e-5 if device.type == "cuda" else 1e-8
+        assert difference(tokens, networks.encode_motion(faces)) < tolerance
+        for both, alone in zip(vars(pose).values(), vars(networks.extract_pose(images)).values(), strict=True):
+            assert difference(both, alone) < tolerance
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize("layout", [contiguous, channels_last, sliced])
 @pytest.mark.parametrize("name", ["plain", "reference", "onednn"])
 def test_group_norms_of_large_images_are_exact(name, layout):

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,10 @@ def install(programs: Path, requirement: str) -> None:
         ROOT / "requirements.txt",
     ]
     subprocess.run([*pip, requirement], check=True)
+
+
+def test_what_is_compiled_on_a_gpu_comes_along(wheel: Path) -> None:
+    assert "personalive/accel/ops/cuda/bank_attention.cu" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_the_command_animates_the_demo_from_any_folder(programs: Path, tmp_path: Path) -> None:

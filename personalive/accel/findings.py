@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import torch
 
-_VERSION = 1
+_FORMAT = 1
 _DRIVER = Path("/proc/driver/nvidia/version")
 _SOURCES = Path(__file__).parent
 
@@ -55,16 +55,20 @@ def findings_for(device: torch.device, folder: Path) -> Findings:
 
 def describe(device: torch.device) -> list[str]:
     """What findings depend on."""
-    try:
-        compiler = version("triton")  # importing it takes a second
-    except PackageNotFoundError:
-        compiler = "none"
+    compilers = [_version(name) for name in ("triton", "cuda-bindings")]  # importing them takes a second
     properties = torch.cuda.get_device_properties(device)
     driver = _DRIVER.read_text() if _DRIVER.exists() else ""
     gpu = f"{properties.name} {properties.major}.{properties.minor} {properties.multi_processor_count}"
     files = sorted(path for path in _SOURCES.rglob("*") if path.suffix in (".py", ".cu"))
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    return [str(_VERSION), gpu, driver, str(torch.__version__), str(torch.version.cuda), compiler, sources]
+    return [str(_FORMAT), gpu, driver, str(torch.__version__), str(torch.version.cuda), *compilers, sources]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _key(parts: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from personalive.accel.autotune import Autotuned
 from personalive.accel.findings import Findings
-from personalive.accel.ops import onednn, reference
+from personalive.accel.ops import cuda, onednn, reference
 from personalive.accel.ops.attention import prebuilt
 from personalive.accel.ops.reference import Attention, Operations, linear_add
 from personalive.errors import InputError, first_line
@@ -110,7 +110,7 @@ def _on_gpu(
         operations: Any = {name: getattr(kernels, name) for name in kernels.__all__}
         attend_bank = functools.partial(attend_bank, append=pointwise.append_bank)
         if own_attention:
-            attend_bank = _attention_to_bank(device, attend_bank, findings)
+            attend_bank = _attention_to_bank(device, dtype, attend_bank, findings)
         operations |= {"attention": attention, "attend_bank": attend_bank}
         fast = Operations(**operations, **_products(device, findings))
         question = f"{dtype}{', fp8' if float8 else ''}{', fp16 sums' if half_sums else ''}"
@@ -147,19 +147,21 @@ def _products(device: torch.device, findings: Findings) -> dict[str, Any]:
 
 
 def _attention_to_bank(
-    device: torch.device, joined: Callable[..., Tensor], findings: Findings
+    device: torch.device, dtype: torch.dtype, joined: Callable[..., Tensor], findings: Findings
 ) -> Callable[..., Tensor]:
     """Attention to a portrait: PyTorch's after its keys have been joined to each frame's, or a kernel for both."""
+    if torch.cuda.get_device_capability(device) != cuda.CAPABILITY:
+        return joined
     try:
-        from personalive.accel.ops.cuda import bank_attention
-    except ImportError:  # PyTorch has brought cuda-bindings since 2.10 only
+        from personalive.accel.ops.cuda.bank_attention import BankAttention
+
+        own = BankAttention(dtype)
+    except Exception as error:  # cuda-bindings or NVRTC is missing or broken, or of another version
+        _log.warning("attention of our own does not work here, PyTorch's is used instead: %s", first_line(error))
         return joined
-    if torch.cuda.get_device_capability(device) != bank_attention.CAPABILITY:
-        return joined
-    own = bank_attention.BankAttention()
 
     def suits(candidate: str, qkv: Tensor, keys: Tensor, values: Tensor) -> bool:
-        return bank_attention.suits(qkv, keys)
+        return own.suits(qkv, keys)
 
     # Compared with what is there at once: cuDNN's kernel takes seconds to be made, and is slower than the own one.
     at_once = functools.partial(joined, attention=prebuilt)

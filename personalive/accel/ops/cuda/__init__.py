@@ -1,4 +1,4 @@
-"""Kernels in CUDA C++, compiled when they are first used. Importing this package needs `cuda-bindings`.
+"""Kernels in CUDA C++, for what cannot be said in Triton. The modules need `cuda-bindings` to be imported."""
 
-What is here needs instructions that Triton's language does not give a program to order: see the kernels themselves.
-"""
+CAPABILITY = (9, 0)
+"""The only compute capability with the instructions that the kernels use: Hopper's."""

@@ -1,8 +1,8 @@
 // Attention of each frame's tokens to themselves and to those of its portrait, for GPUs with wgmma (compute capability
 // 9.0, Hopper): softmax(q kᵀ / √WIDTH) v over the frame's own keys and the portrait's, the "bank".
 //
-// Compiled with -DWIDTH (of a head: 40 or 80), -DGROUPS (of 64 queries that a block computes), -DREGISTERS (of each of
-// their threads), -DSTAGES (blocks of keys on their way) and -DBF16 (0: fp16).
+// Compiled with -DWIDTH (of a head: 40 or 80), -DKEYS (of a block: 64), -DGROUPS (of 64 queries that a block of threads
+// computes), -DREGISTERS (of each of these threads), -DSTAGES (blocks of keys on their way) and -DBF16 (0: fp16).
 //
 // Three things make it faster than general kernels at these widths:
 //
@@ -16,7 +16,6 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-constexpr int KEYS = 64;                        // of a block
 constexpr int CHUNKS = WIDTH / 8;               // planes of 8 channels
 constexpr int PLANE = KEYS * 16;                // bytes
 constexpr int BLOCK = 2 * CHUNKS * PLANE;       // of keys, then values
@@ -26,7 +25,7 @@ constexpr int SCORES = KEYS / 2, PAIRS = KEYS / 4, OUTPUTS = WIDTH / 2;  // regi
 constexpr float LARGEST = 32768.f;              // sum of weights from which one may be too large for fp16
 constexpr u32 THIRTY_TWO_AND_ONE = BF16 ? 0x3f804200 : 0x3c005000;  // the keys' two constant channels
 
-// Four numbers each: two neighbours of a row, and of the row 8 below.
+// A number for each of a thread's two rows, which are 8 apart.
 struct RowPair { float upper, lower; };
 
 __device__ __forceinline__ float exp2_(float x) {

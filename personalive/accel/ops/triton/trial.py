@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from personalive.accel.ops.reference import FLOAT8, Operations, to_float8
-from personalive.accel.ops.triton import convolution, norms, products
+from personalive.accel.ops.triton import convolution, products
 
 EXACT = 1e-5
 """The largest relative error in fp32: products with fewer bits have a hundred times as much."""
@@ -27,11 +27,18 @@ CHANNELS = (320, 640, 1280)
 
 
 class Trial(NamedTuple):
-    """A call of one operation."""
+    """A call of one operation, by its name, or of several, by a function that takes the operations first."""
 
-    name: str
+    name: str | Callable[..., Any]
     arguments: tuple[Any, ...]
     options: dict[str, Any] = {}  # noqa: RUF012  nobody writes to it
+
+    def call(self, operations: Operations) -> Callable[..., Any]:
+        """What takes the arguments and options."""
+        if isinstance(self.name, str):
+            function: Callable[..., Any] = getattr(operations, self.name)
+            return function
+        return functools.partial(self.name, operations)
 
 
 def run(
@@ -66,7 +73,7 @@ def run(
         return
     others = list(trials)
     calls: list[Callable[[], Any]] = [
-        functools.partial(getattr(fast, name), *arguments, **options) for name, arguments, options in others
+        functools.partial(trial.call(fast), *trial.arguments, **trial.options) for trial in others
     ]
     with ThreadPoolExecutor(AT_ONCE if device.type == "cuda" else 1, thread_name_prefix="trials") as threads:
         for call in (*calls, *_products(device, random, half_sums=half_sums)):
@@ -109,10 +116,10 @@ def _image(random: Callable[..., Tensor], channels: int, side: int) -> Tensor:
 
 def _group_norms(random: Callable[..., Tensor], channels: int, side: int, *, float8: bool) -> Iterator[Trial]:
     """As in a resnet block, first and second, and as in a transformer."""
-    image, branch = (_image(random, channels, side) for _ in range(2))
-    image, sums = norms.add_bias_sums(image, branch, random(channels))
+    image = _image(random, channels, side)
     arguments = image, 32, random(channels), random(channels), 1e-5
     shift = random(1, channels)
+    yield Trial(_norm_of_sum, (image.flip(1), random(channels), *arguments))
     if float8:
         yield Trial("group_norm_float8", (*arguments, 0.02))
         yield Trial("group_norm_float8", (*arguments, 0.02), {"shift": shift})
@@ -120,7 +127,14 @@ def _group_norms(random: Callable[..., Tensor], channels: int, side: int, *, flo
         yield Trial("group_norm", arguments, {"silu": True})
         yield Trial("group_norm", arguments, {"silu": True, "shift": shift})
     yield Trial("group_norm", arguments)
-    yield Trial("group_norm", arguments, {"sums": sums})
+
+
+def _norm_of_sum(
+    operations: Operations, branch: Tensor, added: Tensor, image: Tensor, *arguments: Any
+) -> tuple[Tensor, Tensor]:
+    """The sum at the end of a resnet block, and the norm after it, which is told its sums."""
+    total, sums = operations.add_bias_sums(image, branch, added)
+    return total, operations.group_norm(total, *arguments, sums=sums)
 
 
 def _layer_norms(random: Callable[..., Tensor], channels: int, *, float8: bool) -> Iterator[Trial]:
@@ -177,13 +191,14 @@ def _compile(device: torch.device, call: Callable[[], Any]) -> None:
 def _compare(fast: Operations, trial: Trial) -> None:
     exactly = [_exact(argument) for argument in trial.arguments]
     options = {name: _exact(option) for name, option in trial.options.items()}
-    results = getattr(fast, trial.name)(*trial.arguments, **trial.options)
-    expectations = getattr(Operations(), trial.name)(*exactly, **options)
+    results = trial.call(fast)(*trial.arguments, **trial.options)
+    expectations = trial.call(Operations())(*exactly, **options)
     pairs = [results, expectations] if isinstance(results, tuple) else [(results,), (expectations,)]
     for actual, expected in zip(*pairs, strict=True):
         error = ((actual.float() - expected.float()).norm() / expected.float().norm()).item()
         if not error < (EXACT if actual.dtype == torch.float32 else 0.03):
-            raise RuntimeError(f"{trial.name} is wrong by {error:.3%}")
+            name = trial.name if isinstance(trial.name, str) else trial.name.__name__
+            raise RuntimeError(f"{name} is wrong by {error:.3%}")
 
 
 def _exact(argument: Any) -> Any:
