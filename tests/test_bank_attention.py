@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import locale
 import threading
 
 import pytest
@@ -87,6 +88,13 @@ def test_it_compiles_without_a_gpu(dtype, monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     bank_attention.BankAttention(dtype)
     assert loaded == ["pack_keys", "attend"] * len(bank_attention.SHAPES)
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_text_files_are_read_as_before_after_compiling():
+    before = locale.getencoding()
+    compiler.compiled("", {}, "sm_90a")
+    assert locale.getencoding() == before
 
 
 @pytest.mark.usefixtures("nvrtc")

@@ -5,6 +5,7 @@
 
 import ctypes
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import torch
@@ -28,9 +29,15 @@ def compiled(source: str, definitions: Mapping[str, int], architecture: str) -> 
     """
     options = [f"--gpu-architecture={architecture}", "--std=c++17", "--use_fast_math"]
     options += [f"-D{name}={value}" for name, value in definitions.items()]
+    # NVRTC 12.4 leaves its thread in the C locale, where Python takes text files for ASCII.
+    with ThreadPoolExecutor(1, thread_name_prefix="nvrtc") as thread:
+        return thread.submit(_compile, source, [option.encode() for option in options]).result()
+
+
+def _compile(source: str, options: list[bytes]) -> bytes:
     program = _checked(nvrtc.nvrtcCreateProgram(source.encode(), b"kernels.cu", 0, [], []))
     try:
-        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if int(status):
             log = b" " * _checked(nvrtc.nvrtcGetProgramLogSize(program))
             _checked(nvrtc.nvrtcGetProgramLog(program, log))
