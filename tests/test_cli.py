@@ -15,6 +15,7 @@ import av
 import pytest
 import torch
 
+from personalive.cli import doctor
 from personalive.cli import main as cli
 from personalive.loading import ModelChoice
 from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
@@ -378,3 +379,21 @@ def test_a_reader_that_has_seen_enough_sees_no_traceback(tmp_path):
 def test_help(run, verb):
     status, out, _, _ = run(*verb, "--help")
     assert status == 0 and out.startswith("usage: personalive")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "advised"),
+    [
+        ("NVIDIA H200", True),
+        ("NVIDIA H100 80GB HBM3", True),
+        ("NVIDIA GH200 480GB", True),
+        ("NVIDIA H20", True),
+        ("NVIDIA A100-SXM4-80GB", False),
+        ("NVIDIA GeForce RTX 4090", False),
+    ],
+)
+def test_doctor_names_what_a_hopper_gpu_lacks(gpu, advised, monkeypatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: "13.0" if name != "cuda-bindings" else doctor.MISSING)
+    assert ("cuda-bindings" in doctor._advice(gpu)) is advised
+    monkeypatch.setattr(doctor, "_version", lambda name: "13.0")
+    assert "cuda-bindings" not in doctor._advice(gpu)
