@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ from hypothesis import strategies as st
 
 from personalive.errors import DeviceMemoryError, InputError
 from personalive.live.core.faces import Wanted
+from personalive.live.core.parameters import LoadParameters
 from personalive.live.hub.clients import Client, ClientStore
 from personalive.live.hub.connections import MAX_VIEWERS, watched
 from personalive.live.hub.entries import TRANSITIONS, FullError, NotYoursError, SessionState, UnknownSessionError
 from personalive.live.hub.eviction import CONNECT_SECONDS, GRACE_SECONDS
 from personalive.live.hub.hub import Hub
+from personalive.live.hub.loader import BusyError
 from personalive.live.options import ServeOptions
 from personalive.testing.echo import EchoEngine
 from tests.live_support import BLUE, GREEN, RED, picture
@@ -82,6 +85,36 @@ class Bench:
 
     def alive(self, entry):
         return entry.session.identifier in self.hub.entries
+
+
+# ---- loading ----
+
+
+async def test_a_server_that_ends_while_it_loads_waits_for_the_stage_and_starts_no_other():
+    """A process that ended meanwhile aborted, as one of its threads was inside a network."""
+    begun, going_on, stages = threading.Event(), threading.Event(), []
+
+    def factory(parameters, at_stage):
+        for stage in ("reading the weights", "warming up", "warming up"):
+            at_stage(stage)
+            stages.append(stage)
+            begun.set()
+            assert going_on.wait(60)
+        return EchoEngine(64, 64, chunk_frames=4)
+
+    hub = Hub(ServeOptions(), factory, None)
+    await hub.start()
+    assert await asyncio.to_thread(begun.wait, 60)
+    stop = asyncio.create_task(hub.stop())
+    while not hub.loader._stopping:
+        await asyncio.sleep(0.001)
+    assert not stop.done(), "a stage is under way"
+    going_on.set()
+    await stop
+    assert stages == ["reading the weights"] and hub.scheduler is None
+    assert not any(thread.name == "live-load" for thread in threading.enumerate())
+    with pytest.raises(BusyError, match="shutting down"):
+        hub.load(LoadParameters())
 
 
 # ---- states ----

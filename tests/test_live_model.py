@@ -159,4 +159,5 @@ def test_the_factory_loads_once_and_makes_engines_of_any_size(small_model):
     factory = ModelFactory(load, face_boxes=True)
     assert factory(LoadParameters(), stages.append).width == 64
     assert factory(LoadParameters(width=256), stages.append).width == 256
-    assert len(loads) == 1 and stages == ["reading the weights", "warming up", "warming up"]
+    assert len(loads) == 1 and stages[0] == "reading the weights"
+    assert len(stages) > 4 and set(stages[1:]) == {"warming up"}, "before every call, as the server may end there"

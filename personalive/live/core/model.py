@@ -95,20 +95,24 @@ class ModelFactory:
             at_stage("reading the weights")
             self._model = self._load()
         engine = PersonaLiveEngine(self._model, parameters.width, parameters.height)
-        at_stage("warming up")
-        warm_up(engine, self._face_boxes)
+        warm_up(engine, self._face_boxes, lambda: at_stage("warming up"))
         return engine
 
 
-def warm_up(engine: PersonaLiveEngine, face_boxes: bool) -> None:
-    """Run what sessions will run, so that none waits for compilers, allocators and graph captures."""
+def warm_up(engine: PersonaLiveEngine, face_boxes: bool, before_call: Callable[[], None]) -> None:
+    """Run what sessions will run, so that none waits for compilers, allocators and graph captures.
+
+    `before_call` may end it by an exception.
+    """
     rng = np.random.default_rng(0)
     image = np.full((engine.height, engine.width, 3), 127, dtype=np.uint8)
     box = (0, 0, engine.width, engine.height) if face_boxes else None
+    before_call()
     stream = engine.open(seed=0)
     stream.keyframe_threshold = 0.0  # every call that can make a keyframe makes one
     stream.set_reference(engine.reference(image, box))
     for call in range(ACCELERATED_CALLS if engine.on_gpu else CALLS):
+        before_call()
         count = engine.chunk_frames - call % engine.chunk_frames
         images = [rng.integers(0, 256, image.shape, dtype=np.uint8) for _ in range(count)]
         began = time.monotonic()

@@ -95,13 +95,14 @@ class Hub:
             self.loader.load(LoadParameters(), 0)
 
     async def stop(self) -> None:
-        """End every session and the model's thread."""
+        """End every session and the model's threads."""
         if self._sweeper is not None:
             self._sweeper.cancel()
         for entry in list(self.entries.values()):
             entry.session.close("the server is shutting down")
             self._forget(entry.session)
         await self.connections.wait_closed()
+        await asyncio.to_thread(self.loader.stop)
         if self.scheduler is not None:
             await asyncio.to_thread(self.scheduler.stop)
         self._portraits.stop()

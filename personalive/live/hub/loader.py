@@ -15,11 +15,18 @@ logger = logging.getLogger(__name__)
 PIPELINE = "personalive"
 """The one pipeline of this server; which weights it uses is the operator's choice."""
 
+STOP_SECONDS = 20.0
+"""The longest that a server waits for the end of a stage when it ends."""
+
 Status = Literal["not_loaded", "loading", "loaded", "error"]
 
 
 EngineFactory = Callable[[LoadParameters, Callable[[str], None]], Engine]
 """Makes the engine; called in the loading thread with a function that takes the name of the current stage."""
+
+
+class _StoppedError(Exception):
+    """The server ends."""
 
 
 class BusyError(PersonaLiveError):
@@ -55,6 +62,7 @@ class Loader:
         self._state = LoadState("not_loaded")
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._stopping = False
 
     @property
     def state(self) -> LoadState:
@@ -68,6 +76,8 @@ class Loader:
             BusyError: it is loading or in use with other parameters.
         """
         with self._lock:
+            if self._stopping:
+                raise BusyError("the server is shutting down")
             now = self._state
             same = now.parameters == parameters
             if same and now.status in ("loading", "loaded"):
@@ -89,12 +99,31 @@ class Loader:
         if self._thread is not None:
             self._thread.join()
 
+    def stop(self) -> None:
+        """Load nothing any more, and wait for what is under way: a process that ends beneath a network aborts.
+
+        Not for ever: a stage may be a download, which may be ended at any time.
+        """
+        with self._lock:
+            self._stopping = True
+            thread = self._thread
+        if thread is not None:
+            thread.join(STOP_SECONDS)
+
     def _run(self, parameters: LoadParameters) -> None:
         def at_stage(stage: str) -> None:
+            if self._stopping:
+                raise _StoppedError
             self._state = LoadState("loading", parameters, stage)
 
         try:
-            self._on_loaded(self._factory(parameters, at_stage))
+            engine = self._factory(parameters, at_stage)
+            with self._lock:  # `stop` has not been called yet, or nothing is started any more
+                if self._stopping:
+                    raise _StoppedError
+                self._on_loaded(engine)
+        except _StoppedError:
+            self._state = LoadState("not_loaded")
         except PersonaLiveError as error:
             logger.error("loading failed: %s", error)
             self._state = LoadState("error", parameters, error=str(error))
