@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import personalive
 from personalive.animate.job import animate
 from personalive.cli.main import main
 from personalive.errors import InputError, OutputError, PersonaLiveError
+from personalive.media.comments import read_comment
 from personalive.media.credentials import Claim, Signer, read_credentials
 from personalive.media.encoding import VideoFormat
 from personalive.media.images import read_image
@@ -78,6 +80,22 @@ def test_what_a_result_says_of_itself_is_told_without_a_signature_too(tmp_path, 
         f'{path.name} says in its metadata: "{comment}".',
         f"{path.name} has no content credentials: nothing proves who made it, or whether it was changed.",
     ]
+
+
+@pytest.mark.parametrize("count", (2, 2500))
+def test_metadata_that_open_what_they_never_close_are_read_to_the_end(tmp_path, count):
+    """A search that goes back for each beginning takes longer than any time-out with thousands of them."""
+    opened = "<dc:description>" * count + "<rdf:li>" * count
+    for end, comment in (("", ""), ("said</rdf:li>", "<rdf:li>" * (count - 1) + "said")):
+        Image.new("RGB", (8, 8)).save(tmp_path / "x.webp", xmp=(opened + end).encode())
+        assert read_comment(tmp_path / "x.webp") == comment[:200]
+
+
+def test_of_endless_metadata_only_the_beginning_is_read(tmp_path):
+    description = "<dc:description><rdf:Alt><rdf:li xml:lang='x-default'>said</rdf:li>"
+    for before, comment in ((50_000, "said"), (1_000_000, "")):
+        Image.new("RGB", (8, 8)).save(tmp_path / "x.webp", xmp=(" " * before + description).encode())
+        assert read_comment(tmp_path / "x.webp") == comment
 
 
 def test_a_file_that_was_encoded_again_and_others_count_as_unsigned(signer, tmp_path, portrait, capsys):
