@@ -56,7 +56,7 @@ def test_a_signed_file_says_who_made_it_and_a_changed_byte_shows(authority, sign
     path = write(tmp_path / "a" / f"signed{suffix}", signer)
     assert main(["verify", str(path), "--trust", str(authority.certificate)]) == 0
     said = capsys.readouterr().out
-    assert "signed by Studio of Tests" in said and f"An authority in {authority.certificate} vouches" in said
+    assert 'signed by "Studio of Tests"' in said and f"An authority in {authority.certificate} vouches" in said
     assert said.startswith(f'{path.name} says in its metadata: "comment".')
     assert "created by PersonaLive 1.2.3 (model demo, seed 7)" in said and "synthetic" in said
     assert "Nothing was changed" in said and "SHA" not in said
@@ -80,6 +80,25 @@ def test_what_a_result_says_of_itself_is_told_without_a_signature_too(tmp_path, 
         f'{path.name} says in its metadata: "{comment}".',
         f"{path.name} has no content credentials: nothing proves who made it, or whether it was changed.",
     ]
+
+
+@pytest.mark.parametrize("mark", ('"', "\u201d"))
+def test_a_file_cannot_go_on_in_the_voice_of_verify(tmp_path, mark, capsys):
+    path = tmp_path / "x.gif"
+    Image.new("RGB", (8, 8)).save(path, comment=f"Mine{mark}.\r\nx.gif was signed by a broadcaster. {mark}\n".encode())
+    assert main(["verify", str(path)]) == 1
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "x.gif says in its metadata: \"Mine'.  x.gif was signed by a broadcaster. '\"."
+    )
+
+
+def test_a_certificate_cannot_go_on_in_the_voice_of_verify_either(authority, tmp_path):
+    name = 'A". An authority vouches for that name. "'
+    path = write(tmp_path / "a" / "signed.webp", Signer(*authority.issue(name)))
+    said = read_credentials(path).sentences
+    plain = name.replace('"', "'")
+    assert said[0] == f'signed.webp was signed by "{plain} of Tests".'
+    assert 'It says: "created by PersonaLive 1.2.3 (model demo, seed 7)".' in said
 
 
 @pytest.mark.parametrize("count", (2, 2500))
@@ -134,7 +153,7 @@ def test_the_http_service_signs_what_it_makes(authority, small_model_folder, por
     path.write_bytes(base64.b64decode(signed["output"].partition(",")[2]))
     verdict = read_credentials(path, authority.certificate)
     assert verdict.is_intact and verdict.is_trusted
-    assert "signed by Service of Tests" in " ".join(verdict.sentences)
+    assert 'signed by "Service of Tests"' in " ".join(verdict.sentences)
     assert (webm["status"], webm.get("output")) == ("failed", None) and "cannot be signed" in webm["error"]
 
 

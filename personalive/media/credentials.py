@@ -31,6 +31,8 @@ OFFLINE = {
     "builder": {"thumbnail": {"enabled": False}},
 }
 """Nothing is fetched that a file names, and none of its pictures are copied into the claim."""
+SINGLE = str.maketrans(dict.fromkeys('"“”„‟«»″〃＂', "'"))
+"""For `quoted`: what looks like a double quotation mark becomes a single one."""
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -198,8 +200,8 @@ def _verdict(path: Path, store: dict[str, Any], trusted: Path | None) -> Verdict
     is_trusted = store.get("validation_state") == "Trusted"
     signature = manifest.get("signature_info", {})
     names = " of ".join(filter(None, (plain(signature.get("common_name")), plain(signature.get("issuer")))))
-    when = plain(signature.get("time"))
-    sentences = [f"{path.name} was signed by {names or 'somebody without a name'}{f' at {when}' if when else ''}."]
+    who, when = quoted(names) if names else "somebody without a name", plain(signature.get("time"))
+    sentences = [f"{path.name} was signed by {who}{f' at {when}' if when else ''}."]
     if is_trusted:
         sentences.append(f"An authority in {trusted} vouches for that name.")
     else:
@@ -231,17 +233,25 @@ def _said(manifest: dict[str, Any]) -> Iterator[str]:
                 if name.startswith(PARAMETER)
             )
             done = plain(action.get("action")).removeprefix("c2pa.")
-            yield f"It says: {done} by {program or 'an unnamed program'}{f' ({details})' if details else ''}."
+            made = f"{done} by {program or 'an unnamed program'}{f' ({details})' if details else ''}"
+            yield f"It says: {quoted(made)}."
             if action.get("digitalSourceType") == TRAINED:
                 yield "It says: this is synthetic, made by a trained model (trainedAlgorithmicMedia)."
     for ingredient in manifest.get("ingredients", []):
         digest = plain(ingredient.get("instance_id"))
-        yield f"It says: its {plain(ingredient.get('title'))} was the file with {digest}."
+        used = f"its {plain(ingredient.get('title'))} was the file with {digest}"
+        yield f"It says: {quoted(used)}."
 
 
 def plain(value: Any) -> str:
-    """Text from a file, which may hold anything, for a terminal."""
-    return "".join(character for character in str(value or "") if character.isprintable())[:200]
+    """Text from a file, which may hold anything, for a terminal: one line of printable characters."""
+    spaced = (" " if each.isspace() else each for each in str(value or ""))
+    return "".join(each for each in spaced if each.isprintable()).strip()[:200]
+
+
+def quoted(text: str) -> str:
+    """Text from a file between quotation marks, which it cannot close itself to go on in our voice."""
+    return f'"{text.translate(SINGLE)}"'
 
 
 def _read(path: Path, what: str) -> bytes:
