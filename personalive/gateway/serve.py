@@ -18,7 +18,7 @@ from personalive.gateway.options import GatewayOptions
 from personalive.gateway.predictions import Predictions
 from personalive.media.held_folder import HeldFolder
 from personalive.net.addresses import private_addresses_allowed
-from personalive.net.server import bound
+from personalive.net.server import FLAGS, bound
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    public, private = bound(options.host, options.resolved_port), bound("127.0.0.1", 0)
+    public, private = bound(options.host, options.resolved_port, FLAGS), bound("127.0.0.1", 0)
     secret = secrets.token_urlsafe(32)
     with HeldFolder("personalive-cog-") as scratch:
         cog = CogServer(Path.cwd(), scratch.path)

@@ -53,7 +53,7 @@ class Front:
             ServiceError: no job can be made.
         """
         if self._running is None:
-            listening = bound(self._options.host, self._options.resolved_port)
+            listening = bound(self._options.host, self._options.resolved_port, ("host", "port"))
             processes = Processes(self._scale.most)
             self._service = Service(self._options, processes, Spool(self._folder.path))
             self._running = asyncio.create_task(self._service.run(listening, lambda: processes.use(self._replicas)))

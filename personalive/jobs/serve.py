@@ -22,7 +22,7 @@ from personalive.jobs.work import ModelPreparation, Prepare
 from personalive.loading import ModelChoice
 from personalive.media.held_folder import HeldFolder
 from personalive.net.addresses import private_addresses_allowed
-from personalive.net.server import bound
+from personalive.net.server import FLAGS, bound
 from personalive.settings import SigningSettings
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def serve(options: JobsOptions, choice: ModelChoice, prepare: Prepare | None = N
         MissingExtraError: Ray is not installed.
         PersonaLiveError: the address is taken, the cluster cannot be joined, or the model cannot be loaded.
     """
-    with contextlib.closing(bound(options.host, options.resolved_port)) as listening:
+    with contextlib.closing(bound(options.host, options.resolved_port, FLAGS)) as listening:
         signing = SigningSettings.from_environment(os.environ)
         scale = join(options, choice)
         if prepare is None:

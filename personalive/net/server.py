@@ -13,26 +13,51 @@ ACCEPTED_AT_ONCE = 4
 """Of these, in one turn of the event loop."""
 
 
+FLAGS = ("--host", "--port")
+"""What commands call a host and a port, for `bound`."""
+
+
 class AddressError(PersonaLiveError):
     """A server cannot listen where it was told to."""
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, for servers to listen on.
+def bound(host: str, port: int, settings: tuple[str, str] | None = None) -> socket.socket:
+    """A socket that listens at an address, for servers to accept on: from now on, the address is this process's.
+
+    Args:
+        host: an address or a name; of a name's addresses, the first one of IPv4 is taken, else the first. Empty: all
+            addresses of IPv4.
+        port: 0: any that is free.
+        settings: what the operator calls host and port, for the message; None: they were not the operator's choice.
 
     Raises:
         AddressError: it is taken, or not this machine's.
     """
-    # With its protocol named: otherwise asyncio does not turn Nagle's algorithm off, and waits 40 ms.
-    result = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    result.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        result.bind((host, port))
-    except OSError as error:
+        return _listening(host, port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: the name cannot be one of a host
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        message = f"cannot listen on {where} ({getattr(error, 'strerror', None) or error})"
+        if settings is not None:
+            is_port = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
+            message += f": give another {settings[is_port]}"
+        raise AddressError(message) from error
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    # With its protocol named: otherwise asyncio does not turn Nagle's algorithm off, and waits 40 ms.
+    result = socket.socket(family, kind, protocol)
+    try:
+        result.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:  # as asyncio's servers do: who gives `::` has not asked for IPv4
+            result.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        result.bind(address)
+        result.listen(QUEUE)  # with SO_REUSEADDR, another process could bind to the address until then
+    except OSError:
         result.close()
-        why = error.strerror or error
-        other = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
-        raise AddressError(f"cannot listen on {host}:{port} ({why}): give another {other}") from error
+        raise
     return result
 
 

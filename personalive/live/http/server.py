@@ -33,7 +33,7 @@ from personalive.live.transport.virtual_camera import VirtualCamera
 from personalive.live.transport.websocket import MAX_MESSAGE_BYTES, Socket
 from personalive.media.faces import NO_FACES
 from personalive.net.connection import ROOM, TLS
-from personalive.net.server import Server, bound
+from personalive.net.server import FLAGS, Server, bound
 from personalive.net.waiting import WaitingRoom
 
 logger = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def run(server: Server, options: ServeOptions, behind: str = "") -> None:
     Raises:
         AddressError: the address is taken, or not this machine's.
     """
-    with closing(bound(options.host, options.port)) as listening:
+    with closing(bound(options.host, options.port, FLAGS)) as listening:
         allow_many_files()
         url = options.replace(port=listening.getsockname()[1]).page_url  # port 0 has become another
         logger.info("the page is at %s%s", url, behind)
