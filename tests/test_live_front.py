@@ -30,6 +30,8 @@ from personalive.live.hub.clients import Client
 from personalive.live.hub.connections import latest
 from personalive.live.hub.entries import SessionState
 from personalive.live.options import ServeOptions
+from personalive.loading import ModelChoice
+from personalive.net.server import AddressError, bound
 from personalive.processes import Seat
 from personalive.testing.echo_worker import EchoWorkers
 from tests.front_support import front
@@ -189,7 +191,14 @@ async def test_hosts_origins_and_tokens_are_checked_by_the_front_as_by_a_single_
 
 def test_a_cluster_is_joined_on_one_of_its_machines():
     with pytest.raises(InputError, match="with auto"):
-        serve(ServeOptions(ray="ray://cluster.example:10001"))
+        serve(ServeOptions(ray="ray://cluster.example:10001", port=0))
+
+
+@pytest.mark.parametrize("how", ({"workers": 2}, {"ray": "ray://cluster.example:10001"}), ids=["workers", "Ray"])
+def test_an_address_is_taken_before_weights_are_brought_or_a_cluster_is_joined(how):
+    choice = ModelChoice(model="/no/such/model", device="cpu")
+    with bound("127.0.0.1", 0) as taken, pytest.raises(AddressError, match="give another --port"):
+        serve(ServeOptions(port=taken.getsockname()[1], model=choice, **how))
 
 
 # ---- two workers ----

@@ -1,6 +1,7 @@
 """Runs the front and its workers."""
 
 import logging
+import socket
 from collections.abc import Sequence
 
 import uvicorn
@@ -12,7 +13,7 @@ from personalive.live.front.on_ray import RayWorkplace
 from personalive.live.front.pool import Pool
 from personalive.live.front.process import LocalWorkplace, Workplace
 from personalive.live.front.worker import MakeFactory
-from personalive.live.http.server import UVICORN, model_factory, run, usable
+from personalive.live.http.server import UVICORN, listen, model_factory, run, usable
 from personalive.live.http.server import serve as serve_alone
 from personalive.live.options import ServeOptions
 from personalive.loading import ModelChoice
@@ -32,19 +33,21 @@ def serve(options: ServeOptions) -> None:
     """
     choice = options.model
     if options.ray is not None:
-        cluster = Cluster.join(options.ray, choice, options.workers)
-        device = "cuda" if cluster.on_gpus else "cpu"
-        chosen = choice.elsewhere(_source(choice, device)).replace(device=device)
-        options = usable(options).replace(model=chosen)
-        _run(options, RayWorkplace(options, cluster, model_factory))
+        with listen(options) as listening:
+            cluster = Cluster.join(options.ray, choice, options.workers)
+            device = "cuda" if cluster.on_gpus else "cpu"
+            chosen = choice.elsewhere(_source(choice, device)).replace(device=device)
+            options = usable(options).replace(model=chosen)
+            _run(options, RayWorkplace(options, cluster, model_factory), listening)
         return
     places = seats(choice, options.workers)
     if len(places) == 1:
         serve_alone(options)
         return
-    source = _source(choice, "cuda" if places[0].gpu is not None else "cpu")
-    weights.resolve(source, dtype=choice.resolved_dtype())  # downloaded and checked once, not in each process
-    serve_with(usable(options).replace(model=choice.replace(model=source)), places, model_factory)
+    with listen(options) as listening:
+        source = _source(choice, "cuda" if places[0].gpu is not None else "cpu")
+        weights.resolve(source, dtype=choice.resolved_dtype())  # downloaded and checked once, not in each process
+        _run_here(usable(options).replace(model=choice.replace(model=source)), places, model_factory, listening)
 
 
 def _source(choice: ModelChoice, device: str) -> str:
@@ -61,13 +64,23 @@ def serve_with(options: ServeOptions, places: Sequence[Seat], make_factory: Make
         options: what the operator chose.
         places: what each worker may use.
         make_factory: see `worker.MakeFactory`; must be importable by name.
+
+    Raises:
+        AddressError: the address is taken, or not this machine's.
     """
+    with listen(options) as listening:
+        _run_here(options, places, make_factory, listening)
+
+
+def _run_here(
+    options: ServeOptions, places: Sequence[Seat], make_factory: MakeFactory, listening: socket.socket
+) -> None:
     with HeldFolder("personalive-live-") as folder:
-        _run(options, LocalWorkplace(options, places, make_factory, folder.path))
+        _run(options, LocalWorkplace(options, places, make_factory, folder.path), listening)
 
 
-def _run(options: ServeOptions, workplace: Workplace) -> None:
-    run(front_server(options, workplace), options, f", over {workplace.size} workers")
+def _run(options: ServeOptions, workplace: Workplace, listening: socket.socket) -> None:
+    run(front_server(options, workplace), options, listening, f", over {workplace.size} workers")
 
 
 def front_server(options: ServeOptions, workplace: Workplace) -> Server:

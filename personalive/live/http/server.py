@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import resource
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -182,25 +183,32 @@ def serve(options: ServeOptions) -> None:
     options = usable(options)
     if options.virtual_camera:
         virtual_camera.check(options.virtual_camera)
-    app = create_app(options, model_factory(options), faces_of(options))
-    run(Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **UVICORN)), options)
+    with listen(options) as listening:
+        app = create_app(options, model_factory(options), faces_of(options))
+        run(Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **UVICORN)), options, listening)
 
 
-def run(server: Server, options: ServeOptions, behind: str = "") -> None:
+def listen(options: ServeOptions) -> socket.socket:
+    """Take the address that the operator chose, before anything that takes long.
+
+    Raises:
+        AddressError: it is taken, or not this machine's.
+    """
+    return bound(options.host, options.port, FLAGS)
+
+
+def run(server: Server, options: ServeOptions, listening: socket.socket, behind: str = "") -> None:
     """Let a server answer at its address until it is told to stop.
 
     Args:
+        listening: see `listen`.
         behind: what answers, for the operator.
-
-    Raises:
-        AddressError: the address is taken, or not this machine's.
     """
-    with closing(bound(options.host, options.port, FLAGS)) as listening:
-        allow_many_files()
-        url = options.replace(port=listening.getsockname()[1]).page_url  # port 0 has become another
-        logger.info("the page is at %s%s", url, behind)
-        with suppress(KeyboardInterrupt):
-            server.run([listening])
+    allow_many_files()
+    url = options.replace(port=listening.getsockname()[1]).page_url  # port 0 has become another
+    logger.info("the page is at %s%s", url, behind)
+    with suppress(KeyboardInterrupt):
+        server.run([listening])
 
 
 def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
