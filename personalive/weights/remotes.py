@@ -4,7 +4,6 @@ They differ in what they say about a file before it comes. A hub with Hugging Fa
 size and digest of every file; ModelScope has sizes and digests, but its own commits; a file server says nothing.
 """
 
-import fcntl
 import hashlib
 import os
 import re
@@ -17,8 +16,8 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._runtime import is_xet_available
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub.utils._runtime import is_xet_available  # which has no public name
 
 from personalive.errors import InputError, WeightsError
 from personalive.weights.manifest import FileDigest, Repository, is_digest
@@ -110,7 +109,7 @@ class HuggingFace:
         """
         url = hf_hub_url(repository.name, path, revision=repository.revision, endpoint=self._endpoint)
         blob = folder / "blobs" / str(expected.digest)
-        partial = blob.with_name(f"{blob.name}.incomplete")
+        partial, lock = blob.with_name(f"{blob.name}.incomplete"), _lock(folder, blob.name)
 
         def download() -> Path:
             # From version 1 on, the client drops what has come when it is interrupted. What is cached it only links.
@@ -119,7 +118,7 @@ class HuggingFace:
                 if found.xet_file_data is None or not is_xet_available():  # Xet is faster, but starts again
                     at_home = urlsplit(found.location).netloc == urlsplit(url).netloc
                     headers = build_hf_headers(token=self._token) if at_home else {}
-                    _continue(found.location, partial, blob, headers | _PLAIN, expected.size, path)
+                    _continue(found.location, partial, blob, lock, headers | _PLAIN, expected.size, path)
             return Path(
                 hf_hub_download(
                     repository.name,
@@ -173,10 +172,11 @@ class FileServer:
         """As `HuggingFace.download`."""
         target = folder / "snapshots" / repository.revision / path
         partial = target.with_name(f"{target.name}.incomplete")
+        lock = _lock(folder, f"{repository.revision}/{path}")
         url = self._url(repository.name, _upstream(repository.revision), path)
 
         def download() -> Path:
-            return _continue(url, partial, target, _PLAIN, expected.size, path)
+            return _continue(url, partial, target, lock, _PLAIN, expected.size, path)
 
         return persist(download, partial, f"{repository.label}/{path}", expected.size)
 
@@ -251,28 +251,39 @@ def open_remotes(address: str) -> list[Remote]:
     return [HuggingFace(address.rstrip("/"))]
 
 
-def _continue(url: str, partial: Path, target: Path, headers: Mapping[str, str], size: int | None, label: str) -> Path:
+def _lock(folder: Path, name: str) -> Path:
+    """The file that the hub client locks while it brings a blob into a repository's folder."""
+    return folder.parent / ".locks" / folder.name / f"{name}.lock"
+
+
+def _continue(
+    url: str, partial: Path, target: Path, lock: Path, headers: Mapping[str, str], size: int | None, label: str
+) -> Path:
     """Bring a file from where an earlier attempt stopped.
 
     Args:
         partial: what has come so far.
         target: the name that it gets when all has come.
+        lock: see `_lock`. Other programs with this cache may be bringing the same file.
         size: of the whole file, in bytes; None: not known.
         label: how the bar calls the file.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    for each in (target, lock):
+        each.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
         if target.is_file():  # another process brought it meanwhile
             return target
-        http_get(
-            url,
-            file,
-            resume_size=file.tell(),
-            headers=dict(headers),
-            expected_size=size,
-            displayed_filename=label,
-        )
+        with partial.open("ab") as file:
+            if size is not None and file.tell() >= size:  # nothing is left to request, and yet it is not the file
+                file.truncate(0)
+            http_get(
+                url,
+                file,
+                resume_size=file.seek(0, os.SEEK_END),
+                headers=dict(headers),
+                expected_size=size,
+                displayed_filename=label,
+            )
         return partial.replace(target)
 
 

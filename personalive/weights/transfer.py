@@ -40,8 +40,6 @@ def persist(download: Callable[[], Path], partial: Path, label: str, size: int |
     Raises:
         WeightsError: the connection kept breaking, or the file was refused.
     """
-    if size is not None and _size(partial) >= size:
-        partial.unlink()  # nothing is left to request, and yet it is not the file
     failures = 0
     while True:
         before = _size(partial)

@@ -1,15 +1,20 @@
 """Download and cache, against a hub on loopback."""
 
+import errno
+import hashlib
 import io
 import json
 import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import WeakFileLock
 
 from personalive import weights
 from personalive.errors import InputError, WeightsError
@@ -17,6 +22,7 @@ from personalive.weights import Hub
 from personalive.weights.manifest import FileDigest, Manifest
 from personalive.weights.source import format_size
 from tests.hub_stand_in import HubStandIn
+from tests.live_support import until
 from tests.published_layout import SMALL, State
 from tests.weights.support import CLIENT_BLOCK, assert_holds, edit, load, refused, start
 
@@ -89,6 +95,52 @@ def test_interrupted_download_goes_on_at_the_next_start(server: HubStandIn, hub:
     already = len(server.fetched(BIG))
     assert_holds(resolve(hub), states, "denoising_unet")
     assert [request.start for request in server.fetched(BIG)[already:]] == [CLIENT_BLOCK]
+
+
+def test_what_another_program_brings_is_waited_for_and_continued(
+    server: HubStandIn,
+    hub: Hub,
+    states: dict[str, State],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of any with this cache: they use the hub client, which locks a file in this way and begins it at this place."""
+    monkeypatch.setattr(constants, "FILELOCK_LOG_EVERY_SECONDS", 0.05)
+    content = (server.repositories["huaichang/PersonaLive"].folder / BIG).read_bytes()
+    digest, name, half = hashlib.sha256(content).hexdigest(), "models--huaichang--PersonaLive", len(content) // 2
+    lock, partial = hub.cache / ".locks" / name / f"{digest}.lock", hub.cache / name / "blobs" / f"{digest}.incomplete"
+    for path in (lock, partial):
+        path.parent.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool, caplog.at_level(logging.INFO, logger="huggingface_hub"):
+        with WeakFileLock(lock), partial.open("wb") as file:
+            ours = pool.submit(resolve, hub)
+            until(lambda: ours.done() or f"Still waiting to acquire lock on {lock}" in caplog.text)
+            file.write(content[:half])
+        assert_holds(ours.result(), states, "denoising_unet")
+    assert [request.start for request in server.fetched(BIG)] == [half]
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_it_downloads_where_files_cannot_be_locked(
+    hub: Hub, states: dict[str, State], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert_holds(resolve(hub), states, "denoising_unet")
+
+
+@pytest.mark.parametrize("extra", [b"", b"more"])
+def test_what_is_there_in_full_and_yet_is_not_the_file_is_dropped(
+    server: HubStandIn, hub: Hub, states: dict[str, State], extra: bytes
+) -> None:
+    content = (server.repositories["huaichang/PersonaLive"].folder / BIG).read_bytes()
+    blobs = hub.cache / "models--huaichang--PersonaLive" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(content).hexdigest()}.incomplete").write_bytes(bytes(len(content)) + extra)
+    assert_holds(resolve(hub), states, "denoising_unet")
+    assert [request.start for request in server.fetched(BIG)] == [0]
 
 
 def test_file_with_wrong_content_is_refused_then_fetched_again(
