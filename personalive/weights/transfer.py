@@ -13,9 +13,22 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from personalive.errors import WeightsError
 from personalive.weights.source import format_size
 
-NETWORK_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
-"""The second, of which the hub client's own error is one too, is that of the library below it: another one in each of
-its major versions so far."""
+
+def network_errors(client_error: type[Exception]) -> tuple[type[Exception], ...]:
+    """The errors of a network that is gone, refuses or breaks.
+
+    Args:
+        client_error: that of the hub client. It descends from the error of the HTTP library below it, which is another
+            library in each major version of the client.
+    """
+    # Python's own are too wide: where one of its ancestors is Exception, any defect would count as a broken connection.
+    return (
+        OSError,
+        *(each for each in client_error.__mro__ if issubclass(each, Exception) and each.__module__ != "builtins"),
+    )
+
+
+NETWORK_ERRORS = network_errors(HfHubHTTPError)
 _BROKEN: tuple[type[Exception], ...] = (*NETWORK_ERRORS, RuntimeError, HFValidationError)
 """RuntimeError: of the hub's Xet transfer."""
 

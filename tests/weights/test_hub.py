@@ -21,6 +21,7 @@ from personalive.errors import InputError, WeightsError
 from personalive.weights import Hub
 from personalive.weights.manifest import FileDigest, Manifest
 from personalive.weights.source import format_size
+from personalive.weights.transfer import NETWORK_ERRORS, network_errors
 from tests.hub_stand_in import HubStandIn
 from tests.live_support import until
 from tests.published_layout import SMALL, State
@@ -141,6 +142,19 @@ def test_what_is_there_in_full_and_yet_is_not_the_file_is_dropped(
     (blobs / f"{hashlib.sha256(content).hexdigest()}.incomplete").write_bytes(bytes(len(content)) + extra)
     assert_holds(resolve(hub), states, "denoising_unet")
     assert [request.start for request in server.fetched(BIG)] == [0]
+
+
+def test_a_defect_of_ours_never_counts_as_a_broken_connection() -> None:
+    class LibraryError(Exception):
+        pass
+
+    class ClientError(LibraryError, ValueError):
+        pass
+
+    errors = network_errors(ClientError)
+    assert issubclass(LibraryError, errors) and issubclass(ConnectionError, errors)
+    for defect in (TypeError, KeyError, ValueError):
+        assert not issubclass(defect, errors) and not issubclass(defect, NETWORK_ERRORS)
 
 
 def test_file_with_wrong_content_is_refused_then_fetched_again(
