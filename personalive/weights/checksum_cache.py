@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from personalive.errors import WeightsError
-from personalive.weights.manifest import FileDigest
+from personalive.weights.manifest import FileDigest, is_digest
 from personalive.weights.source import format_size
 
 
@@ -82,10 +82,11 @@ class ChecksumCache:
         """The sha256 of any file, whose key is its path. Files that are gone are forgotten."""
         key, stamp = str(path.resolve()), _stamp(path)
         entry = self._read().get(key)
-        if entry and entry["stamp"] == stamp:
+        if entry and entry["stamp"] == stamp and entry["digest"] is not None:
             return str(entry["digest"])
         digest = digest_of(path)
-        there = {name: entry for name, entry in self._read().items() if Path(name).is_file()}
+        # Not `Path.is_file`, which raises for a name that is too long, or in a folder that is closed to us.
+        there = {name: entry for name, entry in self._read().items() if os.path.isfile(name)}
         self._write(key, {"size": stamp[0], "digest": digest, "stamp": stamp}, there)
         return digest
 
@@ -94,13 +95,21 @@ class ChecksumCache:
             values = json.loads(self.path.read_text("utf-8"))
         except (OSError, ValueError):
             return {}
-        return values if isinstance(values, dict) else {}
+        return {key: entry for key, entry in values.items() if _is_entry(entry)} if isinstance(values, dict) else {}
 
     def _write(self, key: str, entry: dict[str, Any], others: dict[str, Any]) -> None:
         # A cache that cannot be written to is checked in full at every start; that is slow, not wrong.
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(self.path, json.dumps(others | {key: entry}, indent=1, sort_keys=True))
+
+
+def _is_entry(value: object) -> bool:
+    """Whether it is one of ours: a file that was damaged or that another version wrote costs time, not the start."""
+    if not isinstance(value, dict) or not {"size", "digest", "stamp"} <= value.keys():
+        return False
+    size, digest = value["size"], value["digest"]
+    return (size is None or isinstance(size, int)) and (digest is None or is_digest(digest))
 
 
 def _stamp(path: Path) -> list[int]:
