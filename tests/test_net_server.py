@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from personalive.live.options import ServeOptions
 from personalive.net.server import ACCEPTED_AT_ONCE, FLAGS, AddressError, Server, bound
 
 CROWD = 50
@@ -111,3 +112,18 @@ def test_a_name_is_looked_up(ipv6, families, chosen, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **how: {"here.example": found}[host])
     with bound("here.example", 0) as listening:
         assert listening.getsockname()[0] == addresses[chosen][0]
+
+
+@pytest.mark.parametrize(
+    "host, url",
+    [
+        ("0.0.0.0", "http://localhost:7860/"),
+        ("127.0.0.1", "http://localhost:7860/"),
+        ("::", "http://[::1]:7860/"),
+        ("::1", "http://[::1]:7860/"),
+        ("2001:db8::1", "http://[2001:db8::1]:7860/"),
+        ("here.example", "http://here.example:7860/"),
+    ],
+)
+def test_the_page_is_where_the_operator_is_told(host, url):
+    assert ServeOptions(host=host, port=7860, insecure=True).page_url == url

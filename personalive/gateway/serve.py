@@ -17,7 +17,7 @@ from personalive.gateway.openapi import describe, inputs_of
 from personalive.gateway.options import GatewayOptions
 from personalive.gateway.predictions import Predictions
 from personalive.media.held_folder import HeldFolder
-from personalive.net.addresses import private_addresses_allowed
+from personalive.net.addresses import authority, private_addresses_allowed
 from personalive.net.server import FLAGS, bound
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ async def _serve(options: GatewayOptions, cog_schema: dict[str, Any]) -> None:
             asyncio.create_task(each.serve(sockets=[listening]))
             for each, listening in zip(servers, (public, private), strict=True)
         ]
-        logger.info("listening on http://%s:%d", options.host, public.getsockname()[1])
+        logger.info("listening on http://%s", authority(options.host, public.getsockname()[1]))
         try:
             await cog.start()
             broken = await _until(stop, cog)

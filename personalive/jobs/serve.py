@@ -21,7 +21,7 @@ from personalive.jobs.spool import Spool
 from personalive.jobs.work import ModelPreparation, Prepare
 from personalive.loading import ModelChoice
 from personalive.media.held_folder import HeldFolder
-from personalive.net.addresses import private_addresses_allowed
+from personalive.net.addresses import authority, private_addresses_allowed
 from personalive.net.server import FLAGS, bound
 from personalive.settings import SigningSettings
 
@@ -125,7 +125,7 @@ def serve(options: JobsOptions, choice: ModelChoice, prepare: Prepare | None = N
         scale = join(options, choice)
         if prepare is None:
             prepare = preparation(choice, signing, scale, resolve=options.ray is None)
-        logger.info("listening on http://%s:%d", options.host, listening.getsockname()[1])
+        logger.info("listening on http://%s", authority(options.host, listening.getsockname()[1]))
         asyncio.run(_serve(options, scale, prepare, listening))
 
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from personalive.errors import InputError
 from personalive.loading import ModelChoice
+from personalive.net.addresses import authority
 from personalive.settings import AnimateOptions, Settings, Surface, count_or_auto, same, setting
 from personalive.types import FaceBoxes, Latency
 
@@ -180,5 +181,6 @@ class ServeOptions(Settings):
     @property
     def page_url(self) -> str:
         """Where a browser on this machine finds the page."""
-        name = "localhost" if self.host in ("0.0.0.0", "::", "127.0.0.1", "::1") else self.host
-        return f"{'https' if self.tls_cert else 'http'}://{name}:{self.port}/"
+        here = {"0.0.0.0": "localhost", "127.0.0.1": "localhost", "::": "::1"}  # where localhost may not be of IPv6
+        name = here.get(self.host, self.host)
+        return f"{'https' if self.tls_cert else 'http'}://{authority(name, self.port)}/"

@@ -23,6 +23,11 @@ def private_addresses_allowed() -> bool:
     return os.environ.get(ALLOW_PRIVATE) == "1"
 
 
+def authority(host: str, port: int) -> str:
+    """Host and port as they stand in a URL, where an address of IPv6 is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def split_url(url: str) -> SplitResult:
     """The parts of an `http:` or `https:` URL, with a host and without a user name.
 

@@ -6,6 +6,7 @@ import socket
 import uvicorn
 
 from personalive.errors import PersonaLiveError
+from personalive.net.addresses import authority
 
 QUEUE = 1024
 """Connections that may wait to be accepted."""
@@ -36,8 +37,7 @@ def bound(host: str, port: int, settings: tuple[str, str] | None = None) -> sock
     try:
         return _listening(host, port)
     except (OSError, UnicodeError) as error:  # UnicodeError: the name cannot be one of a host
-        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        message = f"cannot listen on {where} ({getattr(error, 'strerror', None) or error})"
+        message = f"cannot listen on {authority(host, port)} ({getattr(error, 'strerror', None) or error})"
         if settings is not None:
             is_port = getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES)
             message += f": give another {settings[is_port]}"

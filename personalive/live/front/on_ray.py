@@ -21,6 +21,7 @@ from personalive.live.front.reports import Order, Report
 from personalive.live.front.worker import Duty, MakeFactory, Secured, for_worker, work
 from personalive.live.options import ServeOptions
 from personalive.live.transport.ice import IceLimits
+from personalive.net.addresses import authority
 from personalive.net.server import bound
 from personalive.processes import Seat, how_ended, spawn
 
@@ -117,8 +118,7 @@ class RayProcess:
         return how
 
     def _found(self, address: Address) -> None:
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        self.url, self._address = f"https://{host}:{address.port}", address
+        self.url, self._address = f"https://{authority(address.host, address.port)}", address
         self._secured = self._own.calling(address.certificate)
         self.transport = httpx.AsyncHTTPTransport(verify=self._secured, limits=CONNECTIONS)
         self.described = {"node": address.host, "pid": address.pid}
