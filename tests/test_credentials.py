@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import shutil
 import subprocess
 from fractions import Fraction
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from PIL import Image
 
 import personalive
@@ -17,7 +20,7 @@ from personalive.animate.job import animate
 from personalive.cli.main import main
 from personalive.errors import InputError, OutputError, PersonaLiveError
 from personalive.media.comments import read_comment
-from personalive.media.credentials import Claim, Signer, read_credentials
+from personalive.media.credentials import MAX_PEM_BYTES, Authorities, Claim, Signer, read_credentials
 from personalive.media.encoding import VideoFormat
 from personalive.media.images import read_image
 from personalive.media.mark import VisibleMark
@@ -127,13 +130,71 @@ def test_a_file_that_was_encoded_again_and_others_count_as_unsigned(signer, tmp_
     assert main(["verify", str(tmp_path / "missing.mp4")]) == 1
 
 
+def unusable(folder: Path, authority: Authority) -> dict[str, tuple[Path, str]]:
+    """Files that hold no certificate, and a word of why."""
+    folder.mkdir()
+    _, key = authority.issue("unusable")
+    certificate = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
+    written = {
+        "text": b"a name",
+        "picture": b"\x89PNG\r\n\x1a\n\xff",
+        "der": certificate.public_bytes(Encoding.DER),
+        "key": key.read_bytes(),
+        "broken": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    }
+    found = {}
+    for name, data in written.items():
+        (folder / name).write_bytes(data)
+        found[name] = (folder / name, "not PEM")
+    (folder / "empty").touch()
+    with (folder / "endless").open("wb") as file:
+        file.truncate(MAX_PEM_BYTES + 1)
+    os.mkfifo(folder / "pipe")
+    return found | {
+        "empty": (folder / "empty", "is empty"),
+        "endless": (folder / "endless", "more than 4 MiB"),
+        "pipe": (folder / "pipe", "is not a file"),
+        "device": (Path("/dev/zero"), "is not a file"),
+        "folder": (folder, "is not a file"),
+        "missing": (folder / "missing", "does not exist"),
+    }
+
+
+def test_unusable_certificates_of_authorities_are_refused_and_say_nothing_about_the_file(
+    authority, signer, tmp_path, capsys, caplog
+):
+    path = write(tmp_path / "a" / "signed.webp", signer)
+    for trusted, word in unusable(tmp_path / "trust", authority).values():
+        caplog.clear()
+        assert main(["verify", str(path), "--trust", str(trusted)]) == 1
+        (record,) = caplog.records
+        assert word in record.getMessage() and str(trusted) in record.getMessage()
+        assert capsys.readouterr().out == ""
+
+
+def test_unusable_certificates_and_keys_do_not_sign(authority, tmp_path):
+    good = authority.issue("good")
+    for name, (path, word) in unusable(tmp_path / "sign", authority).items():
+        with pytest.raises(InputError, match=f"certificate .*{word}"):
+            Signer(path, good[1])
+        if name != "key":
+            with pytest.raises(InputError, match=f"key .*{word}"):
+                Signer(good[0], path)
+
+
+def test_certificates_of_authorities_may_stand_in_a_file_with_other_text(authority, signer, tmp_path):
+    (tmp_path / "mixed.pem").write_bytes("Behörde\n".encode("latin-1") + authority.certificate.read_bytes())
+    path = write(tmp_path / "a" / "signed.webp", signer)
+    assert read_credentials(path, Authorities.read(tmp_path / "mixed.pem")).is_trusted
+
+
 def test_an_animation_is_signed_with_its_seed_and_the_hashes_of_its_inputs(
     small_model, portrait, driver, authority, tmp_path
 ):
     sign, key = authority.issue("Artist")
     options = BRIEF.replace(seed=5, sign=sign, sign_key=key, sign_inputs=True, resume=True)
     list(animate(small_model, portrait, driver, tmp_path / "a.mp4", options))
-    found = read_credentials(tmp_path / "a.mp4", authority.certificate)
+    found = read_credentials(tmp_path / "a.mp4", Authorities.read(authority.certificate))
     said = " ".join(found.sentences)
     assert found.is_trusted and f"PersonaLive {personalive.__version__} (model" in said and "seed 5" in said
     for path in (portrait, driver):
@@ -151,7 +212,7 @@ def test_the_http_service_signs_what_it_makes(authority, small_model_folder, por
     assert signed["status"] == "succeeded", signed
     path = tmp_path / "answer.mp4"
     path.write_bytes(base64.b64decode(signed["output"].partition(",")[2]))
-    verdict = read_credentials(path, authority.certificate)
+    verdict = read_credentials(path, Authorities.read(authority.certificate))
     assert verdict.is_intact and verdict.is_trusted
     assert 'signed by "Service of Tests"' in " ".join(verdict.sentences)
     assert (webm["status"], webm.get("output")) == ("failed", None) and "cannot be signed" in webm["error"]
@@ -189,7 +250,7 @@ def test_what_cannot_sign_is_refused_before_work(authority, small_model, portrai
         (*locked, "a.mp4", "is encrypted"),
         (good[1], good[1], "a.mp4", "is not PEM"),
         (good[0], good[0], "a.mp4", "is not PEM"),
-        (tmp_path / "missing", good[1], "a.mp4", "cannot be read"),
+        (tmp_path / "missing", good[1], "a.mp4", "certificate .*missing does not exist"),
         (*good, "a.webm", "content credentials go into"),
         (*good, "%05d.png", "content credentials go into"),
     ):

@@ -220,11 +220,12 @@ def _signed(options: AnimateOptions) -> AnimateOptions:
 
 def _verify(options: argparse.Namespace) -> int:
     from personalive.media.comments import read_comment
-    from personalive.media.credentials import quoted, read_credentials
+    from personalive.media.credentials import Authorities, quoted, read_credentials
 
+    trusted = None if options.trust is None else Authorities.read(options.trust)
     if comment := read_comment(options.file):
         print(f"{options.file.name} says in its metadata: {quoted(comment)}.")
-    found = read_credentials(options.file, options.trust)
+    found = read_credentials(options.file, trusted)
     print("\n".join(found.sentences))
     return 0 if found.is_intact else 1
 

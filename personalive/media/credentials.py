@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
 from personalive.errors import InputError, OutputError, first_line
 from personalive.extras import require
+from personalive.media.images import require_file
 from personalive.media.part_file import PartFile
 
 MEDIA_TYPES = {".mp4": "video/mp4", ".gif": "image/gif", ".webp": "image/webp"}
@@ -33,6 +34,8 @@ OFFLINE = {
 """Nothing is fetched that a file names, and none of its pictures are copied into the claim."""
 SINGLE = str.maketrans(dict.fromkeys('"“”„‟«»″〃＂', "'"))
 """For `quoted`: what looks like a double quotation mark becomes a single one."""
+MAX_PEM_BYTES = 4 << 20
+"""Of a file with certificates or a key: one with every authority that an operating system knows has 250 kB."""
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -85,8 +88,8 @@ class Signer:
             MissingExtraError: C2PA's library is not installed.
         """
         require("provenance")
-        self._certificates = _read(certificate, "certificate")
-        self._key = _read(key, "private key")
+        self._certificates = read_pem(certificate, "the certificate")
+        self._key = read_pem(key, "the private key")
         self._algorithm = _algorithm(self._certificates, self._key, certificate, key)
         picture, signed = io.BytesIO(), io.BytesIO()
         Image.new("RGB", (16, 16)).save(picture, "PNG")
@@ -155,22 +158,52 @@ class Verdict:
     """Whether, in addition, one of the given authorities vouches for the certificate."""
 
 
-def read_credentials(path: Path, trusted: Path | None = None) -> Verdict:
+@dataclass(frozen=True)
+class Authorities:
+    """Those that are believed when they vouch for a name."""
+
+    path: Path
+    """Where their certificates are from."""
+    pem: str
+    """The certificates, without what else was in the file: it may be of any encoding."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Those whose certificates (PEM) are in a file.
+
+        Raises:
+            InputError: it cannot be read, or has no certificates.
+            MissingExtraError: the packages for credentials are not installed.
+        """
+        require("provenance")
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        data = read_pem(path, "the certificates of authorities")
+        try:
+            found = x509.load_pem_x509_certificates(data)
+        except ValueError as error:
+            raise InputError(
+                f"the certificates of authorities in {path} are not PEM certificates ({first_line(error)}): give a "
+                "file with blocks that begin with -----BEGIN CERTIFICATE-----"
+            ) from error
+        return cls(path, "".join(each.public_bytes(Encoding.PEM).decode() for each in found))
+
+
+def read_credentials(path: Path, trusted: Authorities | None = None) -> Verdict:
     """Read and check the claim in a file. Nothing is fetched.
 
     Args:
         path: a picture or a video of a kind that C2PA knows.
-        trusted: certificates (PEM) of the authorities that are believed; None: none is.
+        trusted: the authorities that are believed; None: none is.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: the file cannot be read.
         MissingExtraError: C2PA's library is not installed.
     """
     require("provenance")
     c2pa = _c2pa()
-    anchors = (
-        {} if trusted is None else {"trust": {"user_anchors": _read(trusted, "certificates of authorities").decode()}}
-    )
+    anchors = {} if trusted is None else {"trust": {"user_anchors": trusted.pem}}
     try:
         with path.open("rb") as file, c2pa.Context.from_dict({**OFFLINE, **anchors}) as context:
             reader = c2pa.Reader.try_create("", file, context=context)
@@ -193,7 +226,7 @@ def _unsigned(path: Path) -> Verdict:
     return Verdict((said,))
 
 
-def _verdict(path: Path, store: dict[str, Any], trusted: Path | None) -> Verdict:
+def _verdict(path: Path, store: dict[str, Any], trusted: Authorities | None) -> Verdict:
     manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
     failures = store.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
     is_intact = store.get("validation_state") in ("Valid", "Trusted")
@@ -202,8 +235,8 @@ def _verdict(path: Path, store: dict[str, Any], trusted: Path | None) -> Verdict
     names = " of ".join(filter(None, (plain(signature.get("common_name")), plain(signature.get("issuer")))))
     who, when = quoted(names) if names else "somebody without a name", plain(signature.get("time"))
     sentences = [f"{path.name} was signed by {who}{f' at {when}' if when else ''}."]
-    if is_trusted:
-        sentences.append(f"An authority in {trusted} vouches for that name.")
+    if trusted is not None and is_trusted:
+        sentences.append(f"An authority in {trusted.path} vouches for that name.")
     else:
         sentences.append(
             "No authority that you trust vouches for that name: anyone can make such a certificate. Give the "
@@ -254,11 +287,21 @@ def quoted(text: str) -> str:
     return f'"{text.translate(SINGLE)}"'
 
 
-def _read(path: Path, what: str) -> bytes:
+def read_pem(path: Path, what: str) -> bytes:
+    """A file that should hold certificates or a key; `what` names it in messages.
+
+    Raises:
+        InputError: it is not a file, cannot be read, or is too large for what it should be.
+    """
+    require_file(path, what)
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_PEM_BYTES + 1)
     except OSError as error:
-        raise InputError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+    if len(data) > MAX_PEM_BYTES:
+        raise InputError(f"{what} {path} has more than {MAX_PEM_BYTES >> 20} MiB: give a PEM file")
+    return data
 
 
 def _algorithm(certificates: bytes, key: bytes, certificate_path: Path, key_path: Path) -> str:
