@@ -2,9 +2,11 @@
 
 import asyncio
 import io
+import os
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,6 +29,7 @@ from personalive.live.options import IceServer, ServeOptions
 from personalive.media.portrait import Portrait
 from personalive.testing.echo import EchoEngine
 from personalive.types import RGBArray
+from tests.certificates import Authority
 from tests.live_support import RED, until
 
 IMAGE = np.full((64, 64, 3), 100, dtype=np.uint8)
@@ -264,6 +267,13 @@ def test_tokens():
         ({"max_sessions": 0}, "max_sessions"),
         ({"tokens": ("short",)}, "8 to 256"),
         ({"idle_seconds": 0}, "idle_seconds"),
+        ({"host": ""}, "host is '', which is not an address"),
+        ({"host": "[::1]"}, "not an address: write ::1"),
+        ({"host": "http://localhost"}, "not an address: give one"),
+        ({"allowed_hosts": ("http://x/",)}, "allowed host 'http://x/' must be a name"),
+        ({"allowed_hosts": ("live.example:443",)}, "without https://, port"),
+        ({"presets": Path("nowhere")}, "presets is nowhere: there is no such folder"),
+        ({"presets": Path(__file__)}, "there is no such folder"),
     ],
 )
 def test_options_that_can_not_be_used_are_refused(values, reason):
@@ -276,16 +286,41 @@ def test_tls_needs_both_files(tmp_path):
     certificate.write_text("x")
     with pytest.raises(InputError, match="both"):
         ServeOptions(tls_cert=certificate)
-    with pytest.raises(InputError, match="not a file"):
+    with pytest.raises(InputError, match=r"missing\.pem does not exist"):
         ServeOptions(tls_cert=certificate, tls_key=tmp_path / "missing.pem")
+
+
+def test_unusable_certificates_are_refused_with_the_options(tmp_path):
+    authority = Authority(tmp_path)
+    (certificate, key), (_, other) = authority.issue("good"), authority.issue("other")
+    _, locked = authority.issue("locked", password=b"secret")
+    assert ServeOptions(tls_cert=certificate, tls_key=key).tls_context() is not None
+    (tmp_path / "text").write_text("no certificate")
+    os.mkfifo(tmp_path / "pipe")
+    for files, reason in (
+        ((certificate, other), "other.key is not that of the certificate .*good.pem"),
+        ((certificate, locked), "locked.key is encrypted: give one without a password"),
+        ((tmp_path / "text", key), "cannot be used for https"),
+        ((certificate, tmp_path / "text"), "cannot be used for https"),
+        ((key, certificate), "cannot be used for https"),
+        ((tmp_path / "pipe", key), "certificate .*pipe is not a file"),
+        ((certificate, Path("/dev/zero")), "private key /dev/zero is not a file"),
+    ):
+        with pytest.raises(InputError, match=reason):
+            ServeOptions(tls_cert=files[0], tls_key=files[1])
 
 
 def test_ice_servers():
     turn = IceServer.parse("turn:turn.example:3478,username=me,credential=a=b")
     assert turn.to_dict() == {"urls": "turn:turn.example:3478", "username": "me", "credential": "a=b"}
-    for bad in ("http://x", "turn:x,user=y", ""):
-        with pytest.raises(InputError, match="ICE server"):
+    for good in ("stun:x", "stun:[2001:db8::1]:3478", "turns:192.0.2.1:443?transport=tcp,username=a,credential=b"):
+        assert IceServer.parse(good).urls == good.partition(",")[0]
+    for bad in ("http://x", "turn:x,user=y", "", "stun:", "stun:x:", "stun://x", "turn:h:many", "turn:h:123456"):
+        with pytest.raises(InputError, match=r"ICE server .* must look like"):
             IceServer.parse(bad)
+    for port in ("0", "99999"):
+        with pytest.raises(InputError, match=f"has the port {port}: it must be from 1 to 65535"):
+            IceServer.parse(f"turn:h:{port},username=a,credential=b")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import dataclasses
 import ipaddress
 import os
+import re
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +21,12 @@ from personalive.settings import AnimateOptions, Settings, Surface, count_or_aut
 from personalive.types import FaceBoxes, Latency
 
 MAX_WORKERS = 64
+HOST_NAME = re.compile(r"[A-Za-z0-9._-]+")
+"""As browsers send it, without a port."""
+ICE_URL = re.compile(
+    rf"(?:stun|turn)s?:(?:{HOST_NAME.pattern}|\[[0-9A-Fa-f:.]+\])(?::([0-9]{{1,5}}))?(?:\?transport=(?:udp|tcp))?"
+)
+HIGHEST_PORT = 65535
 TOKEN_VARIABLE = "PERSONALIVE_TOKEN"
 """Environment variable with tokens, separated by commas: other users of the machine cannot see it, unlike flags."""
 
@@ -45,15 +53,27 @@ class IceServer:
         """
         urls, _, rest = text.partition(",")
         given = dict(parse_qsl(rest.replace(",", "&"), keep_blank_values=True))
-        if urls.partition(":")[0] not in ("stun", "stuns", "turn", "turns") or set(given) - {"username", "credential"}:
+        found = ICE_URL.fullmatch(urls)
+        if found is None or set(given) - {"username", "credential"}:
             raise InputError(
                 f"the ICE server {text!r} must look like stun:HOST:PORT or turn:HOST:PORT,username=…,credential=…"
             )
+        if found[1] is not None and not 1 <= int(found[1]) <= HIGHEST_PORT:
+            raise InputError(f"the ICE server {text!r} has the port {found[1]}: it must be from 1 to {HIGHEST_PORT}")
         return cls(urls, given.get("username"), given.get("credential"))
 
     def to_dict(self) -> dict[str, str]:
         """In the form that browsers take."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def is_ip_address(text: str) -> bool:
+    """Whether it is one of IPv4 or IPv6, without brackets."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _parsed(servers: Sequence[Any]) -> tuple[Any, ...]:
@@ -73,7 +93,7 @@ class ServeOptions(Settings):
 
     model: ModelChoice = Field(default_factory=ModelChoice)
     host: str = _server("127.0.0.1", "Address to listen on; 127.0.0.1: this machine only", metavar="ADDRESS")
-    port: int = _server(7860, "Port to listen on", low=0, high=65535)
+    port: int = _server(7860, "Port to listen on", low=0, high=HIGHEST_PORT)
     media_host: str | None = _server(
         None,
         "Address of this machine for WebRTC's media (UDP); 0.0.0.0 behind a proxy on this machine",
@@ -154,14 +174,26 @@ class ServeOptions(Settings):
     insecure: bool = _server(False, "Let other machines connect without a token")
 
     def model_post_init(self, context: Any) -> None:
-        """Check settings that depend on each other."""
+        """Check settings that depend on each other, and what they name."""
+        if not is_ip_address(self.host) and not HOST_NAME.fullmatch(self.host):
+            bare = self.host.removeprefix("[").removesuffix("]")
+            instead = (
+                f"write {bare}" if is_ip_address(bare) else "give one of this machine's, or 0.0.0.0 for all of them"
+            )
+            raise InputError(f"host is {self.host!r}, which is not an address: {instead}")
+        for name in self.allowed_hosts:
+            if not is_ip_address(name) and not HOST_NAME.fullmatch(name):
+                raise InputError(
+                    f"the allowed host {name!r} must be a name such as live.example, as browsers send it: without "
+                    "https://, port and path"
+                )
+        if self.presets is not None and not self.presets.is_dir():
+            raise InputError(f"presets is {self.presets}: there is no such folder; give one with pictures")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InputError("tls_cert and tls_key belong together: give both or neither")
         if self.virtual_camera and (self.workers != 1 or self.ray):
             raise InputError("virtual_camera shows the sessions of one process: leave workers at 1, without ray")
-        for path in (self.tls_cert, self.tls_key):
-            if path is not None and not path.is_file():
-                raise InputError(f"{path} is not a file; tls_cert and tls_key name PEM files")
+        self.tls_context()
         if any(not token.isascii() or not 8 <= len(token) <= 256 or not token.isprintable() for token in self.tokens):
             raise InputError("a token must have 8 to 256 printable ASCII characters")
         if not self.is_local and not self.tokens and not self.insecure:
@@ -173,10 +205,35 @@ class ServeOptions(Settings):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
+        return ipaddress.ip_address(self.host).is_loopback if is_ip_address(self.host) else self.host == "localhost"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """What connections need for https; None: they have none.
+
+        Raises:
+            InputError: the certificate or its key cannot be used.
+        """
+        if self.tls_cert is None or self.tls_key is None:
+            return None
+        from personalive.media.credentials import read_pem  # Pillow and NumPy would delay the command's help
+
+        for path, what in ((self.tls_cert, "the certificate"), (self.tls_key, "the private key")):
+            read_pem(path, what)
+
+        def refuse() -> str:
+            # Without it, OpenSSL would ask on the terminal, and wait.
+            raise InputError(f"the private key {self.tls_key} is encrypted: give one without a password")
+
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+            context.load_cert_chain(self.tls_cert, self.tls_key, password=refuse)
+        except ssl.SSLError as error:
+            if error.reason == "KEY_VALUES_MISMATCH":
+                why = f"the private key {self.tls_key} is not that of the certificate {self.tls_cert}"
+            else:
+                why = f"{self.tls_cert} and {self.tls_key} cannot be used for https ({error.reason or 'not PEM'})"
+            raise InputError(f"{why}: give a certificate and the private key that belongs to it, in PEM") from error
+        return context
 
     @property
     def page_url(self) -> str:

@@ -19,7 +19,7 @@ from personalive.live.front.sockets import SocketProxy
 from personalive.live.http import answers, callers, presets, schemas
 from personalive.live.http.metrics import render
 from personalive.live.http.security import Gate
-from personalive.live.http.server import PRESETS, add_pages, add_socket, tls_context
+from personalive.live.http.server import PRESETS, add_pages, add_socket
 from personalive.live.hub.clients import Client, new_cookie
 from personalive.live.hub.connections import watched
 from personalive.live.hub.rates import RequestRate
@@ -42,7 +42,7 @@ def create_front(options: ServeOptions, pool: Pool) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         pool.start()
-        yield {ROOM: waiting_room, TLS: tls_context(options)}
+        yield {ROOM: waiting_room, TLS: options.tls_context()}
         await pool.stop()
 
     # A worker describes the interface.

@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import socket
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from personalive.live.options import ServeOptions
+from personalive.live.options import ServeOptions, is_ip_address
 from personalive.net.from_here import host_name
 
 MAX_BODY = 1024 * 1024
@@ -68,7 +67,7 @@ class HostCheck:
     def accepts(self, host: str) -> bool:
         """Whether a `Host` header names this server."""
         name = host_name(host)
-        return self._any_name or name in self._names or (self._any_address and _is_address(name))
+        return self._any_name or name in self._names or (self._any_address and is_ip_address(name))
 
 
 def given_token(headers: Headers) -> str | None:
@@ -193,14 +192,6 @@ class Body:
 def _machine_names() -> set[str]:
     name = socket.gethostname().lower()
     return {name, f"{name}.local"} - {""}
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _origin_host(origin: str) -> str:

@@ -83,7 +83,7 @@ def create_app(
         await hub.start()
         device = options.virtual_camera
         camera = asyncio.create_task(VirtualCamera(hub, device).run()) if device else None
-        yield {ROOM: waiting_room, TLS: tls or tls_context(options)}
+        yield {ROOM: waiting_room, TLS: tls or options.tls_context()}
         if camera is not None:
             camera.cancel()
             await asyncio.wait([camera])
@@ -209,15 +209,6 @@ def run(server: Server, options: ServeOptions, listening: socket.socket, behind:
     logger.info("the page is at %s%s", url, behind)
     with suppress(KeyboardInterrupt):
         server.run([listening])
-
-
-def tls_context(options: ServeOptions) -> ssl.SSLContext | None:
-    """What connections need for https; None: they have none."""
-    if options.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(options.tls_cert, options.tls_key)
-    return context
 
 
 def allow_many_files() -> None:
