@@ -1,7 +1,6 @@
 """A process that makes jobs, one after the other, until there are no more or the batch is gone."""
 
 import fcntl
-import logging
 import os
 import queue
 import signal
@@ -14,6 +13,7 @@ from types import FrameType
 from personalive.batch.job import Job, Result
 from personalive.errors import PersonaLiveError
 from personalive.processes import Seat, obey
+from personalive.terminal import log_for_people
 
 MakeJob = Callable[[Job, Callable[[int, int], None]], Result]
 Prepare = Callable[[Seat], MakeJob]
@@ -54,7 +54,7 @@ def work(connection: "Connection[Message, Job]", seat: Seat, prepare: Prepare, l
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes, and the batch ends its own
     signal.signal(signal.SIGTERM, _terminate)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_for_people()
     seat.take()
     held = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
     fcntl.flock(held, fcntl.LOCK_SH)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from personalive.animate.progress import LINE_EVERY
 from personalive.batch.run import Tally
+from personalive.terminal import visible
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ def _bar(work: Iterable[Tally]) -> Tally:
             bar.update(last.ended - bar.n)
             bar.refresh()
             while last.news:
-                bar.write(last.news.pop(0), file=sys.stderr)
+                bar.write(visible(last.news.pop(0)), file=sys.stderr)
     return last
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from personalive.assets import DEMO_DRIVER, DEMO_PORTRAIT
 from personalive.batch.options import BatchOptions
@@ -24,6 +25,7 @@ from personalive.live.options import ServeOptions, tokens_of_environment
 from personalive.loading import ModelChoice
 from personalive.onnx.options import ExportOptions
 from personalive.settings import DRIVER, REFERENCE, AnimateOptions, SigningSettings
+from personalive.terminal import log_for_people, visible
 
 logger = logging.getLogger("personalive")
 
@@ -67,9 +69,14 @@ def _run(options: argparse.Namespace) -> int:
         return BROKEN_PIPE
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))  # it quotes arguments as they are
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb."""
-    parser = argparse.ArgumentParser(prog="personalive", description="Animates a portrait by a driving video.")
+    parser = _Parser(prog="personalive", description="Animates a portrait by a driving video.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add = functools.partial(verbs.add_parser, allow_abbrev=False)  # predict.sh must recognise the paths among them
     _add_animate(add("animate", help="make a video from a portrait and a driving video"))
@@ -224,9 +231,9 @@ def _verify(options: argparse.Namespace) -> int:
 
     trusted = None if options.trust is None else Authorities.read(options.trust)
     if comment := read_comment(options.file):
-        print(f"{options.file.name} says in its metadata: {quoted(comment)}.")
+        print(visible(f"{options.file.name} says in its metadata: {quoted(comment)}."))
     found = read_credentials(options.file, trusted)
-    print("\n".join(found.sentences))
+    print(visible("\n".join(found.sentences)))
     return 0 if found.is_intact else 1
 
 
@@ -293,7 +300,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     status = 0
     for finding in tried(choice) if options.full else looked_up(choice):
-        print(f"{finding.name:12} {finding.value}", flush=True)
+        print(visible(f"{finding.name:12} {finding.value}"), flush=True)
         status = status or int(finding.wrong)
     return status
 
@@ -338,8 +345,7 @@ VERBS = {
 
 
 def _configure(verbose: bool) -> None:
-    """Log lines for people, with only what matters from libraries."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log_for_people()
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from personalive.animate.job import Progress
 from personalive.animate.progress import Stages, show_lines
+from personalive.terminal import visible
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,6 @@ def _bar(work: Iterable[Progress], say: Callable[[str], None]) -> Progress:
             bar.total = last.frames_total
             bar.update(last.frames_done - bar.n)
             if last.message:
-                bar.write(last.message, file=sys.stderr)
+                bar.write(visible(last.message), file=sys.stderr)
     say(stages.summary(last))
     return last

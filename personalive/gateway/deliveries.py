@@ -108,9 +108,9 @@ class Deliveries:
             body = await asyncio.to_thread(base64.b64decode, content)
             status = await self.send("PUT", url, body, {"Content-Type": kind}, pace, trusted=trusted)
         except (InputError, OSError, http.client.HTTPException, ValueError) as error:
-            raise UploadError(f"the result cannot be sent to {url[:200]}: {error}") from error
+            raise UploadError(f"the result cannot be sent to {url[:200]!r}: {error}") from error
         if status >= 300:
-            raise UploadError(f"the result cannot be sent to {url[:200]}: the server answers {status}")
+            raise UploadError(f"the result cannot be sent to {url[:200]!r}: the server answers {status}")
         return url
 
 

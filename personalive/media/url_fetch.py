@@ -59,12 +59,12 @@ def _download(url: str, target: Path, allow_private: bool) -> None:
     try:
         with request("GET", url, pace=pace, allow_private=allow_private) as answer:
             if answer.status != 200:
-                raise InputError(f"{url[:200]} cannot be fetched: the server answers {answer.status} {answer.reason}")
+                raise InputError(f"{url[:200]!r} cannot be fetched: the server answers {answer.status} {answer.reason}")
             if int(answer.getheader("Content-Length") or 0) > MAX_BYTES:
-                raise InputError(f"{url[:200]} has more than the {MAX_BYTES >> 30} GiB that are allowed")
+                raise InputError(f"{url[:200]!r} has more than the {MAX_BYTES >> 30} GiB that are allowed")
             _store(answer, target, url)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise InputError(f"{url[:200]} cannot be fetched: {error}") from error
+        raise InputError(f"{url[:200]!r} cannot be fetched: {error}") from error
 
 
 def _store(answer: http.client.HTTPResponse, target: Path, url: str) -> None:
@@ -72,6 +72,6 @@ def _store(answer: http.client.HTTPResponse, target: Path, url: str) -> None:
         while block := answer.read1(1 << 20):
             file.write(block)
             if file.tell() > MAX_BYTES:
-                raise InputError(f"{url[:200]} has more than the {MAX_BYTES >> 30} GiB that are allowed")
+                raise InputError(f"{url[:200]!r} has more than the {MAX_BYTES >> 30} GiB that are allowed")
     if answer.length:
-        raise InputError(f"{url[:200]} cannot be fetched: the connection ended {answer.length} bytes too early")
+        raise InputError(f"{url[:200]!r} cannot be fetched: the connection ended {answer.length} bytes too early")

@@ -23,6 +23,7 @@ from personalive.live.hub.loader import EngineFactory
 from personalive.live.options import ServeOptions
 from personalive.net.server import Server
 from personalive.processes import Seat, obey
+from personalive.terminal import log_for_people
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def for_worker(options: ServeOptions) -> ServeOptions:
 def work(connection: "Connection[Report, Order]", duty: Duty) -> None:
     """What the process does, until it gets SIGTERM or its front is gone."""
     os.setsid()  # Ctrl-C is for the front only, which then ends this process
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log_for_people()
     duty.seat.take()
     options = duty.options.replace(model=duty.seat.choice(duty.options.model))
     secured = duty.secured
