@@ -146,6 +146,18 @@ def test_which_of_two_faces(which, left):
     assert found.image.shape[0] <= max(300, other.shape[0])
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, "face is 9, but the portrait shows one face"), (2, "face is 9, but the portrait shows 2 faces")],
+)
+def test_a_number_that_no_face_has_is_said(count, said):
+    picture = np.full((300, 700, 3), 120, np.uint8)
+    for left in (40, 400)[:count]:
+        picture[30:270, left : left + 240] = photograph()[20:260, 105:345]
+    with PortraitFinder("9") as chosen:
+        assert said in " ".join(chosen.find(picture, SHAPE, "auto").remarks)
+
+
 def test_a_picture_without_a_face_is_refused_by_name():
     with pytest.raises(NoFaceError, match=r"the reference x\.png"):
         find_portrait([faceless()], SHAPE, "auto", "largest", "the reference x.png")

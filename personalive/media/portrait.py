@@ -301,6 +301,9 @@ def _whole(image: RGBArray) -> Box:
 
 
 def _choice(faces: Sequence[Face], face: Face, which: str) -> list[str]:
+    if which.isdecimal() and int(which) > len(faces):
+        there = "one face" if len(faces) == 1 else f"{len(faces)} faces"
+        return [f"face is {which}, but the portrait shows {there}: the last one from the left is animated"]
     if len(faces) < 2:
         return []
     place = sorted(each.box[0] + each.box[2] for each in faces).index(face.box[0] + face.box[2]) + 1
