@@ -133,12 +133,27 @@ def test_a_row_that_cannot_be_made_is_refused_by_name_before_anything_begins(inp
         ("jobs.csv", "reference,seed,seed\n", "two columns 'seed'"),
         ("jobs.csv", "reference,driver,output,sede\na.png,b.mp4,c.mp4,1\n", "row 2: there is no column 'sede'"),
         ("jobs.txt", "", "must be a .jsonl or .csv file"),
+        ("jobs.jsonl", "", "there are no jobs in .*jobs.jsonl: give reference, driver and output"),
+        ("jobs.jsonl", "\n\n", "there are no jobs in"),
+        ("jobs.csv", "", "there are no jobs in"),
+        ("jobs.csv", "\n", "there are no jobs in"),
+        ("jobs.csv", "reference,driver,output\n", "there are no jobs in"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_refused(tmp_path, name, text, said):
     path = write(tmp_path / name, text)
     with pytest.raises(InputError, match=f"(?s){said}"):
         checked(path).refuse(path)
+
+
+def test_pipes_and_devices_are_no_lists_and_hold_no_results(tmp_path):
+    for name in ("jobs.csv", "results.jsonl"):
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=r"jobs\.csv are not in a file"):
+        list(read_rows(tmp_path / "jobs.csv"))
+    with pytest.raises(InputError, match="are not a file"), Results(tmp_path / "results.jsonl") as results:
+        results.begin([], set())
+    assert (tmp_path / "results.jsonl").is_fifo()
 
 
 def test_rows_that_would_write_to_each_others_files_are_refused(inputs):

@@ -108,6 +108,8 @@ def _read(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """
     if not path.exists():
         return []
+    if not path.is_file():
+        raise InputError(f"the results {path} are not a file, and are not replaced; choose another one with --results")
     found = []
     try:
         for line in path.read_text(encoding="utf-8").split("\n")[:-1]:

@@ -58,6 +58,9 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise InputError(f"the jobs {path} do not exist")
     if read is None:
         raise InputError(f"the jobs {path} must be a .jsonl or .csv file, or a folder with portraits and drivers")
+    if not path.is_file():
+        raise InputError(f"the jobs {path} are not in a file: give one of the kind that its name says")
+    count = 0
     try:
         for count, row in enumerate(read(path), 1):
             if count > MAX_ROWS:
@@ -65,6 +68,8 @@ def read_rows(path: Path) -> Iterator[Row]:
             yield row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"the jobs {path} cannot be read: {error}") from error
+    if count == 0:  # a list that is not written yet, or the wrong file, would otherwise be a batch that succeeded
+        raise InputError(f"there are no jobs in {path}: give reference, driver and output in each row")
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
