@@ -40,7 +40,14 @@ class ModelChoice(Settings):
         metavar="NAME|PATH",
         default_text="personalive where a GPU is found, else demo",
     )
-    device: str | None = _model(None, "cuda, cuda:1 or cpu", metavar="NAME", default_text="the GPU if there is one")
+    device: str | None = _model(
+        None,
+        "cuda, cuda:1 or cpu",
+        pattern="cpu|cuda(:[0-9]+)?",
+        pattern_text="cpu, cuda or the number of a GPU as in cuda:1",
+        metavar="NAME",
+        default_text="the GPU if there is one",
+    )
     dtype: DtypeName | None = _model(
         None,
         "Precision",

@@ -1,6 +1,7 @@
 """A hundred bad files and commands: refused with one line that names the reason, before any weights are touched."""
 
 import logging
+import os
 import random
 import struct
 from io import StringIO
@@ -124,12 +125,29 @@ def test_bad_outputs_are_refused(good, tmp_path):
     refused(*good, good[1], "")
 
 
+def test_pipes_and_devices_are_not_replaced(good, tmp_path):
+    for name in ("pipe.mp4", "pipe.motion", "made.preview.png"):
+        os.mkfifo(tmp_path / name)
+    usual = ("animate", "--ref_image", good[0], "--driving_video", good[1], "--overwrite", "-o")
+    for arguments, said in (
+        ((tmp_path / "pipe.mp4",), "is a pipe or a device"),
+        ((tmp_path / "made.mp4", "--save_motion", tmp_path / "pipe.motion"), "must be a file"),
+        ((tmp_path / "made.mp4", "--preview", "2"), "made.preview.png is not a file"),
+    ):
+        (line,) = said_by(*usual, *arguments)
+        assert said in line
+    assert all(path.is_fifo() for path in tmp_path.iterdir()) and len(list(tmp_path.iterdir())) == 3
+
+
 COMMANDS = [
     (["--driving_video", "ftp://host/a.mp4"], "ftp addresses"),
     (["--driving_video", r"C:\Users\me\a.mp4"], "/mnt/c"),
     (["--driving_video", "http://127.0.0.1:9/a.mp4"], "127.0.0.1"),
     (["--face", "nobody"], "face is 'nobody'"),
     (["--width", "300"], "width is 300"),
+    (["--ref_image", ""], "the reference is empty"),
+    (["--driving_video", ""], "the driving video is empty"),
+    *((["--device", name], f"device is '{name}': it must be cpu, cuda") for name in ("meta", "cuda:x", "mps", "")),
 ]
 
 

@@ -22,8 +22,10 @@ def open_input(text: str, what: str, inputs: FetchedInputs) -> Path:
         inputs: fetches it.
 
     Raises:
-        InputError: an address that may not be fetched, or cannot be.
+        InputError: nothing, or an address that may not be fetched, or cannot be.
     """
+    if not text:
+        raise InputError(f"{what} is empty: give a path or an http(s) address")
     if text.lower().startswith(("http://", "https://")):
         logger.info("fetching %s", text)
         return inputs.fetch(text, what)

@@ -36,10 +36,14 @@ def check_paths(ref_image: Path | None, driving_video: Path | None, output: Path
     check_choices(output, options.codec, options.quality)
     signer_of(output, options)
     went_on = options.resume and folder_of(output).exists()
-    if options.preview is not None and not (options.overwrite or went_on) and preview_path(output).exists():
-        raise OutputError(
-            f"the preview {preview_path(output)} already exists; choose another output or allow it with --overwrite"
-        )
+    preview = preview_path(output)
+    if options.preview is not None and preview.exists():
+        if not preview.is_file():
+            raise OutputError(f"the preview {preview} is not a file, and is not replaced; choose another output")
+        if not (options.overwrite or went_on):
+            raise OutputError(
+                f"the preview {preview} already exists; choose another output or allow it with --overwrite"
+            )
     for name in ("side_by_side", "preview"):
         if getattr(options, name) and driving_video is not None and is_motion(driving_video):
             raise InputError(
@@ -73,7 +77,7 @@ def check_motion_output(path: Path, overwrite: bool) -> None:
     Raises:
         OutputError: it has another ending, or it exists.
     """
-    if path.suffix.lower() != SUFFIX or path.is_dir():
+    if path.suffix.lower() != SUFFIX or (path.exists() and not path.is_file()):
         raise OutputError(f"save_motion is {path}: it must be a file whose name ends with {SUFFIX}")
     if path.exists() and not overwrite:
         raise OutputError(f"the motion file {path} already exists; choose another name or allow it with --overwrite")

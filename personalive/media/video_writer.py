@@ -241,6 +241,8 @@ def check_output(path: Path, overwrite: bool) -> Path:
         kind_of(path)
         if path.is_dir():
             raise OutputError(f"the output {path} is a folder; name a file in it")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"the output {path} is a pipe or a device, which is not replaced; choose another name")
         if path.exists() and not overwrite:
             raise OutputError(f"the output {path} already exists; choose another name or allow it with --overwrite")
         return Path(os.path.realpath(path))
