@@ -9,7 +9,9 @@ import struct
 import subprocess
 import sys
 import termios
+import tomllib
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import av
 import pytest
@@ -214,6 +216,23 @@ def test_signals_stop_and_clean_up(tmp_path, inputs, number, status, output):
     assert os.listdir(tmp_path / "work") == []
     assert "Traceback" not in "".join(said)
     assert said[-1].splitlines()[-1] == "ERROR: stopped; nothing unfinished was left behind"
+
+
+@pytest.mark.parametrize("start", ["-m personalive", "-c import sys; from {} import main; sys.exit(main())"])
+def test_ctrl_c_while_the_command_is_imported_shows_no_traceback(tmp_path, start):
+    (tmp_path / "pydantic.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["personalive"].partition(":")
+    assert function == "main"
+    done = subprocess.run(
+        [sys.executable, *start.format(module).split(" ", 1), "--help"],
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 @pytest.mark.slow
