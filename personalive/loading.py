@@ -5,11 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from personalive.choices import PLAIN, check_device, check_together
 from personalive.errors import DeviceMemoryError, InputError, first_line
 from personalive.extras import missing
 from personalive.settings import Settings, Surface, setting
 from personalive.types import AccelerationName, AccumulateName, AttentionName, DtypeName, QuantizeName
 from personalive.user_cache import can_be_kept
+from personalive.weights.source import DEMO, PUBLISHED, model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +26,7 @@ NO_GPU = (
 _model = partial(setting, group="model", on=Surface.CLI)
 
 
-NAMES = ("personalive", "demo")
+NAMES = (PUBLISHED, DEMO)
 """Models that are known by name; others are folders."""
 
 
@@ -116,6 +118,11 @@ class ModelChoice(Settings):
         """Whether the model runs as ONNX files."""
         return self.accelerate == "onnx" or (self.accelerate is None and self.onnx is not None)
 
+    @property
+    def acceleration(self) -> AccelerationName:
+        """What was named, or follows from what else was."""
+        return self.accelerate or ("onnx" if self.runs_onnx else "graphs")
+
     def elsewhere(self, source: str) -> Self:
         """The same choice, with this model, for processes that start in other folders."""
         tiny_vae = None if self.tiny_vae is None else self.tiny_vae.expanduser().absolute()
@@ -142,6 +149,51 @@ class ModelChoice(Settings):
                 f"the device {self.device!r} cannot be used here ({first_line(error)}); try cuda or cpu"
             ) from error
         return device
+
+    def check_model(self) -> None:
+        """Refuse a model that is neither known by name nor a folder; nothing of it is read.
+
+        Raises:
+            WeightsError: there is no such model.
+        """
+        if self.model is not None and self.model != PUBLISHED:
+            model_folder(self.model)
+
+    def check_on(self, kind: str) -> None:
+        """Refuse what cannot be loaded on a kind of device, cuda or cpu, as far as it is known without PyTorch.
+
+        Raises:
+            InputError: choices that contradict each other, or that such a device does not have.
+            WeightsError: there is no such model.
+        """
+        self.check_model()
+        check_together(
+            self.acceleration,
+            onnx=self.onnx is not None,
+            tiny_vae=self.tiny_vae is not None,
+            **{name: getattr(self, name) for name in PLAIN},
+        )
+        check_device(kind, self.quantize, self.accumulate)
+
+    def check(self) -> None:
+        """The same with PyTorch, on the device that was named: all that is known before weights are read.
+
+        Raises:
+            InputError: also: the device cannot be used, or not for this; there are no such ONNX files.
+            WeightsError: also: one of these files is damaged.
+        """
+        from personalive.accel.accelerator import check_precision
+        from personalive.onnx.manifest import Manifest, precision_of
+        from personalive.pipeline import default_dtype
+
+        device = self.resolved_device()
+        self.check_on(device.type)
+        dtype = self.resolved_dtype() or default_dtype(device)
+        if self.runs_onnx:
+            precision_of(dtype)
+        if self.onnx is not None:
+            Manifest.read(self.onnx)
+        check_precision(self.quantize, self.accumulate, device, dtype)
 
     def resolved_dtype(self) -> "torch.dtype | None":
         """The data type that was named."""
@@ -170,7 +222,7 @@ class ModelChoice(Settings):
                 device=device,
                 dtype=self.resolved_dtype(),
                 attention=self.attention,
-                accelerate=self.accelerate or ("onnx" if self.runs_onnx else "graphs"),
+                accelerate=self.acceleration,
                 onnx=self.onnx,
                 low_memory=self.low_memory,
                 tiny_vae=self.tiny_vae,

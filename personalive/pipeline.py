@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from personalive import models, weights
+from personalive.choices import check_together, of_accel
 from personalive.config import DEMO, ModelConfig
 from personalive.engine.advance import advance
 from personalive.engine.networks import Networks, PlainNetworks
@@ -103,16 +104,8 @@ class PersonaLive:
         rounded = dtype is None
         choices = {"attention": attention, "low_memory": low_memory, "quantize": quantize, "accumulate": accumulate}
         device, dtype = _defaults(device, dtype)
-        if onnx is not None and accelerate != "onnx":
-            raise InputError(
-                f"onnx names a folder of ONNX files, but accelerate is {accelerate}: choose accelerate onnx"
-            )
+        check_together(accelerate, onnx=onnx is not None, tiny_vae=tiny_vae is not None, **choices)
         if accelerate == "onnx":
-            if _of_accel(choices) or tiny_vae is not None:
-                raise InputError(
-                    "accelerate onnx runs what is in the files: leave out attention, quantize, accumulate, low_memory "
-                    "and tiny_vae"
-                )
             from personalive.onnx.networks import open_networks
 
             folder, found = None if onnx is None else Path(onnx), weights.resolve(source)
@@ -181,12 +174,6 @@ class PersonaLive:
         return advance(streams, driving, stretch=stretch)
 
 
-def _of_accel(choices: Mapping[str, Any]) -> list[str]:
-    """Names of the choices that only the accelerated networks have."""
-    plain = {"attention": "auto", "quantize": "none", "accumulate": "fp32", "low_memory": False}
-    return [name for name, value in plain.items() if choices[name] != value]
-
-
 def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "Accelerator | None":
     """What runs the networks faster; None if that part of the package is missing."""
     try:
@@ -194,7 +181,7 @@ def _accelerator(device: torch.device, dtype: torch.dtype, **choices: Any) -> "A
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith("personalive.accel"):
             raise
-        if needing := _of_accel(choices):
+        if needing := of_accel(choices):
             name = needing[0]
             raise InputError(f"{name} {choices[name]} needs personalive.accel, which is not here") from error
         return None
@@ -205,4 +192,9 @@ def _defaults(device: str | torch.device | None, dtype: torch.dtype | None) -> t
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cpu" and dtype == torch.float16:
         logger.warning("%s", SLOW_FP16)
-    return device, dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    return device, dtype or default_dtype(device)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """What a model computes in if nothing is said."""
+    return torch.float16 if device.type == "cuda" else torch.float32

@@ -275,6 +275,50 @@ def test_doctor_says_what_was_found_and_what_will_be_used(run, full):
     assert ("not tried" in out) != bool(full), "what was only looked up is called that"
 
 
+@pytest.mark.parametrize("full", [[], ["--full"]])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "nofolder"], "there is no folder .*nofolder"),
+        (["--accumulate", "fp16"], "accumulate fp16 needs an NVIDIA GPU, not cpu"),
+        (["--quantize", "fp8"], "quantize fp8 needs an NVIDIA GPU"),
+        (["--accelerate", "onnx", "--attention", "sdpa"], "accelerate onnx runs what is in the files"),
+        (
+            ["--accelerate", "graphs", "--onnx", "nofolder"],
+            "onnx names a folder of ONNX files, but",
+        ),
+    ],
+)
+def test_doctor_refuses_what_other_verbs_refuse(run, arguments, said, full):
+    status, out, _, _ = run("doctor", "--device", "cpu", *arguments, *full)
+    (line,) = re.findall(r"^will use +(.*)$", out, re.MULTILINE)
+    assert status == 1 and re.match(f"nothing: {said}", line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--onnx", "nofolder"], "nofolder is no folder with a model in ONNX"),
+        (["--accelerate", "onnx", "--dtype", "bf16"], "accelerate onnx computes in fp32 or fp16"),
+        (["--model", "."], "weights files are missing"),
+    ],
+)
+def test_full_doctor_refuses_what_only_a_look_shows(run, arguments, said):
+    status, out, _, _ = run("doctor", "--device", "cpu", *arguments, "--full")
+    assert status == 1 and re.search(f"^will use +nothing: .*{said}", out, re.MULTILINE)
+
+
+def test_doctor_refuses_a_device_that_does_not_exist(run):
+    status, out, _, records = run("doctor", "--device", "bla")
+    assert status == 1 and out == "" and "device is 'bla'" in records[-1].getMessage()
+
+
+def test_serve_refuses_a_model_that_is_not_there_before_it_listens(run, monkeypatch):
+    monkeypatch.setattr("socket.socket.bind", lambda *_: pytest.fail("it listens"))
+    status, _, _, records = run("serve", "--model", "nofolder", "--device", "cpu")
+    assert status == 1 and "there is no folder" in records[-1].getMessage()
+
+
 @pytest.mark.parametrize("verb", [["doctor"], ["--help"], ["animate", "--help"], ["serve", "--help"]])
 def test_what_answers_at_once_loads_no_large_library(tmp_path, verb):
     """Their import takes seconds. `-X importtime` lists what was imported."""

@@ -34,6 +34,7 @@ from personalive.accel.ops import onednn
 from personalive.accel.ops.attention import autotuned_attention
 from personalive.accel.ops.reference import Operations
 from personalive.accel.transfer import HostCopy, cat, pin, upload
+from personalive.choices import FLOAT8_CAPABILITY, check_device
 from personalive.config import CHUNK, WINDOW, ModelConfig
 from personalive.engine.motion import HeadPose, head_pose
 from personalive.engine.raster import draw
@@ -42,8 +43,6 @@ from personalive.models.tiny_vae import TinyDecoder
 from personalive.types import AcceleratorName, AccumulateName, AttentionName, QuantizeName
 from personalive.user_cache import cache_folder
 
-FLOAT8_CAPABILITY = (8, 9)
-"""The compute capability from which GPUs multiply fp8: RTX 40, L4, H100 and later."""
 PINNED_FRAMES = 64
 """The most frames of one preparation that get pinned memory: a system has little of it."""
 
@@ -81,8 +80,7 @@ class Accelerator:
                 do.
         """
         check_choice("accelerate", name, get_args(AcceleratorName))
-        _check_quantize(quantize, device, dtype)
-        _check_accumulate(accumulate, device, dtype)
+        check_precision(quantize, accumulate, device, dtype)
         self.device, self.dtype = device, dtype
         self.on_gpu = device.type == "cuda"
         self.float8, self.half_sums = quantize == "fp8", accumulate == "fp16"
@@ -371,36 +369,22 @@ class AcceleratedNetworks:
         return ((images.float() / 2 + 0.5).clamp(0, 1),)
 
 
-def _check_quantize(quantize: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a quantisation that does not exist or that cannot run as asked.
+def check_precision(quantize: str, accumulate: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a quantisation or an accumulation that does not exist, or that cannot run as asked.
 
     Raises:
         InputError: the message says what is needed.
     """
     check_choice("quantize", quantize, get_args(QuantizeName))
-    if quantize == "none":
-        return
-    needed = ".".join(map(str, FLOAT8_CAPABILITY))
-    if device.type != "cuda":
-        raise InputError(f"quantize fp8 needs an NVIDIA GPU of compute capability {needed} or more, not {device}")
-    capability = torch.cuda.get_device_capability(device)
-    if capability < FLOAT8_CAPABILITY:
-        raise InputError(
-            f"quantize fp8 needs a GPU of compute capability {needed} or more (RTX 40, L4, H100 and later), "
-            f"{torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}: leave it out"
-        )
-    if dtype not in (torch.float16, torch.bfloat16):
-        raise InputError(f"quantize fp8 needs fp16 or bf16, not {dtype}")
-
-
-def _check_accumulate(accumulate: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse an accumulation that does not exist or that cannot run as asked.
-
-    Raises:
-        InputError: the message says what is needed.
-    """
     check_choice("accumulate", accumulate, get_args(AccumulateName))
-    if accumulate == "fp16" and device.type != "cuda":
-        raise InputError(f"accumulate fp16 needs an NVIDIA GPU, not {device}: leave it out")
+    check_device(device.type, quantize, accumulate)
+    if quantize == "fp8" and (capability := torch.cuda.get_device_capability(device)) < FLOAT8_CAPABILITY:
+        raise InputError(
+            f"quantize fp8 needs a GPU of compute capability {'.'.join(map(str, FLOAT8_CAPABILITY))} or more (RTX 40, "
+            f"L4, H100 and later), {torch.cuda.get_device_name(device)} has {'.'.join(map(str, capability))}: leave it "
+            "out"
+        )
+    if quantize == "fp8" and dtype not in (torch.float16, torch.bfloat16):
+        raise InputError(f"quantize fp8 needs fp16 or bf16, not {dtype}")
     if accumulate == "fp16" and dtype != torch.float16:
         raise InputError(f"accumulate fp16 needs a model in fp16, not in {dtype}: leave it out, or choose fp16")

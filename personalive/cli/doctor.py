@@ -47,7 +47,13 @@ def looked_up(choice: ModelChoice) -> Iterator[Finding]:
     yield from gpus
     yield from _cached_weights()
     device = choice.device or ("cuda" if usable else "cpu")
-    yield from _used(choice, device.partition(":")[0], device)
+    kind = device.partition(":")[0]
+    try:
+        choice.check_on(kind)
+    except PersonaLiveError as error:
+        yield Finding("will use", f"nothing: {error}", wrong=True)
+    else:
+        yield from _used(choice, kind, device)
     yield Finding("not tried", "whether these work: personalive doctor --full, which takes longer")
 
 
@@ -58,13 +64,19 @@ def tried(choice: ModelChoice) -> Iterator[Finding]:
     yield pytorch
     if pytorch.wrong:
         return
+    from personalive import weights
+
     yield from _computing_gpus()
     yield from _checked_weights(choice)
     try:
-        device = choice.resolved_device()
+        choice.check()
+        if choice.model is not None and choice.model not in NAMES:
+            weights.resolve(choice.model)
+            yield Finding("weights", f"{choice.model}: complete")
     except PersonaLiveError as error:
-        yield Finding("will use", str(error), wrong=True)
+        yield Finding("will use", f"nothing: {error}", wrong=True)
         return
+    device = choice.resolved_device()
     yield from _used(choice, device.type, str(device))
 
 

@@ -249,6 +249,8 @@ def serve_options(options: argparse.Namespace) -> ServeOptions:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = serve_options(options)
+    if settings.ray is None:  # the machines of a cluster may have other folders
+        settings.model.check_model()
 
     if settings.workers == 1 and settings.ray is None:
         from personalive.live.http.server import serve

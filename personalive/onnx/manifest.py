@@ -5,13 +5,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
 from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
 from personalive.weights.checksum_cache import ChecksumCache
+
+if TYPE_CHECKING:
+    import torch
 
 NAME = "onnx.json"
 FORMAT = 1
@@ -94,6 +97,18 @@ class Manifest:
             for name, digest in record.sha256.items():
                 _check(folder / name, digest)
         return manifest
+
+
+def precision_of(dtype: "torch.dtype") -> Precision:
+    """The precision of files for a model in this data type.
+
+    Raises:
+        InputError: there is none.
+    """
+    precisions: dict[str, Precision] = {"torch.float32": "fp32", "torch.float16": "fp16"}
+    if str(dtype) not in precisions:
+        raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
+    return precisions[str(dtype)]
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:

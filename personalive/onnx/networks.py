@@ -20,7 +20,7 @@ from personalive.extras import missing
 from personalive.onnx.export import export
 from personalive.onnx.graphs import reference_names
 from personalive.onnx.layers import KeyedReference
-from personalive.onnx.manifest import FORMAT, Manifest, Precision, digest_of_weights
+from personalive.onnx.manifest import FORMAT, Manifest, Precision, digest_of_weights, precision_of
 from personalive.onnx.runtimes import Function, OnnxRuntime, OpenVino, Runtime
 from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
@@ -114,9 +114,7 @@ def open_networks(
             device.
         WeightsError: a file is missing or damaged.
     """
-    if dtype not in (torch.float32, torch.float16):
-        raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
-    precision: Precision = "fp16" if dtype == torch.float16 else "fp32"
+    precision = precision_of(dtype)
     runtime = best_runtime(device, rounded=rounded and multiplies_bf16())
     weights_digest = digest_of_weights(source)
     if folder is None:

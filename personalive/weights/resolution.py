@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from personalive.assets import DEMO_MODEL
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
 from personalive.weights.checksum_cache import ChecksumCache, check_file
@@ -15,12 +14,9 @@ from personalive.weights.folder import CONFIG, open_folder
 from personalive.weights.hf_config_check import check_hf_config
 from personalive.weights.hub import Hub
 from personalive.weights.manifest import PublishedFile, published
-from personalive.weights.source import DOWNLOAD_HINT, PUBLISHED, WeightsFile, WeightsSource
+from personalive.weights.source import DOWNLOAD_HINT, PUBLISHED, WeightsFile, WeightsSource, model_folder
 
 logger = logging.getLogger(__name__)
-
-DEMO = "demo"
-"""The name of the small model that comes with the package."""
 
 
 def resolve(
@@ -48,12 +44,7 @@ def resolve(
     """
     if str(source) == PUBLISHED:
         return _from_hub((hub or Hub()).held(), config or ModelConfig(), dtype, download)
-    folder = DEMO_MODEL if str(source) == DEMO else Path(source).expanduser()
-    if not folder.is_dir():
-        raise WeightsError(
-            f"there is no folder {folder.absolute()}: give '{PUBLISHED}', '{DEMO}' or a folder with weights; "
-            f"{DOWNLOAD_HINT}"
-        )
+    folder = model_folder(source)
     if (folder / CONFIG).exists():
         return _from_own_format(folder, str(source))
     return _from_published_layout(folder, config or ModelConfig())

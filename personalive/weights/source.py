@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from personalive.assets import DEMO_MODEL
 from personalive.config import ModelConfig
+from personalive.errors import WeightsError
 
 PUBLISHED = "personalive"
 """The name of the published model as a source."""
+DEMO = "demo"
+"""That of the small model that comes with the package."""
 DOWNLOAD_HINT = "`personalive download` fetches the published files"
 
 
@@ -57,6 +61,21 @@ class LoadReport:
         supplied = ", ".join(f"{count} tensors from {label}" for label, count in self.suppliers.items())
         computed = f", {len(self.computed)} computed" if self.computed else ""
         return f"{self.network}: {supplied}{computed} ({self.seconds:.1f} s)"
+
+
+def model_folder(source: str | Path) -> Path:
+    """The folder of a model that is not the published one.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    folder = DEMO_MODEL if str(source) == DEMO else Path(source).expanduser()
+    if not folder.is_dir():
+        raise WeightsError(
+            f"there is no folder {folder.absolute()}: give '{PUBLISHED}', '{DEMO}' or a folder with weights; "
+            f"{DOWNLOAD_HINT}"
+        )
+    return folder
 
 
 def format_size(size: int | None) -> str:
