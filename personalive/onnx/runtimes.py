@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from personalive.errors import InputError
-from personalive.extras import require
+from personalive.extras import importing
 from personalive.user_cache import cache_folder, can_be_kept
 
 SHAPES_AT_ONCE = 8
@@ -43,17 +43,18 @@ class OnnxRuntime:
         """Choose the device, and the number of threads on a CPU.
 
         Raises:
-            MissingExtraError: it is not installed.
+            MissingExtraError: it is not installed, or its installation is broken.
             InputError: the installed one cannot use the device.
         """
-        require("onnx")
-        import onnxruntime
+        with importing("onnx"):
+            import onnxruntime
 
+            usable = onnxruntime.get_available_providers()
         self._module: Any = onnxruntime
         self.threads = threads
         self.providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
-            if CUDA not in onnxruntime.get_available_providers():
+            if CUDA not in usable:
                 raise InputError(
                     f"the installed ONNX Runtime cannot use {device}: install onnxruntime-gpu in the place of "
                     "onnxruntime, or give --device cpu"
@@ -90,12 +91,14 @@ class OpenVino:
             rounded: compute `ROUNDED` in bf16; for processors that have instructions for it.
 
         Raises:
-            MissingExtraError: it is not installed.
+            MissingExtraError: it is not installed, or its installation is broken.
         """
-        require("openvino")
-        import openvino
+        with importing("openvino"):
+            import openvino
 
-        self._core: Any = openvino.Core()
+            self._core: Any = openvino.Core()
+            # This loads what computes on a CPU, which may be what is broken.
+            self._core.get_property("CPU", "FULL_DEVICE_NAME")
         self._rounded = rounded
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
