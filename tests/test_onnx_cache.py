@@ -1,15 +1,20 @@
 """ONNX files and what OpenVINO made of them, in a cache that is damaged, full or somebody else's."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from personalive import weights
 from personalive.errors import MissingExtraError
+from personalive.extras import missing
 from personalive.loading import ModelChoice
+from personalive.onnx.compiled import DIGESTS, compile_kept
 from personalive.onnx.networks import open_networks
+from personalive.onnx.runtimes import OpenVino
 
 CPU = torch.device("cpu")
 
@@ -47,3 +52,92 @@ def test_a_broken_openvino_that_nobody_asked_for_leaves_pytorch(
 def test_a_broken_openvino_is_named_to_those_who_asked_for_onnx() -> None:
     with pytest.raises(MissingExtraError, match=r"openvino cannot be used \(ImportError: libopenvino\.so"):
         open_networks(weights.resolve("demo"), None, CPU, torch.float32)
+
+
+def compile_like_openvino(folder: Path | None) -> str:
+    """What is in the cache it takes unseen; else it computes, and writes it there."""
+    if folder is None:
+        return "right"
+    blob = folder / "1234.blob"
+    if not blob.exists():
+        blob.write_text("right")
+    return blob.read_text()
+
+
+def flip_a_bit(folder: Path) -> None:
+    blob = folder / "1234.blob"
+    first, *others = blob.read_bytes()
+    blob.write_bytes(bytes([first ^ 1, *others]))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        flip_a_bit,
+        lambda folder: (folder / "1234.blob").write_text(""),
+        lambda folder: (folder / "5678.blob").write_text("of a process that wrote past its digests"),
+        lambda folder: (folder / DIGESTS).unlink(),
+        lambda folder: (folder / DIGESTS).write_text("[" * 100_000),
+        lambda folder: [path.unlink() for path in folder.iterdir()],
+        lambda folder: folder.rename(folder.with_name("elsewhere")).joinpath("1234.blob").rename(folder),
+    ],
+    ids=["bit", "truncated", "unknown", "no digests", "odd digests", "empty", "a file in its place"],
+)
+def test_what_openvino_compiled_is_compiled_again_if_it_is_damaged(
+    harm: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert compile_kept(compile_like_openvino, "a file", (1, 3)) == "right"
+    (folder,) = (tmp_path / "personalive" / "openvino").iterdir()
+    harm(folder)
+    given: list[Path | None] = []
+
+    def compile_and_note(place: Path | None) -> str:
+        given.append(place)
+        return compile_like_openvino(place)
+
+    assert compile_kept(compile_and_note, "a file", (1, 3)) == "right"
+    assert compile_kept(compile_and_note, "a file", (1, 3)) == "right"
+    assert given[0] != folder == given[1], "it is kept again, and used then"
+    assert sorted(path.name for path in folder.iterdir()) == ["1234.blob", DIGESTS]
+    assert compile_kept(compile_and_note, "a file", (1, 4)) == "right" and given[2] != folder
+
+
+def test_what_openvino_compiled_is_not_kept_where_there_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    assert compile_kept(compile_like_openvino, "a file") == "right"
+
+
+def test_the_process_that_is_slower_leaves_what_the_other_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+    def compile_slowly(place: Path | None) -> str:
+        assert compile_kept(compile_like_openvino, "a file") == "right"  # another process meanwhile
+        return compile_like_openvino(place)
+
+    assert compile_kept(compile_slowly, "a file") == "right"
+    (folder,) = (tmp_path / "personalive" / "openvino").iterdir()
+    assert compile_kept(lambda place: place, "a file") == folder
+
+
+@pytest.mark.skipif(bool(missing("openvino")), reason="the extra [openvino] is not installed")
+def test_a_changed_bit_in_openvinos_cache_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    layer, x = torch.nn.Linear(64, 64, bias=False), torch.rand(1, 64)
+    layer.weight.data = layer.weight.data + layer.weight.data.T  # found in the file, whether it is transposed or not
+    torch.onnx.export(layer, (x,), tmp_path / "layer.onnx", input_names=["x"], dynamo=False)
+    (expected,) = OpenVino(1).load(tmp_path / "layer.onnx")({"x": x})
+    (blob,) = (tmp_path / "cache").rglob("*.blob")
+    changed = np.frombuffer(blob.read_bytes(), np.uint8).copy()
+    at = changed.tobytes().find(layer.weight.detach().numpy().tobytes())
+    assert at > 0
+    # The highest bits of the weights' exponents:
+    changed[at + 3 : at + 64 * 64 * 4 : 4] ^= 64
+    blob.write_bytes(changed.tobytes())
+    (found,) = OpenVino(1).load(tmp_path / "layer.onnx")({"x": x})
+    assert torch.equal(found, expected)
