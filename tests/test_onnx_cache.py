@@ -1,5 +1,9 @@
 """ONNX files and what OpenVINO made of them, in a cache that is damaged, full or somebody else's."""
 
+import errno
+import resource
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +13,13 @@ import pytest
 import torch
 
 from personalive import weights
-from personalive.errors import MissingExtraError
+from personalive.errors import MissingExtraError, OutputError
 from personalive.extras import missing
 from personalive.loading import ModelChoice
+from personalive.media.held_folder import HeldFolder
 from personalive.onnx.compiled import DIGESTS, compile_kept
+from personalive.onnx.export import export
+from personalive.onnx.graphs import GraphMaker
 from personalive.onnx.networks import open_networks
 from personalive.onnx.runtimes import OpenVino
 
@@ -141,3 +148,53 @@ def test_a_changed_bit_in_openvinos_cache_changes_no_result(tmp_path: Path, monk
     blob.write_bytes(changed.tobytes())
     (found,) = OpenVino(1).load(tmp_path / "layer.onnx")({"x": x})
     assert torch.equal(found, expected)
+
+
+@pytest.fixture
+def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports write the smallest network alone."""
+    monkeypatch.setattr(GraphMaker, "graphs", GraphMaker.pose_guider)
+
+
+def test_an_export_without_room_says_so(quick_export: None, small_model_folder: Path, tmp_path: Path) -> None:
+    source = weights.resolve(small_model_folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"files cannot be written \(File too large\): make room"):
+            list(export(source, tmp_path / "files"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(
+    quick_export: None, small_model_folder: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom personalive import weights\n"
+        "from personalive.onnx import export as exporting\n"
+        "exporting.GraphMaker.graphs = exporting.GraphMaker.pose_guider\n"
+        "for _ in exporting.export(weights.resolve(Path(sys.argv[1])), Path(sys.argv[2])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(small_model_folder), str(tmp_path / "files")])
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "pose_guider.onnx").is_file()
+    running = export(weights.resolve(small_model_folder), tmp_path / "others")
+    next(running)
+    assert not left.exists()
+    list(export(weights.resolve(small_model_folder), tmp_path / "files"))
+    list(running)  # a running one keeps its own
+    assert {path.name for path in tmp_path.iterdir()} == {"files", "others"}
+
+
+def test_a_folder_is_held_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with HeldFolder("held-", str(tmp_path)) as first, HeldFolder("held-", str(tmp_path)) as second:
+        assert first.path.is_dir() and second.path.is_dir()
+    assert list(tmp_path.iterdir()) == []
