@@ -1,27 +1,32 @@
 """ONNX files and what OpenVINO made of them, in a cache that is damaged, full or somebody else's."""
 
 import errno
+import json
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from personalive import weights
-from personalive.errors import MissingExtraError, OutputError
+from personalive.errors import InputError, MissingExtraError, OutputError
 from personalive.extras import missing
 from personalive.loading import ModelChoice
 from personalive.media.held_folder import HeldFolder
 from personalive.onnx.compiled import DIGESTS, compile_kept
 from personalive.onnx.export import export
 from personalive.onnx.graphs import GraphMaker
+from personalive.onnx.manifest import NAME
 from personalive.onnx.networks import open_networks
-from personalive.onnx.runtimes import OpenVino
+from personalive.onnx.runtimes import OnnxRuntime, OpenVino
 
 CPU = torch.device("cpu")
 
@@ -152,8 +157,135 @@ def test_a_changed_bit_in_openvinos_cache_changes_no_result(tmp_path: Path, monk
 
 @pytest.fixture
 def quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exports write the smallest network alone."""
+    """Exports write the smallest network alone, and that is taken for a whole model."""
     monkeypatch.setattr(GraphMaker, "graphs", GraphMaker.pose_guider)
+    monkeypatch.setattr("personalive.onnx.networks.INPUTS", {"pose_guider": {"raster"}})
+    monkeypatch.setattr("personalive.onnx.networks.best_runtime", lambda device, rounded: OnnxRuntime(device, 1))
+
+
+@pytest.fixture
+def cached(
+    quick_export: None, small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[weights.WeightsSource, Path]:
+    """A model, and the folder of the cache with its files."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    source = weights.resolve(small_model_folder)
+    open_networks(source, None, CPU, torch.float32)
+    (folder,) = (tmp_path / "cache" / "personalive" / "onnx").iterdir()
+    return source, folder
+
+
+def put_a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("something else")
+
+
+def put_a_link(folder: Path) -> None:
+    """To files of the user's, which are damaged."""
+    elsewhere = folder.rename(folder.parents[3] / "elsewhere")
+    (elsewhere / "pose_guider.onnx").write_text("mine")
+    folder.symlink_to(elsewhere)
+
+
+def put_a_broken_link(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to("nowhere")
+
+
+def with_values(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Changes what `onnx.json` says."""
+
+    def harm(folder: Path) -> None:
+        values = json.loads((folder / NAME).read_text())
+        change(values)
+        (folder / NAME).write_text(json.dumps(values))
+
+    return harm
+
+
+ODD = {
+    "nested": lambda folder: (folder / NAME).write_text("[" * 100_000),
+    "another model": with_values(lambda values: values.update(weights="0000")),
+    "another configuration": with_values(lambda values: values["model"].update(name="other")),
+    "no configuration": with_values(lambda values: values.update(model={"unknown": 1})),
+    "no records": with_values(lambda values: values.update(files=[])),
+    "a fixed size": with_values(lambda values: values.update(size=[256, 256])),
+    "half a size": with_values(lambda values: values.update(size=[256])),
+    "another precision": with_values(lambda values: values.update(precision="fp16")),
+    "digests in a list": with_values(lambda values: values["files"][0].update(sha256=["pose_guider.onnx"])),
+    "an unknown input": with_values(lambda values: values["files"][0]["inputs"][0].update(name="picture")),
+    "a name that is none": with_values(lambda values: values["files"][0]["inputs"][0].update(name=[])),
+    "an unknown type": with_values(lambda values: values["files"][0]["inputs"][0].update(dtype="STRING")),
+    "a fingerprint in words": with_values(lambda values: values.update(motion_fingerprint=["one"])),
+    "an endless fingerprint": with_values(lambda values: values.update(motion_fingerprint=[10**400])),
+}
+"""What may have become of a folder of files, by name."""
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [*ODD.values(), put_a_file, put_a_link, put_a_broken_link],
+    ids=[*ODD, "a file", "a link", "a broken link"],
+)
+def test_whatever_lies_in_the_caches_place_is_written_again_once(
+    harm: Callable[[Path], object],
+    cached: tuple[weights.WeightsSource, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source, folder = cached
+    harm(folder)
+    for _ in range(2):
+        networks, _ = open_networks(source, None, CPU, torch.float32)
+        assert networks.guide(torch.zeros(1, 21, 3), 256, 256).shape[0] == 1
+    assert caplog.text.count(f"written again, as they were damaged or removed: {folder}") == 1
+    assert not folder.is_symlink() and [path.name for path in folder.parent.iterdir()] == [folder.name]
+    if harm is put_a_link:
+        assert (tmp_path / "elsewhere" / "pose_guider.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("harm", ODD.values(), ids=ODD)
+def test_odd_files_of_the_users_are_refused_and_left_as_they_are(
+    harm: Callable[[Path], object], cached: tuple[weights.WeightsSource, Path]
+) -> None:
+    source, folder = cached
+    harm(folder)
+    before = (folder / NAME).read_bytes()
+    with pytest.raises(InputError, match=re.escape(str(folder))):
+        open_networks(source, folder, CPU, torch.float32)
+    assert (folder / NAME).read_bytes() == before
+
+
+@pytest.fixture(params=["full", "a file in its place"])
+def no_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """A cache into which no model goes."""
+    if request.param != "full":
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache" / "personalive").write_text("")
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # a write beyond it fails as one to a full disk does
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("quick_export", "no_place")
+def test_a_cache_without_room_is_named_to_those_who_asked_for_onnx(
+    small_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    with pytest.raises(OutputError, match=r"cannot be kept as ONNX files: .* let HF_HOME name another folder"):
+        open_networks(weights.resolve(small_model_folder), None, CPU, torch.float32)
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
+def test_a_cache_without_room_leaves_pytorch_to_those_who_did_not_ask(
+    unasked: ModelChoice, quick_export: None, no_place: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert unasked.load().networks.config.name == "demo"
+    assert "the model runs in PyTorch, which is slower here: the model cannot be kept as ONNX files" in caplog.text
 
 
 def test_an_export_without_room_says_so(quick_export: None, small_model_folder: Path, tmp_path: Path) -> None:
