@@ -118,10 +118,11 @@ def open_networks(
         rounded: compute files in fp32 with bf16 where that is faster: in OpenVINO, on processors that multiply it.
 
     Raises:
-        MissingExtraError: the extra [onnx] is not installed.
+        MissingExtraError: the extra [onnx] is not installed, or an installed runtime is broken.
         InputError: the files are of another model, another precision or of one size only; the runtime cannot use the
             device.
         WeightsError: a file is missing or damaged.
+        OutputError: the cache cannot hold the files.
     """
     if dtype not in (torch.float32, torch.float16):
         raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
