@@ -1,8 +1,10 @@
 """Packages that the extras in pyproject.toml install, and that the engine works without."""
 
+import contextlib
+from collections.abc import Iterator
 from importlib.util import find_spec
 
-from personalive.errors import MissingExtraError
+from personalive.errors import MissingExtraError, first_line
 
 MODULES: dict[str, tuple[str, ...]] = {
     "camera": ("pyvirtualcam",),
@@ -19,7 +21,12 @@ MODULES: dict[str, tuple[str, ...]] = {
 
 def missing(extra: str) -> list[str]:
     """The modules of an extra that are not installed."""
-    return [name for name in MODULES[extra] if find_spec(name) is None]
+    return [name for name in MODULES[extra] if not _is_there(name)]
+
+
+def _is_there(module: str) -> bool:
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None  # else a folder of that name without any module in it
 
 
 def require(extra: str) -> None:
@@ -31,6 +38,23 @@ def require(extra: str) -> None:
     absent = missing(extra)
     if absent:
         raise MissingExtraError(f"not installed: {', '.join(absent)}. Install the extra: {pip_install(extra)}")
+
+
+@contextlib.contextmanager
+def importing(extra: str) -> Iterator[None]:
+    """Import packages of an extra inside, and try what works in no broken installation.
+
+    Raises:
+        MissingExtraError: one is not installed, or cannot be used.
+    """
+    require(extra)
+    try:
+        yield
+    except Exception as error:  # whatever half an installation makes of it
+        raise MissingExtraError(
+            f"the installed {', '.join(MODULES[extra])} cannot be used ({type(error).__name__}: {first_line(error)}): "
+            "install it again, or remove it"
+        ) from error
 
 
 def pip_install(extra: str) -> str:

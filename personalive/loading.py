@@ -1,12 +1,13 @@
 """Which model the entry points (command line, Cog, live) load, and onto what, if the user does not say."""
 
+import logging
 import platform
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from personalive.choices import PLAIN, check_device, check_together
-from personalive.errors import DeviceMemoryError, InputError, first_line
+from personalive.errors import DeviceMemoryError, InputError, PersonaLiveError, first_line
 from personalive.extras import missing
 from personalive.settings import Settings, Surface, setting
 from personalive.types import AccelerationName, AccumulateName, AttentionName, DtypeName, QuantizeName
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
     from personalive.pipeline import PersonaLive
+
+logger = logging.getLogger(__name__)
 
 NO_GPU = (
     "No GPU was found, so the small demo model is used. It only knows drawn faces; "
@@ -92,17 +95,17 @@ class ModelChoice(Settings):
             return self.model, ""
         return ("demo", NO_GPU) if kind == "cpu" else ("personalive", "")
 
-    def for_files(self) -> Self:
+    def for_files(self) -> "ModelChoice":
         """The same choice for work on files: onnx, if nothing was said and the demo model is faster that way here.
 
         Live sessions do without, as they would wait while it compiles.
         """
         return self.for_files_on(self.resolved_device().type)
 
-    def for_files_on(self, kind: str) -> Self:
+    def for_files_on(self, kind: str) -> "ModelChoice":
         """The same on a kind of device, cuda or cpu."""
         here = self.suits_openvino(kind) and not missing("openvino") and not missing("onnx") and can_be_kept("onnx")
-        return self.replace(accelerate="onnx") if here else self
+        return UnaskedOnnx(**{**self.given(), "accelerate": "onnx"}) if here else self
 
     def suits_openvino(self, kind: str) -> bool:
         """Whether files are made faster in OpenVINO, if that is installed.
@@ -234,3 +237,14 @@ class ModelChoice(Settings):
                 f"{device} has too little memory for the weights; use --low_memory, --dtype fp16, "
                 "or close other programs that use it"
             ) from error
+
+
+class UnaskedOnnx(ModelChoice):
+    """A choice of onnx that nobody asked for, so that nobody has to do without pictures where it does not work."""
+
+    def load(self) -> "PersonaLive":
+        try:
+            return super().load()
+        except PersonaLiveError as error:
+            logger.warning("the model runs in PyTorch, which is slower here: %s", error)
+        return ModelChoice(**{**self.given(), "accelerate": None}).load()

@@ -99,6 +99,7 @@ class PersonaLive:
             MissingExtraError: the extra [onnx] is not installed, but asked for.
             InputError: an unknown attention, acceleration, quantisation or accumulation, or a device that cannot do it.
             WeightsError: a file is missing, damaged, unsafe or does not fit.
+            OutputError: the cache cannot hold the ONNX files.
         """
         check_choice("accelerate", accelerate, get_args(AccelerationName))
         rounded = dtype is None

@@ -19,6 +19,7 @@ import torch
 
 from personalive.cli import doctor
 from personalive.cli import main as cli
+from personalive.extras import MODULES
 from personalive.loading import ModelChoice
 from personalive.testing.pictures import faceless, moving_face, run_ffmpeg, save_image, save_video
 
@@ -340,17 +341,27 @@ def test_what_answers_at_once_loads_no_large_library(tmp_path, verb):
     }
 
 
-def an_openvino(folder):
-    """A package openvino that is only looked up: it cannot be imported."""
+def an_openvino(folder, monkeypatch, code):
+    """A package openvino with this code, imported in the place of one that is installed; None: an empty folder."""
     (folder / "openvino").mkdir(parents=True)
-    (folder / "openvino" / "__init__.py").write_text("raise ImportError('it takes a second')")
+    if code is not None:
+        (folder / "openvino" / "__init__.py").write_text(code)
     (folder / "openvino-2026.4.1.dist-info").mkdir()
     (folder / "openvino-2026.4.1.dist-info" / "METADATA").write_text("Name: openvino\nVersion: 2026.4.1\n")
-    return folder
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "openvino", None)  # so that what was there comes back
+    del sys.modules["openvino"]
+    monkeypatch.setitem(MODULES, "onnx", ())  # as if it were installed
 
 
 def not_there(package):
     raise PackageNotFoundError(package)
+
+
+ONLY_LOOKED_UP = "raise ImportError('it takes a second')"
+WORKING = (
+    "def get_version():\n    return '2026.4.1'\nclass Core:\n    def get_property(self, *names):\n        return 'CPU'"
+)
 
 
 @pytest.mark.parametrize(
@@ -369,9 +380,9 @@ def test_doctor_says_whether_openvino_is_there_and_will_be_used(
 ):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("personalive.cli.doctor.missing", lambda extra: [])
-    monkeypatch.setattr("personalive.loading.missing", lambda extra: [] if installed else ["openvino"])
-    monkeypatch.syspath_prepend(an_openvino(tmp_path / "lib"))
+    for module in ("personalive.cli.doctor", "personalive.loading"):
+        monkeypatch.setattr(f"{module}.missing", lambda extra: [] if installed else ["openvino"])
+    an_openvino(tmp_path / "lib", monkeypatch, WORKING if full else ONLY_LOOKED_UP)
     if not installed:
         monkeypatch.setattr("personalive.cli.doctor.version", not_there)
     status, out, _, _ = run("doctor", "--device", "cpu", *arguments, *full)
@@ -380,6 +391,32 @@ def test_doctor_says_whether_openvino_is_there_and_will_be_used(
     for word in words:
         assert word in line
     assert ("faster here" in line) == ("--accelerate" not in arguments)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("raise ImportError('libopenvino.so: cannot open')", "ImportError: libopenvino.so: cannot open"),
+        ("raise RuntimeError('no such plugin')", "RuntimeError: no such plugin"),
+        ("", "AttributeError"),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_an_openvino_that_cannot_be_used(tmp_path, monkeypatch, run, code, words):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    an_openvino(tmp_path / "lib", monkeypatch, code)
+    status, out, _, _ = run("doctor", "--device", "cpu", "--full")
+    (line,) = re.findall(r"^OpenVINO +(.*)$", out, re.MULTILINE)
+    assert status == 0
+    assert "the installed openvino cannot be used" in line and words in line and line.endswith("or remove it")
+
+
+@pytest.mark.parametrize(("code", "words"), [(None, "not installed"), ("", "of unknown version")])
+def test_doctor_knows_an_openvino_that_was_left_by_an_installation(tmp_path, monkeypatch, run, code, words):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    an_openvino(tmp_path / "lib", monkeypatch, code)
+    monkeypatch.setattr("personalive.cli.doctor.version", not_there)
+    _, out, _, _ = run("doctor", "--device", "cpu")
+    assert re.findall(rf"^OpenVINO +{words}", out, re.MULTILINE), out
 
 
 def stand_in(folder, name, text):

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from personalive.animate.job import animate
 from personalive.errors import MissingExtraError
-from personalive.extras import MODULES, missing, require
+from personalive.extras import MODULES, importing, missing, require
 from personalive.media.faces import FaceTracker
 from personalive.pipeline import PersonaLive
 from personalive.settings import AnimateOptions
@@ -31,6 +31,22 @@ def test_every_module_is_installed_by_its_extra(extra: str) -> None:
     if extra not in APART:
         assert missing(extra) == []
         require(extra)
+
+
+def test_an_empty_folder_is_no_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "leftover").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODULES, "more", ("leftover",))
+    assert missing("more") == ["leftover"]
+
+
+def test_a_broken_package_is_named_with_what_it_raises(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "half.py").write_text("raise RuntimeError('no plugin')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(MODULES, "more", ("half",))
+    said = r"installed half cannot be used \(RuntimeError: no plugin\): install"
+    with pytest.raises(MissingExtraError, match=said), importing("more"):
+        __import__("half")
 
 
 def test_all_holds_every_other_extra_but_those_apart() -> None:

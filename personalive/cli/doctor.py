@@ -77,7 +77,7 @@ def tried(choice: ModelChoice) -> Iterator[Finding]:
         yield Finding("will use", f"nothing: {error}", wrong=True)
         return
     device = choice.resolved_device()
-    yield from _used(choice, device.type, str(device))
+    yield from _used(choice, device.type, str(device), _broken_openvino())
 
 
 def _programs(mediapipe: Finding) -> Iterator[Finding]:
@@ -216,27 +216,42 @@ def _checked_weights(choice: ModelChoice) -> Iterator[Finding]:
             yield Finding("weights", f"{source}: complete")
 
 
-def _used(choice: ModelChoice, kind: str, device: str) -> Iterator[Finding]:
+def _broken_openvino() -> str:
+    """Why an OpenVINO that is there cannot be used; empty if it can, or if there is none."""
+    if missing("openvino"):
+        return ""
+    from personalive.onnx.runtimes import OpenVino
+
+    try:
+        OpenVino(threads=1)
+    except PersonaLiveError as error:
+        return str(error)
+    return ""
+
+
+def _used(choice: ModelChoice, kind: str, device: str, broken: str = "") -> Iterator[Finding]:
     """What the other verbs will take.
 
     Args:
         kind: of the device, cuda or cpu.
         device: its name.
+        broken: why OpenVINO cannot be used, if that was tried.
     """
     source, remark = choice.source_on(kind)
     dtype = choice.dtype or ("fp16" if kind == "cuda" else "fp32")
     yield Finding("will use", f"model {source} on {device} in {dtype}, attention {choice.attention}")
     if remark:
         yield Finding("because", remark)
-    yield Finding("OpenVINO", _openvino(choice, kind))
+    yield Finding("OpenVINO", broken or _openvino(choice, kind))
 
 
 def _openvino(choice: ModelChoice, kind: str) -> str:
     """Whether it is there, and whether it will be used; it is not loaded, which takes a second."""
-    installed = _version("openvino")
-    if installed == MISSING:
+    if missing("openvino"):
         hint = f"; with it, files are made faster here: {pip_install('openvino')}"
         return f"{MISSING}{hint if choice.suits_openvino(kind) else ''}"
+    # A module may be left of an installation that is gone.
+    installed = "of unknown version" if (known := _version("openvino")) == MISSING else known
     if without := missing("onnx"):
         return f"{installed}, not used without {', '.join(without)}: {pip_install('openvino')}"
     if kind == "cpu" and choice.runs_onnx:

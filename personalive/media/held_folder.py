@@ -35,7 +35,8 @@ class HeldFolder:
             self.path = _new(prefix, parent)
             with contextlib.suppress(FileNotFoundError):  # a program that is just tidying up was faster
                 self._held.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY))
-                fcntl.flock(self._held[0], fcntl.LOCK_EX)
+                with contextlib.suppress(OSError):  # a file system without locks, on which nobody removes it either
+                    fcntl.flock(self._held[0], fcntl.LOCK_EX)
             if self._held and not self.path.exists():
                 os.close(self._held.pop())
 
@@ -58,7 +59,8 @@ def _new(prefix: str, parent: str | None) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     except OSError as error:
-        raise OutputError(f"a temporary folder cannot be made: {error}; TMPDIR can name another place") from error
+        remedy = "TMPDIR can name another place" if parent is None else f"make room in {parent}, or make it writable"
+        raise OutputError(f"a temporary folder cannot be made: {error}; {remedy}") from error
 
 
 def remove_abandoned(prefix: str, parent: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """Writes a model as ONNX files, and checks each: by ONNX's own checker, and by what ONNX Runtime computes with it."""
 
+import contextlib
 import logging
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from personalive import models, weights
-from personalive.errors import OutputError, PersonaLiveError
-from personalive.extras import require
+from personalive.errors import OutputError, PersonaLiveError, first_line
+from personalive.extras import importing
 from personalive.media.content_digest import content_digest
+from personalive.media.held_folder import HeldFolder
 from personalive.models.fingerprint import fingerprint
 from personalive.onnx.graphs import Graph, GraphMaker
 from personalive.onnx.manifest import FileRecord, Manifest, Port, Precision, digest_of_weights
@@ -28,6 +29,8 @@ OPSET = 18
 """TensorRT 8.6, ONNX Runtime 1.14 and OpenVINO 2023 know it, and all later ones."""
 MAX_ERROR: dict[Precision, float] = {"fp32": 1e-4, "fp16": 3e-2}
 """The largest relative L2 distance from plain PyTorch's results in fp32 with which a file is still written."""
+PREFIX = ".personalive-export-"
+"""Of the folder in which files are written until all are right."""
 ALIGNMENT = 4096
 """Weights beside a file begin at multiples of this, so that runtimes can map them into memory."""
 
@@ -39,7 +42,7 @@ def check_export(folder: Path) -> None:
         MissingExtraError: the extra [onnx] is not installed.
         OutputError: the folder cannot be made, or holds something.
     """
-    require("onnx")
+    _onnx()
     if folder.exists() and not (folder.is_dir() and next(folder.iterdir(), None) is None):
         raise OutputError(f"{folder} exists already: name another folder, or remove it")
     if not folder.absolute().parent.is_dir():
@@ -61,7 +64,7 @@ def export(
         Each file once it is written and checked.
 
     Raises:
-        OutputError: something was put into the folder meanwhile.
+        OutputError: something was put into the folder meanwhile, or there is no space.
         PersonaLiveError: a file does not compute what PyTorch does.
     """
     check_export(folder)
@@ -72,25 +75,40 @@ def export(
         weights.load_into(source, name, network, dtype=torch.float32, device=torch.device("cpu"))
         return network.requires_grad_(False)
 
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    try:
+    with HeldFolder(PREFIX, str(folder.absolute().parent)) as held:
         records = []
         with torch.no_grad():
             motion = fingerprint([load("motion_encoder"), load("motion_extractor")])
             for graph in GraphMaker(source.config, load, size).graphs():
                 logger.info("%s: writing and checking", graph.name)
-                records.append(write_file(graph, partial, precision))
+                with _writing(folder):
+                    records.append(write_file(graph, held.path, precision))
                 del graph
                 yield records[-1]
         manifest = Manifest(source.config, digest_of_weights(source), motion, precision, size, tuple(records))
-        manifest.write(partial)
-        partial.chmod(0o755)
-        try:
-            partial.rename(folder)
-        except OSError as error:
-            raise OutputError(f"{folder} could not be made: {error.strerror}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with _writing(folder):
+            manifest.write(held.path)
+            held.path.chmod(0o755)
+            held.path.rename(folder)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Name the folder in the system's errors."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise OutputError(f"{folder} cannot be written ({reason}): make room for it, or name another place") from error
+
+
+def _onnx() -> Any:
+    with importing("onnx"):
+        import onnx
+        import onnx.checker
+        import onnx.external_data_helper
+        import onnx.shape_inference
+    return onnx
 
 
 def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
@@ -150,8 +168,7 @@ def write_file(graph: Graph, folder: Path, precision: Precision) -> FileRecord:
 
 def _tidy(path: Path, graph: Graph) -> None:
     """Name what is free in a file's outputs, as PyTorch does in inputs only, and keep large weights in one file."""
-    import onnx
-
+    onnx = _onnx()
     model = onnx.load(str(path), load_external_data=False)
     for value, tensor in zip(model.graph.output, graph.cases[0].expected, strict=True):
         for axis, (dim, length) in enumerate(zip(value.type.tensor_type.shape.dim, tensor.shape, strict=True)):
@@ -165,8 +182,7 @@ def _tidy(path: Path, graph: Graph) -> None:
 
 def _gather(tensors: Sequence[Any], gathered: Path) -> None:
     """Move weights, each in a file of its own, into one file."""
-    import onnx
-
+    onnx = _onnx()
     with gathered.open("wb") as target:
         for tensor in tensors:
             part = gathered.with_name(onnx.external_data_helper.ExternalDataInfo(tensor).location)
@@ -196,8 +212,7 @@ def _ports(path: Path) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
     Raises:
         PersonaLiveError: it has not.
     """
-    import onnx
-
+    onnx = _onnx()
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from personalive.config import ModelConfig
 from personalive.errors import InputError, WeightsError
 from personalive.user_cache import cache_folder
@@ -20,6 +22,9 @@ NAME = "onnx.json"
 FORMAT = 1
 """Counts up when files of before can no longer be used."""
 Precision = Literal["fp32", "fp16"]
+DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "INT64": torch.int64}
+UNREADABLE = (OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
+"""What is raised by files of any other content."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Manifest:
                 raise ValueError("a file is elsewhere")
             if any(record.file not in record.sha256 for record in manifest.files):
                 raise ValueError("a file without a digest")
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except UNREADABLE as error:
             raise InputError(
                 f"{folder} is no folder with a model in ONNX ({NAME} is missing or damaged): "
                 "make one with `personalive export`"
@@ -112,28 +117,40 @@ def precision_of(dtype: "torch.dtype") -> Precision:
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:
-    files = tuple(
-        FileRecord(**{**record, **{key: tuple(_port(port) for port in record[key]) for key in ("inputs", "outputs")}})
-        for record in values.pop("files")
-    )
+    files = tuple(_record(record) for record in values.pop("files"))
     size = values.pop("size")
+    try:
+        model = ModelConfig.from_dict(values.pop("model"))
+    except InputError as error:
+        raise ValueError(str(error)) from error
     return Manifest(
-        model=ModelConfig.from_dict(values.pop("model")),
-        motion_fingerprint=tuple(values.pop("motion_fingerprint")),
+        model=model,
+        motion_fingerprint=tuple(float(value) for value in values.pop("motion_fingerprint")),
         size=None if size is None else (size[0], size[1]),
         files=files,
         **values,
     )
 
 
+def _record(values: dict[str, Any]) -> FileRecord:
+    ports = {key: tuple(_port(port) for port in values[key]) for key in ("inputs", "outputs")}
+    return FileRecord(**{**values, **ports, "sha256": dict(values["sha256"])})
+
+
 def _port(values: dict[str, Any]) -> Port:
+    if values["dtype"] not in DTYPES or not isinstance(values["name"], str):
+        raise ValueError("an input or output that no file has")
     return Port(values["name"], values["dtype"], tuple(values["shape"]))
 
 
 def _check(path: Path, digest: str) -> None:
     if not path.is_file():
         raise WeightsError(f"{path} is missing: export the model again, with `personalive export`")
-    if _checksums().digest(path) != digest:
+    try:
+        found = _checksums().digest(path)
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read ({error.strerror}): export the model again") from error
+    if found != digest:
         raise WeightsError(f"{path} is damaged or was changed: export the model again, with `personalive export`")
 
 

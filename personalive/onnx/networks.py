@@ -1,7 +1,6 @@
 """The networks of a model as ONNX files, behind the engine's protocol."""
 
 import logging
-import shutil
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,17 +14,30 @@ from personalive.accel.transfer import HostCopy, cat, upload
 from personalive.config import CHUNK
 from personalive.engine.motion import HeadPose
 from personalive.engine.raster import draw
-from personalive.errors import InputError, OutputError, WeightsError
+from personalive.errors import InputError, OutputError, WeightsError, first_line
 from personalive.extras import missing
+from personalive.onnx.compiled import remove
 from personalive.onnx.export import export
 from personalive.onnx.graphs import reference_names
 from personalive.onnx.layers import KeyedReference
-from personalive.onnx.manifest import FORMAT, Manifest, Precision, digest_of_weights, precision_of
+from personalive.onnx.manifest import DTYPES, FORMAT, NAME, Manifest, Precision, digest_of_weights, precision_of
 from personalive.onnx.runtimes import Function, OnnxRuntime, OpenVino, Runtime
 from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
 
 logger = logging.getLogger(__name__)
+
+INPUTS = {
+    "denoising_unet": {"latents", "timesteps", "motion", "pose"},  # and the reference
+    "image_encoder": {"images"},
+    "motion_encoder": {"faces"},
+    "motion_extractor": {"images"},
+    "pose_guider": {"raster"},
+    "reference_unet": {"latents", "embedding"},
+    "vae_decoder": {"latents"},
+    "vae_encoder": {"images"},
+}
+"""Of the files that `OnnxNetworks` runs."""
 
 
 class OnnxNetworks:
@@ -95,9 +107,6 @@ class OnnxNetworks:
         return [output.to(self.device) for output in self._loaded[name](given)]
 
 
-DTYPES = {"FLOAT": torch.float32, "FLOAT16": torch.float16, "INT64": torch.int64}
-
-
 def open_networks(
     source: WeightsSource, folder: Path | None, device: torch.device, dtype: torch.dtype, *, rounded: bool = False
 ) -> tuple[OnnxNetworks, tuple[float, ...]]:
@@ -109,46 +118,76 @@ def open_networks(
         rounded: compute files in fp32 with bf16 where that is faster: in OpenVINO, on processors that multiply it.
 
     Raises:
-        MissingExtraError: the extra [onnx] is not installed.
+        MissingExtraError: the extra [onnx] is not installed, or an installed runtime is broken.
         InputError: the files are of another model, another precision or of one size only; the runtime cannot use the
             device.
         WeightsError: a file is missing or damaged.
+        OutputError: the cache cannot hold the files.
     """
     precision = precision_of(dtype)
     runtime = best_runtime(device, rounded=rounded and multiplies_bf16())
-    weights_digest = digest_of_weights(source)
     if folder is None:
-        folder = cache_folder("onnx") / f"{FORMAT}_{weights_digest}_{precision}"
+        folder = cache_folder("onnx") / f"{FORMAT}_{digest_of_weights(source)}_{precision}"
         manifest = _kept(source, folder, precision)
     else:
-        manifest = Manifest.read(folder)
-    if manifest.weights != weights_digest:
+        manifest = _fitting(source, folder, precision)
+    return OnnxNetworks(folder, manifest, device, runtime), manifest.motion_fingerprint
+
+
+def _fitting(source: WeightsSource, folder: Path, precision: Precision) -> Manifest:
+    """The manifest of a folder, with all that `OnnxNetworks` needs for this model.
+
+    Raises:
+        InputError: the folder holds something else.
+        WeightsError: a file is missing or damaged.
+    """
+    manifest = Manifest.read(folder)
+    if manifest.weights != digest_of_weights(source) or manifest.model != source.config:
         raise InputError(f"{folder} holds another model than {source.name}: export this one with `personalive export`")
     if manifest.size is not None:
         width, height = manifest.size
         raise InputError(f"the files in {folder} are fixed to {width} × {height} pixels: export them without a size")
     if manifest.precision != precision:
         raise InputError(f"the files in {folder} are in {manifest.precision}, not {precision}: give --dtype")
-    return OnnxNetworks(folder, manifest, device, runtime), manifest.motion_fingerprint
+    records = {Path(record.file).stem: record for record in manifest.files}
+    if absent := INPUTS.keys() - records.keys():
+        raise InputError(f"{folder / NAME} does not name {', '.join(sorted(absent))}: export the model again")
+    for name, inputs in INPUTS.items():
+        reference = reference_names(len(records["reference_unet"].outputs) // 3) if name == "denoising_unet" else []
+        known = inputs.union(reference)
+        found = {port.name for port in records[name].inputs}
+        if found != known:
+            odd = ", ".join(sorted(map(str, found ^ known)))
+            raise InputError(f"{folder / NAME} has wrong inputs for {name} ({odd}): export the model again")
+    return manifest
 
 
 def _kept(source: WeightsSource, folder: Path, precision: Precision) -> Manifest:
-    """The files of a model in the cache, written now if they are not there, or not as they were written."""
-    if folder.exists():
+    """The files of a model in the cache, written now if they are not there, or not as they were written.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
+    if folder.is_symlink() or folder.exists():
         try:
-            return Manifest.read(folder)
+            return _fitting(source, folder, precision)
         except (InputError, WeightsError) as error:
             logger.warning("the ONNX files in the cache are written again, as they were damaged or removed: %s", folder)
             logger.debug("%s", error)
-            shutil.rmtree(folder)
     logger.info("writing the model as ONNX files, once: %s", folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        remove(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         deque(export(source, folder, precision), maxlen=0)
-    except OutputError:
-        if not folder.exists():  # else another process was faster
-            raise
-    return Manifest.read(folder)
+    except (OSError, OutputError) as error:
+        try:
+            return _fitting(source, folder, precision)  # another process was faster
+        except (InputError, WeightsError):
+            raise OutputError(
+                f"the model cannot be kept as ONNX files: {first_line(error)}. Make room in {folder.parent} or make "
+                "it writable, or let HF_HOME name another folder"
+            ) from error
+    return _fitting(source, folder, precision)
 
 
 def best_runtime(device: torch.device, *, rounded: bool = False) -> Runtime:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from personalive.errors import InputError
-from personalive.extras import require
-from personalive.user_cache import cache_folder, can_be_kept
+from personalive.extras import importing
+from personalive.onnx.compiled import compile_kept
 
 SHAPES_AT_ONCE = 8
 """Compiled forms of a file that are kept, one for each shape of its inputs."""
@@ -43,17 +43,18 @@ class OnnxRuntime:
         """Choose the device, and the number of threads on a CPU.
 
         Raises:
-            MissingExtraError: it is not installed.
+            MissingExtraError: it is not installed, or its installation is broken.
             InputError: the installed one cannot use the device.
         """
-        require("onnx")
-        import onnxruntime
+        with importing("onnx"):
+            import onnxruntime
 
+            usable = onnxruntime.get_available_providers()
         self._module: Any = onnxruntime
         self.threads = threads
         self.providers: list[Any] = ["CPUExecutionProvider"]
         if device.type == "cuda":
-            if CUDA not in onnxruntime.get_available_providers():
+            if CUDA not in usable:
                 raise InputError(
                     f"the installed ONNX Runtime cannot use {device}: install onnxruntime-gpu in the place of "
                     "onnxruntime, or give --device cpu"
@@ -90,19 +91,19 @@ class OpenVino:
             rounded: compute `ROUNDED` in bf16; for processors that have instructions for it.
 
         Raises:
-            MissingExtraError: it is not installed.
+            MissingExtraError: it is not installed, or its installation is broken.
         """
-        require("openvino")
-        import openvino
+        with importing("openvino"):
+            import openvino
 
-        self._core: Any = openvino.Core()
+            self._core: Any = openvino.Core()
+            # This loads what computes on a CPU, which may be what is broken.
+            self._kind = (openvino.get_version(), self._core.get_property("CPU", "FULL_DEVICE_NAME"))
         self._rounded = rounded
         self._options = {
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,  # other threads of this process, and other processes, need the cores too
-            # The UNet takes it seconds to compile for each number of keyframes.
-            **({"CACHE_DIR": str(cache_folder("openvino"))} if can_be_kept("openvino") else {}),
         }
 
     def load(self, path: Path) -> Function:
@@ -113,7 +114,13 @@ class OpenVino:
         def compiled(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Any:
             model = self._core.read_model(path)
             model.reshape({name: list(shape) for name, shape in shapes})
-            return self._core.compile_model(model, "CPU", options).create_infer_request()
+
+            def compile_in(folder: Path | None) -> Any:
+                kept = {} if folder is None else {"CACHE_DIR": str(folder)}
+                return self._core.compile_model(model, "CPU", {**options, **kept}).create_infer_request()
+
+            # The UNet takes it seconds to compile for each number of keyframes.
+            return compile_kept(compile_in, path.absolute(), shapes, options, self._kind)
 
         def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
             arrays = {name: _array(tensor) for name, tensor in inputs.items()}
