@@ -250,20 +250,28 @@ def test_a_server_may_be_stopped_while_its_model_is_about_to_run(monkeypatch):
 
     from personalive.live.core.scheduler import Scheduler
     from personalive.live.http.server import create_app
+    from personalive.live.hub.loader import Loader
     from personalive.live.options import ServeOptions
     from personalive.testing.echo import echo_factory
 
-    reached, go, start = threading.Event(), threading.Event(), Scheduler.start
+    reached, go, start, stop = threading.Event(), threading.Event(), Scheduler.start, Loader.stop
+    schedulers = []
 
     def late(scheduler: Scheduler) -> None:
+        schedulers.append(scheduler)
         reached.set()
         go.wait()
         start(scheduler)
 
+    def stopping(loader: Loader) -> None:
+        go.set()
+        stop(loader)
+
     monkeypatch.setattr(Scheduler, "start", late)
+    monkeypatch.setattr(Loader, "stop", stopping)
     with TestClient(create_app(ServeOptions(), echo_factory(), None), base_url="http://localhost"):
         reached.wait()
-    go.set()
+    assert schedulers and not any(thread.is_alive() for thread in schedulers[0]._threads), "it was stopped too"
 
 
 # ---- names and tokens ----

@@ -118,10 +118,9 @@ class Loader:
 
         try:
             engine = self._factory(parameters, at_stage)
-            with self._lock:  # `stop` has not been called yet, or nothing is started any more
-                if self._stopping:
-                    raise _StoppedError
-                self._on_loaded(engine)
+            if self._stopping:
+                raise _StoppedError
+            self._on_loaded(engine)
         except _StoppedError:
             self._state = LoadState("not_loaded")
         except PersonaLiveError as error:
