@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
@@ -14,9 +14,6 @@ from personalive.errors import InputError, WeightsError
 from personalive.user_cache import cache_folder
 from personalive.weights import WeightsSource
 from personalive.weights.checksum_cache import ChecksumCache
-
-if TYPE_CHECKING:
-    import torch
 
 NAME = "onnx.json"
 FORMAT = 1
@@ -104,16 +101,16 @@ class Manifest:
         return manifest
 
 
-def precision_of(dtype: "torch.dtype") -> Precision:
+def precision_of(dtype: torch.dtype) -> Precision:
     """The precision of files for a model in this data type.
 
     Raises:
         InputError: there is none.
     """
-    precisions: dict[str, Precision] = {"torch.float32": "fp32", "torch.float16": "fp16"}
-    if str(dtype) not in precisions:
+    precisions: dict[torch.dtype, Precision] = {torch.float32: "fp32", torch.float16: "fp16"}
+    if dtype not in precisions:
         raise InputError(f"accelerate onnx computes in fp32 or fp16, not in {dtype}")
-    return precisions[str(dtype)]
+    return precisions[dtype]
 
 
 def _manifest(values: dict[str, Any]) -> Manifest:
