@@ -180,7 +180,7 @@ def test_without_descriptors_these_tiles_are_refused(monkeypatch):
     monkeypatch.setattr(products, "TensorDescriptor", None)
     x, weight, bias = draw(64, 64), draw(128, 64), draw(128)
     with pytest.raises(RuntimeError, match="no descriptors"):
-        products.gated_linear(x, weight, bias, products.TILES["TMA"])
+        products.gated_linear(x, weight, bias, products.TILES["TMA, narrow"])
     with pytest.raises(RuntimeError, match="no descriptors"):
         products.linear_add(x, weight, bias, draw(64, 128))
 

@@ -18,26 +18,24 @@ SMALLEST_PRODUCT = 16
 @triton.jit(do_not_specialize=["length"])
 def _frame_attention(
     qkv, out, length, scale,
-    FRAMES: tl.constexpr, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PIXELS: tl.constexpr,
+    FRAMES: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Attention of one head over the frames of each of PIXELS pixels: one product whose other pixels are masked out."""
-    head = tl.program_id(0)
-    row = tl.arange(0, PIXELS * FRAMES)
-    own = row // FRAMES
-    pixel = tl.program_id(1) * PIXELS + own
-    token = (tl.program_id(2).to(tl.int64) * FRAMES + row % FRAMES) * length + pixel
+    """Attention of one head over the frames of one pixel."""
+    pixel = tl.program_id(0) // HEADS
+    head = tl.program_id(0) % HEADS
+    frame = tl.arange(0, FRAMES)
+    token = (tl.program_id(1).to(tl.int64) * FRAMES + frame) * length + pixel
     c = tl.arange(0, BLOCK)
-    mask = (pixel < length)[:, None] & (c < WIDTH)[None, :]
-    place = qkv + token[:, None] * (3 * CHANNELS) + head * WIDTH + c[None, :]
-    q = tl.load(place, mask=mask, other=0.0)
-    k = tl.load(place + CHANNELS, mask=mask, other=0.0)
-    v = tl.load(place + 2 * CHANNELS, mask=mask, other=0.0)
+    inside = (c < WIDTH)[None, :]
+    place = qkv + token[:, None] * (3 * HEADS * WIDTH) + head * WIDTH + c[None, :]
+    q = tl.load(place, mask=inside, other=0.0)
+    k = tl.load(place + HEADS * WIDTH, mask=inside, other=0.0)
+    v = tl.load(place + 2 * HEADS * WIDTH, mask=inside, other=0.0)
     scores = tl.dot(q, tl.trans(k)) * scale
-    scores = tl.where(own[:, None] == own[None, :], scores, float("-inf"))
     weights = tl.exp(scores - tl.max(scores, 1)[:, None])
     result = tl.dot(weights.to(v.dtype), v) / tl.sum(weights, 1)[:, None]
-    place = out + token[:, None] * CHANNELS + head * WIDTH + c[None, :]
-    tl.store(place, result.to(out.dtype.element_ty), mask=mask)
+    place = out + token[:, None] * (HEADS * WIDTH) + head * WIDTH + c[None, :]
+    tl.store(place, result.to(out.dtype.element_ty), mask=inside)
 
 
 def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
@@ -55,11 +53,10 @@ def frame_attention(qkv: Tensor, heads: int, frames: int) -> Tensor:
     n, length, channels = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     width = channels // heads
     block = max(16, triton.next_power_of_2(width))
-    pixels = max(1, min(4, 256 // block) * 16 // frames)
     out = torch.empty((n, length, channels), dtype=qkv.dtype, device=qkv.device)
-    _frame_attention[(heads, triton.cdiv(length, pixels), n // frames)](
+    _frame_attention[(heads * length, n // frames)](
         qkv, out, length, width**-0.5,
-        FRAMES=frames, CHANNELS=channels, WIDTH=width, BLOCK=block, PIXELS=pixels, num_warps=4,
+        FRAMES=frames, HEADS=heads, WIDTH=width, BLOCK=block, num_warps=1,
     )  # fmt: skip
     return out
 

@@ -12,8 +12,12 @@ from torch import Tensor
 
 from personalive.accel.ops.reference import FLOAT8
 
-_PROGRAMS = 2048
-"""Programs that a reduction is split into: several for each multiprocessor of the largest GPUs."""
+_PROGRAMS = 1024
+"""Programs that a reduction is split into: as many as run at once on the largest GPUs."""
+_THREADS = 128
+"""Of a program that takes a part of an image."""
+_VECTOR = 8
+"""Values that a thread loads at once."""
 _SMALL = 32768
 """The most values of one group and image, padded to powers of two, that one program holds in registers."""
 _SPLITS_AT_ONCE = 32
@@ -23,9 +27,12 @@ _SPLITS_AT_ONCE = 32
 @triton.jit(do_not_specialize=["rows", "split_rows", "splits"])
 def _channel_sums(
     x, branch, bias, y, sums, rows, split_rows, splits, channels,
-    BRANCH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    BRANCH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, LINES: tl.constexpr,
 ):  # fmt: skip
-    """Sum and sum of squares of each channel over one split of an image's pixels, or of what is added there first."""
+    """Sum and sum of squares of each channel over one split of an image's pixels, or of what is added there first.
+
+    All threads together load LINES pixels at once, so each adds up its own of a block, and they meet at the end only.
+    """
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     split = tl.program_id(1)
     n = tl.program_id(2).to(tl.int64)
@@ -37,8 +44,8 @@ def _channel_sums(
         added = tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
     first = split * split_rows
     last = tl.minimum(first + split_rows, rows)
-    total = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
-    squares = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    total = tl.zeros((LINES, BLOCK_C), tl.float32)
+    squares = tl.zeros((LINES, BLOCK_C), tl.float32)
     for start in range(first, last, BLOCK_R):
         r = start + tl.arange(0, BLOCK_R)
         mask = (r < last)[:, None] & inside[None, :]
@@ -49,8 +56,9 @@ def _channel_sums(
             stored = value.to(y.dtype.element_ty)
             tl.store(y + place, stored, mask=mask)
             value = tl.where(mask, stored.to(tl.float32), 0.0)
-        total += value
-        squares += value * value
+        value = value.reshape(BLOCK_R // LINES, LINES, BLOCK_C)
+        total += tl.sum(value, 0)
+        squares += tl.sum(value * value, 0)
     place = sums + (n * splits + split) * 2 * channels + c
     tl.store(place, tl.sum(total, 0), mask=inside)
     tl.store(place + channels, tl.sum(squares, 0), mask=inside)
@@ -212,7 +220,7 @@ def _launch_group_norm(
     factors = torch.empty((n, 2, channels), dtype=torch.float32, device=x.device)
     _channel_factors[(groups, n)](
         sums, weight, bias, added, factors, rows, splits, channels, group, stride, eps,
-        BLOCK=max(16, block), SPLITS=_SPLITS_AT_ONCE, SHIFT=shift is not None, num_warps=4,
+        BLOCK=max(16, block), SPLITS=_SPLITS_AT_ONCE, SHIFT=shift is not None, num_warps=1,
     )  # fmt: skip
     tile_r, tile_c = _tile(channels)
     _scale[(triton.cdiv(channels, tile_c), triton.cdiv(rows, tile_r), n)](
@@ -242,7 +250,7 @@ def _sums(x: Tensor, branch: Tensor | None = None, bias: Tensor | None = None, y
     """
     n, channels, height, width = x.shape
     rows = height * width
-    tile_r, tile_c = _tile(channels)
+    tile_r, tile_c = 128, 64
     tiles = triton.cdiv(channels, tile_c)
     splits = max(1, min(256, _PROGRAMS // (tiles * n), triton.cdiv(rows, tile_r)))
     split_rows = triton.cdiv(triton.cdiv(rows, splits), tile_r) * tile_r
@@ -251,7 +259,7 @@ def _sums(x: Tensor, branch: Tensor | None = None, bias: Tensor | None = None, y
     added = (x, x, x) if branch is None or bias is None or y is None else (branch, bias, y)  # not read or written
     _channel_sums[(tiles, splits, n)](
         x, *added, sums, rows, split_rows, splits, channels, BRANCH=branch is not None,
-        BLOCK_R=tile_r, BLOCK_C=tile_c, num_warps=4,
+        BLOCK_R=tile_r, BLOCK_C=tile_c, LINES=_THREADS * _VECTOR // tile_c, num_warps=_THREADS // 32,
     )  # fmt: skip
     return sums
 
@@ -343,12 +351,12 @@ def _launch_layer_norm(
     y = torch.empty_like(x, dtype=dtype)
     total = x if branch is None else torch.empty_like(x)
     block = triton.next_power_of_2(channels)
-    tile = max(1, 4096 // block)
+    tile = max(1, 1024 // block)  # with a single warp, so that no sum of a row passes through shared memory
     add_rows = 1 if add is None else add.shape[0]
     _layer_norm[(triton.cdiv(n * length, tile),)](
         x, x if branch is None else branch.contiguous(), weight if add is None else add.contiguous(), weight,
         bias.contiguous(), total, y, n * length, channels, length, bias.numel() // channels,
         n * length // add_rows, add_rows, eps,
-        BRANCH=branch is not None, ADD=add is not None, ROWS=tile, BLOCK=block, num_warps=4,
+        BRANCH=branch is not None, ADD=add is not None, ROWS=tile, BLOCK=block, num_warps=1,
     )  # fmt: skip
     return total, y

@@ -52,8 +52,9 @@ class Tile(NamedTuple):
 TILES = {
     "wide": Tile(128, 128, DEPTH, 8, 3),
     "narrow": Tile(128, 64, DEPTH, 8, 3),
-    "TMA": Tile(128, 64, DEPTH, 4, 2, use_tma=True),
-    "TMA, ahead": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
+    "TMA, wide": Tile(128, 128, DEPTH, 8, 3, use_tma=True),
+    "TMA, narrow": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
+    "TMA, tall": Tile(256, 64, DEPTH, 8, 3, use_tma=True),
 }
 """For `gated_linear`: which is the fastest depends on the layer."""
 SUM_TILES = {
@@ -128,7 +129,7 @@ def add_product(left, right, total, HALF: tl.constexpr):
 @triton.jit
 def _gated_product(
     x, weight, bias, y, rows, width, depth,
-    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, HALF: tl.constexpr, TMA: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """One tile of (x·value weights + bias) * gelu(x·gate weights + bias); the values' weights come first."""
     row, column = tile_of_program(width, BLOCK_C)
@@ -136,15 +137,43 @@ def _gated_product(
     value = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     gate = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
     for start in range(0, depth, BLOCK_K):
-        part = load_rows(x, r, start, rows, depth, BLOCK_R, BLOCK_K, TMA)
-        right = load_rows(weight, c, start, 2 * width, depth, BLOCK_C, BLOCK_K, TMA)
+        part = load_rows(x, r, start, rows, depth, BLOCK_R, BLOCK_K, False)
+        right = load_rows(weight, c, start, 2 * width, depth, BLOCK_C, BLOCK_K, False)
         value = add_product(part, right.T, value, HALF)
-        right = load_rows(weight, width + c, start, 2 * width, depth, BLOCK_C, BLOCK_K, TMA)
+        right = load_rows(weight, width + c, start, 2 * width, depth, BLOCK_C, BLOCK_K, False)
         gate = add_product(part, right.T, gate, HALF)
+    store_rows(y, r, c, _gated(value, gate, bias, c, width, BLOCK_C), rows, width, BLOCK_R, BLOCK_C, False)
+
+
+@triton.jit
+def _gated_product_tma(
+    x, weight, bias, y, rows, width, depth,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """The same by TMA, one tile after another, so that the next one is loaded while this one is gated.
+
+    The weight is described as [width / 8, 2, 8, depth]: values and gates take turns, 8 by 8. So one product has both,
+    as wide as the tensor cores need it to be at their fastest, and a value's gate is in the thread that has the value.
+    """
+    columns = tl.cdiv(width, BLOCK_C)
+    for tile in tl.range(tl.program_id(0), columns * tl.cdiv(rows, BLOCK_R), tl.num_programs(0), flatten=True):
+        r, c = tile // columns * BLOCK_R, tile % columns * BLOCK_C
+        both = tl.zeros((BLOCK_R, 2 * BLOCK_C), tl.float32)
+        for start in range(0, depth, BLOCK_K):
+            right = weight.load([c // 8, 0, 0, start]).reshape(2 * BLOCK_C, BLOCK_K)
+            both = add_product(x.load([r, start]), right.T, both, HALF)
+        value, gate = both.reshape(BLOCK_R, BLOCK_C // 8, 2, 8).permute(0, 1, 3, 2).split()
+        value, gate = value.reshape(BLOCK_R, BLOCK_C), gate.reshape(BLOCK_R, BLOCK_C)
+        y.store([r, c], _gated(value, gate, bias, c, width, BLOCK_C).to(y.dtype))
+
+
+@triton.jit
+def _gated(value, gate, bias, c, width, BLOCK_C: tl.constexpr):
+    """(value + bias) * gelu(gate + bias) of columns c and those after it."""
     columns = c + tl.arange(0, BLOCK_C)
     value += tl.load(bias + columns).to(tl.float32)[None, :]
     gate += tl.load(bias + width + columns).to(tl.float32)[None, :]
-    store_rows(y, r, c, value * gelu(gate), rows, width, BLOCK_R, BLOCK_C, TMA)
+    return value * gelu(gate)
 
 
 def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wide"]) -> Tensor:
@@ -168,13 +197,27 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
     x, weight = x.contiguous(), weight.contiguous()
     rows = x.numel() // depth
     y = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
-    _gated_product[(triton.cdiv(rows, tile.rows) * (width // tile.columns),)](
-        _blocks(x.view(rows, depth), tile.rows, tile.depth, tile), _blocks(weight, tile.columns, tile.depth, tile),
-        bias, _blocks(y.view(rows, width), tile.rows, tile.columns, tile), rows, width, depth,
-        BLOCK_R=tile.rows, BLOCK_C=tile.columns, BLOCK_K=tile.depth, HALF=tile.half_sums, TMA=tile.use_tma,
-        **tile.options,
+    source, result = (
+        _blocks(matrix, tile.rows, columns, tile)
+        for matrix, columns in ((x.view(rows, depth), tile.depth), (y.view(rows, width), tile.columns))
+    )
+    programs = triton.cdiv(rows, tile.rows) * (width // tile.columns)
+    kernel = _gated_product
+    if tile.use_tma:
+        kernel, programs = _gated_product_tma, min(programs, _programs_at_once(x, tile))
+        pairs = weight.view(2, width // 8, 8, depth).transpose(0, 1)
+        weight = described(pairs, [tile.columns // 8, 2, 8, tile.depth], use_tma=True)
+    kernel[(programs,)](
+        source, weight, bias, result, rows, width, depth,
+        BLOCK_R=tile.rows, BLOCK_C=tile.columns, BLOCK_K=tile.depth, HALF=tile.half_sums, **tile.options,
     )  # fmt: skip
     return y
+
+
+def _programs_at_once(x: Tensor, tile: Tile) -> int:
+    """How many programs of a tile a tensor's GPU runs at once, 8 warps on each multiprocessor."""
+    cores = torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 1
+    return cores * 8 // tile.warps
 
 
 @triton.jit
