@@ -44,11 +44,11 @@ class ScaledNorm(FusedLayerNorm):
     dtype = FLOAT8
 
     def __init__(self, norm: FusedLayerNorm) -> None:
-        nn.Module.__init__(self)
+        super().__init__(norm, norm.operations)
         weight, bias = norm.weight.detach().float(), norm.bias.detach().float()
         # A normalised value is at most the square root of the number of channels.
         self.scale = float((weight.abs() * weight.numel() ** 0.5 + bias.abs()).max()) / LARGEST
-        self.operations, self.eps = norm.operations, norm.eps
+        del self.weight, self.bias
         constant(self, "weight", weight / self.scale, torch.float32)
         constant(self, "bias", bias / self.scale, torch.float32)
 

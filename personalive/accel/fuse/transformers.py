@@ -29,10 +29,12 @@ KEYS_AT_ONCE = 2**26
 class FusedLayerNorm(nn.Module):
     """A LayerNorm of tokens, or of their sum with a branch."""
 
+    weight: Tensor
+    bias: Tensor
     dtype: torch.dtype | None = None
     """The output's, if that is not the tokens'."""
 
-    def __init__(self, norm: nn.LayerNorm, operations: Operations, bias: Tensor | None = None) -> None:
+    def __init__(self, norm: Any, operations: Operations, bias: Tensor | None = None) -> None:
         """Take over a norm; `bias` instead of its own is [c], or [f, c] with a row per frame."""
         super().__init__()
         self.operations, self.eps, self.weight = operations, norm.eps, norm.weight
