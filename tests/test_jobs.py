@@ -44,6 +44,8 @@ class Played:
     async def run(self, inputs):
         seed = inputs["seed"]
         outcome = self.outcomes[seed].pop(0) if self.outcomes.get(seed) else Made("text/plain", b"hello")
+        if outcome == "is not reached":
+            raise LostError("gone")
         self.seeds.append(seed)
         yield Began()
         yield Line("animating")
@@ -156,6 +158,15 @@ async def test_a_job_whose_process_died_is_made_again_once(served, attempts, sta
         assert (await it.put("next", 8, wait=True)).json()["status"] == "succeeded"
         figures = (await it.client.get("/metrics")).text
         assert "personalive_jobs_retried_total 1.0" in figures
+
+
+async def test_a_job_that_no_process_was_reached_for_does_not_say_that_one_died(served):
+    async with served() as it:
+        it.makers.outcomes[7] = ["is not reached"] * 2
+        ended = (await it.put("job", 7, wait=True)).json()
+        assert ended["status"] == "failed" and it.makers.seeds == []
+        assert "no process could be reached" in ended["error"] and "another is asked" in ended["logs"]
+        assert "died" not in ended["error"] + ended["logs"]
 
 
 async def test_what_goes_wrong_in_one_job_is_its_own_failure(served):

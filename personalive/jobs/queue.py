@@ -238,13 +238,16 @@ class JobQueue:
         for attempt in range(1 + RETRIES):
             if attempt:
                 self.figures.retried += 1
-                self._say(job, "the process that made it died: it is made again from the beginning")
+                died = "the process that made it died: it is made again from the beginning"
+                self._say(job, "no process was reached: another is asked" if job.began is None else died)
             with contextlib.suppress(LostError):
                 async with aclosing(self._makers.run(inputs)) as events:
                     async for event in events:
                         ended = await self._hear(job, event)
                         if ended is not None:
                             return ended
+        if job.began is None:
+            return _failed("no process could be reached that would make it; see the server's log")
         return _failed(f"the process that made it died {1 + RETRIES} times; is there enough memory for it?")
 
     async def _hear(self, job: Job, event: Event) -> dict[str, Any] | None:
