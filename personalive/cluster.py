@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ from personalive.errors import InputError, first_line
 from personalive.extras import require
 from personalive.loading import ModelChoice
 from personalive.net.addresses import ALLOW_PRIVATE
+
+logger = logging.getLogger(__name__)
 
 PASSED_ON = (ALLOW_PRIVATE, "PERSONALIVE_HUB", "PERSONALIVE_REVISION")
 """Variables of the operator's environment that hold for the processes of all machines."""
@@ -70,6 +73,13 @@ class Cluster:
 
 def stay_alone() -> None:
     """Let a Ray that is started here have `ALONE`. Call it before Ray is imported, which reads some of them then."""
+    missing = [f"{name}={value}" for name, value in ALONE.items() if name not in os.environ]
+    if missing and "ray" in sys.modules:
+        logger.warning(
+            "Ray was imported before it could be told to stay on this machine alone, so others may reach it: have %s "
+            "in the environment before",
+            ", ".join(missing),
+        )
     for name, value in ALONE.items():
         os.environ.setdefault(name, value)
 
