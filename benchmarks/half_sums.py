@@ -1,6 +1,6 @@
 """How far sums in fp16 (`--accumulate fp16`) move each network and the pictures, and what they take, on one GPU.
 
-    python -m benchmarks.half_sums ../shared/reference --output benchmarks/results/h200_half_sums.json
+    python -m benchmarks.half_sums ../shared/reference --output benchmarks/results/half_sums.json
 
 Every product and convolution that has a kernel for it is made to use it, faster or not, so this is the largest error.
 Relative L2 distances: of both UNets from their goldens of the published size, of the decoder from fp32 at 512×512, and

@@ -160,13 +160,29 @@ async def test_a_job_whose_process_died_is_made_again_once(served, attempts, sta
         assert "personalive_jobs_retried_total 1.0" in figures
 
 
-async def test_a_job_that_no_process_was_reached_for_does_not_say_that_one_died(served):
+@pytest.mark.parametrize(
+    ("attempts", "error"),
+    [
+        (["is not reached", "is not reached"], "no process could be reached"),
+        (["dies", "is not reached", "is not reached"], "no process could be reached"),
+        (["dies", "is not reached", "dies"], "died 2 times"),
+        (["is not reached", "dies", "dies"], "died 2 times"),
+        (["is not reached", "dies"], None),
+        (["is not reached"], None),
+    ],
+)
+async def test_a_process_that_was_not_reached_has_not_died(served, attempts, error):
     async with served() as it:
-        it.makers.outcomes[7] = ["is not reached"] * 2
+        it.makers.outcomes[7] = attempts.copy()
+        it.makers.go.set()
         ended = (await it.put("job", 7, wait=True)).json()
-        assert ended["status"] == "failed" and it.makers.seeds == []
-        assert "no process could be reached" in ended["error"] and "another is asked" in ended["logs"]
-        assert "died" not in ended["error"] + ended["logs"]
+        assert ended["status"] == ("failed" if error else "succeeded")
+        assert error is None or error in ended["error"]
+        deaths = attempts.count("dies")
+        assert ("made again" in ended["logs"]) == (deaths > 0) and "another is asked" in ended["logs"]
+        assert len(it.makers.seeds) == deaths + (error is None)
+        figures = (await it.client.get("/metrics")).text
+        assert f"personalive_jobs_retried_total {min(deaths, 1)}.0" in figures
 
 
 async def test_what_goes_wrong_in_one_job_is_its_own_failure(served):

@@ -127,6 +127,22 @@ def test_gated_linear(tile, dtype):
         products.gated_linear(x[..., :96], weight[:, :96], bias, tile)
 
 
+@pytest.mark.parametrize("programs", [1, 3])
+@pytest.mark.parametrize("name", [name for name, tile in products.TILES.items() if tile.use_tma])
+def test_a_program_makes_any_number_of_tiles_of_a_gated_layer(name, programs, monkeypatch):
+    skip_without_descriptors()
+    monkeypatch.setattr(products, "_programs_at_once", lambda x, tile: programs)
+    tile = products.TILES[name]
+    rows, width = 2 * tile.rows + 7, 3 * tile.columns
+    x, weight, bias = draw(rows, 192), draw(2 * width, 192) * 192**-0.5, draw(2 * width)
+    value, gate = F.linear(x.float(), weight.float(), bias.float()).chunk(2, -1)
+    actual, exact = products.gated_linear(x, weight, bias, tile), value * F.gelu(gate)
+    for first in range(0, rows, tile.rows):
+        for start in range(0, width, tile.columns):
+            place = slice(first, first + tile.rows), slice(start, start + tile.columns)
+            assert_near(actual[place], exact[place])
+
+
 @pytest.mark.parametrize("dtype", DOT_TYPES)
 @pytest.mark.parametrize("tile", products.SUM_TILES.values(), ids=products.SUM_TILES)
 def test_linear_add(tile, dtype):

@@ -235,20 +235,26 @@ class JobQueue:
     async def _make(self, job: Job) -> dict[str, Any]:
         """What its last state has beyond the present one."""
         inputs = await self._spool.get(job.key)
-        for attempt in range(1 + RETRIES):
-            if attempt:
-                self.figures.retried += 1
-                died = "the process that made it died: it is made again from the beginning"
-                self._say(job, "no process was reached: another is asked" if job.began is None else died)
+        died = unreached = 0
+        while True:
+            began = False
             with contextlib.suppress(LostError):
                 async with aclosing(self._makers.run(inputs)) as events:
                     async for event in events:
+                        began = began or isinstance(event, Began)
                         ended = await self._hear(job, event)
                         if ended is not None:
                             return ended
-        if job.began is None:
-            return _failed("no process could be reached that would make it; see the server's log")
-        return _failed(f"the process that made it died {1 + RETRIES} times; is there enough memory for it?")
+            died, unreached = died + began, unreached + (not began)
+            if died > RETRIES:
+                return _failed(f"the process that made it died {died} times; is there enough memory for it?")
+            if unreached > RETRIES:
+                return _failed("no process could be reached that would make it; see the server's log")
+            if began:
+                self.figures.retried += 1
+                self._say(job, "the process that made it died: it is made again from the beginning")
+            else:
+                self._say(job, "no process was reached: another is asked")
 
     async def _hear(self, job: Job, event: Event) -> dict[str, Any] | None:
         """Take what a process says of a job; at its end, what its last state has."""

@@ -18,6 +18,8 @@ _THREADS = 128
 """Of a program that takes a part of an image."""
 _VECTOR = 8
 """Values that a thread loads at once."""
+_SUMMED = 128, 64
+"""Pixels and channels that a program sums at a time: as many as a thread can have under way, in whole cache lines."""
 _SMALL = 32768
 """The most values of one group and image, padded to powers of two, that one program holds in registers."""
 _SPLITS_AT_ONCE = 32
@@ -250,7 +252,7 @@ def _sums(x: Tensor, branch: Tensor | None = None, bias: Tensor | None = None, y
     """
     n, channels, height, width = x.shape
     rows = height * width
-    tile_r, tile_c = 128, 64
+    tile_r, tile_c = _SUMMED
     tiles = triton.cdiv(channels, tile_c)
     splits = max(1, min(256, _PROGRAMS // (tiles * n), triton.cdiv(rows, tile_r)))
     split_rows = triton.cdiv(triton.cdiv(rows, splits), tile_r) * tile_r

@@ -1,7 +1,7 @@
 """Products whose result is processed before it reaches memory, or whose sums may be in fp16, for GPUs.
 
 They can load by TMA, which GPUs from Hopper on have. It takes addresses from a descriptor, which frees registers, so
-that two programs fit on a multiprocessor: one multiplies while the other finishes.
+that two programs of four warps fit on a multiprocessor: one multiplies while the other finishes.
 
 GeForce GPUs multiply fp16 twice as fast if the sums are in fp16 too. So that this costs little precision, only as many
 products as are multiplied at a time are added in fp16, and those sums in fp32.
@@ -57,7 +57,8 @@ TILES = {
     "TMA, tall": Tile(256, 64, DEPTH, 8, 3, use_tma=True),
     "TMA, short": Tile(128, 64, DEPTH, 4, 2, use_tma=True),
 }
-"""For `gated_linear`: which is the fastest depends on the layer. On GeForce GPUs that have TMA, two of them fit."""
+"""For `gated_linear`: which is the fastest depends on the layer. "TMA, narrow" and "TMA, short" also fit into the
+shared memory of GeForce GPUs that have TMA (compute capability 12.0)."""
 SUM_TILES = {
     "narrow": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
     "wide": Tile(128, 128, DEPTH, 4, 3, use_tma=True),
@@ -217,7 +218,8 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
 
 
 def _programs_at_once(x: Tensor, tile: Tile) -> int:
-    """How many programs of a tile a tensor's GPU runs at once, 8 warps on each multiprocessor."""
+    """How many programs of a tile a tensor's GPU is given: as many as run at once, where shared memory has room for 8
+    warps on each multiprocessor."""
     cores = torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 1
     return cores * 8 // tile.warps
 

@@ -91,7 +91,8 @@ def _trials(random: Callable[..., Tensor], *, float8: bool) -> Iterator[Trial]:
     exact = [random(*shape).float() for shape in GRN_MLP]
     yield Trial("geglu", (random(16, 4, 2560),))
     yield Trial("scale_relu", (image, scale, bias))
-    yield Trial("frame_attention", (random(16, 4, 960), 8, 16))
+    for channels in CHANNELS:
+        yield Trial("frame_attention", (random(16, 4, 3 * channels), 8, 16))
     yield Trial("token_attention", (random(2, 256, 16), random(2, 32, 16)))
     yield Trial("grn_mlp", tuple(exact))
     yield Trial("attend_bank", (random(2, 64, 3, 8, 40), random(1, 128, 8, 40), random(1, 128, 8, 40)))
