@@ -79,14 +79,17 @@ def _channel_factors(
     c = tl.arange(0, BLOCK)
     inside = c < width
     c += group * width
-    total = tl.zeros((BLOCK,), tl.float32)
-    squares = tl.zeros((BLOCK,), tl.float32)
+    # Each thread adds up its own splits: a reduction in the loop, whose result is used twice, makes Triton 3.1 abort.
+    totals = tl.zeros((SPLITS, BLOCK), tl.float32)
+    squared = tl.zeros((SPLITS, BLOCK), tl.float32)
     for first in range(0, splits, SPLITS):
         split = first + tl.arange(0, SPLITS)
         mask = (split < splits)[:, None] & inside[None, :]
         place = sums + (n * splits + split)[:, None] * 2 * channels + c[None, :]
-        total += tl.sum(tl.load(place, mask=mask, other=0.0), 0)
-        squares += tl.sum(tl.load(place + channels, mask=mask, other=0.0), 0)
+        totals += tl.load(place, mask=mask, other=0.0)
+        squared += tl.load(place + channels, mask=mask, other=0.0)
+    total = tl.sum(totals, 0)
+    squares = tl.sum(squared, 0)
     added = tl.zeros((BLOCK,), tl.float32)
     if SHIFT:
         added = tl.load(shift + n * shift_stride + c, mask=inside, other=0.0).to(tl.float32)
@@ -222,7 +225,8 @@ def _launch_group_norm(
     factors = torch.empty((n, 2, channels), dtype=torch.float32, device=x.device)
     _channel_factors[(groups, n)](
         sums, weight, bias, added, factors, rows, splits, channels, group, stride, eps,
-        BLOCK=max(16, block), SPLITS=_SPLITS_AT_ONCE, SHIFT=shift is not None, num_warps=1,
+        BLOCK=max(16, block), SPLITS=_SPLITS_AT_ONCE, SHIFT=shift is not None,
+        num_warps=max(1, block // 32),
     )  # fmt: skip
     tile_r, tile_c = _tile(channels)
     _scale[(triton.cdiv(channels, tile_c), triton.cdiv(rows, tile_r), n)](

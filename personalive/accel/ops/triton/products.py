@@ -57,8 +57,8 @@ TILES = {
     "TMA, tall": Tile(256, 64, DEPTH, 8, 3, use_tma=True),
     "TMA, short": Tile(128, 64, DEPTH, 4, 2, use_tma=True),
 }
-"""For `gated_linear`: which is the fastest depends on the layer. "TMA, narrow" and "TMA, short" also fit into the
-shared memory of GeForce GPUs that have TMA (compute capability 12.0)."""
+"""For `gated_linear`: which is the fastest depends on the layer. "TMA, short" is for GeForce GPUs that have TMA
+(compute capability 12.0): the others need more shared memory than those have, but for "TMA, narrow" with Triton 3.6."""
 SUM_TILES = {
     "narrow": Tile(128, 64, DEPTH, 4, 3, use_tma=True),
     "wide": Tile(128, 128, DEPTH, 4, 3, use_tma=True),
