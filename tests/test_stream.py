@@ -209,11 +209,18 @@ class BrokenCopy:
         raise torch.OutOfMemoryError("not enough memory")
 
 
-MORE = ("extract_pose", "decode", "upload", "encode_motion", "guide", "encode_reference", "download")
+EVERY_STEP = ("denoise", "decode", "upload", "guide", "encode_reference", "download")
+CALLED = [
+    *((True, each) for each in ("encode_driver", *EVERY_STEP)),
+    *((False, each) for each in ("extract_pose", "encode_motion", *EVERY_STEP)),
+]
+"""Networks that a step calls with boxes by the mesh and by keypoints, which have to be extracted first."""
 
 
-@pytest.mark.parametrize("function", ["denoise", *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)])
-@pytest.mark.parametrize("mesh", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("mesh", "function"),
+    [pytest.param(*each, marks=() if each == (True, "denoise") else pytest.mark.slow) for each in CALLED],
+)
 def test_a_push_that_fails_changes_nothing_and_may_be_tried_again(model, function, mesh):
     """In its second step, and for all streams that advance together."""
 
