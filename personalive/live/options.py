@@ -133,7 +133,7 @@ class ServeOptions(Settings):
         high=1e6,
     )
     tokens: tuple[str, ...] = _several(
-        "Secret that clients must send; may be given several times",
+        "Secret of 8 to 256 printable ASCII characters that clients must send; may be given several times",
         details=f"Other users of this machine can read it in the list of processes: better set {TOKEN_VARIABLE}, with "
         "commas between several",
         flags=("--token",),

@@ -300,9 +300,10 @@ def _require_digest(digest: object, remote: str, path: str) -> str:
 
 
 def _unreadable(remote: str, repository: str, revision: str, error: Exception) -> WeightsError:
+    reason = str(error).rstrip(".")
     message = (
-        f"{repository} at revision {revision} cannot be read from {remote}: {error}. Check the network and "
-        f"HF_ENDPOINT. {OTHER_HUB}"
+        f"{repository} at revision {revision} cannot be read from {remote}: {reason}. Check the network, HF_ENDPOINT "
+        f"and HF_HUB_OFFLINE. {OTHER_HUB}"
     )
     return RepositoryAbsentError(message) if isinstance(error, RepositoryNotFoundError) else WeightsError(message)
 
