@@ -245,15 +245,16 @@ class JobQueue:
                         ended = await self._hear(job, event)
                         if ended is not None:
                             return ended
-            died, unreached = died + began, unreached + (not began)
-            if died > RETRIES:
-                return _failed(f"the process that made it died {died} times; is there enough memory for it?")
-            if unreached > RETRIES:
-                return _failed("no process could be reached that would make it; see the server's log")
             if began:
+                died += 1
+                if died > RETRIES:
+                    return _failed(f"the process that made it died {died} times; is there enough memory for it?")
                 self.figures.retried += 1
                 self._say(job, "the process that made it died: it is made again from the beginning")
             else:
+                unreached += 1
+                if unreached > RETRIES:
+                    return _failed("no process could be reached that would make it; see the server's log")
                 self._say(job, "no process was reached: another is asked")
 
     async def _hear(self, job: Job, event: Event) -> dict[str, Any] | None:

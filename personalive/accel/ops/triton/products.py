@@ -200,10 +200,8 @@ def gated_linear(x: Tensor, weight: Tensor, bias: Tensor, tile: Tile = TILES["wi
     x, weight = x.contiguous(), weight.contiguous()
     rows = x.numel() // depth
     y = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
-    source, result = (
-        _blocks(matrix, tile.rows, columns, tile)
-        for matrix, columns in ((x.view(rows, depth), tile.depth), (y.view(rows, width), tile.columns))
-    )
+    source = _blocks(x.view(rows, depth), tile.rows, tile.depth, tile)
+    result = _blocks(y.view(rows, width), tile.rows, tile.columns, tile)
     programs = triton.cdiv(rows, tile.rows) * (width // tile.columns)
     kernel = _gated_product
     if tile.use_tma:
