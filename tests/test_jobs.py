@@ -209,6 +209,23 @@ async def test_a_running_job_is_cancelled_and_the_next_begins(served):
         assert (await it.client.post("/predictions/third/cancel")).status_code == 404
 
 
+async def test_a_job_that_is_cancelled_before_its_task_has_begun_ends_too(served):
+    async with served() as it:
+        feed = it.queue._feed
+
+        def feed_and_cancel():
+            feed()
+            for job in list(it.queue._making.values()):
+                job.task.cancel()
+
+        it.queue._feed = feed_and_cancel
+        await it.put("first", 1)
+        assert (await it.until("first", "canceled"))["completed_at"]
+        it.queue._feed = feed
+        it.makers.go.set()
+        assert (await it.put("second", 2, wait=True)).json()["status"] == "succeeded" and it.makers.seeds == [2]
+
+
 async def test_webhooks_of_all_who_wait_are_called(served):
     with receiver() as web:
         async with served(limit=60) as it:

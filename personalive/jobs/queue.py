@@ -51,8 +51,10 @@ class Makers(Protocol):
 class Job(Prediction):
     """A prediction that waits, or is being made."""
 
-    task: asyncio.Task[None] | None = None
+    task: asyncio.Task[dict[str, Any]] | None = None
     """Makes it; None while it waits."""
+    run: asyncio.Task[None] | None = None
+    """Waits for that, and ends it; likewise."""
     began: float | None = None
     """When its latest process was chosen, by the event loop's clock."""
     is_made = False
@@ -207,12 +209,14 @@ class JobQueue:
             del self._waiting[identifier]
             job.state = _without_place(job.state)
             self._making[identifier] = job
-            job.task = asyncio.create_task(self._run(job))
+            job.task = asyncio.create_task(self._make(job))
+            job.run = asyncio.create_task(self._run(job, job.task))
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, task: asyncio.Task[dict[str, Any]]) -> None:
+        # Its end is a task of its own: a task that is cancelled before it has begun never runs at all.
         state: dict[str, Any] = {}
         try:
-            state = await self._make(job)
+            state = await task
         except asyncio.CancelledError:
             state = {"status": "canceled"}
         except Exception as error:  # a defect: the others must go on
